@@ -1,0 +1,1 @@
+"""MSS: a declarative routing engine for messages, driven by rules."""

@@ -1,0 +1,14 @@
+"""NATS and JetStream, as MSS uses them.
+
+connection   one client, and the news when it is lost for good
+topology     the streams, durables and buckets, created and checked at start
+publisher    many messages at once, each known to be stored
+consumer     a durable pull consumer that never stops pulling and never holds too much
+"""
+
+from .connection import Connection, connect
+from .consumer import Consumer
+from .publisher import Outgoing, Publisher
+from .topology import Topology
+
+__all__ = ["Connection", "Consumer", "Outgoing", "Publisher", "Topology", "connect"]

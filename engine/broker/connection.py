@@ -1,0 +1,137 @@
+"""One connection to NATS: made with patience, watched, and reported when it is lost for good."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import nats
+import nats.errors
+from nats.aio.client import Client
+from nats.js import JetStreamContext
+
+from ..errors import BrokerLost, BrokerUnfit, MessageTooLarge
+
+log = logging.getLogger(__name__)
+
+MINIMUM_SERVER = (2, 12)  # message schedules
+_CONNECT_LIMIT = 10.0  # seconds for one try
+_RETRY_WAIT = 2.0  # seconds between two tries
+
+
+class Connection:
+    """A NATS client and what is known of its health.
+
+    nats-py reports trouble only through callbacks. Two kinds must not end as a log line: a client
+    that closed for good (changed password, expired token), and a permission that is missing.
+    """
+
+    def __init__(self) -> None:
+        self.client: Client = Client()
+        self.js: JetStreamContext = JetStreamContext(self.client)
+        self.lost = asyncio.Event()  # the client is closed and stays so
+        self.reconnections = 0
+        self.violations: list[str] = []  # "permissions violation" texts, lower-cased by nats-py
+        self._on_reconnect: list[Callable[[], None]] = []
+        self._closing = False
+
+    def on_reconnect(self, callback: Callable[[], None]) -> None:
+        """Call ``callback`` after each reconnect. It must not raise."""
+        self._on_reconnect.append(callback)
+
+    def require_permitted(self) -> None:
+        """Raise BrokerUnfit when the broker has refused us a subject."""
+        if self.violations:
+            raise BrokerUnfit(f"the broker's permissions are too narrow: {'; '.join(self.violations)}")
+
+    def require_open(self) -> None:
+        """Raise BrokerLost when the client is closed for good."""
+        if self.client.is_closed:
+            self.lost.set()
+            raise BrokerLost("the connection to NATS is closed")
+
+    async def publish(
+        self, subject: str, payload: bytes, *, reply: str = "", headers: Mapping[str, str] | None = None
+    ) -> None:
+        """Hand one message to the client; it waits in the client's buffer while the broker is away.
+
+        Raises MessageTooLarge beyond max_payload (sent anyway, the server would close the
+        connection for good), BrokerLost when the client is closed, OutboundBufferLimitError
+        (nats-py) when the buffer is full.
+        """
+        size = len(payload) + _header_size(headers)
+        if size > self.client.max_payload > 0:
+            raise MessageTooLarge(f"{size} bytes for {subject}; the broker takes {self.client.max_payload}")
+        try:
+            await self.client.publish(subject, payload, reply, headers=dict(headers) if headers else None)
+        except nats.errors.ConnectionClosedError as error:
+            self.lost.set()
+            raise BrokerLost("the connection to NATS is closed") from error
+
+    async def close(self) -> None:
+        """Send what is buffered, within a limit, and close."""
+        self._closing = True
+        with contextlib.suppress(nats.errors.Error, TimeoutError, OSError):
+            if self.client.is_connected:
+                await self.client.flush(timeout=5)
+        with contextlib.suppress(nats.errors.Error, OSError):
+            await self.client.close()
+
+    async def errored(self, error: Exception) -> None:
+        """nats-py's error callback: if this raised, the read loop would die in silence."""
+        text = str(error) or type(error).__name__
+        if "permissions violation" in text.lower():
+            self.violations.append(text)
+        log.warning("nats: %s", text)
+
+    async def closed(self) -> None:
+        self.lost.set()
+
+    async def reconnected(self) -> None:
+        self.reconnections += 1
+        log.info("nats: connected again")
+        for callback in self._on_reconnect:
+            callback()
+
+    async def disconnected(self) -> None:
+        if not self._closing:
+            log.warning("nats: disconnected")
+
+
+async def connect(options: Mapping[str, Any]) -> Connection:
+    """Connect, trying again for as long as it takes, and check that the server is fit.
+
+    ``options`` are nats-py's own. Raises BrokerUnfit for a server that is too old or has no
+    JetStream.
+    """
+    while True:
+        connection = Connection()
+        try:
+            async with asyncio.timeout(_CONNECT_LIMIT):
+                await connection.client.connect(
+                    **options,
+                    error_cb=connection.errored,
+                    closed_cb=connection.closed,
+                    reconnected_cb=connection.reconnected,
+                    disconnected_cb=connection.disconnected,
+                )
+            break
+        except (nats.errors.Error, TimeoutError, OSError) as error:
+            log.warning("nats: not connected yet: %s", str(error) or "no answer")
+            await connection.close()
+            await asyncio.sleep(_RETRY_WAIT)
+    version = connection.client.connected_server_version
+    if (version.major, version.minor) < MINIMUM_SERVER:
+        await connection.close()
+        raise BrokerUnfit(f"nats-server {version} is too old; MSS needs 2.12 or later")
+    return connection
+
+
+def _header_size(headers: Mapping[str, str] | None) -> int:
+    if not headers:
+        return 0
+    # NATS/1.0 CRLF, then "key: value" CRLF each, then CRLF.
+    return 12 + sum(len(key.encode()) + len(value.encode()) + 4 for key, value in headers.items())

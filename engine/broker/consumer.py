@@ -1,0 +1,213 @@
+"""A durable pull consumer: always pulling, never holding more than it may.
+
+nats-py's ``fetch`` waits for one message at a time and has no standing pull. This one publishes
+pull requests itself, for as many messages as there is room for, and asks again when its inbox
+falls silent or the connection was made anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+from collections.abc import Awaitable, Callable
+
+import nats.errors
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+
+from ..errors import BrokerError, BrokerUnfit
+from .connection import Connection
+
+log = logging.getLogger(__name__)
+
+_EXPIRES = 30.0  # seconds that one pull request stands
+_HEARTBEAT = 5.0  # seconds between the server's signs of life while nothing comes
+_SILENCE = 2.5 * _HEARTBEAT  # seconds without any sign: the pulls are lost
+_DRAIN_LIMIT = 2.0  # seconds
+_UNANSWERED_PULLS = 30  # "no responders" in a row before the consumer counts as gone
+_MISHAP_WAIT = 2.0  # seconds before a message comes again whose handler broke
+_ACK = "$JS.ACK."  # where a message of a stream is acknowledged; nothing else has such a reply
+_GONE = ("consumer deleted", "consumer not found", "stream not found", "push based")
+
+
+class Consumer:
+    """Hands the messages of one durable to ``handle``, each in a task of its own, ``limit`` at once.
+
+    ``handle`` acknowledges the message or asks for it again. What it raises is a bug, or the broker
+    failing under it: the message is asked for again.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        stream: str,
+        durable: str,
+        *,
+        limit: int,
+        ack_wait: float,
+        handle: Callable[[Msg], Awaitable[None]],
+    ) -> None:
+        self._connection = connection
+        self._next = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{durable}"
+        self._name = f"{stream}/{durable}"
+        self._limit = limit
+        self._ack_wait = ack_wait
+        self._handle = handle
+        self._in_hand: dict[asyncio.Task[None], Msg] = {}
+        self._pulls: dict[str, int] = {}  # reply subject -> messages still to come
+        self._pull_count = 0
+        self._subscription: Subscription | None = None
+        self._inbox = ""
+        self._stopping = False
+        self._gone = ""
+        self._unanswered = 0
+        self._heard = False
+        self._wake = asyncio.Event()
+        self._tasks: asyncio.TaskGroup | None = None
+
+    async def run(self) -> None:
+        """Pull and handle until ``stop``, then finish what is in hand.
+
+        Raises BrokerUnfit when the consumer is gone and BrokerLost when the client is.
+        """
+        self._connection.on_reconnect(self._renew)
+        async with asyncio.TaskGroup() as self._tasks:
+            touch = self._tasks.create_task(self._keep(), name=f"keep {self._name}")
+            await self._keep_pulling()
+            await self._unsubscribe()
+            while self._in_hand:
+                await asyncio.wait(list(self._in_hand))
+            touch.cancel()
+
+    def stop(self) -> None:
+        """Pull no more."""
+        self._stopping = True
+        self._wake.set()
+
+    @property
+    def in_hand(self) -> int:
+        """Messages taken and not yet done with."""
+        return len(self._in_hand)
+
+    async def _keep_pulling(self) -> None:
+        while not self._stopping:
+            self._connection.require_open()
+            if self._gone:
+                raise BrokerUnfit(f"consumer {self._name}: {self._gone}")
+            if not self._inbox:
+                await self._subscribe()
+            self._wake.clear()
+            await self._pull()
+            try:
+                async with asyncio.timeout(_SILENCE):
+                    await self._wake.wait()
+            except TimeoutError:
+                if self._pulls and not self._heard:
+                    log.warning("consumer %s: silence; pulling anew", self._name)
+                    self._renew()
+                self._heard = False
+
+    def _room(self) -> int:
+        return self._limit - len(self._in_hand) - sum(self._pulls.values())
+
+    def _renew(self) -> None:
+        """Forget the inbox and every pull: both were lost with the connection, or may have been."""
+        self._pulls.clear()
+        self._inbox = ""
+        self._wake.set()
+
+    async def _subscribe(self) -> None:
+        await self._unsubscribe()
+        self._inbox = self._connection.client.new_inbox()
+        self._subscription = await self._connection.client.subscribe(
+            f"{self._inbox}.*", cb=self._received, pending_msgs_limit=-1, pending_bytes_limit=-1
+        )
+
+    async def _unsubscribe(self) -> None:
+        subscription, self._subscription = self._subscription, None
+        if subscription is not None and self._connection.client.is_connected:
+            # Draining hands us what has arrived already: dropped, it would wait for ack_wait.
+            with contextlib.suppress(nats.errors.Error, TimeoutError):
+                async with asyncio.timeout(_DRAIN_LIMIT):
+                    await subscription.drain()  # type: ignore[no-untyped-call]
+
+    async def _pull(self) -> None:
+        room = self._room()
+        # Asking for each single place would double the traffic; a fifth keeps the pipe full.
+        if room <= 0 or (self._pulls and room < self._limit / 5):
+            return
+        self._pull_count += 1
+        reply = f"{self._inbox}.{self._pull_count}"
+        self._pulls[reply] = room
+        request = {"batch": room, "expires": int(_EXPIRES * 1e9), "idle_heartbeat": int(_HEARTBEAT * 1e9)}
+        try:
+            await self._connection.publish(self._next, json.dumps(request).encode(), reply=reply)
+        except nats.errors.OutboundBufferLimitError:
+            del self._pulls[reply]  # the broker is away; the reconnect wakes us
+
+    async def _received(self, msg: Msg) -> None:
+        self._heard = True
+        if not msg.reply.startswith(_ACK):
+            self._status(msg)
+            return
+        self._unanswered = 0
+        self._count_one()
+        if self._stopping or self._tasks is None:
+            await msg.nak()  # another replica may have it at once
+            return
+        task = self._tasks.create_task(self._guarded(msg), name=f"handle {self._name}")
+        self._in_hand[task] = msg
+        task.add_done_callback(self._finished)
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        del self._in_hand[task]
+        self._wake.set()
+
+    async def _guarded(self, msg: Msg) -> None:
+        try:
+            await self._handle(msg)
+        except BrokerError as error:
+            log.warning("consumer %s: %s", self._name, error)
+            await self._again(msg)
+        except Exception:
+            # The one place where a bug is caught: it costs this message a delay, not the process its life.
+            log.exception("consumer %s: a bug; the message comes again", self._name)
+            await self._again(msg)
+
+    async def _again(self, msg: Msg) -> None:
+        with contextlib.suppress(nats.errors.Error):
+            await msg.nak(delay=_MISHAP_WAIT)
+
+    async def _keep(self) -> None:
+        """Tell the broker, well within ack_wait, that what is in hand is being worked on."""
+        while True:
+            await asyncio.sleep(self._ack_wait / 3)
+            for msg in list(self._in_hand.values()):
+                with contextlib.suppress(nats.errors.Error):
+                    await msg.in_progress()
+
+    def _count_one(self) -> None:
+        # A message does not tell which pull it answers; the server serves the oldest first.
+        oldest = next(iter(self._pulls), None)
+        if oldest is not None:
+            self._pulls[oldest] -= 1
+            if self._pulls[oldest] == 0:
+                del self._pulls[oldest]
+
+    def _status(self, msg: Msg) -> None:
+        headers = msg.headers or {}
+        status, description = headers.get("Status", ""), headers.get("Description", "").lower()
+        if status == "100":
+            return  # a heartbeat
+        self._pulls.pop(msg.subject, None)
+        if status == "503":
+            self._unanswered += 1
+            if self._unanswered > _UNANSWERED_PULLS:
+                self._gone = "nobody answers"
+            asyncio.get_running_loop().call_later(1.0, self._wake.set)
+            return
+        if any(word in description for word in _GONE):
+            self._gone = description
+        self._wake.set()

@@ -1,0 +1,173 @@
+"""Publishing to streams, many messages in flight, each known to be stored.
+
+``js.publish`` makes one request at a time, and ``publish_async`` of nats-py never resolves when
+the server answers with an error. Here one inbox takes all acknowledgements; what is not
+acknowledged in time is sent again under the same message id, which the stream drops if it has it
+already.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import nats.errors
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+
+from ..errors import BrokerError, NotStored
+from .connection import Connection
+
+log = logging.getLogger(__name__)
+
+_RESEND_AFTER = 3.0  # seconds without an acknowledgement
+_GIVE_UP_AFTER = 30.0  # seconds; then the caller hears NotStored and decides
+_NO_RESPONDERS = "503"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outgoing:
+    """One message for a stream. ``id`` makes a repeat harmless within the stream's window."""
+
+    subject: str
+    payload: bytes
+    id: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Group:
+    """Messages that are stored together: the result comes with the last, or with the first failure."""
+
+    waiting: int
+    result: asyncio.Future[None]
+
+    def stored(self) -> None:
+        self.waiting -= 1
+        if self.waiting == 0 and not self.result.done():
+            self.result.set_result(None)
+
+    def failed(self, error: BrokerError) -> None:
+        if not self.result.done():
+            self.result.set_exception(error)
+
+
+@dataclass(slots=True)
+class _Flight:
+    message: Outgoing
+    group: _Group
+    first_sent: float  # monotonic seconds
+    last_sent: float
+
+
+class Publisher:
+    """A window of unacknowledged publishes over one connection."""
+
+    def __init__(self, connection: Connection, *, window: int = 4096) -> None:
+        self._connection = connection
+        self._window = asyncio.Semaphore(window)
+        self._flights: dict[str, _Flight] = {}
+        self._tokens = itertools.count()
+        self._inbox = connection.client.new_inbox()
+        self._subscription: Subscription | None = None
+
+    async def start(self) -> None:
+        self._subscription = await self._connection.client.subscribe(
+            f"{self._inbox}.*", cb=self._acknowledged, pending_msgs_limit=-1, pending_bytes_limit=-1
+        )
+
+    async def store(self, *messages: Outgoing) -> None:
+        """Publish ``messages`` and return when every one is stored.
+
+        Waits while the window is full. Raises BrokerError when one is not; the others may be stored
+        then: storing all of them again is safe.
+        """
+        if not messages:
+            return
+        group = _Group(len(messages), asyncio.get_running_loop().create_future())
+        for message in messages:
+            await self._window.acquire()
+            if group.result.done():  # one of them failed while we waited
+                self._window.release()
+                break
+            token = str(next(self._tokens))
+            now = time.monotonic()
+            self._flights[token] = _Flight(message, group, now, now)
+            await self._send(token)
+        await group.result
+
+    async def run(self) -> None:
+        """Send again what stays unacknowledged; for ever, until cancelled."""
+        while True:
+            await asyncio.sleep(_RESEND_AFTER / 6)
+            now = time.monotonic()
+            for token, flight in list(self._flights.items()):
+                if now - flight.first_sent > _GIVE_UP_AFTER:
+                    self._fail(token, NotStored(f"no stream acknowledged {flight.message.subject}"))
+                elif now - flight.last_sent > _RESEND_AFTER:
+                    flight.last_sent = now
+                    await self._send(token)
+
+    async def close(self) -> None:
+        """Take no more acknowledgements; everything in flight fails."""
+        subscription, self._subscription = self._subscription, None
+        if subscription is not None and not self._connection.client.is_closed:
+            await subscription.unsubscribe()
+        for token in list(self._flights):
+            self._fail(token, NotStored("the publisher was closed"))
+
+    async def _send(self, token: str) -> None:
+        flight = self._flights.get(token)
+        if flight is None:
+            return
+        message = flight.message
+        headers = {**message.headers, "Nats-Msg-Id": message.id}
+        try:
+            await self._connection.publish(
+                message.subject, message.payload, reply=f"{self._inbox}.{token}", headers=headers
+            )
+        except nats.errors.OutboundBufferLimitError:
+            # The broker is away and the client's buffer is full: run() sends it again.
+            log.debug("the outbound buffer is full")
+        except BrokerError as error:
+            self._fail(token, error)
+
+    async def _acknowledged(self, msg: Msg) -> None:
+        token = msg.subject.rpartition(".")[2]
+        flight = self._flights.get(token)
+        if flight is None:
+            return  # the answer to a repeat
+        if msg.headers and msg.headers.get("Status") == _NO_RESPONDERS:
+            return  # no stream just now, perhaps an election: run() tries again, then gives up
+        error = _error_in(msg.data)
+        if error:
+            self._fail(token, NotStored(f"{flight.message.subject}: {error}"))
+        else:
+            self._land(token)
+            flight.group.stored()
+
+    def _land(self, token: str) -> _Flight | None:
+        flight = self._flights.pop(token, None)
+        if flight is not None:
+            self._window.release()
+        return flight
+
+    def _fail(self, token: str, error: BrokerError) -> None:
+        if flight := self._land(token):
+            flight.group.failed(error)
+
+
+def _error_in(data: bytes) -> str:
+    """The error that an acknowledgement carries, or ``""``."""
+    if b'"error"' not in data:
+        return ""
+    try:
+        error = json.loads(data).get("error")
+    except ValueError:
+        return "an acknowledgement that is no JSON"
+    return f"{error.get('description')} ({error.get('err_code')})" if error else ""

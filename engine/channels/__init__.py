@@ -1,0 +1,81 @@
+"""The channel registry: what a channel type is called, what it needs, and how it is opened.
+
+A type's module is imported when its first channel opens, so that checking a policy stays quick.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Protocol, cast
+
+from ..errors import PolicyError
+from ..model import Delivery, Problem
+from ..rulebook import ChannelSpec
+
+
+class Channel(Protocol):
+    """Send deliveries somewhere.
+
+    ``send`` returns a short note, the other side's words, when it has taken the message. It raises
+    ``Refused`` when trying again is pointless, ``Deferred`` when nothing went out and it may later,
+    ``Unknown`` when it may have gone out. It never raises anything else (cancellation apart), never
+    retries and never logs: the deliverer does. Every await on the outside ends within
+    ``spec.timeout``. ``send`` is called concurrently, at most ``spec.concurrency`` times at once.
+    """
+
+    async def send(self, delivery: Delivery) -> str: ...
+
+    async def close(self) -> None:
+        """Let go of connections. Nothing is sent afterwards; never raises."""
+        ...
+
+
+class Publish(Protocol):
+    """Publish on NATS and return once the server has it; raises BrokerError when it has not."""
+
+    def __call__(self, subject: str, payload: bytes, headers: Mapping[str, str]) -> Awaitable[None]: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resources:
+    """What a channel may use of the process it runs in."""
+
+    publish: Publish
+    write: Callable[[str], None]  # prints a block of text for people, for example on the terminal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChannelType:
+    """What is known of a type without importing it."""
+
+    module: str  # in this package; defines ``open_channel(spec, resources) -> Channel``
+    address: str | None = None  # the kind of address it needs unless its settings say so
+    many: bool = False  # one message may carry several addresses
+    words: bool = True  # it says something to people; without words it carries the event to a machine
+
+
+TYPES: dict[str, ChannelType] = {
+    "email": ChannelType(module="email", address="email", many=True),
+    "apprise": ChannelType(module="apprise"),
+    "webhook": ChannelType(module="webhook", words=False),
+    "nats": ChannelType(module="nats", words=False),
+    "console": ChannelType(module="console", words=False),
+}
+
+
+def open_channel(spec: ChannelSpec, resources: Resources) -> Channel:
+    """Open the channel that ``spec`` describes. Connections are made at the first send.
+
+    Raises PolicyError for settings that no schema can judge: a certificate file that is not there,
+    a reference that turned out to be no port.
+    """
+    module = import_module(f".{TYPES[spec.type].module}", __name__)
+    return cast(Channel, module.open_channel(spec, resources))
+
+
+def unusable(spec: ChannelSpec, message: str) -> PolicyError:
+    """What ``open_channel`` raises for settings that cannot work, with the channel's place."""
+    problem = Problem(place=spec.place, code="unusable-channel", message=f"channel {spec.name}: {message}")
+    return PolicyError([problem])

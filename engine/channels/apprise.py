@@ -1,0 +1,232 @@
+"""Any service that Apprise knows: SMS, chat, push.
+
+Its plugins block, so they run on threads of the channel's own. A thread cannot be stopped: one that
+hangs keeps its slot until it ends, and the slots are few.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import threading
+import warnings
+from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import quote
+
+import apprise
+from apprise.exception import AppriseException
+
+from ..errors import ChannelError, Deferred, Refused, Unknown
+from ..model import Delivery, Message, Severity
+from ..rulebook import ChannelSpec
+from . import Resources
+
+_THREADS_AT_MOST = 8
+_IDLE_AT_MOST = 256  # services kept for the next message, over all addresses
+_LONGEST_WORDS = 500  # characters
+_DEFINITE = (400, 401, 403, 404, 410, 422)  # statuses with which another try ends the same
+
+_STATUS = re.compile(r"\berror=(\d{3})\b")
+_REQUESTED = re.compile(r"with url: \S+")  # what was asked for, tokens and all
+_CAUSE = re.compile(r"^(?:Socket|I/O) Exception|^Response Details", re.IGNORECASE)
+_NEVER_CONNECTED = re.compile(r"NewConnectionError|ConnectTimeout|NameResolution|SSLError|connect timeout")
+_FELL_SILENT = re.compile(
+    r"Read ?timed ?out|ReadTimeout|read timeout|RemoteDisconnected|Connection aborted|IncompleteRead"
+    r"|Connection reset|Connection broken",
+    re.IGNORECASE,
+)
+_TYPES = {
+    Severity.HIGH: apprise.NotifyType.FAILURE,
+    Severity.MEDIUM: apprise.NotifyType.WARNING,
+    Severity.LOW: apprise.NotifyType.INFO,
+    Severity.NONE: apprise.NotifyType.INFO,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The options of a channel of type ``apprise``."""
+
+    url: str = field(repr=False)  # {to} stands for the address
+
+    def for_address(self, to: tuple[str, ...]) -> str:
+        if "{to}" not in self.url:
+            return self.url
+        if not to:
+            raise Refused("the delivery has no address")
+        return self.url.replace("{to}", quote(to[0], safe=""))
+
+
+class AppriseChannel:
+    """Sends each delivery through the service that the URL names."""
+
+    def __init__(self, settings: Settings, *, timeout: float, concurrency: int) -> None:
+        threads = min(concurrency, _THREADS_AT_MOST)
+        self._settings = settings
+        self._timeout = timeout
+        self._slots = asyncio.Semaphore(threads)
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="apprise")
+        self._services = _Services(timeout)
+        # Pieces of the URL that may be secrets, and so do not belong in a receipt.
+        self._masked = {
+            piece for piece in re.split(r"[/:@?&=#,;]+", settings.url) if len(piece) >= 8 and "{" not in piece
+        }
+
+    async def send(self, delivery: Delivery) -> str:
+        url = self._settings.for_address(delivery.to)
+        try:
+            async with asyncio.timeout(self._timeout):
+                await self._slots.acquire()
+        except TimeoutError:
+            raise Deferred(f"every thread has been busy for {self._timeout:g} s") from None
+        loop = asyncio.get_running_loop()
+        try:
+            call = loop.run_in_executor(self._threads, self._call, url, delivery)
+        except RuntimeError:  # closed meanwhile
+            self._slots.release()
+            raise Deferred("the channel is closed") from None
+        call.add_done_callback(self._free)
+        # Not wait_for: that would cancel the call, which the thread does not notice.
+        await asyncio.wait({call}, timeout=self._timeout)
+        if not call.done():
+            raise Unknown(f"the service has not finished within {self._timeout:g} s")
+        outcome = call.result()
+        if isinstance(outcome, ChannelError):
+            raise outcome
+        return outcome
+
+    async def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _free(self, call: asyncio.Future[str | ChannelError]) -> None:
+        self._slots.release()
+        if not call.cancelled():
+            call.exception()  # looked at, so that nobody warns when the sender is gone
+
+    def _call(self, url: str, delivery: Delivery) -> str | ChannelError:
+        """On a thread: one service, one message."""
+        try:
+            service = self._services.take(url)
+        except Refused as error:
+            return error
+        body, body_format = _content(delivery.message, service.plugin)
+        with service.sender.notify(
+            body=body,
+            title=delivery.message.title,
+            body_format=body_format,
+            notify_type=_TYPES[delivery.severity],
+            log_level=logging.DEBUG,
+        ) as result:
+            lines = [(entry.level, entry.message) for entry in result.logs()]
+            name = service.plugin.service_name
+            timed_out = result.status == apprise.AppriseResultStatus.TIMEOUT
+            taken = bool(result)
+        self._services.give_back(url, service)
+        if taken:
+            return f"{name}: sent"
+        return self._judge(str(name), lines, timed_out=timed_out)
+
+    def _judge(self, name: str, lines: list[tuple[str, str]], *, timed_out: bool) -> ChannelError:
+        """What a failure amounts to, read from the plugin's own words: it returns nothing else."""
+        reasons = [text for level, text in lines if level != "DEBUG" or _CAUSE.match(text)]
+        words = " ".join(_REQUESTED.sub("", " ".join(reasons)).split())
+        status = _STATUS.search(words)
+        for piece in self._masked:
+            words = words.replace(piece, "***")
+        words = f"{name}: {words}"[:_LONGEST_WORDS]
+        if status is not None:
+            return (Refused if int(status[1]) in _DEFINITE else Deferred)(words)
+        if _NEVER_CONNECTED.search(words):
+            return Deferred(words)
+        if timed_out or _FELL_SILENT.search(words):
+            return Unknown(words)
+        return Deferred(words)
+
+
+def open_channel(spec: ChannelSpec, resources: Resources) -> AppriseChannel:
+    _load()
+    return AppriseChannel(
+        Settings(url=spec.options["url"]), timeout=spec.timeout, concurrency=spec.concurrency
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Service:
+    plugin: Any  # apprise.NotifyBase
+    sender: apprise.Apprise
+
+
+class _Services:
+    """Services ready for the next message, by URL. Each serves one call at a time; threads share this."""
+
+    def __init__(self, timeout: float) -> None:
+        # A plugin's own limits end a call before ours does, and it then says what it waited for.
+        self._connect_limit = min(4.0, timeout * 0.4)
+        self._read_limit = timeout * 0.5
+        self._lock = threading.Lock()
+        self._idle: OrderedDict[str, list[_Service]] = OrderedDict()  # used last stands last
+        self._count = 0
+        self._asset = apprise.AppriseAsset(
+            async_mode=False,  # on our thread, not on one of its own
+            service_timeout=0,
+            storage_mode=apprise.PersistentStoreMode.MEMORY,
+        )
+
+    def take(self, url: str) -> _Service:
+        """A service for this call alone; Refused when the URL means none."""
+        with self._lock:
+            if idle := self._idle.get(url):
+                self._count -= 1
+                return idle.pop()
+        return self._made(url)
+
+    def give_back(self, url: str, service: _Service) -> None:
+        with self._lock:
+            self._idle.setdefault(url, []).append(service)
+            self._idle.move_to_end(url)
+            self._count += 1
+            while self._count > _IDLE_AT_MOST or not next(iter(self._idle.values())):
+                _, dropped = self._idle.popitem(last=False)
+                self._count -= len(dropped)
+
+    def _made(self, url: str) -> _Service:
+        try:
+            plugin = apprise.Apprise.instantiate(url, asset=self._asset, suppress_exceptions=False)
+        except (TypeError, ValueError, LookupError, AttributeError, AppriseException) as error:
+            raise Refused(f"Apprise cannot use the URL: {error}") from error
+        if plugin is None:
+            raise Refused("the URL is none that Apprise knows")
+        plugin.request_rate_per_sec = 0.0  # it would sleep on our thread; the deliverer paces
+        plugin.retry = 0  # the deliverer repeats
+        if plugin.socket_connect_timeout == apprise.URLBase.socket_connect_timeout:
+            plugin.socket_connect_timeout = self._connect_limit
+        if plugin.socket_read_timeout == apprise.URLBase.socket_read_timeout:
+            plugin.socket_read_timeout = self._read_limit
+        sender = apprise.Apprise(asset=self._asset)
+        sender.add(plugin)
+        return _Service(plugin, sender)
+
+
+def _content(message: Message, plugin: Any) -> tuple[str, apprise.NotifyFormat]:
+    """The words in the form that suits the service, and which form that is."""
+    if message.html and (plugin.notify_format == apprise.NotifyFormat.HTML or not message.text):
+        return message.html, apprise.NotifyFormat.HTML
+    markdown = apprise.NotifyFormat.MARKDOWN if message.markdown else apprise.NotifyFormat.TEXT
+    return message.text, markdown
+
+
+def _load() -> None:
+    """Load every plugin now rather than within the first message's time limit."""
+    log = logging.getLogger("apprise")
+    # Its lines hold tokens and messages: they go into receipts, weeded, and into no log.
+    log.propagate = False
+    log.setLevel(logging.DEBUG)  # the cause of a failure is told at this level
+    if not log.handlers:
+        log.addHandler(logging.NullHandler())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of what the plugins import
+        apprise.Apprise.instantiate("json://localhost")

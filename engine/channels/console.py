@@ -1,0 +1,49 @@
+"""Prints what would have been sent: for trying out a policy and for terminals that are watched."""
+
+from __future__ import annotations
+
+from ..errors import Deferred
+from ..model import Delivery
+from ..rulebook import ChannelSpec
+from . import Resources
+from .event_json import event_json
+
+
+class ConsoleChannel:
+    """Prints each delivery as one block, whole: secrets are part of the message."""
+
+    def __init__(self, resources: Resources) -> None:
+        self._write = resources.write
+
+    async def send(self, delivery: Delivery) -> str:
+        try:
+            self._write(_block(delivery))
+        except (OSError, ValueError) as error:  # a closed file raises ValueError
+            raise Deferred(f"cannot print: {error}") from error
+        return "printed"
+
+    async def close(self) -> None:
+        """Nothing is kept open."""
+
+
+def open_channel(spec: ChannelSpec, resources: Resources) -> ConsoleChannel:
+    return ConsoleChannel(resources)
+
+
+def _block(delivery: Delivery) -> str:
+    message = delivery.message
+    about = [
+        ("to", ", ".join(delivery.to) or delivery.user),
+        ("locale", delivery.locale),
+        ("title", message.title),
+    ]
+    lines = [f"--- {delivery.channel} " + "-" * max(4, 60 - len(delivery.channel))]
+    lines += [f"{name + ':':<8}{_safe(value)}" for name, value in about if value]
+    words = message.text or message.html or event_json(delivery).decode("utf-8", "replace")
+    lines += ["", *(_safe(line) for line in words.splitlines()), ""]
+    return "\n".join(lines)
+
+
+def _safe(line: str) -> str:
+    """``line`` without what a terminal would obey."""
+    return "".join(c if c.isprintable() or c == "\t" else "\N{REPLACEMENT CHARACTER}" for c in line)

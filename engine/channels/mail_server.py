@@ -1,0 +1,138 @@
+"""One mail server and the connections to it, kept for the next mail."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from dataclasses import dataclass
+
+from aiosmtplib import SMTP, SMTPException
+
+from ..errors import Deferred, Refused
+from .smtp import Envelope, Mta, hand_over, offer, open_session, reset
+
+_IDLE_LIMIT = 30.0  # seconds a connection is kept without a mail; servers wait longer than that
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    smtp: SMTP
+    since: float  # the loop's clock, seconds
+
+
+class MailServer:
+    """The connections to one MTA; the one used last is used first."""
+
+    def __init__(self, mta: Mta, *, timeout: float, keep: int) -> None:
+        self.mta = mta
+        self._timeout = timeout  # seconds for connecting, for each command and for the body
+        self._keep_at_most = keep
+        self._kept: list[_Kept] = []
+        self._closed = False
+        self._reaper: asyncio.TimerHandle | None = None
+        self._own_name = ""
+
+    async def send(self, envelope: Envelope) -> str:
+        """Hand the mail over and return the server's words; raises as ``Channel.send`` does."""
+        kept = self._take()
+        if kept is not None:
+            try:
+                return await self._converse(kept, envelope)
+            except Deferred:
+                if kept.is_connected:
+                    raise
+                # The server had closed it meanwhile, and does not have the mail.
+        return await self._converse(await self._connect(), envelope)
+
+    async def close(self) -> None:
+        self._closed = True
+        if self._reaper is not None:
+            self._reaper.cancel()
+        kept, self._kept = self._kept, []
+        await asyncio.gather(*(self._part(each.smtp) for each in kept))
+
+    async def _part(self, smtp: SMTP) -> None:
+        try:
+            await smtp.quit(timeout=min(self._timeout, 2.0))
+        except (SMTPException, OSError):
+            pass  # every mail on it has been acknowledged
+        finally:
+            smtp.close()
+
+    async def _converse(self, smtp: SMTP, envelope: Envelope) -> str:
+        keep = False
+        try:
+            refusals = await offer(smtp, envelope)
+            note = await hand_over(smtp, envelope.message)
+            keep = True
+        except (Refused, Deferred):
+            keep = await reset(smtp)
+            raise
+        finally:
+            if keep:
+                self._keep(smtp)
+            else:
+                _drop(smtp)
+        return "; ".join([note, *refusals])
+
+    async def _connect(self) -> SMTP:
+        return await open_session(self.mta, timeout=self._timeout, own_name=await self._introduction())
+
+    async def _introduction(self) -> str:
+        """This machine's name for EHLO; asking DNS for it takes long where DNS is broken."""
+        if not self._own_name:
+            try:
+                name = await asyncio.wait_for(asyncio.to_thread(socket.getfqdn), self._timeout)
+            except (OSError, UnicodeError):
+                name = ""
+            usable = "." in name and name.isascii() and name.isprintable() and " " not in name
+            self._own_name = name if usable else "[127.0.0.1]"
+        return self._own_name
+
+    def _take(self) -> SMTP | None:
+        """The connection that was used last, if it is still good as far as can be seen."""
+        self._reap()
+        while self._kept:
+            smtp = self._kept.pop().smtp
+            if smtp.is_connected:
+                return smtp
+        return None
+
+    def _keep(self, smtp: SMTP) -> None:
+        if self._closed or not smtp.is_connected or len(self._kept) >= self._keep_at_most:
+            _hang_up(smtp)
+            return
+        loop = asyncio.get_running_loop()
+        self._kept.append(_Kept(smtp, loop.time()))
+        if self._reaper is None:
+            self._reaper = loop.call_later(_IDLE_LIMIT, self._reap)
+
+    def _reap(self) -> None:
+        """Hang up what has been idle for too long, and come back for the rest."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        while self._kept and (
+            now - self._kept[0].since >= _IDLE_LIMIT or not self._kept[0].smtp.is_connected
+        ):
+            _hang_up(self._kept.pop(0).smtp)
+        if self._reaper is not None:
+            self._reaper.cancel()
+        oldest = self._kept[0].since if self._kept else None
+        self._reaper = None if oldest is None else loop.call_at(oldest + _IDLE_LIMIT, self._reap)
+
+
+def _drop(smtp: SMTP) -> None:
+    """Close it at once: a server that reads nothing would keep the rest of a message here for ever."""
+    abort = getattr(smtp.transport, "abort", None)  # by name: uvloop's transports are no asyncio ones
+    if abort is not None:
+        abort()
+    smtp.close()
+
+
+def _hang_up(smtp: SMTP) -> None:
+    """Say QUIT without waiting for the answer, which changes nothing."""
+    if smtp.protocol is not None and smtp.is_connected:
+        with contextlib.suppress(SMTPException, RuntimeError):
+            smtp.protocol.write(b"QUIT\r\n")
+    smtp.close()

@@ -1,0 +1,56 @@
+"""Publishes the event on a subject of NATS, for other programs."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from ..errors import BrokerError, Deferred, MessageTooLarge, Refused, Unknown
+from ..model import Delivery
+from ..rulebook import ChannelSpec
+from ..subjects import valid_key
+from . import Resources, unusable
+from .event_json import event_json
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The options of a channel of type ``nats``."""
+
+    subject: str
+
+
+class NatsChannel:
+    """Publishes each delivery on one fixed subject.
+
+    ``Nats-Msg-Id`` is the delivery's id, so that a stream on the subject drops a repeat.
+    """
+
+    def __init__(self, settings: Settings, resources: Resources, timeout: float) -> None:
+        self._settings = settings
+        self._publish = resources.publish
+        self._timeout = timeout
+
+    async def send(self, delivery: Delivery) -> str:
+        headers = {"Nats-Msg-Id": delivery.id}
+        subject = self._settings.subject
+        try:
+            async with asyncio.timeout(self._timeout):
+                await self._publish(subject, event_json(delivery), headers)
+        except MessageTooLarge as error:
+            raise Refused(str(error)) from error
+        except BrokerError as error:
+            raise Deferred(str(error)) from error
+        except TimeoutError as error:
+            raise Unknown(f"the broker did not confirm it within {self._timeout:g} s") from error
+        return f"published on {subject}"
+
+    async def close(self) -> None:
+        """The connection is the server's."""
+
+
+def open_channel(spec: ChannelSpec, resources: Resources) -> NatsChannel:
+    subject = spec.options["subject"]
+    if not valid_key(subject):
+        raise unusable(spec, f"{subject!r} is no NATS subject to publish on")
+    return NatsChannel(Settings(subject=subject), resources, spec.timeout)

@@ -1,0 +1,169 @@
+"""From documents to a rulebook: names resolved, conditions and templates compiled, all problems kept.
+
+The schema has said what is well formed. Here is said what it means: that a channel of that name
+exists, that its template has words, that somebody can be reached.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from . import documents, references, schemas
+from .catalogue import Catalogue, EventSchema
+from .channels import TYPES
+from .cursors import Complaints, Cursor
+from .documents import Document
+from .durations import parse_duration
+from .index import SubjectIndex
+from .model import Place, Problem, Recipient
+from .plan import usable_address
+from .retry import RetryPolicy
+from .rule_compiler import TEMPLATE_FOLDER, RuleCompiler
+from .rulebook import ChannelSpec, Defaults, Mode, Rulebook, in_order
+from .sections import Sections
+from .templates import Library, Source, compile_library
+
+_COMMON = ("type", "address", "timeout", "concurrency", "retry")  # settings that every channel has
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Folder:
+    """The files of a policy, read and not yet understood."""
+
+    revision: str
+    sections: Sequence[Document]
+    events: Mapping[str, Document]  # payload schemas beside the rules, by KIND/KEY
+    sources: Sequence[Source]
+    pictures: Mapping[str, bytes]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compiled:
+    """What could be made of a folder. The rulebook is to be used only when no problem is an error."""
+
+    rulebook: Rulebook
+    problems: Sequence[Problem]
+    rules: int  # written, whether switched on or not
+
+
+def compile_policy(folder: Folder, environment: Mapping[str, str]) -> Compiled:
+    """Compile every part; what is wrong with one does not hide the others."""
+    complaints = Complaints()
+    sections = Sections(folder.sections, complaints)
+    catalogue = _catalogue(folder.events, complaints)
+    library = _library(folder, complaints)
+    given = {entry.name: entry.value for entry in sections.named("defaults")}
+    defaults = Defaults(locale=given.get("locale", Defaults().locale), site=given.get("site", {}))
+    channels = {
+        entry.name: _channel(entry, given.get("retry", {}), environment, complaints)
+        for entry in sections.named("channels")
+    }
+    people = {entry.name: _person(entry, complaints) for entry in sections.named("people")}
+    rule_compiler = RuleCompiler(
+        complaints=complaints,
+        defaults=defaults,
+        channels=channels,
+        declared=sections.names("channels"),
+        people=people,
+        library=library,
+        catalogue=catalogue,
+    )
+    rules = in_order(tuple(rule_compiler.rule(entry) for entry in sections.rules()))
+    live = tuple(rule for rule in rules if rule.mode is not Mode.OFF)
+    rulebook = Rulebook(
+        revision=folder.revision,
+        defaults=defaults,
+        channels=channels,
+        people=people,
+        rules=live,
+        library=library,
+        catalogue=catalogue,
+        index=SubjectIndex([(rule.events, rule) for rule in live]),
+    )
+    return Compiled(rulebook=rulebook, problems=complaints.problems, rules=sections.count("rules"))
+
+
+def _catalogue(events: Mapping[str, Document], complaints: Complaints) -> Catalogue:
+    """The built-in payload schemas, and those beside the rules, which come first."""
+    known = {}
+    flawed = set()
+    for name in schemas.names():
+        if name.startswith("events/"):
+            event = name.removeprefix("events/").replace("/", ".")
+            known[event] = EventSchema.read(event, schemas.load(name))
+    for path, document in events.items():
+        event = path.replace("/", ".")
+        flaws = schemas.check_schema(document.data)
+        whole = Cursor(document, (), document.data)
+        for flaw in flaws:
+            complaints.add(whole.below(flaw.path), flaw.code, flaw.message, hint=flaw.hint)
+        if flaws or document.problems or not isinstance(document.data, dict):
+            flawed.add(event)
+        else:
+            known[event] = EventSchema.read(event, document.data)
+    return Catalogue(schemas=known, flawed=frozenset(flawed))
+
+
+def _library(folder: Folder, complaints: Complaints) -> Library:
+    library, flaws = compile_library(folder.sources, folder.pictures)
+    complaints.problems.extend(
+        Problem(
+            place=Place(file=TEMPLATE_FOLDER + flaw.path, line=flaw.line),
+            code=flaw.code,
+            message=flaw.message,
+        )
+        for flaw in flaws
+    )
+    return library
+
+
+def _channel(
+    entry: Cursor, retry: Mapping[str, Any], environment: Mapping[str, str], complaints: Complaints
+) -> ChannelSpec:
+    def complain(path: documents.Path, code: str, message: str) -> None:
+        complaints.add(entry.below(path), code, message)
+
+    settings = references.resolve(entry.value, environment, complain)
+    kind = TYPES[settings["type"]]
+    address = settings.get("address", kind.address)
+    if "{to}" in settings.get("url", "") and address is None:
+        complaints.add(
+            entry / "url",
+            "missing-address",
+            "{to} in the address, and nothing says which address stands there",
+            hint="add: address: phone",
+        )
+    common = {key: settings[key] for key in ("concurrency",) if key in settings}
+    if "timeout" in settings:
+        common["timeout"] = parse_duration(settings["timeout"])
+    return ChannelSpec(
+        name=entry.name,
+        type=settings["type"],
+        address=address,
+        many=kind.many,
+        words=kind.words,
+        options={key: value for key, value in settings.items() if key not in _COMMON},
+        retry=_retry({**retry, **settings.get("retry", {})}),
+        place=entry.key_place,
+        **common,
+    )
+
+
+def _retry(settings: Mapping[str, Any]) -> RetryPolicy:
+    durations = {key: parse_duration(value) for key, value in settings.items() if key != "attempts"}
+    return RetryPolicy(attempts=settings.get("attempts", RetryPolicy().attempts), **durations)
+
+
+def _person(entry: Cursor, complaints: Complaints) -> Recipient:
+    addresses: dict[str, tuple[str, ...]] = {}
+    for kind in entry.items():
+        if kind.name == "locale":
+            continue
+        given = list(kind.each())
+        for address in given:
+            if usable_address(kind.name, address.value) is None:
+                complaints.add(address, "bad-address", f"{address.value!r} is no {kind.name} address")
+        addresses[kind.name] = tuple(address.value for address in given)
+    return Recipient(user=entry.name, addresses=addresses, locale=entry.value.get("locale", ""))

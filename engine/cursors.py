@@ -1,0 +1,90 @@
+"""A value in a document, and complaints about it that know their place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from . import documents, schemas
+from .documents import Document
+from .model import Place, Problem
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """A value in a document and the way to it: ``cursor / key`` goes one step further."""
+
+    document: Document
+    path: documents.Path
+    value: Any
+
+    def __truediv__(self, step: str | int) -> Cursor:
+        return Cursor(self.document, (*self.path, step), self.value[step])
+
+    def below(self, path: documents.Path) -> Cursor:
+        """The place ``path`` further in, of which only the place matters."""
+        return Cursor(self.document, (*self.path, *path), None)
+
+    def get(self, key: str) -> Cursor | None:
+        return self / key if isinstance(self.value, dict) and key in self.value else None
+
+    def items(self) -> Iterator[Cursor]:
+        """The values of a mapping or a list."""
+        keys = range(len(self.value)) if isinstance(self.value, list) else list(self.value)
+        return (self / key for key in keys)
+
+    def each(self) -> Iterator[Cursor]:
+        """The entries where it is a list, else itself: what may be written as one or as several."""
+        return self.items() if isinstance(self.value, list) else iter((self,))
+
+    @property
+    def name(self) -> str:
+        """The last step: the key under which the value stands."""
+        return str(self.path[-1])
+
+    @property
+    def place(self) -> Place:
+        return self.document.place(self.path)
+
+    @property
+    def key_place(self) -> Place:
+        return self.document.key_place(self.path)
+
+
+@dataclass(frozen=True, slots=True)
+class Complaints:
+    """Collects problems."""
+
+    problems: list[Problem] = field(default_factory=list)
+
+    def add(
+        self,
+        cursor: Cursor,
+        code: str,
+        message: str,
+        *,
+        hint: str = "",
+        severity: str = "error",
+        at_key: bool = False,
+    ) -> None:
+        self.problems.append(
+            Problem(
+                place=cursor.key_place if at_key else cursor.place,
+                pointer=documents.pointer(cursor.path),
+                code=code,
+                message=message,
+                hint=hint,
+                severity=severity,
+            )
+        )
+
+    def unknown(self, cursor: Cursor, what: str, allowed: Iterable[str]) -> None:
+        """``cursor`` names something that is not there; says what is, and what may have been meant."""
+        names = sorted(allowed)
+        self.add(
+            cursor,
+            f"unknown-{what}",
+            f"unknown {what} {cursor.value!r}; there are: {', '.join(names) or 'none'}",
+            hint=schemas.nearest(cursor.value, names),
+        )

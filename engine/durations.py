@@ -1,0 +1,25 @@
+"""Lengths of time as operators write them: a number and its unit, ``10s`` or ``1h30m``."""
+
+from __future__ import annotations
+
+import re
+from math import isfinite
+
+UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}  # seconds
+
+_PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)", re.ASCII)
+_WHOLE = re.compile(rf"(?:{_PART.pattern})+", re.ASCII)
+
+
+def parse_duration(text: str) -> float:
+    """Seconds that ``text`` stands for; ValueError, in words for operators, when it is no duration."""
+    if not isinstance(text, str):
+        raise ValueError(f"expected a duration such as 30s, 5m, 1h, found {text!r}")  # noqa: TRY004
+    if re.fullmatch(r"[0-9]+(?:\.[0-9]+)?", text, re.ASCII):
+        raise ValueError(f"{text} has no unit; write {text}s for seconds (units: {', '.join(UNITS)})")
+    if not _WHOLE.fullmatch(text):
+        raise ValueError(f"{text!r} is not a duration such as 30s, 5m, 1h (units: {', '.join(UNITS)})")
+    seconds = sum(float(number) * UNITS[unit] for number, unit in _PART.findall(text))
+    if not isfinite(seconds):
+        raise ValueError(f"{text[:20]}… is too long")
+    return seconds

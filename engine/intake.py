@@ -1,0 +1,171 @@
+"""From a message on an event stream to stored deliveries.
+
+An event is acknowledged only when its deliveries, its history and its archive copy are stored. What
+is no event, or cannot be planned, goes to the dead letters with the reason; then it is acknowledged.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from nats.aio.msg import Msg
+
+from msc import wire
+
+from . import history
+from .broker import Connection, Outgoing, Publisher, Topology
+from .catalogue import Catalogue
+from .codec import encode
+from .errors import UndecodableError
+from .metrics import Metrics
+from .model import Event, Failure, Kind, Plan
+from .plan import plan
+from .rulebook import Rulebook
+from .subjects import valid_key
+
+log = logging.getLogger(__name__)
+
+_HEADER_ROOM = 4096  # bytes kept free beside a payload
+_TRIES = 5  # of an event that a bug keeps from being planned
+
+
+class Clock(Protocol):
+    """The present time in microseconds since the epoch."""
+
+    def __call__(self) -> int: ...
+
+
+def decode(
+    data: bytes, *, kind: Kind, key: str, received: int, tolerance: float, catalogue: Catalogue
+) -> Event:
+    """The event in ``data``. Raises UndecodableError with the reason that the dead letter carries.
+
+    ``received`` is the broker's clock in microseconds, against which the sender's is judged:
+    ``tolerance`` seconds both ways. How long the event waited in the stream does not matter.
+    """
+    if key and not valid_key(key):
+        raise UndecodableError("bad-subject", f"{key!r} is no key")
+    try:
+        request = wire.decode_request(data)
+        wire.check_request(request, received=received, tolerance=int(tolerance * 1e6))
+    except wire.WireError as error:
+        raise UndecodableError(error.reason, str(error)) from error
+    payload = {} if request.payload is None else request.payload
+    if not isinstance(payload, dict):
+        raise UndecodableError("payload-not-object", "the payload is not an object")
+    name = f"{kind}.{key}" if key else str(kind)
+    return Event(
+        kind=kind,
+        key=key,
+        reqid=request.reqid,
+        payload=catalogue.canonical(name, payload),
+        sent=request.time,
+        received=received,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Intake:
+    """Plans the events of one kind."""
+
+    kind: Kind
+    topology: Topology
+    connection: Connection
+    publisher: Publisher
+    rulebook: Callable[[], Rulebook]  # read once for each event
+    metrics: Metrics
+    clock: Clock
+    tolerance: float  # seconds
+
+    async def handle(self, msg: Msg) -> None:
+        """Plan one event, store what it leads to, acknowledge it."""
+        rulebook = self.rulebook()
+        metadata = msg.metadata
+        try:
+            event = decode(
+                msg.data,
+                kind=self.kind,
+                key=self.topology.key(self.kind, msg.subject),
+                received=int(metadata.timestamp.timestamp() * 1e6),
+                tolerance=self.tolerance,
+                catalogue=rulebook.catalogue,
+            )
+        except UndecodableError as error:
+            await self._bury(msg, error.reason, str(error), revision=rulebook.revision)
+            return
+        if metadata.num_delivered > _TRIES:
+            detail = f"given up after {_TRIES} tries; the log has the traceback"
+            await self._bury(msg, "not-planned", detail, revision=rulebook.revision)
+            return
+        await self._carry_out(msg, plan(rulebook, event))
+
+    async def _carry_out(self, msg: Msg, planned: Plan) -> None:
+        event, sequence = planned.event, msg.metadata.sequence.stream
+        room = self.connection.client.max_payload - _HEADER_ROOM
+        outgoing: list[Outgoing] = []
+        failures = list(planned.failures)
+        for delivery in planned.deliveries:
+            payload = encode(delivery)
+            if len(payload) > room:
+                detail = f"{len(payload)} bytes, and the broker takes {room}"
+                failures.append(Failure(rule=delivery.rule, channel=delivery.channel, detail=detail))
+                continue
+            subject = self.topology.delivery_subject(event.kind, delivery.channel)
+            outgoing.append(Outgoing(subject=subject, payload=payload, id=delivery.id))
+        for failure in failures:
+            outgoing.append(self._dead_failure(msg, planned, failure))
+            self.metrics.dead.labels(self.kind, "not-written").inc()
+            log.warning("rule %s, channel %s: %s", failure.rule, failure.channel, failure.detail)
+        outgoing.append(history.planned(self.topology, planned, sequence=sequence, at=self.clock()))
+        if len(msg.data) <= room:
+            archive = self.topology.archive_subject(self.kind, event.key)
+            outgoing.append(Outgoing(subject=archive, payload=msg.data, id=f"archive.{self.kind}.{sequence}"))
+        await self.publisher.store(*outgoing)
+        await msg.ack()
+        self._count(planned)
+
+    def _count(self, planned: Plan) -> None:
+        self.metrics.events.labels(self.kind, "planned" if planned.matches else "unmatched").inc()
+        for match in planned.matches:
+            self.metrics.matches.labels(match.rule.id).inc()
+        for suppressed in planned.suppressed:
+            self.metrics.suppressed.labels(suppressed.rule, suppressed.reason).inc()
+
+    def _dead_failure(self, msg: Msg, planned: Plan, failure: Failure) -> Outgoing:
+        return history.dead(
+            self.topology,
+            kind=self.kind,
+            reason="not-written",
+            detail=failure.detail,
+            id=f"{self.kind}.{msg.metadata.sequence.stream}.{failure.rule}.{failure.channel}",
+            payload=msg.data,
+            about={
+                "subject": msg.subject,
+                "reqid": planned.event.reqid,
+                "rule": failure.rule,
+                "channel": failure.channel,
+                "revision": planned.revision,
+            },
+            room=self.connection.client.max_payload,
+        )
+
+    async def _bury(self, msg: Msg, reason: str, detail: str, *, revision: str) -> None:
+        """Put the message among the dead letters and take it off the stream."""
+        log.warning("%s: dead letter: %s: %s", msg.subject, reason, detail)
+        letter = history.dead(
+            self.topology,
+            kind=self.kind,
+            reason=reason,
+            detail=detail,
+            id=f"{self.kind}.{msg.metadata.sequence.stream}",
+            payload=msg.data,
+            about={"subject": msg.subject, "revision": revision},
+            room=self.connection.client.max_payload,
+        )
+        await self.publisher.store(letter)
+        await msg.ack()
+        self.metrics.events.labels(self.kind, "dead").inc()
+        self.metrics.dead.labels(self.kind, reason).inc()

@@ -1,0 +1,176 @@
+"""From a folder to a rulebook: read every file, report every problem, compile what is sound.
+
+The server and the command use this and nothing else: what one accepts the other does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import documents, schemas
+from .compiler import Folder, compile_policy
+from .documents import Document
+from .errors import PolicyError
+from .model import Place, Problem
+from .rulebook import Rulebook
+from .templates import PICTURES, Source
+
+MAX_FILES = 20_000  # of one policy
+MAX_FILE = 32 * 1024 * 1024  # bytes
+_SECTIONS, _TEMPLATES, _EVENTS = (".yaml", ".yml"), "templates", "events"
+_WORDS = (".html", ".mjml", ".txt", ".md")
+_FENCE = "---"
+
+_Complain = Callable[[str, str, str], None]  # file, code, message
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """What a folder holds. ``rulebook`` is there only when no problem is an error."""
+
+    rulebook: Rulebook | None
+    problems: tuple[Problem, ...]  # in order of place
+    revision: str
+    rules: int  # written, whether switched on or not
+
+    @property
+    def ok(self) -> bool:
+        return self.rulebook is not None
+
+    def require(self) -> Rulebook:
+        """The rulebook, or PolicyError with every problem."""
+        if self.rulebook is None:
+            raise PolicyError([problem for problem in self.problems if problem.severity == "error"])
+        return self.rulebook
+
+
+def load_policy(folder: Path, environment: Mapping[str, str] = os.environ) -> Policy:
+    """Read the policy in ``folder``. Never raises for what the files say or are."""
+    problems: list[Problem] = []
+    files = dict(_read_files(folder, problems))
+    revision = _revision(files)
+    sections: list[Document] = []
+    events: dict[str, Document] = {}
+    sources: list[Source] = []
+    pictures: dict[str, bytes] = {}
+    for name, data in files.items():
+        top, _, below = name.partition("/")
+        if top == _TEMPLATES and below:
+            if name.endswith(_WORDS):
+                sources.append(_source(name, below, data, problems))
+            else:
+                pictures[below] = data
+        elif top == _EVENTS and below:
+            events[below.removesuffix(".schema.json")] = documents.read_bytes(data, name)
+        else:
+            sections.append(documents.read_bytes(data, name))
+    for document in (*sections, *events.values()):
+        problems.extend(document.problems)
+    whole = Folder(revision=revision, sections=sections, events=events, sources=sources, pictures=pictures)
+    compiled = compile_policy(whole, environment)
+    problems.extend(compiled.problems)
+    broken = any(problem.severity == "error" for problem in problems)
+    return Policy(
+        rulebook=None if broken else compiled.rulebook,
+        problems=tuple(sorted(problems, key=lambda problem: (problem.place, problem.code))),
+        revision=revision,
+        rules=compiled.rules,
+    )
+
+
+def _revision(files: Mapping[str, bytes]) -> str:
+    """A hash of names and contents: equal folders have equal revisions on every replica."""
+    digest = hashlib.sha256()
+    for name in sorted(files):
+        digest.update(b"%d:%s%d:" % (len(name), name.encode(), len(files[name])))
+        digest.update(files[name])
+    return digest.hexdigest()[:12]
+
+
+def _read_files(folder: Path, problems: list[Problem]) -> Iterator[tuple[str, bytes]]:
+    """Every file of the policy by its path below ``folder``, in order of path."""
+
+    def complain(name: str, code: str, message: str) -> None:
+        problems.append(Problem(place=Place(file=name), code=code, message=message))
+
+    if not folder.is_dir():
+        complain(str(folder), "unreadable", "there is no such folder")
+        return
+    for count, (name, path) in enumerate(_walk(folder, folder, frozenset(), complain)):
+        if count >= MAX_FILES:
+            complain(name, "too-many-files", f"a policy has at most {MAX_FILES} files")
+            return
+        try:
+            if path.stat().st_size > MAX_FILE:
+                complain(name, "file-too-big", f"a file has at most {MAX_FILE // 1024 // 1024} MB")
+                continue
+            yield name, path.read_bytes()
+        except OSError as error:
+            complain(name, "unreadable", error.strerror or str(error))
+
+
+def _walk(
+    root: Path, folder: Path, above: frozenset[Path], complain: _Complain
+) -> Iterator[tuple[str, Path]]:
+    name = folder.relative_to(root).as_posix()
+    real = folder.resolve()
+    if real in above:
+        complain(name, "symlink-loop", "this folder leads back to itself")
+        return
+    try:
+        entries = sorted(folder.iterdir(), key=lambda entry: entry.name)
+    except OSError as error:
+        complain(name, "unreadable", error.strerror or str(error))
+        return
+    for entry in entries:
+        if entry.name.startswith(".") or entry.name.endswith("~"):
+            continue  # an editor's, or Kubernetes' own beside the links that matter
+        if entry.is_dir():
+            yield from _walk(root, entry, above | {real}, complain)
+        elif _belongs(path := entry.relative_to(root).as_posix()):
+            if entry.exists() and not entry.is_file():
+                complain(path, "unreadable", "this is no file")  # a pipe would be read for ever
+            else:
+                yield path, entry
+
+
+def _belongs(path: str) -> bool:
+    top, _, below = path.partition("/")
+    if top == _TEMPLATES and below:
+        return path.endswith(_WORDS) or path.rpartition(".")[2].lower() in PICTURES
+    if top == _EVENTS and below:
+        return path.endswith(".schema.json")
+    return path.endswith(_SECTIONS)
+
+
+def _source(name: str, below: str, data: bytes, problems: list[Problem]) -> Source:
+    """A template file without its front matter."""
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        message = f"byte {error.start} is not UTF-8"
+        problems.append(Problem(place=Place(file=name), code="not-utf8", message=message))
+        return Source(path=below, text="")
+    lines = text.splitlines(keepends=True)
+    if not lines or lines[0].strip() != _FENCE:
+        return Source(path=below, text=text)
+    end = next((i for i, line in enumerate(lines[1:], 1) if line.strip() == _FENCE), None)
+    if end is None:
+        message = f"front matter begins with {_FENCE} and never ends"
+        problems.append(Problem(place=Place(file=name), code="front-matter", message=message))
+        return Source(path=below, text="")
+    # One empty line for the fence, so that the places of the front matter are the file's.
+    front = documents.read("\n" + "".join(lines[1:end]), name)
+    problems.extend((*front.problems, *schemas.check(front, "front-matter")))
+    subject = front.data.get("subject") if isinstance(front.data, dict) else None
+    subject = subject if isinstance(subject, str) else None
+    return Source(
+        path=below,
+        text="\n" * (end + 1) + "".join(lines[end + 1 :]),
+        subject=subject,
+        subject_line=front.place(("subject",)).line if subject else 1,
+    )

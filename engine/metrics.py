@@ -1,0 +1,60 @@
+"""What MSS counts, for Prometheus."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Metrics:
+    """The counters of one server. Labels come from configuration, never from payloads."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.events = Counter(
+            "mss_events",
+            "Events taken from the streams, by what became of them: planned, unmatched, dead",
+            ["kind", "result"],
+            registry=self.registry,
+        )
+        self.matches = Counter(
+            "mss_rule_matches", "Events that satisfied a rule", ["rule"], registry=self.registry
+        )
+        self.suppressed = Counter(
+            "mss_suppressed",
+            "Deliveries asked for by a rule and not made",
+            ["rule", "reason"],
+            registry=self.registry,
+        )
+        self.attempts = Counter(
+            "mss_delivery_attempts",
+            "Sends over a channel, by outcome: sent, refused, deferred, unknown",
+            ["channel", "outcome"],
+            registry=self.registry,
+        )
+        self.dead = Counter(
+            "mss_dead_letters", "Messages given up", ["kind", "reason"], registry=self.registry
+        )
+        self.latency = Histogram(
+            "mss_delivery_seconds",
+            "From the broker taking an event to a channel's other side taking the message",
+            ["channel"],
+            buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15, 60, 600, 3600),
+            registry=self.registry,
+        )
+        self.rules = Gauge("mss_rules", "Rules in force", registry=self.registry)
+        self.revision = Gauge(
+            "mss_revision_info",
+            "1 for the revision of the policy in force",
+            ["revision"],
+            registry=self.registry,
+        )
+
+    def value(self, name: str, **labels: str) -> float:
+        """The present value of one sample; 0 where there is none yet."""
+        return self.registry.get_sample_value(name, labels) or 0.0
+
+    def page(self) -> bytes:
+        """Everything in the Prometheus text format."""
+        return generate_latest(self.registry)

@@ -1,0 +1,189 @@
+"""What flows through MSS, one frozen dataclass per noun, each holding the one before.
+
+Event -> Match -> Delivery -> Receipt; a Plan is all that one Event leads to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .rulebook import Rule
+
+
+class Kind(StrEnum):
+    """The kinds of events. A request, the fourth kind of message, is an action and no event."""
+
+    NOTICE = "notice"
+    AUDIT = "audit"
+    LOG = "log"
+
+
+class Severity(StrEnum):
+    """How much a rule's message matters to its reader."""
+
+    NONE = "none"
+    LOW = "low"
+    MEDIUM = "medium"
+    HIGH = "high"
+
+
+class Outcome(StrEnum):
+    """How one attempt at a delivery ended."""
+
+    SENT = "sent"
+    REFUSED = "refused"  # definitely not sent and never will be
+    DEFERRED = "deferred"  # definitely not sent, try again
+    UNKNOWN = "unknown"  # it may have gone out
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class Place:
+    """A point in a file. Lines and columns count from 1, columns in characters."""
+
+    file: str  # relative to the folder that was read
+    line: int = 1
+    column: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """Something wrong in a file."""
+
+    place: Place
+    code: str  # stable, for example unknown-channel
+    message: str  # what was found and what is allowed
+    pointer: str = ""  # JSON pointer (RFC 6901) into the file; "" is the whole of it
+    severity: str = "error"  # error or warning
+    hint: str = ""  # what to do, for example: did you mean 'email'?
+
+    def __str__(self) -> str:
+        hint = f" ({self.hint})" if self.hint else ""
+        return f"{self.place}: {self.severity}: {self.message} [{self.code}]{hint}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """One notice, audit or log message as received."""
+
+    kind: Kind
+    key: str  # the subject's tokens after the kind, for example login.abnormal; "" for a bare log
+    reqid: str
+    payload: Mapping[str, Any]
+    sent: int  # the sender's clock, microseconds since the epoch
+    received: int  # when the broker took it, microseconds since the epoch
+
+    @property
+    def name(self) -> str:
+        """``KIND.KEY``, what a rule's ``event`` is compared with."""
+        return f"{self.kind}.{self.key}" if self.key else str(self.kind)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Match:
+    """A rule that an event satisfies."""
+
+    event: Event
+    rule: Rule
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipient:
+    """Who is told: a person of the event, or an entry under ``people``."""
+
+    user: str = ""  # the application's id of the person, or the name under people
+    addresses: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # by kind: email, phone, ...
+    locale: str = ""  # as the event says it; "" where it does not
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inline:
+    """A picture inside a mail, shown where the HTML says ``cid:<name>``."""
+
+    name: str
+    media_type: str  # for example image/png
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """Finished words. At least one of ``text`` and ``html`` is there."""
+
+    title: str = ""  # a mail's subject
+    text: str = ""
+    html: str = ""
+    markdown: bool = False  # text is Markdown
+    inline: tuple[Inline, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """A finished message with an address on it, ready to hand to a channel.
+
+    It is self-contained: rules, templates and channels may change while it waits.
+    """
+
+    id: str  # 32 hex digits, derived from reqid, rule, channel and recipient
+    kind: Kind
+    key: str
+    reqid: str
+    rule: str
+    revision: str  # of the rulebook that planned it
+    channel: str
+    user: str  # "" where nobody in particular is meant
+    to: tuple[str, ...]  # addresses; a mail's first is To, the rest Cc; empty where a channel needs none
+    locale: str  # of the words
+    severity: Severity
+    message: Message
+    payload: Mapping[str, Any] | None = None  # for channels that carry the event itself to a machine
+    secrets: tuple[str, ...] = ()  # values to mask wherever the delivery is shown
+    created: int = 0  # when the broker took the event, microseconds since the epoch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """How one attempt at a delivery ended."""
+
+    delivery: Delivery
+    attempt: int  # from 1
+    outcome: Outcome
+    detail: str  # the other side's words, secrets masked
+    at: int  # microseconds since the epoch
+    final: bool  # nothing more is tried
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Suppressed:
+    """A delivery that a rule asked for and that is not made, and why."""
+
+    rule: str
+    channel: str
+    reason: str  # shadow, no_address, bad_address, condition
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """A delivery that could not be written: a template fell over what the event brought."""
+
+    rule: str
+    channel: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What one event leads to."""
+
+    event: Event
+    revision: str
+    matches: tuple[Match, ...] = ()
+    deliveries: tuple[Delivery, ...] = ()
+    suppressed: tuple[Suppressed, ...] = ()
+    failures: tuple[Failure, ...] = ()

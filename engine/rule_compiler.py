@@ -1,0 +1,165 @@
+"""One rule: patterns, conditions, whom it tells, and whether that can work."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from . import locales, schemas
+from .catalogue import Catalogue
+from .condition_compiler import compile_block
+from .conditions import Block
+from .cursors import Complaints, Cursor
+from .model import Place, Problem, Recipient, Severity
+from .paths import Path, parse_path
+from .rulebook import Audience, ChannelSpec, Defaults, Mode, Notify, Rule
+from .subjects import Pattern, parse_event_pattern
+from .templates import Library, Words
+
+TEMPLATE_FOLDER = "templates/"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuleCompiler:
+    """Compiles rules against the rest of the policy."""
+
+    complaints: Complaints
+    defaults: Defaults
+    channels: Mapping[str, ChannelSpec]
+    declared: Collection[str]  # channels that are written, though something may be wrong with them
+    people: Mapping[str, Recipient]
+    library: Library
+    catalogue: Catalogue
+
+    def rule(self, entry: Cursor) -> Rule:
+        """The rule at ``entry``, which the schema has passed."""
+        value = entry.value
+        notify = [(each, self._notify(each)) for each in (entry / "notify").items()]
+        rule = Rule(
+            id=value["id"],
+            description=value.get("description", ""),
+            mode=Mode(str(value.get("enabled", True)).lower()),
+            events=tuple(self._patterns(entry / "event")),
+            when=self._block(entry.get("when")) or Block(),
+            priority=value.get("priority", 0),
+            stop=value.get("stop", False),
+            severity=Severity(value.get("severity", Severity.NONE)),
+            to=self._audience(entry.get("to")) or Audience(),
+            notify=tuple(each for _, each in notify),
+            template=value.get("template", value["id"]),
+            vars=value.get("vars", {}),
+            place=entry.place,
+        )
+        for at, each in notify:
+            if channel := self.channels.get(each.channel):
+                self._check_words(at.get("template") or entry.get("template") or at, rule, each, channel)
+                self._check_reachable(at, rule, each, channel)
+        return rule
+
+    def _patterns(self, event: Cursor) -> Iterator[Pattern]:
+        for each in event.each():
+            try:
+                pattern = parse_event_pattern(each.value)
+            except ValueError as error:
+                self.complaints.add(each, "bad-event", str(error))
+                continue
+            if not pattern.wild and not self._is_described(pattern):
+                self.complaints.add(
+                    each,
+                    "unknown-event",
+                    f"the catalogue does not know {each.value}; its payload goes unchecked",
+                    hint=schemas.nearest(each.value, self.catalogue.schemas)
+                    or f"describe it in events/{each.value.replace('.', '/', 1)}.schema.json",
+                    severity="warning",
+                )
+            yield pattern
+
+    def _is_described(self, pattern: Pattern) -> bool:
+        return str(pattern) in self.catalogue.schemas or str(pattern) in self.catalogue.flawed
+
+    def _block(self, when: Cursor | None) -> Block | None:
+        if when is None:
+            return None
+        block, flaws = compile_block(when.value)
+        for flaw in flaws:
+            self.complaints.add(when.below(flaw.path), flaw.code, flaw.message, hint=flaw.hint)
+        return block
+
+    def _audience(self, to: Cursor | None) -> Audience | None:
+        if to is None:
+            return None
+        if isinstance(to.value, str):
+            if to.value not in self.people:
+                self.complaints.unknown(to, "person", self.people)
+            return Audience(person=to.value)
+        fields: dict[str, Path] = {}
+        for each in to.items():
+            try:
+                fields[each.name] = parse_path(each.value)
+            except ValueError as error:
+                self.complaints.add(each, "bad-path", str(error))
+        return Audience(fields=fields)
+
+    def _notify(self, entry: Cursor) -> Notify:
+        settings: Mapping[str, Any] = entry.value if isinstance(entry.value, dict) else {}
+        channel = entry.get("channel") or entry
+        if channel.value not in self.declared:
+            self.complaints.unknown(channel, "channel", self.declared)
+        return Notify(
+            channel=channel.value,
+            when=self._block(entry.get("when")),
+            template=settings.get("template"),
+            to=self._audience(entry.get("to")),
+            vars=settings.get("vars", {}),
+        )
+
+    def _check_words(self, at: Cursor, rule: Rule, notify: Notify, channel: ChannelSpec) -> None:
+        """A template must have words for its channel in the default locale, and a mail a subject."""
+        name = notify.template or rule.template
+        wanted = locales.chain(self.defaults.locale)
+        words = self.library.find(name, (channel.name, channel.type), wanted)
+        if words is None and channel.words and name not in self.library.flawed:
+            known = "" if name in self.library else schemas.nearest(name, self.library.names)
+            file = f"{channel.name}.html" if channel.type == "email" else f"{channel.name}.txt"
+            self.complaints.add(
+                at,
+                "missing-template",
+                f"no template {name!r} for channel {channel.name!r}",
+                hint=known or f"write {TEMPLATE_FOLDER}{name}/{file}",
+            )
+        elif words is not None and channel.type == "email" and words.subject is None:
+            self.complaints.problems.append(_missing_subject(words))
+
+    def _check_reachable(self, at: Cursor, rule: Rule, notify: Notify, channel: ChannelSpec) -> None:
+        """Somebody must have the address that the channel needs, as far as that is known."""
+        kind = channel.address
+        audience = notify.to or rule.to
+        if kind is None or kind in audience.fields:
+            return
+        if audience.person:
+            person = self.people.get(audience.person)
+            if person and kind not in person.addresses:
+                message = f"{audience.person!r} has no {kind}, which channel {channel.name!r} needs"
+                hint = f"add it under people: {audience.person}"
+                self.complaints.add(at, "no-address", message, hint=hint)
+            return
+        for pattern in rule.events:
+            if pattern.wild or str(pattern) in self.catalogue.flawed:
+                continue
+            known = self.catalogue.get(str(pattern))
+            if known is None or kind not in known.roles:
+                message = f"nothing says where {pattern} has the {kind} that channel {channel.name!r} needs"
+                hint = f"add to the rule: to: {{{kind}: <path into the payload>}}"
+                self.complaints.add(at, "no-address", message, hint=hint)
+
+
+def _missing_subject(words: Words) -> Problem:
+    variant = words.markup or words.text
+    assert variant is not None  # noqa: S101 -- words are markup, text or both
+    return Problem(
+        place=Place(file=TEMPLATE_FOLDER + variant.path),
+        code="missing-subject",
+        message="a mail needs a subject",
+        hint="begin the file with: ---, subject: ..., ---",
+    )

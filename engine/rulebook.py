@@ -1,0 +1,116 @@
+"""All that rules/ says, checked and compiled: immutable, and named by its revision."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from .catalogue import Catalogue
+from .conditions import Block
+from .index import SubjectIndex
+from .model import Event, Match, Place, Recipient, Severity
+from .paths import Path
+from .retry import RetryPolicy
+from .subjects import Pattern
+from .templates import Library
+
+
+class Mode(StrEnum):
+    """What ``enabled`` says of a rule."""
+
+    LIVE = "true"
+    OFF = "false"
+    SHADOW = "shadow"  # evaluated and recorded, never sent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChannelSpec:
+    """A named way to reach somebody, as ``channels`` declares it."""
+
+    name: str
+    type: str  # a key of the channel registry
+    address: str | None  # the kind of address it needs: email, phone, ...; None needs none
+    many: bool = False  # one message may carry several addresses
+    words: bool = True  # it says something to people; without words it carries the event to a machine
+    options: Mapping[str, Any] = field(repr=False)  # the type's own settings; references are resolved
+    timeout: float = 20.0  # seconds for one step of a send
+    concurrency: int = 8  # sends at the same time, in one process
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    place: Place
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Audience:
+    """Who ``to`` means: an entry under ``people``, or fields of the payload."""
+
+    person: str = ""
+    fields: Mapping[str, Path] = field(default_factory=dict)  # user, locale, or a kind of address -> path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notify:
+    """One entry of a rule's ``notify``. What it leaves out, the rule says."""
+
+    channel: str
+    when: Block | None = None
+    template: str | None = None
+    to: Audience | None = None
+    vars: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """Which events, under which conditions, tell whom over which channels in which words."""
+
+    id: str
+    description: str = ""
+    mode: Mode = Mode.LIVE
+    events: tuple[Pattern, ...]
+    when: Block
+    priority: int = 0  # lower first; ties by place
+    stop: bool = False  # none after this one
+    severity: Severity = Severity.NONE
+    to: Audience = field(default_factory=Audience)
+    notify: tuple[Notify, ...]
+    template: str
+    vars: Mapping[str, Any] = field(default_factory=dict)
+    place: Place
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Defaults:
+    """What holds where neither the event nor the rule says otherwise."""
+
+    locale: str = "en"
+    site: Mapping[str, Any] = field(default_factory=dict)  # for templates: name, links, ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rulebook:
+    """A policy. ``rules`` are in order of evaluation and leave out what is switched off."""
+
+    revision: str  # hash of every file it was read from
+    defaults: Defaults = field(default_factory=Defaults)
+    channels: Mapping[str, ChannelSpec]
+    people: Mapping[str, Recipient]
+    rules: tuple[Rule, ...]
+    library: Library = field(repr=False)
+    catalogue: Catalogue = field(repr=False)
+    index: SubjectIndex[Rule] = field(repr=False)
+
+    def match(self, event: Event) -> tuple[Match, ...]:
+        """Every rule that ``event`` satisfies, in order, up to the first that says ``stop``."""
+        matches = []
+        for rule in self.index.lookup(event.name):
+            if rule.when.holds(event.payload):
+                matches.append(Match(event=event, rule=rule))
+                if rule.stop and rule.mode is not Mode.SHADOW:
+                    break
+        return tuple(matches)
+
+
+def in_order(rules: tuple[Rule, ...]) -> tuple[Rule, ...]:
+    """The order of evaluation: priority, then file path, then position."""
+    return tuple(sorted(rules, key=lambda rule: (rule.priority, rule.place)))

@@ -1,0 +1,89 @@
+"""The JSON Schemas that ship with MSS, and what they find wrong, in words for operators."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jsonschema import Draft202012Validator
+from referencing import Registry
+from referencing.exceptions import Unresolvable
+
+from .documents import Document, pointer
+from .model import Problem
+from .schema_findings import Finding, findings
+from .schema_validators import PLAIN, Schema, fast_validator
+from .spelling import nearest
+
+__all__ = ["DATA", "check", "check_schema", "check_value", "load", "names", "nearest"]
+
+_HERE = Path(__file__).parent
+DATA = _HERE / "_data" if (_HERE / "_data").is_dir() else _HERE.parent  # in a wheel; in the source tree
+
+_FIRST = ("policy", "mss", "envelope")  # before the events in names()
+_SUFFIX = ".schema.json"
+
+
+def names() -> list[str]:
+    """The schemas there are: ``policy``, ``mss``, ``envelope``, ``events/notice/login.abnormal``, ..."""
+    root = DATA / "schemas"
+    found = (file.relative_to(root).as_posix() for file in root.rglob(f"*{_SUFFIX}"))
+    rest = sorted(name.removesuffix(_SUFFIX) for name in found)
+    return [*(name for name in _FIRST if name in rest), *(name for name in rest if name not in _FIRST)]
+
+
+@cache
+def load(name: str) -> dict[str, Any]:
+    """The schema called ``name``; LookupError with the nearest name when there is none.
+
+    The same object each time: do not change it.
+    """
+    known = names()
+    if name not in known:
+        hint = nearest(name, known)
+        raise LookupError(f"there is no schema '{name}'; {hint or 'there are: ' + ', '.join(known)}")
+    schema: dict[str, Any] = json.loads((DATA / "schemas" / f"{name}{_SUFFIX}").read_text("utf-8"))
+    return schema
+
+
+def check(document: Document, schema_name: str) -> list[Problem]:
+    """What the schema finds wrong in ``document``, each once, by place. Its own problems are not repeated."""
+    if document.problems and document.data == {}:
+        return []  # it could not be read: nothing is known of what it lacks
+    reported = {problem.place for problem in document.problems}
+    problems: dict[tuple[Any, ...], Problem] = {}
+    for finding in findings(document.data, _validator(schema_name)):
+        place = (document.key_place if finding.at_key else document.place)(finding.path)
+        if place in reported:
+            continue
+        problem = Problem(
+            place=place,
+            code=finding.code,
+            message=finding.message,
+            pointer=pointer(finding.path),
+            hint=finding.hint,
+        )
+        problems.setdefault((place, finding.code, finding.message), problem)
+    return sorted(problems.values(), key=lambda problem: problem.place)
+
+
+def check_value(data: Any, schema: Schema | bool) -> list[Finding]:
+    """What ``schema``, any valid one of draft 2020-12, finds wrong in ``data``. Nothing is fetched."""
+    try:
+        return findings(data, PLAIN(schema, registry=Registry()))  # an empty one: nothing is fetched
+    except Unresolvable as error:
+        message = f"the schema refers to '{error.ref}', which is not in it"
+        return [Finding(path=(), code="bad-schema", message=message)]
+
+
+def check_schema(schema: Any) -> list[Finding]:
+    """What makes ``schema`` no schema of draft 2020-12. Only one without may go to ``check_value``."""
+    draft = Draft202012Validator
+    return findings(schema, draft(draft.META_SCHEMA, format_checker=draft.FORMAT_CHECKER))
+
+
+@cache
+def _validator(name: str) -> Any:
+    return fast_validator(load(name))

@@ -1,0 +1,74 @@
+"""The top-level sections of a policy, over all its files, without what the schema refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from . import documents, schemas
+from .cursors import Complaints, Cursor
+from .documents import Document
+
+_LISTS = ("rules", "tests")  # the other sections map names to entries
+
+
+class Sections:
+    """Reads the documents of a policy section by section; what the schema refuses is a complaint."""
+
+    def __init__(self, files: Sequence[Document], complaints: Complaints) -> None:
+        self._complaints = complaints
+        self._documents = [document for document in files if isinstance(document.data, dict)]
+        self._refused: set[tuple[str, str]] = set()  # file, pointer of an entry
+        for document in files:
+            problems = schemas.check(document, "policy")
+            complaints.problems.extend(problems)
+            # One mistake makes one problem: an entry with a mistake in it is looked at no further.
+            self._refused |= {(document.file, _entry(problem.pointer)) for problem in problems}
+
+    def named(self, section: str) -> Iterator[Cursor]:
+        """Every sound entry of a section of names; the same name twice is a complaint."""
+        first: dict[str, Cursor] = {}
+        for entry in self._entries(section):
+            if entry.name in first:
+                message = f"{entry.name!r} is defined in {first[entry.name].key_place} already"
+                self._complaints.add(entry, "defined-twice", message, at_key=True)
+                continue
+            first[entry.name] = entry
+            if self._is_sound(entry):
+                yield entry
+
+    def rules(self) -> Iterator[Cursor]:
+        """Every sound rule, in order of file and position; the same id twice is a complaint."""
+        first: dict[str, Cursor] = {}
+        for rule in self._entries("rules"):
+            if not self._is_sound(rule):
+                continue
+            id_ = rule / "id"
+            if id_.value in first:
+                message = f"the rule {id_.value!r} is in {first[id_.value].place} already"
+                self._complaints.add(id_, "defined-twice", message)
+                continue
+            first[id_.value] = id_
+            yield rule
+
+    def count(self, section: str) -> int:
+        """How many entries are written, sound or not."""
+        return sum(1 for _ in self._entries(section))
+
+    def names(self, section: str) -> set[str]:
+        """The names of every entry, sound or not."""
+        return {entry.name for entry in self._entries(section)}
+
+    def _entries(self, section: str) -> Iterator[Cursor]:
+        shape = list if section in _LISTS else dict
+        for document in self._documents:
+            whole = Cursor(document, (), document.data).get(section)
+            if whole is not None and isinstance(whole.value, shape):
+                yield from whole.items()
+
+    def _is_sound(self, entry: Cursor) -> bool:
+        return (entry.document.file, documents.pointer(entry.path)) not in self._refused
+
+
+def _entry(pointer: str) -> str:
+    """The pointer of the entry, ``/section/name``, that holds the place at ``pointer``."""
+    return "/".join(pointer.split("/")[:3])

@@ -1,0 +1,245 @@
+"""The server: one connection, the consumers of every event kind and channel, and how they stop.
+
+All that depends on a connection lives in one session and ends with it. When the client is closed for
+good, which nats-py does on an expired token or a changed password, a new session is made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import nats.errors
+from nats.js.kv import KeyValue
+
+from msc.options import ConnectOptions
+
+from .broker import Connection, Consumer, Publisher, Topology, connect
+from .channels import Channel, Resources, open_channel
+from .deliver import Deliverer
+from .errors import BrokerError, BrokerLost, BrokerUnfit, innermost
+from .intake import Intake
+from .metrics import Metrics
+from .model import Kind
+from .rulebook import ChannelSpec, Rulebook
+from .settings import Settings
+
+log = logging.getLogger(__name__)
+
+_EVENTS_IN_HAND = 512  # of one kind in one process
+_SESSION_WAIT = 2.0  # seconds before a lost session is made anew
+_BROKER_TROUBLE = (BrokerError, nats.errors.Error, TimeoutError, OSError)
+
+
+def now() -> int:
+    """Microseconds since the epoch."""
+    return time.time_ns() // 1000
+
+
+def print_block(text: str) -> None:
+    """Where console channels write."""
+    print(text, flush=True)
+
+
+def topology_of(settings: Settings) -> Topology:
+    """The names on the broker that ``settings`` ask for."""
+    return Topology(
+        prefix=settings.prefix,
+        namespace=settings.namespace,
+        streams=settings.stream_prefix,
+        replicas=settings.replicas,
+        kinds=settings.kinds,
+        archive_age=settings.archive_age,
+        history_age=settings.history_age,
+        dead_age=settings.dead_age,
+        ack_wait=settings.ack_wait,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Session:
+    """What lives and dies with one connection."""
+
+    topology: Topology
+    connection: Connection
+    publisher: Publisher
+    ledger: KeyValue
+    channels: Mapping[str, Channel]
+
+
+@dataclass(kw_only=True)
+class Server:
+    """One replica of MSS."""
+
+    settings: Settings
+    rulebook: Rulebook
+    metrics: Metrics = field(default_factory=Metrics)
+    ready: asyncio.Event = field(default_factory=asyncio.Event)  # events are being taken
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serve until ``stop`` is set; then finish what is in hand within the grace and return.
+
+        Raises BrokerUnfit when the broker cannot serve MSS at the first start; later that is logged
+        and tried again, as a lost connection is.
+        """
+        self.metrics.rules.set(len(self.rulebook.rules))
+        self.metrics.revision.labels(self.rulebook.revision).set(1)
+        stopped = asyncio.create_task(stop.wait(), name="stop")
+        try:
+            while not stop.is_set():
+                session = asyncio.create_task(self._outcome(stop), name="session")
+                await asyncio.wait((session, stopped), return_when=asyncio.FIRST_COMPLETED)
+                await self._finish(session)
+        finally:
+            stopped.cancel()
+
+    async def _finish(self, session: asyncio.Task[Exception | None]) -> None:
+        """Wait for a session that is over or told to stop; cancel it when the grace is used up."""
+        was_serving = self.ready.is_set()
+        if not session.done():
+            await asyncio.wait((session,), timeout=self.settings.shutdown_grace if was_serving else 0)
+        if not session.done():
+            if was_serving:
+                log.warning("the grace is over; what is in hand goes back to the streams")
+            session.cancel()
+            await asyncio.wait((session,))
+        self.ready.clear()
+        error = None if session.cancelled() else session.result()
+        if isinstance(error, BrokerUnfit) and not was_serving:
+            raise error
+        if error is not None:
+            log.error("the session is over: %s", str(error) or type(error).__name__)
+            await asyncio.sleep(_SESSION_WAIT)
+
+    async def _outcome(self, stop: asyncio.Event) -> Exception | None:
+        """Run one session; what the broker did to it is returned, a bug is raised."""
+        try:
+            await self._session(stop)
+        except _BROKER_TROUBLE as error:
+            return error
+        except BaseExceptionGroup as group:
+            trouble, rest = group.split(_BROKER_TROUBLE)
+            if rest is not None:
+                raise rest from None
+            return innermost(trouble) if trouble else None
+        return None
+
+    async def _session(self, stop: asyncio.Event) -> None:
+        async with AsyncExitStack() as stack:
+            session = await self._begin(stack)
+            consumers = [
+                *(self._intake(session, kind) for kind in self.settings.kinds),
+                *(self._deliverer(session, spec) for spec in self.rulebook.channels.values()),
+            ]
+            async with asyncio.TaskGroup() as tasks:
+                attending = [
+                    tasks.create_task(session.publisher.run(), name="publisher"),
+                    tasks.create_task(_watch(session.connection), name="connection"),
+                ]
+                consuming = [tasks.create_task(consumer.run(), name="consumer") for consumer in consumers]
+                await session.connection.client.flush()
+                session.connection.require_permitted()
+                self.ready.set()
+                log.info(
+                    "serving %s.* with %d rules, revision %s",
+                    self.settings.prefix, len(self.rulebook.rules), self.rulebook.revision,
+                )  # fmt: skip
+                await stop.wait()
+                log.info("stopping: finishing %d in hand", sum(consumer.in_hand for consumer in consumers))
+                for consumer in consumers:
+                    consumer.stop()
+                await asyncio.wait(consuming)
+                for task in attending:
+                    task.cancel()
+
+    async def _begin(self, stack: AsyncExitStack) -> _Session:
+        """Connect, make what is missing on the broker, open the channels."""
+        connection = await connect(self._options())
+        stack.push_async_callback(connection.close)
+        topology = topology_of(self.settings)
+        await topology.prepare(connection)
+        await topology.ensure_workers(connection, list(self.rulebook.channels))
+        publisher = Publisher(connection)
+        await publisher.start()
+        stack.push_async_callback(publisher.close)
+        return _Session(
+            topology=topology,
+            connection=connection,
+            publisher=publisher,
+            ledger=await topology.ledger(connection),
+            channels=self._open_channels(connection, stack),
+        )
+
+    def _options(self) -> dict[str, Any]:
+        options = ConnectOptions(
+            servers=self.settings.servers,
+            name="mss",
+            inbox_prefix=f"_INBOX_{self.settings.namespace}",
+            **self.settings.access,
+        )
+        return options.to_nats()
+
+    def _open_channels(self, connection: Connection, stack: AsyncExitStack) -> dict[str, Channel]:
+        async def publish(subject: str, payload: bytes, headers: Mapping[str, str]) -> None:
+            try:
+                await connection.publish(subject, payload, headers=headers)
+                await connection.client.flush(timeout=5)
+            except (nats.errors.Error, TimeoutError) as error:
+                raise BrokerError(f"NATS did not take it: {error or 'time-out'}") from error
+
+        resources = Resources(publish=publish, write=print_block)
+        channels: dict[str, Channel] = {}
+        for name, spec in self.rulebook.channels.items():
+            channels[name] = open_channel(spec, resources)
+            stack.push_async_callback(channels[name].close)
+        return channels
+
+    def _intake(self, session: _Session, kind: Kind) -> Consumer:
+        intake = Intake(
+            kind=kind,
+            topology=session.topology,
+            connection=session.connection,
+            publisher=session.publisher,
+            rulebook=lambda: self.rulebook,
+            metrics=self.metrics,
+            clock=now,
+            tolerance=self.settings.clock_tolerance,
+        )
+        return Consumer(
+            session.connection,
+            session.topology.stream(kind),
+            session.topology.planner,
+            limit=_EVENTS_IN_HAND,
+            ack_wait=self.settings.ack_wait,
+            handle=intake.handle,
+        )
+
+    def _deliverer(self, session: _Session, spec: ChannelSpec) -> Consumer:
+        deliverer = Deliverer(
+            spec=spec,
+            channel=session.channels[spec.name],
+            topology=session.topology,
+            connection=session.connection,
+            publisher=session.publisher,
+            ledger=session.ledger,
+            metrics=self.metrics,
+            clock=now,
+        )
+        return Consumer(
+            session.connection,
+            session.topology.delivery_stream,
+            session.topology.worker(spec.name),
+            limit=spec.concurrency,
+            ack_wait=self.settings.ack_wait,
+            handle=deliverer.handle,
+        )
+
+
+async def _watch(connection: Connection) -> None:
+    await connection.lost.wait()
+    raise BrokerLost("the connection to NATS is closed")

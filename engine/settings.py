@@ -1,0 +1,94 @@
+"""mss.yaml: how this server finds its broker and what it does there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from . import documents, references, schemas
+from .durations import parse_duration
+from .errors import SettingsError
+from .model import Kind, Place, Problem
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What mss.yaml says; every field has a default that suits one machine."""
+
+    prefix: str = "kiam.console"  # of the applications' subjects
+    namespace: str = "mss"  # of our own subjects
+    stream_prefix: str = "MSS"
+    servers: tuple[str, ...] = ("nats://127.0.0.1:4222",)
+    access: Mapping[str, Any] = field(default_factory=dict, repr=False)  # user, password, token, nkey, ...
+    rules: Path = Path("rules")
+    kinds: tuple[Kind, ...] = tuple(Kind)  # the services that are switched on
+    replicas: int = 1  # of every stream
+    clock_tolerance: float = 10.0  # seconds a sender's clock may be off, both ways
+    archive_age: float = 7 * 86400.0  # seconds
+    history_age: float = 30 * 86400.0
+    dead_age: float = 30 * 86400.0
+    ack_wait: float = 10.0  # seconds
+    shutdown_grace: float = 20.0  # seconds
+    metrics: str = "127.0.0.1:9180"  # host:port; "" serves none
+    log_level: str = "info"
+    log_format: str = "text"
+
+
+def load_settings(path: Path | None, environment: Mapping[str, str] = os.environ) -> Settings:
+    """Read ``path``; without one, mss.yaml in the working folder where there is one.
+
+    Raises SettingsError with every problem.
+    """
+    file = path or Path("mss.yaml")
+    if path is None and not file.exists():
+        return Settings()
+    try:
+        document = documents.read_bytes(file.read_bytes(), str(file))
+    except OSError as error:
+        place = Place(file=str(file))
+        raise SettingsError([Problem(place=place, code="unreadable", message=str(error.strerror))]) from error
+    problems = [*document.problems, *schemas.check(document, "mss")]
+
+    def complain(at: tuple[str | int, ...], code: str, message: str) -> None:
+        problems.append(
+            Problem(place=document.place(at), pointer=documents.pointer(at), code=code, message=message)
+        )
+
+    data = references.resolve(document.data, environment, complain)
+    if problems:
+        raise SettingsError(problems)
+    return _settings(data or {}, file.parent)
+
+
+def _settings(data: Mapping[str, Any], folder: Path) -> Settings:
+    defaults = Settings()
+    retention, log = data.get("retention", {}), data.get("log", {})
+    services = data.get("services", {})
+    servers = data.get("servers", defaults.servers)
+    metrics = data.get("metrics", {})
+
+    def seconds(mapping: Mapping[str, Any], key: str, default: float) -> float:
+        return parse_duration(mapping[key]) if key in mapping else default
+
+    return Settings(
+        prefix=data.get("prefix", defaults.prefix),
+        namespace=data.get("namespace", defaults.namespace),
+        stream_prefix=data.get("stream_prefix", defaults.stream_prefix),
+        servers=(servers,) if isinstance(servers, str) else tuple(servers),
+        access={k: data[k] for k in ("user", "password", "token", "nkey", "credentials", "tls") if k in data},
+        rules=folder / data.get("rules", "rules"),
+        kinds=tuple(kind for kind in Kind if services.get(str(kind), True)),
+        replicas=data.get("replicas", defaults.replicas),
+        clock_tolerance=seconds(data, "clock_tolerance", defaults.clock_tolerance),
+        archive_age=seconds(retention, "archive", defaults.archive_age),
+        history_age=seconds(retention, "history", defaults.history_age),
+        dead_age=seconds(retention, "dead", defaults.dead_age),
+        ack_wait=seconds(data, "ack_wait", defaults.ack_wait),
+        shutdown_grace=seconds(data, "shutdown_grace", defaults.shutdown_grace),
+        metrics="" if metrics is False else metrics.get("listen", defaults.metrics),
+        log_level=log.get("level", defaults.log_level),
+        log_format=log.get("format", defaults.log_format),
+    )

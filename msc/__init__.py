@@ -1,0 +1,55 @@
+"""The client of MSS, a message service on NATS.
+
+    async with msc.connect("nats://127.0.0.1:4222") as client:
+        await client.notice("login.abnormal", {"userid": "bob"})
+
+``msc.blocking`` has the same for programs without an event loop.
+"""
+
+from __future__ import annotations
+
+from .client import PREFIX, Client, connect
+from .errors import (
+    ActionFailed,
+    BufferFull,
+    ConnectError,
+    InvalidMessage,
+    MessageTooLarge,
+    MscError,
+    NoResponders,
+    NotConfirmed,
+    NotConnected,
+    PermissionDenied,
+    ReplyInvalid,
+    RequestError,
+    RequestTimeout,
+)
+from .message import new_reqid
+from .messages import IPLocation
+from .options import TLS, ConnectOptions
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "PREFIX",
+    "TLS",
+    "ActionFailed",
+    "BufferFull",
+    "Client",
+    "ConnectError",
+    "ConnectOptions",
+    "IPLocation",
+    "InvalidMessage",
+    "MessageTooLarge",
+    "MscError",
+    "NoResponders",
+    "NotConfirmed",
+    "NotConnected",
+    "PermissionDenied",
+    "ReplyInvalid",
+    "RequestError",
+    "RequestTimeout",
+    "__version__",
+    "connect",
+    "new_reqid",
+]

@@ -1,0 +1,282 @@
+"""The way to the broker: it lasts, and holds a bounded amount back while the broker is away.
+
+A message that is published meanwhile waits in the outbox, and gets its time when it goes. What is
+on its way in the moment the broker dies is lost, as with any client of NATS that does not ask for
+confirmation.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Mapping
+
+import nats.errors
+from nats.aio.msg import Msg
+
+from .asking import ask
+from .errors import (
+    BufferFull,
+    ConnectError,
+    MessageTooLarge,
+    NotConnected,
+    PermissionDenied,
+    RequestTimeout,
+)
+from .message import Message, clock
+from .options import ConnectOptions
+from .outbox import Outbox
+from .session import Listener, Session, open_session
+from .troubles import Troubles
+
+log = logging.getLogger(__name__)
+
+_BATCH = 256 * 1024  # bytes sent from the outbox between two round trips
+_COMMAND = 128  # bytes of the protocol around a message, at most
+_REBUILD_WAIT = 2.0  # seconds between two tries after the client was closed for good
+
+
+class Link:
+    """A connection that comes back. Use it from one event loop."""
+
+    def __init__(self, options: ConnectOptions, *, connect_timeout: float, buffer: int) -> None:
+        self._options = options
+        self._limit = connect_timeout  # seconds
+        self._outbox = Outbox(buffer)
+        self._emptied = asyncio.Event()  # the outbox is empty
+        self._emptied.set()
+        self._up = asyncio.Event()  # there is a connection; cleared by whoever finds it untrue
+        self._work = asyncio.Event()  # for the keeper
+        self._session: Session | None = None
+        self._keeper: asyncio.Task[None] | None = None
+        self._closed = False
+        self._troubles = Troubles()
+
+    async def open(self) -> None:
+        """Connect. Raises ConnectError."""
+        if self._closed or self._session is not None:
+            raise NotConnected("the client is closed" if self._closed else "the client is open already")
+        self._session = await self._connect()
+        self._up.set()
+        self._keeper = asyncio.create_task(self._keep(), name="msc-keeper")
+
+    async def publish(self, message: Message, *, timeout: float) -> None:
+        """Send ``message``, or hold it back until the broker is there again.
+
+        Waits up to ``timeout`` seconds for a broker that is slow. Raises BufferFull, NotConnected,
+        MessageTooLarge, PermissionDenied; the message was then not taken.
+        """
+        deadline = _now() + timeout
+        while True:
+            session = self._require_open()
+            session.require_fits(message)
+            if not self._is_up and self._troubles.refusal:
+                raise NotConnected(f"the broker does not let us in: {self._troubles.refusal}")
+            waits = not self._is_up or bool(self._outbox)
+            if waits and self._outbox.has_room(message):
+                self._outbox.append(message)
+                self._emptied.clear()
+                self._work.set()
+                return
+            if not waits and self._has_room(session, message):
+                await self._send(session, message, deadline)
+                return
+            if not self._is_up or _now() >= deadline:
+                raise BufferFull(
+                    f"{len(self._outbox)} messages, {self._outbox.size} bytes of {self._outbox.limit}, wait "
+                    f"for the broker already; the one for {message.subject} was not taken"
+                )
+            await session.round_trip(deadline - _now())
+
+    async def request(
+        self,
+        message: Message,
+        *,
+        timeout: float,
+        headers: Mapping[str, str] | None = None,
+        resend: bool = False,
+    ) -> Msg:
+        """Send ``message`` and return the first answer, within ``timeout`` seconds.
+
+        Waits for a broker that is away. ``resend`` sends again when the connection drops meanwhile;
+        only what is deduplicated bears that. Raises NotConnected (not sent), RequestTimeout,
+        NoResponders, MessageTooLarge, PermissionDenied.
+        """
+        deadline, sent = _now() + timeout, False
+        while True:
+            try:
+                session = await self._wait_until_up(deadline)
+            except TimeoutError:
+                if sent:
+                    raise RequestTimeout(
+                        f"the connection was lost and not back within {timeout:g} s"
+                    ) from None
+                raise NotConnected(f"the broker was away for {timeout:g} s; nothing was sent") from None
+            if self._troubles.inbox:
+                raise PermissionDenied(self._troubles.inbox)
+            session.require_fits(message, headers)
+            if self._has_room(session, message):
+                answer = await ask(
+                    session, self._troubles, message, limit=deadline - _now(), headers=headers, resend=resend
+                )
+                if answer is not None:
+                    return answer
+                sent = True
+            elif _now() < deadline:
+                await session.round_trip(deadline - _now())
+            else:
+                raise RequestTimeout(f"the broker did not take the request within {timeout:g} s")
+
+    async def close(self, timeout: float) -> None:
+        """Send what waits, within ``timeout`` seconds, and close.
+
+        Raises NotConnected, with the reqids, for what could not be sent; PermissionDenied and
+        MessageTooLarge for a message that came to grief after its call.
+        """
+        if self._closed or self._session is None or self._keeper is None:
+            self._closed = True
+            return
+        self._closed = True
+        flushed = None  # not tried
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout):
+                    await self._emptied.wait()
+                    if self._is_up:
+                        flushed = False
+                        flushed = await self._session.round_trip()
+        finally:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
+            await self._session.close()
+            self._up.set()  # whoever waits for a connection finds that there will be none
+        if self._outbox:
+            subjects = ", ".join(sorted({message.subject for message in self._outbox})[:3])
+            raise NotConnected(
+                f"closed with {len(self._outbox)} messages unsent, {self._outbox.size} bytes, for {subjects}",
+                unsent=tuple(message.reqid for message in self._outbox),
+            )
+        self._troubles.raise_unreported()
+        if flushed is False:
+            raise NotConnected("the broker did not say that it has taken the last messages; they may be lost")
+
+    # Sending
+
+    async def _send(self, session: Session, message: Message, deadline: float) -> None:
+        denied = self._troubles.take_denied(message.subject)
+        # Nothing is awaited in here that could be cancelled: there is room, so nats-py does not flush.
+        await session.client.publish(message.subject, message.body(clock()))
+        if denied:
+            # Refused once: from now on each call waits to hear whether it still is.
+            heard = await session.round_trip(max(0.0, deadline - _now()))
+            again = self._troubles.take_denied(message.subject)
+            if again or not heard:
+                raise self._troubles.denial(message.subject, again or denied)
+        if session.client.pending_data_size > _BATCH:
+            await asyncio.sleep(0)  # nats-py never yields by itself: let it write
+
+    async def _wait_until_up(self, deadline: float) -> Session:
+        while True:
+            session = self._require_open()
+            if self._is_up:
+                return session
+            if self._troubles.refusal:
+                raise NotConnected(f"the broker does not let us in: {self._troubles.refusal}")
+            async with asyncio.timeout(max(0.0, deadline - _now())):
+                await self._up.wait()
+
+    @property
+    def _is_up(self) -> bool:
+        if self._session is None or not self._session.is_up:
+            self._up.clear()
+        return self._up.is_set()
+
+    def _require_open(self) -> Session:
+        if self._session is None or self._closed:
+            raise NotConnected("the client is closed" if self._closed else "the client is not open yet")
+        return self._session
+
+    def _has_room(self, session: Session, message: Message) -> bool:
+        """Whether nats-py may take the message without holding back more than the bound."""
+        pending = session.client.pending_data_size
+        return pending == 0 or pending + message.size + _COMMAND <= self._outbox.limit
+
+    # Keeping the connection
+
+    async def _connect(self) -> Session:
+        listener = Listener(
+            errored=self._errored,
+            disconnected=self._disconnected,
+            reconnected=self._reconnected,
+            closed=self._client_closed,
+        )
+        return await open_session(self._options.to_nats(), limit=self._limit, listener=listener)
+
+    async def _keep(self) -> None:
+        """Empty the outbox whenever there is a connection; make a new one when it is closed for good."""
+        while True:
+            await self._work.wait()
+            self._work.clear()
+            try:
+                if self._session is not None and self._session.client.is_closed:
+                    await self._rebuild()
+                await self._empty_outbox()
+            except nats.errors.Error:
+                continue  # dropped again: the next connection wakes us
+            except Exception:
+                log.exception("a bug in the client; what waits for the broker goes on waiting")
+
+    async def _rebuild(self) -> None:
+        while True:
+            try:
+                self._session = await self._connect()
+            except ConnectError as error:
+                log.warning("%s", error)
+                await asyncio.sleep(_REBUILD_WAIT)
+            else:
+                self._reconnected()
+                return
+
+    async def _empty_outbox(self) -> None:
+        while self._outbox and self._is_up and (session := self._session) is not None:
+            batch = self._outbox.first(_BATCH)
+            for message in batch:
+                try:
+                    session.require_fits(message)
+                except MessageTooLarge as error:  # this broker takes less than the one before
+                    log.error("not sent: %s", error)  # noqa: TRY400 -- the words say it all
+                    self._troubles.befell(message.subject, error)
+                else:
+                    await session.client.publish(message.subject, message.body(clock()))
+            # Forgotten only when the broker has them: if it goes away again they are sent again.
+            if await session.round_trip():
+                self._outbox.drop(len(batch))
+        if not self._outbox:
+            self._emptied.set()
+
+    def _errored(self, reason: str) -> None:
+        self._troubles.note(reason)
+        log.log(logging.WARNING if "permissions violation" in reason else logging.DEBUG, "nats: %s", reason)
+
+    def _disconnected(self) -> None:
+        self._up.clear()
+        self._troubles.disconnected()
+        if not self._closed:
+            log.warning("nats: the connection is lost")
+
+    def _reconnected(self) -> None:
+        self._troubles.connected()
+        self._up.set()
+        self._work.set()
+        log.info("nats: connected again")
+
+    def _client_closed(self) -> None:
+        self._up.clear()
+        self._troubles.closed()
+        self._work.set()
+
+
+def _now() -> float:
+    return time.monotonic()

@@ -1,0 +1,179 @@
+"""The consumer: everything arrives, never more at once than allowed, through kills and bugs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable
+
+import pytest
+from nats.aio.msg import Msg
+from nats.js import api
+from support import LIMIT, NatsServer, until
+
+from engine.broker import Connection, Consumer
+from engine.errors import BrokerUnfit
+
+ACK_WAIT = 1.0
+
+
+async def stream(connection: Connection, messages: int) -> None:
+    js = connection.js
+    await js.add_stream(name="S", subjects=["s"], retention=api.RetentionPolicy.WORK_QUEUE)
+    await js.add_consumer(
+        "S", api.ConsumerConfig(durable_name="d", ack_policy=api.AckPolicy.EXPLICIT, ack_wait=ACK_WAIT)
+    )
+    for number in range(messages):
+        await connection.publish("s", b"%d" % number)
+    await connection.client.flush()
+
+
+def consumer(connection: Connection, handle: Callable[[Msg], Awaitable[None]], limit: int = 10) -> Consumer:
+    return Consumer(connection, "S", "d", limit=limit, ack_wait=ACK_WAIT, handle=handle)
+
+
+async def left(connection: Connection) -> int:
+    return int((await connection.js.stream_info("S")).state.messages)
+
+
+async def test_everything_arrives_and_never_more_at_once_than_allowed(connection: Connection) -> None:
+    await stream(connection, 300)
+    seen: Counter[bytes] = Counter()
+    at_once = most = 0
+
+    async def handle(msg: Msg) -> None:
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        await asyncio.sleep(0.001)
+        seen[msg.data] += 1
+        await msg.ack()
+        at_once -= 1
+
+    made = consumer(connection, handle)
+    running = asyncio.create_task(made.run())
+    await until(lambda: len(seen) == 300, what="300 messages")
+    made.stop()
+    await running
+    assert most == 10 and max(seen.values()) == 1 and made.in_hand == 0
+    assert await left(connection) == 0
+
+
+async def test_stop_finishes_what_is_in_hand_and_leaves_the_rest(connection: Connection) -> None:
+    await stream(connection, 20)
+    release = asyncio.Event()
+    handled = []
+
+    async def handle(msg: Msg) -> None:
+        await release.wait()
+        handled.append(msg.data)
+        await msg.ack()
+
+    made = consumer(connection, handle, limit=5)
+    running = asyncio.create_task(made.run())
+    await until(lambda: made.in_hand == 5, what="five in hand")
+    made.stop()
+    release.set()
+    await asyncio.wait_for(running, LIMIT)
+    assert len(handled) == 5
+
+    async def fifteen() -> bool:
+        return await left(connection) == 15
+
+    await until(fifteen, what="fifteen left")
+
+
+async def test_a_bug_costs_one_message_a_delay(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.broker.consumer._MISHAP_WAIT", 0.1)
+    await stream(connection, 10)
+    seen: Counter[bytes] = Counter()
+
+    async def handle(msg: Msg) -> None:
+        seen[msg.data] += 1
+        if msg.data == b"3" and seen[msg.data] < 3:
+            raise RuntimeError("a bug")
+        await msg.ack()
+
+    made = consumer(connection, handle)
+    running = asyncio.create_task(made.run())
+    await until(lambda: seen[b"3"] == 3 and len(seen) == 10, what="the third try")
+    made.stop()
+    await running
+    assert sorted(seen.values()) == [1] * 9 + [3]
+
+
+async def test_a_long_task_is_not_handed_out_again(connection: Connection) -> None:
+    await stream(connection, 1)
+    times = 0
+
+    async def handle(msg: Msg) -> None:
+        nonlocal times
+        times += 1
+        await asyncio.sleep(ACK_WAIT * 2.5)
+        await msg.ack()
+
+    made = consumer(connection, handle)
+    running = asyncio.create_task(made.run())
+
+    async def empty() -> bool:
+        return await left(connection) == 0
+
+    await until(empty, what="the message acknowledged")
+    made.stop()
+    await running
+    assert times == 1
+
+
+async def test_it_goes_on_after_the_broker_was_killed(server: NatsServer, connection: Connection) -> None:
+    await stream(connection, 5)
+    seen = set()
+
+    async def handle(msg: Msg) -> None:
+        seen.add(msg.data)
+        await msg.ack()
+
+    made = consumer(connection, handle)
+    running = asyncio.create_task(made.run())
+    await until(lambda: len(seen) == 5, what="the first five")
+    await server.kill()
+    await server.start()
+    await until(lambda: connection.reconnections == 1, what="connected again")
+    for number in range(5, 10):
+        await connection.publish("s", b"%d" % number)
+    await until(lambda: len(seen) == 10, what="the next five")
+    made.stop()
+    await running
+
+
+async def test_a_message_that_looks_like_a_status_is_a_message(connection: Connection) -> None:
+    await stream(connection, 0)
+    await connection.publish("s", b"", headers={"Status": "409", "Description": "Consumer Deleted"})
+    seen = []
+
+    async def handle(msg: Msg) -> None:
+        seen.append(msg.headers)
+        await msg.ack()
+
+    made = consumer(connection, handle)
+    running = asyncio.create_task(made.run())
+    await until(lambda: bool(seen), what="the message")
+    made.stop()
+    await running
+
+
+async def test_a_deleted_consumer_ends_it(connection: Connection) -> None:
+    await stream(connection, 0)
+
+    async def handle(msg: Msg) -> None:
+        await msg.ack()
+
+    made = consumer(connection, handle)
+    running = asyncio.create_task(made.run())
+    await until(lambda: bool(made._pulls), what="a standing pull")
+    await connection.client.flush()
+    await connection.js.delete_consumer("S", "d")
+    with pytest.raises(ExceptionGroup) as caught:
+        await asyncio.wait_for(running, LIMIT)
+    assert isinstance(caught.value.exceptions[0], BrokerUnfit)

@@ -1,0 +1,92 @@
+"""The publisher: stored means stored, once, whatever happens to the broker."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from nats.js import api
+from support import NatsServer
+
+from engine.broker import Connection, Outgoing, Publisher
+from engine.broker import publisher as module
+from engine.errors import MessageTooLarge, NotStored
+
+
+@pytest.fixture
+async def publisher(connection: Connection) -> AsyncIterator[Publisher]:
+    made = Publisher(connection, window=64)
+    await made.start()
+    resending = asyncio.create_task(made.run())
+    yield made
+    resending.cancel()
+    await made.close()
+
+
+def message(number: int, subject: str = "s.a") -> Outgoing:
+    return Outgoing(subject=subject, payload=b"%d" % number, id=f"id-{number}", headers={"X": "y"})
+
+
+async def test_many_groups_at_once_are_stored_once(connection: Connection, publisher: Publisher) -> None:
+    await connection.js.add_stream(name="S", subjects=["s.>"])
+    groups = [publisher.store(*(message(group * 10 + n) for n in range(10))) for group in range(50)]
+    await asyncio.gather(*groups)
+    await publisher.store(message(7), message(8))  # a repeat
+    await publisher.store()  # nothing
+    info = await connection.js.stream_info("S")
+    assert info.state.messages == 500
+    stored = await connection.js.get_msg("S", 1)
+    assert stored.headers == {"X": "y", "Nats-Msg-Id": "id-0"}
+
+
+async def test_a_stream_that_refuses_is_an_error_at_once(
+    connection: Connection, publisher: Publisher
+) -> None:
+    await connection.js.add_stream(name="S", subjects=["s.>"], max_msgs=3, discard=api.DiscardPolicy.NEW)
+    with pytest.raises(NotStored, match="maximum messages"):
+        await publisher.store(*(message(n) for n in range(200)))
+    assert (await connection.js.stream_info("S")).state.messages == 3
+    await connection.js.purge_stream("S")
+    await publisher.store(message(999))  # the window is free again
+
+
+async def test_without_a_stream_it_gives_up(
+    connection: Connection, publisher: Publisher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_GIVE_UP_AFTER", 0.2)
+    with pytest.raises(NotStored, match="no stream acknowledged nowhere"):
+        await publisher.store(message(1, "nowhere"))
+
+
+async def test_what_does_not_fit_is_refused_and_the_connection_lives(
+    connection: Connection, publisher: Publisher
+) -> None:
+    await connection.js.add_stream(name="S", subjects=["s.>"])
+    room = connection.client.max_payload
+    for size in (room + 1, room):  # the second fits without its headers only
+        with pytest.raises(MessageTooLarge):
+            await publisher.store(Outgoing(subject="s.a", payload=b"x" * size, id=f"big-{size}"))
+    await publisher.store(Outgoing(subject="s.a", payload=b"x" * (room - 200), id="fits"))
+    assert connection.client.is_connected
+
+
+async def test_a_killed_broker_costs_nothing(
+    server: NatsServer, connection: Connection, publisher: Publisher
+) -> None:
+    await connection.js.add_stream(name="S", subjects=["s.>"])
+    await publisher.store(message(0))
+    await server.kill()
+    storing = asyncio.gather(*(publisher.store(message(n)) for n in range(1, 300)))
+    await server.start()
+    async with asyncio.timeout(60):
+        await storing
+    assert (await connection.js.stream_info("S")).state.messages == 300
+
+
+async def test_closing_tells_who_waits(connection: Connection, publisher: Publisher) -> None:
+    waiting = asyncio.create_task(publisher.store(message(1, "nowhere")))
+    await asyncio.sleep(0)
+    await publisher.close()
+    with pytest.raises(NotStored, match="closed"):
+        await waiting

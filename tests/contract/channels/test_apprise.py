@@ -1,0 +1,169 @@
+"""Apprise: where the address goes, what its plugins' words amount to, and that its threads are few."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from contract.channels.sides import DROP, PATIENT, SILENT, TIMEOUT, FakeWeb, World, free_port
+
+from engine.channels import Channel
+from engine.errors import ChannelError, Deferred, Refused, Unknown
+from engine.model import Delivery, Message
+
+
+def through(
+    world: World, side: FakeWeb, path: str = "hook", timeout: float = PATIENT, **more: Any
+) -> Channel:
+    return world.open("apprise", timeout=timeout, url=f"json://127.0.0.1:{side.port}/{path}", **more)
+
+
+async def test_the_words_arrive(world: World, delivery: Delivery) -> None:
+    side = await world.web()
+    assert await through(world, side).send(delivery) == "JSON: sent"
+    body = json.loads(side.requests[0][1])
+    assert (body["title"], body["message"], body["type"]) == ("A sign-in", "Was it you?", "failure")
+
+
+async def test_html_alone_is_made_readable_for_a_service_of_texts(world: World, delivery: Delivery) -> None:
+    side = await world.web()
+    await through(world, side, "hook?format=text").send(
+        replace(delivery, message=Message(html="<p>Was it <b>you</b>?</p>"))
+    )
+    assert json.loads(side.requests[0][1])["message"].strip() == "Was it you?"
+
+
+async def test_markdown_is_passed_on_as_markdown(world: World, delivery: Delivery) -> None:
+    side = await world.web()
+    await through(world, side, "hook?format=html").send(
+        replace(delivery, message=Message(text="**you**", markdown=True))
+    )
+    assert "<strong>you</strong>" in json.loads(side.requests[0][1])["message"]
+
+
+async def test_the_address_stands_where_the_url_says_and_changes_nothing_else(
+    world: World, delivery: Delivery
+) -> None:
+    side = await world.web()
+    channel = through(world, side, "send?+x-to={to}")
+    for address in ("+8613800000000", "a&method=GET b/?#@x.test"):
+        await channel.send(replace(delivery, to=(address,)))
+    assert [headers["x-to"] for headers, _ in side.requests] == ["+8613800000000", "a&method=GET b/?#@x.test"]
+
+
+async def test_without_an_address_for_it_nothing_is_sent(world: World, delivery: Delivery) -> None:
+    side = await world.web()
+    with pytest.raises(Refused, match="no address"):
+        await through(world, side, "{to}").send(replace(delivery, to=()))
+    assert side.requests == []
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (400, Refused),
+        (401, Refused),
+        (403, Refused),
+        (404, Refused),
+        (410, Refused),
+        (422, Refused),
+        (408, Deferred),
+        (429, Deferred),
+        (500, Deferred),
+        (503, Deferred),
+    ],
+)
+async def test_what_a_status_amounts_to(
+    status: int, error: type[ChannelError], world: World, delivery: Delivery
+) -> None:
+    side = await world.web(status=status, body=b"the reason")
+    with pytest.raises(ChannelError, match=f"error={status}.*the reason") as failed:
+        await through(world, side).send(delivery)
+    assert type(failed.value) is error
+    assert len(side.requests) == 1
+
+
+async def test_the_services_own_repeats_are_off(world: World, delivery: Delivery) -> None:
+    side = await world.web(status=500)
+    with pytest.raises(Deferred):
+        await through(world, side, "hook?retry=3&wait=1").send(delivery)
+    assert len(side.requests) == 1
+
+
+@pytest.mark.parametrize("behaviour", [SILENT, DROP])
+async def test_after_the_request_it_is_unknown(behaviour: str, world: World, delivery: Delivery) -> None:
+    side = await world.web(behaviour=behaviour)
+    timeout = TIMEOUT if behaviour == SILENT else PATIENT
+    with pytest.raises(Unknown, match=r"(?i)timed out|aborted"):
+        await through(world, side, timeout=timeout).send(delivery)
+    assert len(side.requests) == 1
+
+
+async def test_a_call_beyond_its_limit_is_unknown_and_keeps_its_thread(
+    world: World, delivery: Delivery
+) -> None:
+    side = await world.web(behaviour=SILENT)
+    # A limit of the URL's own outlasts ours.
+    channel = through(world, side, "hook?rto=30", timeout=TIMEOUT, concurrency=1)
+    with pytest.raises(Unknown, match="has not finished"):
+        await channel.send(delivery)
+    with pytest.raises(Deferred, match="busy"):
+        await channel.send(delivery)
+    assert side.most_together == 1
+    side.stopping.set()
+
+
+async def test_a_cancelled_call_keeps_its_thread_too(world: World, delivery: Delivery) -> None:
+    side = await world.web(behaviour=SILENT)
+    channel = through(world, side, "hook?rto=30", timeout=TIMEOUT, concurrency=1)
+    send = asyncio.create_task(channel.send(delivery))
+    await side.asked.wait()
+    send.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await send
+    with pytest.raises(Deferred, match="busy"):
+        await channel.send(delivery)
+    side.stopping.set()
+
+
+async def test_threads_are_few_however_many_are_sent(world: World, delivery: Delivery) -> None:
+    side = await world.web(behaviour=SILENT)
+    channel = through(world, side, "hook?rto=30", timeout=1.0, concurrency=100)
+    results = await asyncio.gather(*(channel.send(delivery) for _ in range(12)), return_exceptions=True)
+    assert sum(isinstance(each, Unknown) for each in results) == 8
+    assert sum(isinstance(each, Deferred) for each in results) == 4
+    assert side.most_together == 8
+    side.stopping.set()
+
+
+async def test_many_addresses_are_served(world: World, delivery: Delivery) -> None:
+    side = await world.web()
+    channel = through(world, side, "{to}")
+    for number in range(300):
+        await channel.send(replace(delivery, to=(f"+1000{number}",)))
+    assert len(side.requests) == 300
+    services: Any = channel
+    assert services._services._count == 256
+
+
+async def test_no_secret_of_the_url_gets_into_a_receipt(world: World, delivery: Delivery) -> None:
+    secrets = ("hunter2secret", "tokenABCDEF", "key12345678")
+    side = await world.web(status=403, body=" ".join(secrets).encode())  # it says them back
+    for port in (side.port, free_port()):
+        url = f"json://user:hunter2secret@127.0.0.1:{port}/tokenABCDEF?+X-Key=key12345678"
+        channel: Any = world.open("apprise", url=url)
+        with pytest.raises(ChannelError) as failed:
+            await channel.send(delivery)
+        for secret in secrets:
+            assert secret not in str(failed.value)
+            assert secret not in repr(channel._settings)
+    assert len(side.requests) == 1
+
+
+@pytest.mark.parametrize("url", ["nosuchservice://x", "not a url", "twilio://bad/{to}"])
+async def test_a_url_that_means_no_service_is_refused(url: str, world: World, delivery: Delivery) -> None:
+    with pytest.raises(Refused, match=r"Apprise"):
+        await world.open("apprise", url=url).send(replace(delivery, to=("+8613800000000",)))

@@ -1,0 +1,33 @@
+"""The console: one readable block a delivery, and a terminal that obeys nothing in it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from contract.channels.sides import World
+
+from engine.model import Delivery, Message
+
+
+async def test_a_delivery_is_one_block(world: World, delivery: Delivery) -> None:
+    channel = world.open("console", name="terminal")
+    await channel.send(
+        replace(delivery, channel="terminal", locale="zh-CN", message=Message(title="验证", text="a\nb"))
+    )
+    (block,) = world.written
+    head, *rest = block.splitlines()
+    assert head.startswith("--- terminal ---")
+    assert rest == ["to:     a@x.test", "locale: zh-CN", "title:  验证", "", "a", "b"]
+
+
+async def test_without_words_the_event_is_shown(world: World, delivery: Delivery) -> None:
+    await world.open("console").send(replace(delivery, message=Message(), to=()))
+    assert '"type":"notice.login.abnormal"' in world.written[0]
+    assert "to:     u1" in world.written[0]
+
+
+async def test_a_terminal_is_not_commanded(world: World, delivery: Delivery) -> None:
+    evil = Message(title="x\x1b]0;owned\x07\r\nlocale: y", text="\x1b[2Jgone")
+    await world.open("console").send(replace(delivery, message=evil))
+    assert "\x1b" not in world.written[0]
+    assert "\r" not in world.written[0]

@@ -1,0 +1,27 @@
+"""The nats channel: what it publishes and where."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from contract.channels.sides import World
+
+from engine.errors import PolicyError
+from engine.model import Delivery
+
+
+async def test_the_event_is_published_under_the_deliverys_id(world: World, delivery: Delivery) -> None:
+    channel = world.open("nats", subject="siem.iam.events")
+    assert await channel.send(delivery) == "published on siem.iam.events"
+    ((subject, payload, headers),) = world.published
+    assert subject == "siem.iam.events"
+    assert headers == {"Nats-Msg-Id": delivery.id}
+    body = json.loads(payload)
+    assert (body["type"], body["data"]["payload"]) == ("notice.login.abnormal", delivery.payload)
+
+
+@pytest.mark.parametrize("subject", ["", "siem.*", "siem.>", "siem..x", "siem x", ".siem", "siem.\r\nPUB"])
+def test_a_subject_that_cannot_be_published_on_does_not_open(subject: str, world: World) -> None:
+    with pytest.raises(PolicyError, match="no NATS subject"):
+        world.open("nats", subject=subject)

@@ -1,0 +1,164 @@
+"""What the documents show is run: commands, files, code."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import signal
+import sys
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner
+from support import LIMIT, MSS, ROOT, until
+
+from engine import documents, schemas
+from engine.channels import TYPES
+from engine.cli import cli
+from engine.embedded import embedded_broker
+from engine.metrics import Metrics
+
+README = (ROOT / "README.md").read_text()
+OPERATING = (ROOT / "docs/operating.md").read_text()
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block: its language, what else its first line says, its text."""
+
+    language: str
+    info: str
+    text: str
+
+
+def blocks(document: str) -> Iterator[Block]:
+    for found in re.finditer(r"^```(\w+)(.*?)\n(.*?)^```$", document, re.MULTILINE | re.DOTALL):
+        yield Block(found[1], found[2].strip(), found[3])
+
+
+@contextlib.asynccontextmanager
+async def serving(command: str, folder: Path, environment: dict[str, str]) -> AsyncIterator[list[str]]:
+    """Run a command that serves in the background; yields the lines it prints."""
+    lines: list[str] = []
+    process = await asyncio.create_subprocess_shell(
+        f"exec {command}", cwd=folder, env=environment,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+
+    async def read() -> None:
+        assert process.stdout is not None
+        while line := await process.stdout.readline():
+            lines.append(line.decode())
+
+    reading = asyncio.create_task(read())
+    try:
+        await until(lambda: any(" serving " in line for line in lines), what=f"{command} serves")
+        yield lines
+    finally:
+        process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(LIMIT):
+            assert await process.wait() == 0, lines
+        await reading
+
+
+async def run(command: str, folder: Path, environment: dict[str, str]) -> str:
+    process = await asyncio.create_subprocess_shell(
+        f"set -e\n{command}", cwd=folder, env=environment,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    async with asyncio.timeout(LIMIT):
+        output, _ = await process.communicate()
+    assert process.returncode == 0, output.decode()
+    return output.decode()
+
+
+async def test_the_first_rule_of_the_readme(tmp_path: Path, unused_tcp_port: int) -> None:
+    # The same commands on another port, so that several may run on one machine.
+    (tmp_path / "mss.yaml").write_text(f"servers: nats://127.0.0.1:{unused_tcp_port}\nmetrics: false\n")
+    environment = {**os.environ, "PATH": f"{MSS.parent}:{os.environ['PATH']}"}
+    commands = []
+    async with contextlib.AsyncExitStack() as stack:
+        lines: list[str] = []
+        for block in blocks(README):
+            if block.info.startswith("file="):
+                path = tmp_path / block.info.removeprefix("file=")
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(block.text)
+            elif block.language == "sh" and block.info == "background":
+                lines = await stack.enter_async_context(serving(block.text.strip(), tmp_path, environment))
+            elif block.language == "sh":
+                await run(block.text, tmp_path, environment)
+                commands.append(block.text)
+        await until(
+            lambda: any("Ada made 3 cups of coffee." in line for line in lines),
+            what="the words of the README",
+        )
+        await run(commands[-1].replace('"cups": 3', '"cups": 1'), tmp_path, environment)
+        await run(commands[-1].replace("Ada", "Grace"), tmp_path, environment)
+        await until(lambda: any("Grace made 3 cups" in line for line in lines), what="the third event")
+        assert not any("1 cups" in line for line in lines)
+
+
+async def test_the_python_of_the_readme(tmp_path: Path) -> None:
+    code = next(block.text for block in blocks(README) if block.language == "python")
+    async with embedded_broker(tmp_path / "nats") as address:
+        import nats
+
+        client = await nats.connect(address)
+        got = await client.subscribe("kiam.console.notice.login.abnormal")
+        await client.flush()
+        (tmp_path / "announce.py").write_text(code.replace("nats://127.0.0.1:4222", address))
+        await run(f"{sys.executable} announce.py", tmp_path, dict(os.environ))
+        message = await got.next_msg(timeout=LIMIT)
+        assert b'"userid":"u1"' in message.data
+        await client.close()
+
+
+def test_the_settings_of_the_operating_page_are_valid() -> None:
+    block = next(block for block in blocks(OPERATING) if block.info == "file=mss.yaml")
+    document = documents.read(block.text, "mss.yaml")
+    assert document.problems == () and schemas.check(document, "mss") == []
+
+
+def test_the_operating_page_names_every_metric() -> None:
+    named = set(re.findall(r"`(mss_\w+?)(?:_total)?`", OPERATING))
+    exposed = {family.name for family in Metrics().registry.collect()}
+    assert {name.removesuffix("_info") for name in named} == {name.removesuffix("_info") for name in exposed}
+
+
+def test_the_operating_page_names_every_command_that_exists() -> None:
+    text = README + OPERATING + (ROOT / "CHANGELOG.md").read_text()
+    shown = set(re.findall(r"`?mss ([a-z]+)", text)) - {"is"}
+    assert shown - set(cli.commands) <= {"mss"}
+    for command in cli.commands:
+        assert f"`{command}`" in text or f"mss {command}" in text, command
+
+
+@pytest.mark.parametrize("command", sorted(cli.commands))
+def test_every_command_explains_itself(command: str) -> None:
+    result = CliRunner().invoke(cli, [command, "--help"])
+    assert result.exit_code == 0
+    assert "Usage: " in result.output and len(result.output.splitlines()) > 4
+
+
+def test_registry_schema_and_documents_know_the_same_channel_types() -> None:
+    types = schemas.load("policy")["$defs"]["channel_type"]["enum"]
+    assert sorted(types) == sorted(TYPES)
+
+
+def test_links_lead_somewhere() -> None:
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "msc" / "README.md"):
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_yaml_of_the_documents_reads() -> None:
+    for page in (README, OPERATING):
+        for block in blocks(page):
+            if block.language == "yaml":
+                assert yaml.safe_load(block.text)

@@ -1,0 +1,134 @@
+"""Every operator does what its case file says, raises nothing, and refuses bad arguments in words."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.condition_compiler import ALL_OPERATORS, compile_block
+from engine.operators import OPERATORS, describe, is_number
+
+TESTS = Path(__file__).parents[1]
+FILES = sorted((TESTS / "cases" / "operators").glob("*.yaml"))
+CASES = [
+    pytest.param(case, id=f"{file.stem}-{position}-{case['why']}")
+    for file in FILES
+    for position, case in enumerate(yaml.safe_load(file.read_text(encoding="utf-8")), 1)
+]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_case(case: dict[str, Any]) -> None:
+    block, flaws = compile_block(case["when"])
+    assert not flaws
+    assert block.holds(case["payload"]) is case["holds"], case["why"]
+    assert all(finding.holds for finding in block.explain(case["payload"])) is case["holds"], case["why"]
+
+
+def test_every_operator_has_a_case_file_and_the_other_way_round() -> None:
+    assert {file.stem for file in FILES} == set(ALL_OPERATORS)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_a_case_file_is_about_its_operator(file: Path) -> None:
+    cases = yaml.safe_load(file.read_text(encoding="utf-8"))
+    assert len(cases) >= 10
+    assert {case["holds"] for case in cases} == {True, False}
+    assert len({case["why"] for case in cases}) == len(cases), "two cases say the same"
+    shorthand = {"equals", "any_of"}  # these are also written without their name
+    assert file.stem in shorthand or all(f"'{file.stem}'" in str(case["when"]) for case in cases[:10])
+
+
+def test_the_schema_knows_the_same_operators() -> None:
+    schema = json.loads((TESTS.parent / "schemas" / "policy.schema.json").read_text(encoding="utf-8"))
+    assert set(schema["$defs"]["operators"]["properties"]) == set(ALL_OPERATORS)
+
+
+@pytest.mark.parametrize("name", ALL_OPERATORS)
+def test_an_operator_is_described(name: str) -> None:
+    assert ALL_OPERATORS[name]
+
+
+ARGUMENTS: dict[str, list[Any]] = {
+    "equals": ["", "a", 0, 1.5, True, None],
+    "gt": [0, -1.5, 2**70],
+    "gte": [0, -1.5, 2**70],
+    "lt": [0, -1.5, 2**70],
+    "lte": [0, -1.5, 2**70],
+    "prefix": ["", "a", ["a", ""]],
+    "suffix": ["", "a", ["a", ""]],
+}
+PREDICATES = [OPERATORS[name].compile(argument) for name in ARGUMENTS for argument in ARGUMENTS[name]]
+ODD = [
+    *(None, True, False, 0, -1, 1, 2**53 + 1, 10**400, 0.5, -0.0, float("inf"), float("-inf"), float("nan")),
+    *("", "a", "70", "\ud800", "\0", [], [1], {}, {"a": 1}, b"a", object(), (1,), {1}),
+]
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_a_predicate_answers_every_value_with_true_or_false(name: str) -> None:
+    for argument in ARGUMENTS[name]:  # an operator without an entry there fails here
+        predicate = OPERATORS[name].compile(argument)
+        for value in ODD:
+            assert predicate(value) in (True, False)
+            if isinstance(value, list | dict):
+                assert predicate(value) is False
+
+
+@given(value=st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), st.lists))
+def test_no_predicate_raises(value: Any) -> None:
+    for predicate in PREDICATES:
+        assert predicate(value) in (True, False)
+
+
+@pytest.mark.parametrize(
+    ("name", "argument", "words"),
+    [
+        ("equals", ["a"], "equals takes a string, a number, true, false or null, not a list"),
+        ("equals", ["a"], "there is any_of"),
+        ("equals", {}, "not an empty mapping"),
+        ("equals", float("nan"), "not the number nan"),
+        ("equals", float("inf"), "not the number inf"),
+        ("gt", "70", "gt takes a number, not the string '70': without quotes it is one"),
+        ("gt", "seventy", "not the string 'seventy'$"),
+        ("gte", True, "gte takes a number, not true"),
+        ("lt", None, "lt takes a number, not null"),
+        ("lte", [1], "lte takes a number, not a list"),
+        ("gt", float("nan"), "gt takes a number, not the number nan"),
+        ("prefix", 5, "prefix takes a string or a list of strings, not the number 5"),
+        ("prefix", [], "prefix has an empty list"),
+        ("prefix", ["a", None], "not null"),
+        ("suffix", {"a": 1}, "suffix takes a string or a list of strings, not a mapping"),
+        ("suffix", [["a"]], "not a list"),
+    ],
+)
+def test_a_bad_argument_is_refused_in_words(name: str, argument: Any, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        OPERATORS[name].compile(argument)
+
+
+def test_a_predicate_does_not_change_with_its_argument() -> None:
+    argument = ["a"]
+    predicate = OPERATORS["prefix"].compile(argument)
+    argument.append("b")
+    assert predicate("ab")
+    assert not predicate("ba")
+
+
+def test_numbers() -> None:
+    assert all(map(is_number, (0, -1, 2**70, 0.5)))
+    assert not any(map(is_number, (True, None, "1", float("inf"), float("nan"), [], {})))
+
+
+def test_values_are_named_in_messages() -> None:
+    names = [describe(value) for value in (None, True, "a", 1, 1.5, 10**5000, [], [1], {}, {"a": 1}, b"")]
+    assert names == [
+        *("null", "true", "the string 'a'", "the number 1", "the number 1.5", "a very large number"),
+        *("an empty list", "a list", "an empty mapping", "a mapping", "a bytes"),
+    ]

@@ -1,0 +1,72 @@
+"""mss.yaml: defaults, references, problems with their place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from engine.errors import SettingsError
+from engine.model import Kind
+from engine.settings import Settings, load_settings
+
+
+def test_without_a_file_everything_has_a_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load_settings(None) == Settings()
+
+
+def test_everything_it_says(tmp_path: Path) -> None:
+    path = tmp_path / "mss.yaml"
+    path.write_text(
+        """
+        prefix: acme.iam
+        servers: [nats://a:4222, nats://b:4222]
+        user: mss
+        password: ${PW}
+        tls: {ca: /etc/ca.pem}
+        rules: policy
+        services: {log: false}
+        replicas: 3
+        clock_tolerance: 1m
+        retention: {dead: 90d}
+        ack_wait: 500ms
+        metrics: false
+        log: {level: debug, format: json}
+        """
+    )
+    settings = load_settings(path, {"PW": "s3cret"})
+    assert settings == Settings(
+        prefix="acme.iam",
+        servers=("nats://a:4222", "nats://b:4222"),
+        access={"user": "mss", "password": "s3cret", "tls": {"ca": "/etc/ca.pem"}},
+        rules=tmp_path / "policy",
+        kinds=(Kind.NOTICE, Kind.AUDIT),
+        replicas=3,
+        clock_tolerance=60.0,
+        dead_age=90 * 86400.0,
+        ack_wait=0.5,
+        metrics="",
+        log_level="debug",
+        log_format="json",
+    )
+    assert "s3cret" not in repr(settings)
+
+
+def test_every_problem_at_once_with_its_place(tmp_path: Path) -> None:
+    path = tmp_path / "mss.yaml"
+    path.write_text("prefx: a\nreplicas: many\npassword: ${NO_SUCH}\nack_wait: 10\n")
+    with pytest.raises(SettingsError) as caught:
+        load_settings(path, {})
+    found = {(p.place.line, p.place.column, p.code) for p in caught.value.problems}
+    assert found == {
+        (1, 1, "unknown-key"),
+        (2, 11, "wrong-type"),
+        (3, 11, "unset-variable"),
+        (4, 11, "wrong-type"),
+    }
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="No such file"):
+        load_settings(tmp_path / "mss.yaml", {})
