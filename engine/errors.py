@@ -18,12 +18,9 @@ MssError
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from .model import Problem
+from .model import Problem
 
 
 class MssError(Exception):

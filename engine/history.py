@@ -13,7 +13,8 @@ from typing import Any
 from .broker import Outgoing, Topology
 from .catalogue import mask
 from .codec import encode
-from .model import Delivery, Kind, Outcome, Plan, Receipt
+from .model import Delivery, Kind, Outcome, Receipt
+from .plan import Plan
 from .subjects import token
 
 _LONGEST_DETAIL = 500  # characters

@@ -21,8 +21,8 @@ from .catalogue import Catalogue
 from .codec import encode
 from .errors import UndecodableError
 from .metrics import Metrics
-from .model import Event, Failure, Kind, Plan
-from .plan import plan
+from .model import Event, Failure, Kind
+from .plan import Plan, plan
 from .rulebook import Rulebook
 from .subjects import valid_key
 

@@ -1,6 +1,6 @@
 """What flows through MSS, one frozen dataclass per noun, each holding the one before.
 
-Event -> Match -> Delivery -> Receipt; a Plan is all that one Event leads to.
+Event -> Match (rulebook) -> Delivery -> Receipt; a Plan (plan) is all that one Event leads to.
 """
 
 from __future__ import annotations
@@ -8,10 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from .rulebook import Rule
+from typing import Any
 
 
 class Kind(StrEnum):
@@ -83,14 +80,6 @@ class Event:
     def name(self) -> str:
         """``KIND.KEY``, what a rule's ``event`` is compared with."""
         return f"{self.kind}.{self.key}" if self.key else str(self.kind)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Match:
-    """A rule that an event satisfies."""
-
-    event: Event
-    rule: Rule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,15 +164,3 @@ class Failure:
     rule: str
     channel: str
     detail: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """What one event leads to."""
-
-    event: Event
-    revision: str
-    matches: tuple[Match, ...] = ()
-    deliveries: tuple[Delivery, ...] = ()
-    suppressed: tuple[Suppressed, ...] = ()
-    failures: tuple[Failure, ...] = ()

@@ -15,12 +15,24 @@ from . import locales
 from .addresses import parse_mailbox, parse_phone
 from .catalogue import LOCALE, USER
 from .errors import TemplateError
-from .model import Delivery, Event, Failure, Match, Message, Plan, Recipient, Suppressed
+from .model import Delivery, Event, Failure, Message, Recipient, Suppressed
 from .paths import resolve
-from .rulebook import Audience, ChannelSpec, Mode, Notify, Rulebook
+from .rulebook import Audience, ChannelSpec, Match, Mode, Notify, Rulebook
 from .templates import render
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What one event leads to."""
+
+    event: Event
+    revision: str
+    matches: tuple[Match, ...] = ()
+    deliveries: tuple[Delivery, ...] = ()
+    suppressed: tuple[Suppressed, ...] = ()
+    failures: tuple[Failure, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

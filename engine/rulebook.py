@@ -10,7 +10,7 @@ from typing import Any
 from .catalogue import Catalogue
 from .conditions import Block
 from .index import SubjectIndex
-from .model import Event, Match, Place, Recipient, Severity
+from .model import Event, Place, Recipient, Severity
 from .paths import Path
 from .retry import RetryPolicy
 from .subjects import Pattern
@@ -77,6 +77,14 @@ class Rule:
     template: str
     vars: Mapping[str, Any] = field(default_factory=dict)
     place: Place
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Match:
+    """A rule that an event satisfies."""
+
+    event: Event
+    rule: Rule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,9 @@ from policies import CHANNELS, write
 
 from engine.cli import cli
 
-GOOD = {"policy.yaml": "channels: {t: {type: console}}\nrules: [{id: r, event: notice.login.abnormal, notify: [t]}]"}
+GOOD = {
+    "policy.yaml": "channels: {t: {type: console}}\nrules: [{id: r, event: notice.login.abnormal, notify: [t]}]"
+}
 WARNED = {"policy.yaml": "channels: {t: {type: console}}\nrules: [{id: r, event: notice.own, notify: [t]}]"}
 BAD = {
     "channels.yaml": CHANNELS,

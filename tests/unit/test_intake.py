@@ -21,16 +21,15 @@ PUBLISHED = [entry for entry in CAPTURED if entry["dir"] == "publish"]
 KNOWN = Catalogue(
     schemas={
         "notice.x": EventSchema.read(
-            "notice.x", {"properties": {"userId": {"x-mss-role": "user"}, "device": {"properties": {"os": {}}}}}
+            "notice.x",
+            {"properties": {"userId": {"x-mss-role": "user"}, "device": {"properties": {"os": {}}}}},
         )
     }
 )
 
 
 def decoded(data: bytes, *, received: int = RECEIVED, tolerance: float = 10.0, key: str = "x") -> Event:
-    return decode(
-        data, kind=Kind.NOTICE, key=key, received=received, tolerance=tolerance, catalogue=KNOWN
-    )
+    return decode(data, kind=Kind.NOTICE, key=key, received=received, tolerance=tolerance, catalogue=KNOWN)
 
 
 def reason(data: bytes, **more: Any) -> str:
@@ -106,13 +105,21 @@ def test_a_subject_that_is_no_key(key: str) -> None:
 
 def test_it_is_as_lenient_as_go() -> None:
     data = json.dumps(
-        {"VERSION": "0.1.1", "Time": RECEIVED, "ReqId": "r", "extra": 1, "Payload": {"USERID": "u", "Device": {"OS": "x"}}}
+        {
+            "VERSION": "0.1.1",
+            "Time": RECEIVED,
+            "ReqId": "r",
+            "extra": 1,
+            "Payload": {"USERID": "u", "Device": {"OS": "x"}},
+        }
     ).encode()
     event = decoded(data)
     assert event.reqid == "r"
     assert event.payload == {"userId": "u", "device": {"os": "x"}}  # as the catalogue spells them
     assert decoded(envelope(None, sent=RECEIVED)).payload == {}
-    assert decoded(envelope({"a": "\ufffd"}, sent=RECEIVED).replace("\ufffd".encode(), b"\xff")).payload == {"a": "\ufffd"}
+    assert decoded(envelope({"a": "\ufffd"}, sent=RECEIVED).replace("\ufffd".encode(), b"\xff")).payload == {
+        "a": "\ufffd"
+    }
 
 
 @given(st.binary(max_size=300))

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 from policies import event, policy
 
-from engine.model import Plan
-from engine.plan import plan
+from engine.plan import Plan, plan
 from engine.rulebook import Rulebook
 
 LOGIN = {"userid": "u1", "mailto": "a@example.com", "phone": "+86 138-0000-0000", "locale": "zh-CN"}

@@ -60,7 +60,9 @@ class Bench:
         state = (await self.connection.js.stream_info(stream)).state
         if not state.messages:
             return []
-        return [await self.connection.js.get_msg(stream, n) for n in range(state.first_seq, state.last_seq + 1)]
+        return [
+            await self.connection.js.get_msg(stream, n) for n in range(state.first_seq, state.last_seq + 1)
+        ]
 
     async def history(self) -> list[dict[str, Any]]:
         return [json.loads(message.data) for message in await self.stored("MSS_HISTORY")]
@@ -76,7 +78,10 @@ class Bench:
 
 @asynccontextmanager
 async def delivering(
-    connection: Connection, *answers: Exception | str, retry: RetryPolicy = QUICK, clock: Callable[[], int] = now
+    connection: Connection,
+    *answers: Exception | str,
+    retry: RetryPolicy = QUICK,
+    clock: Callable[[], int] = now,
 ) -> AsyncIterator[Bench]:
     topology = Topology(kinds=(Kind.NOTICE,), ack_wait=1.0)
     await topology.prepare(connection)
@@ -138,8 +143,12 @@ async def test_sent(connection: Connection) -> None:
         assert bench.metrics.value("mss_delivery_attempts_total", channel="email", outcome="sent") == 1
 
 
-@pytest.mark.parametrize(("error", "outcome"), [(Deferred("451 later"), "deferred"), (Unknown("silence"), "unknown")])
-async def test_what_failed_for_now_comes_again(connection: Connection, error: Exception, outcome: str) -> None:
+@pytest.mark.parametrize(
+    ("error", "outcome"), [(Deferred("451 later"), "deferred"), (Unknown("silence"), "unknown")]
+)
+async def test_what_failed_for_now_comes_again(
+    connection: Connection, error: Exception, outcome: str
+) -> None:
     async with delivering(connection, error) as bench:
         await bench.store(delivery())
         await bench.done()
@@ -193,7 +202,9 @@ async def test_what_was_sent_before_a_crash_is_not_sent_again(connection: Connec
         assert len(bench.channel.sent) == 1
 
 
-async def test_a_bug_in_a_channel_costs_a_delay(connection: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_bug_in_a_channel_costs_a_delay(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("engine.broker.consumer._MISHAP_WAIT", 0.05)
     async with delivering(connection, RuntimeError("a bug")) as bench:
         await bench.store(delivery())
