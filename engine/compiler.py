@@ -12,10 +12,11 @@ from typing import Any
 
 from . import documents, references, schemas
 from .catalogue import Catalogue, EventSchema
-from .channels import TYPES
+from .channels import TYPES, check_channel
 from .cursors import Complaints, Cursor
 from .documents import Document
 from .durations import parse_duration
+from .errors import PolicyError
 from .index import SubjectIndex
 from .model import Place, Problem, Recipient
 from .plan import usable_address
@@ -125,6 +126,7 @@ def _channel(
     def complain(path: documents.Path, code: str, message: str) -> None:
         complaints.add(entry.below(path), code, message)
 
+    before = len(complaints.problems)
     settings = references.resolve(entry.value, environment, complain)
     kind = TYPES[settings["type"]]
     address = settings.get("address", kind.address)
@@ -138,7 +140,7 @@ def _channel(
     common = {key: settings[key] for key in ("concurrency",) if key in settings}
     if "timeout" in settings:
         common["timeout"] = parse_duration(settings["timeout"])
-    return ChannelSpec(
+    spec = ChannelSpec(
         name=entry.name,
         type=settings["type"],
         address=address,
@@ -149,6 +151,12 @@ def _channel(
         place=entry.key_place,
         **common,
     )
+    if len(complaints.problems) == before:
+        try:
+            check_channel(spec)
+        except PolicyError as error:
+            complaints.problems.extend(error.problems)
+    return spec
 
 
 def _retry(settings: Mapping[str, Any]) -> RetryPolicy:

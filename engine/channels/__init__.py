@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
+from types import ModuleType
 from typing import Protocol, cast
 
 from ..errors import PolicyError
@@ -50,7 +51,9 @@ class Resources:
 class ChannelType:
     """What is known of a type without importing it."""
 
-    module: str  # in this package; defines ``open_channel(spec, resources) -> Channel``
+    module: (
+        str  # in this package; defines ``open_channel(spec, resources) -> Channel``, ``read_settings(spec)``
+    )
     address: str | None = None  # the kind of address it needs unless its settings say so
     many: bool = False  # one message may carry several addresses
     words: bool = True  # it says something to people; without words it carries the event to a machine
@@ -71,8 +74,16 @@ def open_channel(spec: ChannelSpec, resources: Resources) -> Channel:
     Raises PolicyError for settings that no schema can judge: a certificate file that is not there,
     a reference that turned out to be no port.
     """
-    module = import_module(f".{TYPES[spec.type].module}", __name__)
-    return cast(Channel, module.open_channel(spec, resources))
+    return cast(Channel, _module(spec).open_channel(spec, resources))
+
+
+def check_channel(spec: ChannelSpec) -> None:
+    """Raise PolicyError for settings with which the channel would not open."""
+    _module(spec).read_settings(spec)
+
+
+def _module(spec: ChannelSpec) -> ModuleType:
+    return import_module(f".{TYPES[spec.type].module}", __name__)
 
 
 def unusable(spec: ChannelSpec, message: str) -> PolicyError:

@@ -23,8 +23,9 @@ from apprise.exception import AppriseException
 from ..errors import ChannelError, Deferred, Refused, Unknown
 from ..model import Delivery, Message, Severity
 from ..rulebook import ChannelSpec
-from . import Resources
+from . import Resources, unusable
 
+_SAMPLE_ADDRESS = ("+15550001111",)  # for a URL that is looked at and not called
 _THREADS_AT_MOST = 8
 _IDLE_AT_MOST = 256  # services kept for the next message, over all addresses
 _LONGEST_WORDS = 500  # characters
@@ -148,10 +149,28 @@ class AppriseChannel:
 
 
 def open_channel(spec: ChannelSpec, resources: Resources) -> AppriseChannel:
+    return AppriseChannel(read_settings(spec), timeout=spec.timeout, concurrency=spec.concurrency)
+
+
+def read_settings(spec: ChannelSpec) -> Settings:
     _load()
-    return AppriseChannel(
-        Settings(url=spec.options["url"]), timeout=spec.timeout, concurrency=spec.concurrency
-    )
+    settings = Settings(url=spec.options["url"])
+    try:
+        instantiate(settings.for_address(_SAMPLE_ADDRESS), None)
+    except Refused as error:
+        raise unusable(spec, str(error)) from error
+    return settings
+
+
+def instantiate(url: str, asset: apprise.AppriseAsset | None) -> Any:
+    """The plugin that ``url`` names; Refused when there is none, or the URL lacks what it needs."""
+    try:
+        plugin = apprise.Apprise.instantiate(url, asset=asset, suppress_exceptions=False)
+    except (TypeError, ValueError, LookupError, AttributeError, AppriseException) as error:
+        raise Refused(f"Apprise cannot use the URL: {error}") from error
+    if plugin is None:
+        raise Refused("the URL is none that Apprise knows")
+    return plugin
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,12 +213,7 @@ class _Services:
                 self._count -= len(dropped)
 
     def _made(self, url: str) -> _Service:
-        try:
-            plugin = apprise.Apprise.instantiate(url, asset=self._asset, suppress_exceptions=False)
-        except (TypeError, ValueError, LookupError, AttributeError, AppriseException) as error:
-            raise Refused(f"Apprise cannot use the URL: {error}") from error
-        if plugin is None:
-            raise Refused("the URL is none that Apprise knows")
+        plugin = instantiate(url, self._asset)
         plugin.request_rate_per_sec = 0.0  # it would sleep on our thread; the deliverer paces
         plugin.retry = 0  # the deliverer repeats
         if plugin.socket_connect_timeout == apprise.URLBase.socket_connect_timeout:

@@ -30,6 +30,10 @@ def open_channel(spec: ChannelSpec, resources: Resources) -> ConsoleChannel:
     return ConsoleChannel(resources)
 
 
+def read_settings(spec: ChannelSpec) -> None:
+    """There are none."""
+
+
 def _block(delivery: Delivery) -> str:
     message = delivery.message
     about = [

@@ -83,7 +83,7 @@ class EmailChannel:
 
 
 def open_channel(spec: ChannelSpec, resources: Resources) -> EmailChannel:
-    settings = _settings(spec)
+    settings = read_settings(spec)
     servers = tuple(MailServer(mta, timeout=spec.timeout, keep=spec.concurrency) for mta in settings.mtas)
     return EmailChannel(settings, servers)
 
@@ -100,7 +100,7 @@ def _recipients(delivery: Delivery) -> tuple[Mailbox, ...]:
     return tuple(found)
 
 
-def _settings(spec: ChannelSpec) -> Settings:
+def read_settings(spec: ChannelSpec) -> Settings:
     options = spec.options
     sender = _mailbox(spec, options["from"])
     return Settings(

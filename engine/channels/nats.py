@@ -50,7 +50,11 @@ class NatsChannel:
 
 
 def open_channel(spec: ChannelSpec, resources: Resources) -> NatsChannel:
+    return NatsChannel(read_settings(spec), resources, spec.timeout)
+
+
+def read_settings(spec: ChannelSpec) -> Settings:
     subject = spec.options["subject"]
     if not valid_key(subject):
         raise unusable(spec, f"{subject!r} is no NATS subject to publish on")
-    return NatsChannel(Settings(subject=subject), resources, spec.timeout)
+    return Settings(subject=subject)

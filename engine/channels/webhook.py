@@ -125,6 +125,10 @@ class WebhookChannel:
 
 
 def open_channel(spec: ChannelSpec, resources: Resources) -> WebhookChannel:
+    return WebhookChannel(read_settings(spec), timeout=spec.timeout, concurrency=spec.concurrency)
+
+
+def read_settings(spec: ChannelSpec) -> Settings:
     url = spec.options["url"]
     try:
         parts = urlsplit(url)
@@ -137,8 +141,7 @@ def open_channel(spec: ChannelSpec, resources: Resources) -> WebhookChannel:
     for name, value in headers.items():
         if not value.isprintable():
             raise unusable(spec, f"the header {name} is not text on one line")
-    settings = Settings(url=url, key=_key(spec.options.get("secret", "")), headers=headers)
-    return WebhookChannel(settings, timeout=spec.timeout, concurrency=spec.concurrency)
+    return Settings(url=url, key=_key(spec.options.get("secret", "")), headers=headers)
 
 
 def sign(key: bytes, id_: str, timestamp: str, body: bytes) -> str:

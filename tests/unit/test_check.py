@@ -79,6 +79,12 @@ def test_every_kind_of_mistake_in_one_run(tmp_path: Path) -> None:
         ("channels: {email: {type: console}}", 1, 12, "defined-twice"),
         ("channels: {x: {type: apprise, url: 'json://h/{to}'}}", 1, 36, "missing-address"),
         ("channels: {x: {type: webhook, url: '${NO_SUCH}'}}", 1, 36, "unset-variable"),
+        ("channels: {x: {type: apprise, url: 'slck://a/b/c'}}", 1, 12, "unusable-channel"),
+        ("channels: {x: {type: webhook, url: '${NO_SUCH:-ftp://x}'}}", 1, 12, "unusable-channel"),
+        (
+            "channels: {x: {type: email, from: a@example.com, mtas: [{host: h.example, ca: /no/such.pem}]}}",
+            1, 12, "unusable-channel",
+        ),
         ("channels: {x: {type: webhook, url: 'https://h/', secret: 'file:/no/such'}}", 1, 58, "unreadable"),
         (
             "rules: [{id: r, event: notice.login.abnormal, template: t, notify: [terminal], when: {a: {gte: x}}}]",
