@@ -6,9 +6,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import documents, schemas
+from . import documents
 from .documents import Document
 from .model import Place, Problem
+from .spelling import nearest
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,5 +87,5 @@ class Complaints:
             cursor,
             f"unknown-{what}",
             f"unknown {what} {cursor.value!r}; there are: {', '.join(names) or 'none'}",
-            hint=schemas.nearest(cursor.value, names),
+            hint=nearest(cursor.value, names),
         )

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from . import locales, schemas
+from . import locales
 from .catalogue import Catalogue
 from .condition_compiler import compile_block
 from .conditions import Block
@@ -14,6 +14,7 @@ from .cursors import Complaints, Cursor
 from .model import Place, Problem, Recipient, Severity
 from .paths import Path, parse_path
 from .rulebook import Audience, ChannelSpec, Defaults, Mode, Notify, Rule
+from .spelling import nearest
 from .subjects import Pattern, parse_event_pattern
 from .templates import Library, Words
 
@@ -69,7 +70,7 @@ class RuleCompiler:
                     each,
                     "unknown-event",
                     f"the catalogue does not know {each.value}; its payload goes unchecked",
-                    hint=schemas.nearest(each.value, self.catalogue.schemas)
+                    hint=nearest(each.value, self.catalogue.schemas)
                     or f"describe it in events/{each.value.replace('.', '/', 1)}.schema.json",
                     severity="warning",
                 )
@@ -120,7 +121,7 @@ class RuleCompiler:
         wanted = locales.chain(self.defaults.locale)
         words = self.library.find(name, (channel.name, channel.type), wanted)
         if words is None and channel.words and name not in self.library.flawed:
-            known = "" if name in self.library else schemas.nearest(name, self.library.names)
+            known = "" if name in self.library else nearest(name, self.library.names)
             file = f"{channel.name}.html" if channel.type == "email" else f"{channel.name}.txt"
             self.complaints.add(
                 at,

@@ -32,6 +32,8 @@ from .settings import Settings
 log = logging.getLogger(__name__)
 
 _EVENTS_IN_HAND = 512  # of one kind in one process
+_START_LIMIT = 10.0  # seconds for the broker to say what is not permitted
+_PUBLISH_LIMIT = 5.0  # seconds for the broker to take a channel's message
 _SESSION_WAIT = 2.0  # seconds before a lost session is made anew
 _BROKER_TROUBLE = (BrokerError, nats.errors.Error, TimeoutError, OSError)
 
@@ -142,7 +144,7 @@ class Server:
                     tasks.create_task(_watch(session.connection), name="connection"),
                 ]
                 consuming = [tasks.create_task(consumer.run(), name="consumer") for consumer in consumers]
-                await session.connection.client.flush()
+                await session.connection.round_trip(_START_LIMIT)
                 session.connection.require_permitted()
                 self.ready.set()
                 log.info(
@@ -188,9 +190,10 @@ class Server:
         async def publish(subject: str, payload: bytes, headers: Mapping[str, str]) -> None:
             try:
                 await connection.publish(subject, payload, headers=headers)
-                await connection.client.flush(timeout=5)
-            except (nats.errors.Error, TimeoutError) as error:
-                raise BrokerError(f"NATS did not take it: {error or 'time-out'}") from error
+            except nats.errors.Error as error:
+                raise BrokerError(f"NATS did not take it: {error}") from error
+            if not await connection.round_trip(_PUBLISH_LIMIT):
+                raise BrokerError("NATS did not answer")
 
         resources = Resources(publish=publish, write=print_block)
         channels: dict[str, Channel] = {}

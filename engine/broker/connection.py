@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 import nats
@@ -20,6 +20,10 @@ log = logging.getLogger(__name__)
 MINIMUM_SERVER = (2, 12)  # message schedules
 _CONNECT_LIMIT = 10.0  # seconds for one try
 _RETRY_WAIT = 2.0  # seconds between two tries
+_CLOSE_LIMIT = 5.0  # seconds
+_LONGEST_PING = 120  # seconds; long after nats-py has given up on a broker that does not answer
+_UNSENT_AT_MOST = 4 * 1024 * 1024  # bytes, half of what nats-py is given
+_ROOM_WAIT, _ROOM_TRIES = 0.005, 2000  # seconds, and how often: ten seconds in all
 
 
 class Connection:
@@ -37,6 +41,7 @@ class Connection:
         self.violations: list[str] = []  # "permissions violation" texts, lower-cased by nats-py
         self._on_reconnect: list[Callable[[], None]] = []
         self._closing = False
+        self._patient: set[asyncio.Future[object]] = set()
 
     def on_reconnect(self, callback: Callable[[], None]) -> None:
         """Call ``callback`` after each reconnect. It must not raise."""
@@ -65,20 +70,50 @@ class Connection:
         size = len(payload) + _header_size(headers)
         if size > self.client.max_payload > 0:
             raise MessageTooLarge(f"{size} bytes for {subject}; the broker takes {self.client.max_payload}")
+        await self._room()
         try:
             await self.client.publish(subject, payload, reply, headers=dict(headers) if headers else None)
         except nats.errors.ConnectionClosedError as error:
             self.lost.set()
             raise BrokerLost("the connection to NATS is closed") from error
 
+    async def round_trip(self, limit: float) -> bool:
+        """Whether the broker has read, within ``limit`` seconds, all that was sent before."""
+        return await self.patiently(self.client.flush(timeout=_LONGEST_PING), limit)
+
+    async def patiently(self, work: Coroutine[Any, Any, object], limit: float) -> bool:
+        """Wait for something of nats-py's that waits for a PONG; False after ``limit`` seconds.
+
+        It is left running then: were it cancelled, the late PONG would kill the read loop in silence.
+        """
+        task = asyncio.ensure_future(work)
+        self._patient.add(task)
+        task.add_done_callback(self._forget)
+        await asyncio.wait((task,), timeout=limit)
+        return task.done() and not task.cancelled() and task.exception() is None
+
     async def close(self) -> None:
         """Send what is buffered, within a limit, and close."""
         self._closing = True
-        with contextlib.suppress(nats.errors.Error, TimeoutError, OSError):
-            if self.client.is_connected:
-                await self.client.flush(timeout=5)
+        if self.client.is_connected:
+            await self.round_trip(_CLOSE_LIMIT)
         with contextlib.suppress(nats.errors.Error, OSError):
             await self.client.close()
+        for task in self._patient:
+            task.cancel()
+
+    async def _room(self) -> None:
+        """Wait while much is unsent: nats-py's own waiting for room has no end and cannot be cancelled."""
+        for _ in range(_ROOM_TRIES):
+            if not self.client.is_connected or self.client.pending_data_size < _UNSENT_AT_MOST:
+                return
+            await asyncio.sleep(_ROOM_WAIT)
+        raise nats.errors.OutboundBufferLimitError
+
+    def _forget(self, task: asyncio.Future[object]) -> None:
+        self._patient.discard(task)
+        if not task.cancelled():
+            task.exception()  # else asyncio complains that nobody looked
 
     async def errored(self, error: Exception) -> None:
         """nats-py's error callback: if this raised, the read loop would die in silence."""

@@ -129,9 +129,7 @@ class Consumer:
         subscription, self._subscription = self._subscription, None
         if subscription is not None and self._connection.client.is_connected:
             # Draining hands us what has arrived already: dropped, it would wait for ack_wait.
-            with contextlib.suppress(nats.errors.Error, TimeoutError):
-                async with asyncio.timeout(_DRAIN_LIMIT):
-                    await subscription.drain()  # type: ignore[no-untyped-call]
+            await self._connection.patiently(subscription.drain(), _DRAIN_LIMIT)  # type: ignore[no-untyped-call]
 
     async def _pull(self) -> None:
         room = self._room()

@@ -12,15 +12,15 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine import documents, yaml_composer
-from engine.documents import Document, pointer, read, read_bytes
+from engine import documents
+from engine.documents import Document, composer, pointer, read, read_bytes
 from engine.model import Place
 
 
 @pytest.fixture(params=["c", "pure"])
 def parser(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Each of PyYAML's parsers: the C one may be missing."""
-    monkeypatch.setattr(yaml_composer, "_LOADER", yaml.CLoader if request.param == "c" else yaml.Loader)
+    monkeypatch.setattr(composer, "_LOADER", yaml.CLoader if request.param == "c" else yaml.Loader)
     return str(request.param)
 
 
@@ -267,12 +267,12 @@ class TestBounds:
         def nested(depth: int) -> str:
             return opening * depth + "x" + closing * depth
 
-        assert read(nested(yaml_composer.MAX_DEPTH), "a.yaml").problems == ()
-        assert [code for code, _, _ in problems(nested(yaml_composer.MAX_DEPTH + 1))] == ["yaml-too-deep"]
+        assert read(nested(composer.MAX_DEPTH), "a.yaml").problems == ()
+        assert [code for code, _, _ in problems(nested(composer.MAX_DEPTH + 1))] == ["yaml-too-deep"]
         assert [code for code, _, _ in problems(opening * 100_000)] == ["yaml-too-deep"]
 
     def test_number_of_values(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(yaml_composer, "MAX_NODES", 4)
+        monkeypatch.setattr(composer, "MAX_NODES", 4)
         assert problems("[1, 2, 3]") == []
         assert problems("[1, 2, 3, 4]") == [("yaml-too-big", 1, 11)]
 
@@ -523,7 +523,7 @@ def test_any_bytes_are_read_or_have_problems(content: bytes) -> None:
 @given(st.lists(pieces, max_size=30).map("".join))
 def test_the_pure_parser_raises_nothing_either(text: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(yaml_composer, "_LOADER", yaml.Loader)
+        patch.setattr(composer, "_LOADER", yaml.Loader)
         assert_sound(read(text, "f"))
 
 

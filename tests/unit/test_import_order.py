@@ -31,14 +31,7 @@ PURE = [
 ]
 EDGES = [
     "durations",
-    "spots",
-    "yaml_scalars",
-    "yaml_composer",
-    "yaml_errors",
     "documents",
-    "schema_validators",
-    "schema_wording",
-    "schema_findings",
     "schemas",
     "references",
     "settings",

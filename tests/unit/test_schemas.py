@@ -14,12 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from engine import schema_validators
 from engine.channels import TYPES
 from engine.documents import read
-from engine.schema_findings import Finding
-from engine.schema_wording import EXPECTS
-from engine.schemas import check, check_schema, check_value, load, names
+from engine.schemas import check, check_schema, check_value, load, names, validators
+from engine.schemas.findings import Finding
+from engine.schemas.wording import EXPECTS
 from engine.spelling import nearest
 
 POLICY = """
@@ -153,7 +152,7 @@ class TestPackaged:
                 target = inside
                 while "description" not in target:
                     assert "$ref" in target, f"{pointer}/properties/{key} has no description"
-                    target = schema_validators.dereference(root, target)
+                    target = validators.dereference(root, target)
                 assert target["description"].endswith("."), f"{pointer}/properties/{key}"
             if "pattern" in schema:
                 assert EXPECTS in schema, f"{pointer} has a pattern and does not say what it expects"
@@ -615,8 +614,8 @@ def test_the_fast_check_agrees_with_the_library(name: str, draw: st.DataObject) 
             parent[draw.draw(st.sampled_from(["foo", "A b", "when", "type", "user", "any"]))] = draw.draw(
                 odd_values
             )
-    expected = schema_validators.STRICT(load(name)).is_valid(data)
-    assert schema_validators.Predicates(load(name)).of(load(name))(data) is expected
+    expected = validators.STRICT(load(name)).is_valid(data)
+    assert validators.Predicates(load(name)).of(load(name))(data) is expected
     # JSON is YAML, and whatever is wrong has a place and is said in words.
     problems = check(read(json.dumps(data), "a.yaml"), name)
     assert (problems == []) is expected
@@ -629,7 +628,7 @@ def test_the_fast_check_agrees_with_the_library(name: str, draw: st.DataObject) 
 def test_no_keyword_of_the_packaged_schemas_is_slow() -> None:
     """A keyword that the fast check does not know would send every file to the library."""
     for name in ("policy", "mss"):
-        assert schema_validators.Predicates(load(name)).ref("#/$defs/duration")("5s")
+        assert validators.Predicates(load(name)).ref("#/$defs/duration")("5s")
     for target in ("rule", "channel", "person", "test", "block"):
         example = {
             "rule": WHOLE["policy"]["rules"][0],
@@ -638,7 +637,7 @@ def test_no_keyword_of_the_packaged_schemas_is_slow() -> None:
             "test": WHOLE["policy"]["tests"][0],
             "block": WHOLE["policy"]["rules"][0]["when"],
         }[target]
-        assert schema_validators.Predicates(load("policy")).ref(f"#/$defs/{target}")(example)
+        assert validators.Predicates(load("policy")).ref(f"#/$defs/{target}")(example)
 
 
 def test_ten_thousand_rules_are_quick() -> None:

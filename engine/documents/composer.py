@@ -12,8 +12,8 @@ from typing import Any
 
 import yaml
 
+from .scalars import scalar
 from .spots import Branch, Fault, Spot
-from .yaml_scalars import scalar
 
 MAX_NODES = 1_000_000  # values in one file once every alias is written out
 MAX_DEPTH = 100  # mappings and lists inside one another

@@ -9,10 +9,10 @@ from typing import Any
 
 import yaml
 
-from .model import Place, Problem
+from ..model import Place, Problem
+from .composer import Composer
+from .faults import error_offset, is_tab, syntax_fault, tab_fault
 from .spots import Branch, Fault, Spot
-from .yaml_composer import Composer
-from .yaml_errors import error_offset, is_tab, syntax_fault, tab_fault
 
 Path = tuple[str | int, ...]  # keys and list positions from the root
 

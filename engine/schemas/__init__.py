@@ -11,15 +11,13 @@ from jsonschema import Draft202012Validator
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 
-from .documents import Document, pointer
-from .model import Problem
-from .schema_findings import Finding, findings
-from .schema_validators import PLAIN, Schema, fast_validator
-from .spelling import nearest
+from ..documents import Document, pointer
+from ..model import Problem
+from ..spelling import nearest
+from .findings import Finding, findings
+from .validators import PLAIN, Schema, fast_validator
 
-__all__ = ["DATA", "check", "check_schema", "check_value", "load", "names", "nearest"]
-
-_HERE = Path(__file__).parent
+_HERE = Path(__file__).parents[1]
 DATA = _HERE / "_data" if (_HERE / "_data").is_dir() else _HERE.parent  # in a wheel; in the source tree
 
 _FIRST = ("policy", "mss", "envelope")  # before the events in names()

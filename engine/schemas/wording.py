@@ -8,8 +8,8 @@ from typing import Any
 
 from jsonschema.exceptions import ValidationError
 
-from .schema_validators import Schema, dereference, regex
-from .spelling import nearest
+from ..spelling import nearest
+from .validators import Schema, dereference, regex
 
 Words = tuple[str, str, str]  # code, message, hint
 

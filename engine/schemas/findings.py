@@ -8,10 +8,10 @@ from typing import Any
 
 from jsonschema.exceptions import ValidationError
 
-from .documents import Path
-from .schema_validators import Schema, dereference, regex
-from .schema_wording import in_words, no_alternative, schema_of, unknown_key, wrong_key
-from .spelling import nearest
+from ..documents import Path
+from ..spelling import nearest
+from .validators import Schema, dereference, regex
+from .wording import in_words, no_alternative, schema_of, unknown_key, wrong_key
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

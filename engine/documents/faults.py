@@ -6,8 +6,8 @@ from bisect import bisect_right
 
 import yaml
 
+from .composer import MAX_DEPTH
 from .spots import Fault
-from .yaml_composer import MAX_DEPTH
 
 
 def tab_fault(offset: int) -> Fault:

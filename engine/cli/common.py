@@ -1,0 +1,85 @@
+"""What the commands share: options, consoles, running and failing."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from rich.console import Console
+
+import msc
+
+from .. import report
+from ..errors import MssError, PolicyError, SettingsError, innermost
+from ..settings import Settings, load_settings
+
+CONFIG = click.option(
+    "-c",
+    "--config",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Settings; default: mss.yaml if it is there.",
+)
+PAYLOAD = click.option(
+    "--payload",
+    "payload_file",
+    type=click.File("rb"),
+    required=True,
+    help="A file of JSON; - is standard input.",
+)
+SERVER = click.option("--server", help="The NATS server, instead of the one in the settings.")
+
+T = TypeVar("T")
+
+
+def out() -> Console:
+    return Console(highlight=False)
+
+
+def err() -> Console:
+    return Console(stderr=True, highlight=False)
+
+
+def run(work: Callable[[], Coroutine[Any, Any, T]], folder: str = "") -> T:
+    """Run ``work``; what MSS or the client raises on purpose becomes words and exit code 1."""
+    try:
+        return asyncio.run(work())
+    except PolicyError as error:
+        report.show_problems(err(), folder, error.problems)
+        raise click.ClickException(f"{folder}: the policy has {len(error.problems)} errors") from error
+    except (MssError, msc.MscError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+    except BaseExceptionGroup as group:
+        meant, bugs = group.split((MssError, msc.MscError, OSError))
+        if bugs is not None or meant is None:
+            raise
+        raise click.ClickException(str(innermost(meant))) from group
+
+
+def settings_of(config: Path | None) -> Settings:
+    try:
+        return load_settings(config)
+    except SettingsError as error:
+        report.show_problems(err(), "", error.problems)
+        sys.exit(1)
+
+
+def payload_of(file: Any) -> Any:
+    try:
+        return json.loads(file.read())
+    except ValueError as error:
+        raise click.UsageError(f"--payload: no JSON: {error}") from error
+
+
+def ended_by_signal() -> asyncio.Event:
+    """An event that SIGTERM and SIGINT set."""
+    ended = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ended.set)
+    return ended

@@ -1,0 +1,81 @@
+"""``mss demo`` and ``mss serve``."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from .. import schemas
+from ..demo import run_demo
+from ..embedded import embedded_broker
+from ..health import health_pages
+from ..loader import load_policy
+from ..server import Server
+from ..settings import Settings
+from .common import CONFIG, ended_by_signal, out, run, settings_of
+from .logs import log_to_stderr
+
+
+@click.command()
+@click.option(
+    "--rules",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="A policy; default: rules, else the example.",
+)
+@click.option("--locale", default="en", show_default=True, help="The language of the person who is told.")
+@click.option("--stay", is_flag=True, help="Keep everything up until Ctrl-C.")
+def demo(rules: Path | None, locale: str, stay: bool) -> None:
+    """Broker, engine, mail catcher and SMS catcher on this machine; one abnormal login through all of it."""
+    folder = rules or (Path("rules") if Path("rules").is_dir() else schemas.DATA / "rules")
+    log_to_stderr("warning", "text")
+
+    async def main() -> bool:
+        ended = ended_by_signal()
+        running = asyncio.ensure_future(run_demo(out(), folder, locale or "en", stay=ended if stay else None))
+        waiting = asyncio.ensure_future(ended.wait())
+        await asyncio.wait((running, waiting), return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+        if not running.done() and not stay:
+            running.cancel()
+        return await running
+
+    if not run(main, str(folder)):
+        raise click.ClickException("not everything that was planned has arrived")
+
+
+@click.command()
+@CONFIG
+@click.option(
+    "--rules",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="The policy, instead of the one in the settings.",
+)
+@click.option("--embedded", is_flag=True, help="Start a nats-server of its own, for one machine.")
+@click.option(
+    "--data", type=click.Path(file_okay=False, path_type=Path), default=Path("mss-data"), show_default=True,
+    help="Where the embedded nats-server keeps its streams.",
+)  # fmt: skip
+def serve(config: Path | None, rules: Path | None, embedded: bool, data: Path) -> None:
+    """Serve: take events from NATS, decide, deliver."""
+    settings = settings_of(config)
+    log_to_stderr(settings.log_level, settings.log_format)
+    folder = rules or settings.rules
+    run(lambda: _serve(settings, folder, data if embedded else None), str(folder))
+
+
+async def _serve(settings: Settings, folder: Path, data: Path | None) -> None:
+    stop = ended_by_signal()
+    rulebook = load_policy(folder).require()
+    async with AsyncExitStack() as stack:
+        if data is not None:
+            port = int(settings.servers[0].rpartition(":")[2])
+            address = await stack.enter_async_context(embedded_broker(data, port=port))
+            settings = replace(settings, servers=(address,))
+        server = Server(settings=settings, rulebook=rulebook)
+        if settings.metrics:
+            await stack.enter_async_context(health_pages(settings.metrics, server.metrics, server.ready))
+        await server.run(stop)
