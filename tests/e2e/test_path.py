@@ -99,8 +99,11 @@ async def test_what_is_published_while_no_engine_runs_is_delivered_when_one_star
     assert await engine.end() == 0
     for number in range(20):
         await world.client.publish(NOTICE, envelope(login(number)))  # plain core NATS, as the original's
-    await world.client.flush()
-    assert await world.stored("MSS_NOTICE") == 20
+
+    async def taken() -> bool:
+        return await world.stored("MSS_NOTICE") == 20
+
+    await until(taken, what="twenty events in the stream")
     await start_engine()
     assert await world.caught.wait_for(20, 20)
     assert {mail["To"] for _, mail in world.caught.mails} == {f"u{n}@example.com" for n in range(20)}
