@@ -18,11 +18,12 @@ from . import history
 from .broker import Connection, Outgoing, Publisher, Topology
 from .catalogue import mask
 from .channels import Channel
-from .codec import decode_delivery
+from .codec import decode_delivery, encode
 from .errors import Deferred, Refused, UndecodableError, Unknown
 from .intake import Clock
 from .metrics import Metrics
 from .model import Delivery, Kind, Outcome, Receipt
+from .plan import rest_of
 from .rulebook import ChannelSpec
 
 log = logging.getLogger(__name__)
@@ -73,7 +74,10 @@ class Deliverer:
         except Refused as error:
             await self._give_up(attempt, Outcome.REFUSED, "refused", str(error))
         except Deferred as error:
-            await self._later(attempt, Outcome.DEFERRED, str(error), asked=error.retry_after)
+            if error.remaining:
+                await self._split(attempt, str(error), error.remaining)
+            else:
+                await self._later(attempt, Outcome.DEFERRED, str(error), asked=error.retry_after)
         except Unknown as error:
             await self._later(attempt, Outcome.UNKNOWN, str(error))
         else:
@@ -83,6 +87,17 @@ class Deliverer:
             )
             await attempt.msg.ack()
             self.metrics.latency.labels(self.spec.name).observe(self._age(attempt.delivery))
+
+    async def _split(self, attempt: _Attempt, detail: str, remaining: tuple[str, ...]) -> None:
+        """Some addresses are served: what is left is a delivery of its own, so that they are not again."""
+        rest = rest_of(attempt.delivery, remaining)
+        subject = self.topology.delivery_subject(rest.kind, rest.channel)
+        await self.publisher.store(
+            Outgoing(subject=subject, payload=encode(rest), id=rest.id),
+            history.sent_mark(self.topology, attempt.delivery),
+            self._receipt(attempt, Outcome.SENT, detail, final=True),
+        )
+        await attempt.msg.ack()
 
     async def _later(
         self, attempt: _Attempt, outcome: Outcome, detail: str, *, asked: float | None = None

@@ -68,11 +68,17 @@ class Refused(ChannelError):
 
 
 class Deferred(ChannelError):
-    """Definitely not sent; worth another try."""
+    """Definitely not sent; worth another try.
 
-    def __init__(self, detail: str, *, retry_after: float | None = None) -> None:
+    With ``remaining``, the other addresses of the delivery have been served, and only these not.
+    """
+
+    def __init__(
+        self, detail: str, *, retry_after: float | None = None, remaining: tuple[str, ...] = ()
+    ) -> None:
         super().__init__(detail)
         self.retry_after = retry_after  # seconds, where the other side said so
+        self.remaining = remaining
 
 
 class Unknown(ChannelError):

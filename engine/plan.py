@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -224,6 +224,12 @@ def _context(order: _Order, to: tuple[str, ...]) -> dict[str, Any]:
         "vars": {**rule.vars, **order.notify.vars},
         "site": order.rulebook.defaults.site,
     }
+
+
+def rest_of(delivery: Delivery, remaining: tuple[str, ...]) -> Delivery:
+    """The same message for the addresses that are left; the same id whenever they are the same."""
+    digest = hashlib.sha256("\0".join((delivery.id, *remaining)).encode())
+    return replace(delivery, id=digest.hexdigest()[:32], to=remaining)
 
 
 def delivery_id(event: Event, rule: str, channel: str, template: str, to: tuple[str, ...]) -> str:

@@ -20,10 +20,11 @@ class Channel(Protocol):
     """Send deliveries somewhere.
 
     ``send`` returns a short note, the other side's words, when it has taken the message. It raises
-    ``Refused`` when trying again is pointless, ``Deferred`` when nothing went out and it may later,
-    ``Unknown`` when it may have gone out. It never raises anything else (cancellation apart), never
-    retries and never logs: the deliverer does. Every await on the outside ends within
-    ``spec.timeout``. ``send`` is called concurrently, at most ``spec.concurrency`` times at once.
+    ``Refused`` when trying again is pointless, ``Deferred`` when nothing went out and it may later
+    (with ``remaining`` when it went out to all but these), ``Unknown`` when it may have gone out. It
+    never raises anything else (cancellation apart), never retries and never logs: the deliverer does.
+    Every await on the outside ends within ``spec.timeout``. ``send`` is called concurrently, at most
+    ``spec.concurrency`` times at once.
     """
 
     async def send(self, delivery: Delivery) -> str: ...

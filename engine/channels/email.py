@@ -49,6 +49,8 @@ class EmailChannel:
             try:
                 return f"{server.mta.name}: {await server.send(envelope)}"
             except (Refused, Deferred) as error:
+                if isinstance(error, Deferred) and error.remaining:
+                    raise _partly(delivery, server.mta.name, error) from error
                 failures.append(error)
                 said.append(f"{server.mta.name}: {error}")
         refused = all(isinstance(failure, Refused) for failure in failures)
@@ -98,6 +100,16 @@ def _recipients(delivery: Delivery) -> tuple[Mailbox, ...]:
     if not found:
         raise Refused("the delivery has no address")
     return tuple(found)
+
+
+def _partly(delivery: Delivery, server: str, error: Deferred) -> Deferred:
+    """Some have the mail: the others come again alone, as the delivery spells them."""
+    left = tuple(
+        text
+        for text in delivery.to
+        if (mailbox := parse_mailbox(text)) and mailbox.in_ascii.address in error.remaining
+    )
+    return Deferred(f"{server}: {error}", remaining=left)
 
 
 def read_settings(spec: ChannelSpec) -> Settings:

@@ -39,8 +39,8 @@ class MailServer:
         if kept is not None:
             try:
                 return await self._converse(kept, envelope)
-            except Deferred:
-                if kept.is_connected:
+            except Deferred as error:
+                if kept.is_connected or error.remaining:
                     raise
                 # The server had closed it meanwhile, and does not have the mail.
         return await self._converse(await self._connect(), envelope)
@@ -63,7 +63,7 @@ class MailServer:
     async def _converse(self, smtp: SMTP, envelope: Envelope) -> str:
         keep = False
         try:
-            refusals = await offer(smtp, envelope)
+            turned = await offer(smtp, envelope)
             note = await hand_over(smtp, envelope.message)
             keep = True
         except (Refused, Deferred):
@@ -74,7 +74,10 @@ class MailServer:
                 self._keep(smtp)
             else:
                 _drop(smtp)
-        return "; ".join([note, *refusals])
+        words = "; ".join([note, *turned.words])
+        if turned.for_now:
+            raise Deferred(words, remaining=turned.for_now)
+        return words
 
     async def _connect(self) -> SMTP:
         return await open_session(self.mta, timeout=self._timeout, own_name=await self._introduction())

@@ -64,6 +64,14 @@ class Envelope:
     international: bool = False  # some address is not ASCII: the server must offer SMTPUTF8
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turned:
+    """The recipients that a server did not take while it took others."""
+
+    words: tuple[str, ...]  # the server's, for each
+    for_now: tuple[str, ...]  # of the delivery's own addresses, those it may take later
+
+
 async def open_session(mta: Mta, *, timeout: float, own_name: str) -> SMTP:
     """A connection that is encrypted and logged in as the settings want it; else Deferred.
 
@@ -103,7 +111,7 @@ async def _encrypt(smtp: SMTP) -> None:
     await _greet(smtp)
 
 
-async def offer(smtp: SMTP, envelope: Envelope) -> list[str]:
+async def offer(smtp: SMTP, envelope: Envelope) -> Turned:
     """Everything up to the server's "go ahead"; returns the recipients it does not take."""
     options, encoding = _mail_options(smtp, envelope)
     refused: dict[str, SMTPResponseException] = {}
@@ -129,7 +137,10 @@ async def offer(smtp: SMTP, envelope: Envelope) -> list[str]:
     except (SMTPException, OSError, ValueError) as error:
         smtp.close()
         raise Deferred(_described(error)) from error
-    return [f"refused: {each}" for each in words]
+    return Turned(
+        words=tuple(f"refused: {each}" for each in words),
+        for_now=tuple(each for each in envelope.recipients if each in refused and refused[each].code < 500),
+    )
 
 
 async def hand_over(smtp: SMTP, message: bytes) -> str:

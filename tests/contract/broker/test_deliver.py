@@ -172,6 +172,23 @@ async def test_refused_is_a_dead_letter_at_once_and_shows_no_secret(connection: 
         assert SECRET not in json.dumps(receipt)
 
 
+async def test_who_had_to_wait_is_sent_to_alone(connection: Connection) -> None:
+    async with delivering(connection, Deferred("451 b waits", remaining=("b@example.com",))) as bench:
+        await bench.store(delivery(to=("a@example.com", "b@example.com")))
+        await bench.done()
+        await until(lambda: len(bench.channel.sent) == 2, what="the second address")
+        assert bench.channel.sent[0] == "d" * 32 != bench.channel.sent[1]
+
+        async def both() -> bool:
+            return len(await bench.history()) == 2
+
+        await until(both, what="two receipts")
+        assert [(r["outcome"], r["to"]) for r in await bench.history()] == [
+            ("sent", ["a@example.com", "b@example.com"]),
+            ("sent", ["b@example.com"]),
+        ]
+
+
 async def test_attempts_are_bounded(connection: Connection) -> None:
     async with delivering(connection, *(Deferred("451 later") for _ in range(9))) as bench:
         await bench.store(delivery())

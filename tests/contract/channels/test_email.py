@@ -149,6 +149,17 @@ async def test_one_refused_recipient_keeps_nobody_else_from_the_mail(
     assert spare.connections == 0
 
 
+async def test_a_recipient_who_has_to_wait_comes_again_alone(world: World, delivery: Delivery) -> None:
+    main, spare = await world.smtp(RCPT=refuse("b@", "451 greylisted")), await world.smtp()
+    channel = world.mail(main, spare)
+    whole = replace(delivery, to=("A One <a@x.test>", "B Two <b@x.test>"))
+    with pytest.raises(Deferred, match=r"b@x\.test: 451 greylisted") as caught:
+        await channel.send(whole)
+    assert caught.value.remaining == ("B Two <b@x.test>",)
+    assert len(main.bodies) == 1
+    assert spare.connections == 0  # it would have got the whole mail a second time
+
+
 @pytest.mark.parametrize(("second", "error"), [("550 unknown", Refused), ("451 later", Deferred)])
 async def test_all_recipients_refused(
     second: str, error: type[Exception], world: World, delivery: Delivery
