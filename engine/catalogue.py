@@ -79,8 +79,7 @@ def _spell(schema: Mapping[str, Any], payload: Mapping[str, Any]) -> Mapping[str
     folded = {name.lower(): name for name in properties}
     spelled: dict[str, Any] = {}
     for key, value in payload.items():
-        name = folded.get(key.lower(), key)
-        spelled.pop(name, None)  # of a repeated key the last wins
+        name = folded.get(key.lower(), key)  # of a repeated key the last wins
         inside = properties.get(name, {})
         spelled[name] = _spell(inside, value) if isinstance(value, Mapping) else value
     return spelled

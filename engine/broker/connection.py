@@ -13,7 +13,7 @@ import nats.errors
 from nats.aio.client import Client
 from nats.js import JetStreamContext
 
-from ..errors import BrokerLost, BrokerUnfit, MessageTooLarge
+from ..errors import BrokerError, BrokerLost, BrokerUnfit, MessageTooLarge
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +76,24 @@ class Connection:
         except nats.errors.ConnectionClosedError as error:
             self.lost.set()
             raise BrokerLost("the connection to NATS is closed") from error
+
+    async def hand_over(
+        self, subject: str, payload: bytes, headers: Mapping[str, str], *, limit: float
+    ) -> None:
+        """Publish, and return once the broker has read it and said nothing against it.
+
+        Raises BrokerError. A permission that is missing is told late and apart: without the round
+        trip the message would be gone and nobody the wiser.
+        """
+        said = len(self.violations)
+        try:
+            await self.publish(subject, payload, headers=headers)
+        except nats.errors.Error as error:
+            raise BrokerError(f"NATS did not take it: {error}") from error
+        if not await self.round_trip(limit):
+            raise BrokerError("NATS did not answer")
+        if any(subject.lower() in text.lower() for text in self.violations[said:]):
+            raise BrokerError(f"NATS does not permit {subject}")
 
     async def round_trip(self, limit: float) -> bool:
         """Whether the broker has read, within ``limit`` seconds, all that was sent before."""

@@ -66,6 +66,7 @@ class Consumer:
         self._heard = False
         self._wake = asyncio.Event()
         self._tasks: asyncio.TaskGroup | None = None
+        self.pulling = asyncio.Event()  # set once the first pull has gone out
 
     async def run(self) -> None:
         """Pull and handle until ``stop``, then finish what is in hand.
@@ -144,6 +145,7 @@ class Consumer:
             await self._connection.publish(self._next, json.dumps(request).encode(), reply=reply)
         except nats.errors.OutboundBufferLimitError:
             del self._pulls[reply]  # the broker is away; the reconnect wakes us
+        self.pulling.set()
 
     async def _received(self, msg: Msg) -> None:
         self._heard = True

@@ -192,6 +192,23 @@ async def test_nonsense_is_counted_and_lies_in_the_dead_letters(
     assert counted == len(nonsense)
 
 
+async def test_nonsense_as_large_as_the_broker_takes_is_cut_and_says_so(
+    world: World, start_engine: StartEngine
+) -> None:
+    await start_engine()
+    size = world.client.max_payload
+    await world.client.publish(NOTICE, b"x" * size)  # no room is left for the headers of a dead letter
+
+    async def buried() -> bool:
+        return await world.stored("MSS_DEAD") == 1
+
+    await until(buried, what="the dead letter")
+    (letter,) = await world.messages("MSS_DEAD")
+    assert letter.headers["Mss-Truncated"] == str(size)
+    assert size - 10_000 < len(letter.data) < size
+    assert await world.stored("MSS_NOTICE") == 0
+
+
 async def fetch(url: str) -> str:
     import aiohttp
 

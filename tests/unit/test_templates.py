@@ -121,6 +121,7 @@ def test_only_the_pictures_that_are_shown_are_sent() -> None:
         "{{ 'a' + 1 }}",
         "{{ ''.__class__.__mro__ }}",
         "{{ 'x' * 10000000 }}",
+        "{{ ('x' * 10000000) | length }}",
         "{{ 9 ** 99999 }}",
         "{% for i in range(99999) %}{% for j in range(99999) %}xxxxxxxxxx{% endfor %}{% endfor %}",
         "{% for i in range(99999999) %}x{% endfor %}",

@@ -126,7 +126,10 @@ async def test_a_long_task_is_not_handed_out_again(connection: Connection) -> No
     assert times == 1
 
 
-async def test_it_goes_on_after_the_broker_was_killed(server: NatsServer, connection: Connection) -> None:
+async def test_it_goes_on_after_the_broker_was_killed(
+    server: NatsServer, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.broker.consumer._SILENCE", 1000.0)  # it must not need to notice the silence
     await stream(connection, 5)
     seen = set()
 

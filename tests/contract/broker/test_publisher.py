@@ -59,6 +59,18 @@ async def test_without_a_stream_it_gives_up(
         await publisher.store(message(1, "nowhere"))
 
 
+async def test_what_no_stream_took_is_sent_again(
+    connection: Connection, publisher: Publisher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_RESEND_AFTER", 0.05)
+    storing = asyncio.create_task(publisher.store(message(1)))
+    await connection.round_trip(5.0)  # it has gone out, and nobody was there
+    await connection.js.add_stream(name="S", subjects=["s.>"])
+    async with asyncio.timeout(60):
+        await storing
+    assert (await connection.js.stream_info("S")).state.messages == 1
+
+
 async def test_what_does_not_fit_is_refused_and_the_connection_lives(
     connection: Connection, publisher: Publisher
 ) -> None:

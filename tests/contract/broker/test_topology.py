@@ -8,10 +8,10 @@ from pathlib import Path
 import nats
 import pytest
 from nats.js import api
-from support import NatsServer, client_options, until
+from support import NatsServer, client_options
 
 from engine.broker import Connection, Topology, connect
-from engine.errors import BrokerLost, BrokerUnfit
+from engine.errors import BrokerError, BrokerLost, BrokerUnfit
 from engine.model import Kind
 
 
@@ -36,30 +36,26 @@ async def test_everything_is_made_once(connection: Connection) -> None:
     assert sorted(w.config.filter_subject for w in workers) == ["mss.delivery.*.email", "mss.delivery.*.sms"]
 
 
-async def test_from_the_moment_the_stream_listens_nothing_is_lost(connection: Connection) -> None:
-    published = 0
+async def test_no_stream_listens_before_its_durable_is_there(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With interest retention, what comes before the durable would be dropped."""
+    add_consumer = connection.js.add_consumer
+    tried = []
 
-    async def publish() -> None:
-        nonlocal published
-        while True:
-            await connection.client.request(
-                "kiam.console.notice.x", b"e", timeout=5
-            )  # answered by the stream
-            published += 1
+    async def add_later(stream: str, config: api.ConsumerConfig) -> api.ConsumerInfo:
+        for subject in ("kiam.console.notice.x", "kiam.console.audit.x", "kiam.console.log"):
+            if f"MSS_{subject.split('.')[2].upper()}" == stream:
+                with pytest.raises(nats.errors.NoRespondersError):
+                    await connection.client.request(subject, b"event", timeout=5)
+                tried.append(stream)
+        return await add_consumer(stream, config)
 
-    async def announce() -> None:
-        while True:
-            try:
-                await publish()
-            except nats.errors.NoRespondersError:
-                await asyncio.sleep(0)
-
-    announcing = asyncio.create_task(announce())
+    monkeypatch.setattr(connection.js, "add_consumer", add_later)
     await Topology().prepare(connection)
-    await until(lambda: published >= 50, what="fifty events taken")
-    announcing.cancel()
-    await asyncio.wait((announcing,))
-    assert (await connection.js.stream_info("MSS_NOTICE")).state.messages >= published
+    assert tried == ["MSS_NOTICE", "MSS_AUDIT", "MSS_LOG"]
+    answer = await connection.client.request("kiam.console.notice.x", b"event", timeout=5)
+    assert b'"stream":"MSS_NOTICE"' in answer.data
 
 
 async def test_a_service_that_is_off_has_no_stream(connection: Connection) -> None:
@@ -105,6 +101,20 @@ async def test_a_missing_permission_is_a_failure_to_start(tmp_path_factory: pyte
         await connection.close()
     finally:
         await server.kill()
+
+
+async def test_what_is_not_permitted_is_not_handed_over(tmp_path: Path) -> None:
+    server = NatsServer(
+        tmp_path / "nats",
+        'authorization { users: [{user: a, password: b, permissions: {publish: {deny: ["siem.>"]}}}] }',
+    )
+    await server.start()
+    connection = await connect({**client_options(server), "user": "a", "password": "b"})
+    await connection.hand_over("elsewhere", b"event", {}, limit=5.0)
+    with pytest.raises(BrokerError, match=r"does not permit siem\.Events"):
+        await connection.hand_over("siem.Events", b"event", {}, limit=5.0)
+    await connection.close()
+    await server.kill()
 
 
 async def test_a_closed_client_is_a_lost_connection(connection: Connection) -> None:
