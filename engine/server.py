@@ -144,6 +144,8 @@ class Server:
                     tasks.create_task(_watch(session.connection), name="connection"),
                 ]
                 consuming = [tasks.create_task(consumer.run(), name="consumer") for consumer in consumers]
+                for consumer in consumers:
+                    await consumer.pulling.wait()
                 await session.connection.round_trip(_START_LIMIT)
                 session.connection.require_permitted()
                 self.ready.set()
@@ -188,12 +190,7 @@ class Server:
 
     def _open_channels(self, connection: Connection, stack: AsyncExitStack) -> dict[str, Channel]:
         async def publish(subject: str, payload: bytes, headers: Mapping[str, str]) -> None:
-            try:
-                await connection.publish(subject, payload, headers=headers)
-            except nats.errors.Error as error:
-                raise BrokerError(f"NATS did not take it: {error}") from error
-            if not await connection.round_trip(_PUBLISH_LIMIT):
-                raise BrokerError("NATS did not answer")
+            await connection.hand_over(subject, payload, headers, limit=_PUBLISH_LIMIT)
 
         resources = Resources(publish=publish, write=print_block)
         channels: dict[str, Channel] = {}

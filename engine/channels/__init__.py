@@ -52,9 +52,7 @@ class Resources:
 class ChannelType:
     """What is known of a type without importing it."""
 
-    module: (
-        str  # in this package; defines ``open_channel(spec, resources) -> Channel``, ``read_settings(spec)``
-    )
+    module: str  # in this package; defines ``open_channel(spec, resources)`` and ``read_settings(spec)``
     address: str | None = None  # the kind of address it needs unless its settings say so
     many: bool = False  # one message may carry several addresses
     words: bool = True  # it says something to people; without words it carries the event to a machine

@@ -123,10 +123,13 @@ async def test_a_stream_over_the_actions_stops_the_start(world: World) -> None:
             pass
 
 
-async def test_a_missing_permission_stops_the_start(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "denied", ['subscribe: {deny: ["_INBOX_mss.>"]}', 'publish: {deny: ["$JS.API.CONSUMER.MSG.NEXT.>"]}']
+)
+async def test_a_missing_permission_stops_the_start(tmp_path: Path, denied: str) -> None:
     broker = NatsServer(
         tmp_path / "nats",
-        'authorization { users: [{user: a, password: b, permissions: {subscribe: {deny: ["_INBOX_mss.>"]}}}] }',
+        f"authorization {{ users: [{{user: a, password: b, permissions: {{ {denied} }} }}] }}",
     )
     await broker.start()
     with pytest.raises(BrokerUnfit, match="permissions are too narrow"):
