@@ -19,6 +19,7 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/mss check rules --strict
+	$(BIN)/mss test rules --require-coverage
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

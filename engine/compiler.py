@@ -10,21 +10,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from . import documents, references, schemas
+from . import documents, lint, references, schemas
+from .action_compiler import ActionCompiler
+from .case_compiler import CaseCompiler
+from .cases import Case
 from .catalogue import Catalogue, EventSchema
 from .channels import TYPES, check_channel
 from .cursors import Complaints, Cursor
 from .documents import Document
 from .durations import parse_duration
 from .errors import PolicyError
-from .index import SubjectIndex
+from .index import RuleIndex
 from .model import Place, Problem, Recipient
 from .plan import usable_address
 from .retry import RetryPolicy
-from .rule_compiler import TEMPLATE_FOLDER, RuleCompiler
+from .rule_compiler import RuleCompiler
 from .rulebook import ChannelSpec, Defaults, Mode, Rulebook, in_order
 from .sections import Sections
-from .templates import Library, Source, compile_library
+from .templates import TEMPLATE_FOLDER, Library, Source, compile_library
 
 _COMMON = ("type", "address", "timeout", "concurrency", "retry")  # settings that every channel has
 
@@ -45,6 +48,7 @@ class Compiled:
     """What could be made of a folder. The rulebook is to be used only when no problem is an error."""
 
     rulebook: Rulebook
+    cases: tuple[Case, ...]
     problems: Sequence[Problem]
     rules: int  # written, whether switched on or not
 
@@ -71,19 +75,58 @@ def compile_policy(folder: Folder, environment: Mapping[str, str]) -> Compiled:
         library=library,
         catalogue=catalogue,
     )
-    rules = in_order(tuple(rule_compiler.rule(entry) for entry in sections.rules()))
+    action_compiler = ActionCompiler(
+        complaints=complaints,
+        defaults=defaults,
+        channels=channels,
+        declared=sections.names("channels"),
+        library=library,
+        environment=environment,
+    )
+    surroundings = lint.Surroundings(catalogue)
+    written: list[lint.Written] = []
+    for entry in sections.rules():
+        before = len(complaints.problems)
+        rule = rule_compiler.rule(entry)
+        written.append(surroundings.written(entry, rule, complaints.problems[before:]))
+    rules = in_order(tuple(each.rule for each in written))
     live = tuple(rule for rule in rules if rule.mode is not Mode.OFF)
+    actions = {}
+    for entry in sections.named("actions"):
+        lint.check_secrets(entry, complaints)
+        actions[entry.name] = action_compiler.action(entry)
     rulebook = Rulebook(
         revision=folder.revision,
         defaults=defaults,
         channels=channels,
         people=people,
         rules=live,
+        actions=actions,
         library=library,
         catalogue=catalogue,
-        index=SubjectIndex([(rule.events, rule) for rule in live]),
+        index=RuleIndex((rule.events, rule.when, rule) for rule in live),
     )
-    return Compiled(rulebook=rulebook, problems=complaints.problems, rules=sections.count("rules"))
+    case_compiler = CaseCompiler(
+        complaints=complaints,
+        rules=sections.rule_ids(),
+        channels=sections.names("channels"),
+        catalogue=catalogue,
+    )
+    cases = tuple(case_compiler.case(entry) for entry in sections.tests())
+    whole = lint.Policy(
+        rulebook=rulebook,
+        rules=sorted(written, key=lambda each: (each.rule.priority, each.rule.place)),
+        cases=cases,
+        sources=folder.sources,
+        channels=sections.written("channels"),
+        people=sections.written("people"),
+        actions=sections.written("actions"),
+        complete=sections.complete,
+    )
+    lint.check(whole, complaints)
+    return Compiled(
+        rulebook=rulebook, cases=cases, problems=complaints.problems, rules=sections.count("rules")
+    )
 
 
 def _catalogue(events: Mapping[str, Document], complaints: Complaints) -> Catalogue:
@@ -126,6 +169,7 @@ def _channel(
     def complain(path: documents.Path, code: str, message: str) -> None:
         complaints.add(entry.below(path), code, message)
 
+    lint.check_secrets(entry, complaints)
     before = len(complaints.problems)
     settings = references.resolve(entry.value, environment, complain)
     kind = TYPES[settings["type"]]

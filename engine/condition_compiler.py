@@ -2,28 +2,44 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
-from .conditions import Block, Combination, Condition
-from .operators import OPERATORS, describe, is_number, is_scalar, one_of
-from .paths import ANY, COMBINATORS, NOT, Path, flatten, parse_path, resolve
-from .questions import ALWAYS, NEVER, Question, either, negation, plain, together
+from .conditions import Block, Combination, Condition, reading
+from .contradictions import compares_strings, empty_length, empty_ranges
+from .operators import (
+    OPERATORS,
+    ArgumentError,
+    casefolded,
+    describe,
+    ignoring_case,
+    is_scalar,
+    one_of,
+)
+from .paths import ANY, COMBINATORS, NOT, Path, flatten, parse_path
+from .questions import ALWAYS, NEVER, Finding, Question, either, itself, negation, plain, together
+from .spelling import nearest
 
 At = tuple[str | int, ...]  # keys and list positions inside a block as written
 
 DEEPEST = 64  # keys and positions from the top of a block to its innermost condition
+
+IGNORE_CASE = "ignore_case"
 
 # Name -> description, completing "holds when the value ...": all that may stand in a mapping.
 ALL_OPERATORS: dict[str, str] = {
     **{operator.name: operator.description for operator in OPERATORS.values()},
     "any_of": "equals one of these, or satisfies one of the operator mappings among them",
     "exists": "true: is there, null included; false: is not there",
+    "length": "is a string of this many characters, or a list of this many elements",
     "not": "is there and does not satisfy what is inside",
+    "some": "is a list with an element that satisfies this block, whose paths start at the element",
+    IGNORE_CASE: "does so when case is ignored: beside operators that compare strings",
 }
 _NAMES = ", ".join(sorted(ALL_OPERATORS))
+_BOUNDS = ("equals", "gt", "gte", "lt", "lte")  # what length may be asked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,14 +107,12 @@ class _Compiler:
     def condition(self, key: object, source: object, at: At) -> Condition | None:
         path = self.path(key, at)
         operators = _operators(source)
-        questions: tuple[Question | None, ...]
+        question: Question | None = None
         if operators.get("exists") is False:
             self.check_alone(operators, at)
-            questions, question = (None,) * len(operators), None
         else:
-            questions = asked = self.questions(source, operators, at)
-            question = together(asked)
-        return None if path is None else Condition(path, operators, _test(path, question), questions)
+            question = self.operators(source, operators, at, fold=False)
+        return None if path is None else Condition(path, operators, question, reading(path, question))
 
     def check_alone(self, operators: Mapping[str, Any], at: At) -> None:
         others = {name: argument for name, argument in operators.items() if name != "exists"}
@@ -110,7 +124,7 @@ class _Compiler:
                 f"exists: false beside {names} can never hold: what is not there has no value",
                 "ask for either of the two with any: over two blocks",
             )
-            self.questions(others, others, at)  # for what else is wrong
+            self.operators(others, others, at, fold=False)  # for what else is wrong
 
     def path(self, key: object, at: At) -> Path | None:
         if not isinstance(key, str):
@@ -122,8 +136,8 @@ class _Compiler:
             self.flaw(at, "bad-path", str(error))
             return None
 
-    def question(self, source: object, at: At) -> Question:
-        """A scalar, a list or a mapping of operators, as it stands at a path or inside an operator."""
+    def question(self, source: object, at: At, *, fold: bool) -> Question:
+        """A scalar, a list or a mapping of operators, as it stands inside an operator."""
         if self.too_deep(at):
             return NEVER
         operators = _operators(source)
@@ -135,42 +149,47 @@ class _Compiler:
                 "write exists at the path itself, or combine blocks with any: and not:",
             )
             return NEVER
-        return together(self.questions(source, operators, at))
+        return self.operators(source, operators, at, fold=fold)
 
-    def questions(self, source: object, operators: Mapping[str, Any], at: At) -> tuple[Question, ...]:
-        """One question for each operator; a scalar and a list are their own place."""
+    def operators(self, source: object, operators: Mapping[str, Any], at: At, *, fold: bool) -> Question:
+        """All operators of a mapping together; a scalar and a list are their own place."""
         spelled = isinstance(source, Mapping)
         if not operators:
             self.flaw(at, "no-operator", "an empty mapping asks nothing", f"operators are {_NAMES}")
-        self.check_range(operators, at)
-        return tuple(
-            self.operator(name, argument, (*at, name) if spelled else at)
+        if IGNORE_CASE in operators:
+            self.check_ignore_case(operators, at)
+            fold = True
+        for name, words in empty_ranges(operators):
+            self.flaw((*at, name), "empty-range", words)
+        questions = tuple(
+            self.operator(name, argument, (*at, name) if spelled else at, fold=fold)
             for name, argument in operators.items()
+            if name != IGNORE_CASE
         )
+        return questions[0] if len(questions) == len(operators) == 1 else together(operators, questions)
 
-    def operator(self, name: object, argument: object, at: At) -> Question:
-        if name == "exists":
-            return self.exists(argument, at)
-        if name == "any_of":
-            return self.any_of(argument, at)
-        if name == "not":
-            return negation(self.question(argument, at))
+    def operator(self, name: object, argument: object, at: At, *, fold: bool) -> Question:
+        if name in _STRUCTURAL:
+            return _STRUCTURAL[name](self, argument, at, fold)
         operator = OPERATORS.get(name) if isinstance(name, str) else None
         if operator is None:
             self.unknown(name, at)
             return NEVER
+        compile_ = operator.folded if fold and operator.folded else operator.compile
         try:
-            return plain(operator.compile(argument))
-        except ValueError as error:
-            self.flaw(at, "bad-argument", str(error))
+            predicate = compile_(argument)
+        except ArgumentError as error:
+            here = at if error.position is None else (*at, error.position)
+            self.flaw(here, "bad-argument", str(error))
             return NEVER
+        return (itself if operator.itself else plain)(operator.name, argument, predicate)
 
-    def exists(self, argument: object, at: At) -> Question:
+    def exists(self, argument: object, at: At, _fold: bool) -> Question:
         if argument is not True:
             self.flaw(at, "bad-argument", f"exists takes true or false, not {describe(argument)}")
         return ALWAYS  # only asked where there is a value
 
-    def any_of(self, argument: object, at: At) -> Question:
+    def any_of(self, argument: object, at: At, fold: bool) -> Question:
         if not isinstance(argument, list):
             self.flaw(at, "bad-argument", f"any_of takes a list, not {describe(argument)}")
             return NEVER
@@ -183,17 +202,67 @@ class _Compiler:
             if is_scalar(item):
                 scalars.append(item)
             elif isinstance(item, Mapping):
-                questions.append(self.question(item, here))
+                questions.append(self.question(item, here, fold=fold))
             else:
                 self.flaw(
                     here, "bad-argument", f"a list holds scalars and operator mappings, not {describe(item)}"
                 )
         if scalars:
-            questions.append(plain(one_of(scalars)))
-        return either(tuple(questions))
+            known = one_of(casefolded(scalars) if fold else scalars)
+            expected = argument if len(scalars) == len(argument) else scalars
+            questions.append(plain("any_of", expected, ignoring_case(known) if fold else known))
+        if scalars and len(questions) == 1:
+            return questions[0]
+        return either("any_of", argument, tuple(questions))
+
+    def negation(self, argument: object, at: At, fold: bool) -> Question:
+        return negation(argument, self.question(argument, at, fold=fold))
+
+    def length(self, argument: object, at: At, _fold: bool) -> Question:
+        spelled = isinstance(argument, Mapping)
+        bounds: Mapping[Any, Any] = argument if isinstance(argument, Mapping) else {"equals": argument}
+        if not bounds:
+            self.flaw(
+                at, "no-operator", "an empty mapping asks nothing", f"length takes {', '.join(_BOUNDS)}"
+            )
+        predicates = []
+        for name, bound in bounds.items():
+            here = (*at, name) if spelled else at
+            if name not in _BOUNDS:
+                hint = nearest(name, _BOUNDS)
+                self.flaw(here, "unknown-operator", f"length takes {', '.join(_BOUNDS)}, not {name!r}", hint)
+            elif not isinstance(bound, int) or isinstance(bound, bool) or bound < 0:
+                words = f"a length is a whole number, 0 or more, not {describe(bound)}"
+                self.flaw(here, "bad-argument", words)
+            else:
+                predicates.append(OPERATORS[name].compile(bound))
+        if len(predicates) == len(bounds) and (words := empty_length(bounds)):
+            self.flaw(at, "empty-range", words)
+        return itself(
+            "length",
+            argument,
+            lambda value: isinstance(value, str | list) and all(holds(len(value)) for holds in predicates),
+        )
+
+    def some(self, argument: object, at: At, _fold: bool) -> Question:
+        if not isinstance(argument, Mapping):
+            self.flaw(at, "bad-block", f"some takes a block of conditions, not {describe(argument)}")
+            return NEVER
+        block = self.block(argument, at)
+
+        def holds(value: object) -> bool:
+            return isinstance(value, list) and any(map(block.holds, flatten(value)))
+
+        def findings(found: Sequence[Any]) -> tuple[Finding, ...]:
+            """Those of the element that comes nearest."""
+            elements = flatten(value for value in found if isinstance(value, list))
+            each = (block.explain(element) for element in elements)
+            return max(each, key=_share, default=())
+
+        return itself("some", argument, holds, findings)
 
     def unknown(self, name: object, at: At) -> None:
-        near = difflib.get_close_matches(str(name), ALL_OPERATORS, n=1)
+        near = get_close_matches(str(name), ALL_OPERATORS, n=1, cutoff=0.7)
         above = at[-2]  # usually the path; an operator is never at the top
         if near:
             hint = f"did you mean {near[0]!r}?"
@@ -203,23 +272,31 @@ class _Compiler:
             hint = ""
         self.flaw(at, "unknown-operator", f"there is no operator {name!r}; there are {_NAMES}", hint)
 
-    def check_range(self, operators: Mapping[str, Any], at: At) -> None:
-        """A range that no number is in; bad bounds are reported elsewhere."""
-        for low in ("gt", "gte"):
-            for high in ("lt", "lte"):
-                least, most = operators.get(low), operators.get(high)
-                if not (is_number(least) and is_number(most)):
-                    continue
-                if least > most or (least == most and (low, high) != ("gte", "lte")):
-                    self.flaw(
-                        (*at, high), "empty-range", f"no number is both {low} {least} and {high} {most}"
-                    )
+    def check_ignore_case(self, operators: Mapping[str, Any], at: At) -> None:
+        here = (*at, IGNORE_CASE)
+        if operators[IGNORE_CASE] is not True:
+            words = f"ignore_case takes true, not {describe(operators[IGNORE_CASE])}"
+            self.flaw(here, "bad-argument", words, "leave it out where case counts")
+        elif not compares_strings(operators):
+            names = ", ".join(name for name, operator in OPERATORS.items() if operator.folded)
+            words = f"ignore_case changes nothing here: beside it stands none of {names} with text to compare"
+            self.flaw(here, "bad-argument", words)
 
     def too_deep(self, at: At) -> bool:
         if len(at) <= DEEPEST:
             return False
         self.flaw(at, "too-deep", f"conditions are nested more than {DEEPEST} levels deep")
         return True
+
+
+# The operators that contain conditions, or ask about more than one value; _fold: ignoring case.
+_STRUCTURAL: dict[object, Callable[[_Compiler, object, At, bool], Question]] = {
+    "any_of": _Compiler.any_of,
+    "exists": _Compiler.exists,
+    "length": _Compiler.length,
+    "not": _Compiler.negation,
+    "some": _Compiler.some,
+}
 
 
 def _operators(source: object) -> Mapping[str, Any]:
@@ -229,24 +306,6 @@ def _operators(source: object) -> Mapping[str, Any]:
     return {"any_of": source} if isinstance(source, list) else {"equals": source}
 
 
-def _test(path: Path, question: Question | None) -> Callable[[Mapping[str, Any]], bool]:
-    """Whether ``path`` leads somewhere in a payload and what is there answers the question; None: nowhere."""
-    if question is None:
-        return lambda payload: not resolve(payload, path)
-    one = question.one
-
-    def through_lists(payload: Mapping[str, Any]) -> bool:
-        found = resolve(payload, path)
-        return bool(found) and question.among(flatten(found))
-
-    def test(payload: Mapping[str, Any]) -> bool:
-        value: Any = payload
-        for key in path:  # the common way: mappings all along
-            if not isinstance(value, dict):
-                return through_lists(payload)
-            if key not in value:
-                return False
-            value = value[key]
-        return through_lists(payload) if isinstance(value, list) else one(value)
-
-    return test
+def _share(findings: tuple[Finding, ...]) -> float:
+    """How much of a block holds."""
+    return sum(finding.holds for finding in findings) / len(findings) if findings else 1.0

@@ -1,11 +1,6 @@
 """The ``when`` of a rule, compiled once into a tree that is read in two ways.
 
-``Block.holds`` decides, ``Block.explain`` says why; both read the same compiled conditions.
-
-What a path leads to may be several values (it goes into the elements of lists), and a value may be
-a list, whose elements count, those of nested lists too. Operators in one mapping are asked of one
-element together, but ``not`` of all of them, wherever it stands: a mapping holds for less, never
-for more, when an operator is added to it, and a list of alternatives holds where one of them does.
+``Block.holds`` decides, ``Block.explain`` says why; both read the same compiled questions.
 """
 
 from __future__ import annotations
@@ -14,21 +9,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .paths import ALL, ANY, NOT, Path, flatten, format_path, resolve
-from .questions import Question
+from .paths import ALL, ANY, NOT, Path, format_path, resolve
+from .questions import Finding, Question
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """How one condition came out. A block holds when every finding of it holds."""
-
-    path: str  # as written in rules; "" for any, all and not over blocks
-    operator: str  # "all" where several operators are asked together, and for a block
-    expected: Any  # the operator's argument as written
-    actual: Any = None  # what the path leads to: a list where that is several values; None where nothing
-    present: bool = True  # whether the path leads anywhere; tells an absent value from a null
-    holds: bool
-    inside: tuple[Finding, ...] = ()  # of blocks and of several operators: one by one, on its own
+__all__ = ["Block", "Combination", "Condition", "Finding", "reading"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,31 +21,27 @@ class Condition:
 
     path: Path
     operators: Mapping[str, Any]  # as written, a scalar being ``equals`` and a list ``any_of``
+    question: Question | None  # all operators together; None is ``exists: false``
     test: Callable[[Mapping[str, Any]], bool]
-    questions: tuple[Question | None, ...]  # per operator; None is ``exists: false``
+
+    @property
+    def ignore_case(self) -> bool:
+        """Whether its strings are compared case-folded, those inside ``not`` and ``any_of`` too."""
+        return self.operators.get("ignore_case") is True
 
     def explain(self, payload: Mapping[str, Any]) -> Finding:
         found = resolve(payload, self.path)
-        elements = flatten(found)
-
-        def finding(operator: str, expected: Any, holds: bool, inside: tuple[Finding, ...] = ()) -> Finding:
-            return Finding(
-                path=format_path(self.path),
-                operator=operator,
-                expected=expected,
-                actual=found[0] if len(found) == 1 else found or None,
-                present=bool(found),
-                holds=holds,
-                inside=inside,
-            )
-
-        inside = tuple(
-            finding(
-                name, argument, not found if question is None else bool(found) and question.among(elements)
-            )
-            for (name, argument), question in zip(self.operators.items(), self.questions, strict=True)
+        path = format_path(self.path)
+        if self.question is not None:
+            return self.question.explain(path, found)
+        return Finding(
+            path=path,
+            operator="exists",
+            expected=False,
+            actual=found[0] if len(found) == 1 else found or None,
+            present=bool(found),
+            holds=not found,
         )
-        return inside[0] if len(inside) == 1 else finding(ALL, self.operators, self.test(payload), inside)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -118,3 +98,26 @@ class Block:
     def paths(self) -> tuple[Path, ...]:
         """Every path that is asked about, each once."""
         return tuple(dict.fromkeys(condition.path for condition in self.conditions()))
+
+
+def reading(path: Path, question: Question | None) -> Callable[[Mapping[str, Any]], bool]:
+    """Whether ``path`` leads somewhere in a payload and what is there answers the question; None: nowhere."""
+    if question is None:
+        return lambda payload: not resolve(payload, path)
+    one = question.one
+
+    def through_lists(payload: Mapping[str, Any]) -> bool:
+        found = resolve(payload, path)
+        return bool(found) and question.among(found)
+
+    def test(payload: Mapping[str, Any]) -> bool:
+        value: Any = payload
+        for key in path:  # the common way: mappings all along
+            if not isinstance(value, dict):
+                return through_lists(payload)
+            if key not in value:
+                return False
+            value = value[key]
+        return question.among((value,)) if isinstance(value, list) else one(value)
+
+    return test

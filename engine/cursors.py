@@ -80,12 +80,14 @@ class Complaints:
             )
         )
 
-    def unknown(self, cursor: Cursor, what: str, allowed: Iterable[str]) -> None:
-        """``cursor`` names something that is not there; says what is, and what may have been meant."""
+    def unknown(self, cursor: Cursor, what: str, allowed: Iterable[str], *, at_key: bool = False) -> None:
+        """``cursor``, or its key, names something that is not there; says what is, and what may be meant."""
         names = sorted(allowed)
+        name = cursor.name if at_key else cursor.value
         self.add(
             cursor,
             f"unknown-{what}",
-            f"unknown {what} {cursor.value!r}; there are: {', '.join(names) or 'none'}",
-            hint=nearest(cursor.value, names),
+            f"unknown {what} {name!r}; there are: {', '.join(names) or 'none'}",
+            hint=nearest(name, names),
+            at_key=at_key,
         )

@@ -43,6 +43,25 @@ class Metrics:
             buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15, 60, 600, 3600),
             registry=self.registry,
         )
+        self.actions = Counter(
+            "mss_actions",
+            "Requests for an action, by the code of the reply; 100: there was nobody to reply to",
+            ["action", "code"],
+            registry=self.registry,
+        )
+        self.action_latency = Histogram(
+            "mss_action_seconds",
+            "From a request being here to its reply",
+            ["action"],
+            buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15, 30, 60),
+            registry=self.registry,
+        )
+        self.databases = Gauge(
+            "mss_action_database_up",
+            "1 while the database that an action reads could be read when it was last looked at",
+            ["action"],
+            registry=self.registry,
+        )
         self.rules = Gauge("mss_rules", "Rules in force", registry=self.registry)
         self.revision = Gauge(
             "mss_revision_info",

@@ -57,7 +57,7 @@ class Problem:
     code: str  # stable, for example unknown-channel
     message: str  # what was found and what is allowed
     pointer: str = ""  # JSON pointer (RFC 6901) into the file; "" is the whole of it
-    severity: str = "error"  # error or warning
+    severity: str = "error"  # error, warning, or info: worth a word, and nothing to fail over
     hint: str = ""  # what to do, for example: did you mean 'email'?
 
     def __str__(self) -> str:

@@ -1,20 +1,34 @@
 """The operators that ask something of one value, each compiled once into a predicate.
 
-To add one: a function that compiles it, a line in ``OPERATORS``, its schema, its case file.
-Operators that contain conditions, or look at where a value is rather than at the value, are in
-``condition_compiler``; the walk through lists is in ``paths``. A predicate sees one value that is
-there, never raises, and does not hold for what it does not understand.
+To add one: a function that compiles it, a line in ``OPERATORS``, its schema, its case file, its
+section in docs/rules.md. Operators that contain conditions, or look at where a value is rather than
+at the value, are in ``condition_compiler``; the walk through lists is in ``questions``. A predicate
+sees one value that is there, never raises, and does not hold for what it does not understand.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TypeGuard
+from functools import partial
+from typing import Any, TypeGuard
+
+from .networks import Network, parse_network, within
+from .regexes import regex
+from .wildcards import wildcard
 
 Predicate = Callable[[object], bool]
+Compile = Callable[[object], Predicate]
 Scalar = str | int | float | bool | None
+
+
+class ArgumentError(ValueError):
+    """An argument that no predicate can be made of, in words for operators."""
+
+    def __init__(self, message: str, position: int | None = None) -> None:
+        super().__init__(message)
+        self.position = position  # in a list: which element is wrong
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +37,9 @@ class Operator:
 
     name: str
     description: str  # completes "holds when the value ..."
-    compile: Callable[[object], Predicate]  # ValueError, in words for operators, on a bad argument
+    compile: Compile  # ArgumentError on a bad argument
+    folded: Compile | None = None  # the same beside ignore_case; None where it compares no strings
+    itself: bool = False  # it asks a list itself, not its elements
 
 
 def is_number(value: object) -> TypeGuard[int | float]:
@@ -77,7 +93,7 @@ def _equals(argument: object) -> Predicate:
         hint = (
             "; for several values of which one must fit there is any_of" if isinstance(argument, list) else ""
         )
-        raise ValueError(
+        raise ArgumentError(
             f"equals takes a string, a number, true, false or null, not {describe(argument)}{hint}"
         )
     return one_of((argument,))
@@ -86,7 +102,7 @@ def _equals(argument: object) -> Predicate:
 def _bound(name: str, argument: object) -> int | float:
     if not is_number(argument):
         hint = ": without quotes it is one" if isinstance(argument, str) and _looks_numeric(argument) else ""
-        raise ValueError(f"{name} takes a number, not {describe(argument)}{hint}")
+        raise ArgumentError(f"{name} takes a number, not {describe(argument)}{hint}")
     return argument
 
 
@@ -120,13 +136,13 @@ def _lte(argument: object) -> Predicate:
 def _strings(name: str, argument: object) -> tuple[str, ...]:
     """One string or several, as the string operators take them."""
     given = argument if isinstance(argument, list) else [argument]
-    strings = tuple(item for item in given if isinstance(item, str))
     if not given:
-        raise ValueError(f"{name} has an empty list and could never hold")
-    if len(strings) < len(given):
-        odd = next(item for item in given if not isinstance(item, str))
-        raise ValueError(f"{name} takes a string or a list of strings, not {describe(odd)}")
-    return strings
+        raise ArgumentError(f"{name} has an empty list and could never hold")
+    for position, item in enumerate(given):
+        if not isinstance(item, str):
+            words = f"{name} takes a string or a list of strings, not {describe(item)}"
+            raise ArgumentError(words, position if given is argument else None)
+    return tuple(given)
 
 
 def _prefix(argument: object) -> Predicate:
@@ -139,15 +155,112 @@ def _suffix(argument: object) -> Predicate:
     return lambda value: isinstance(value, str) and value.endswith(ends)
 
 
+def _contains(argument: object) -> Predicate:
+    parts = _strings("contains", argument)
+    return lambda value: isinstance(value, str) and any(part in value for part in parts)
+
+
+def _one_string(name: str, argument: object) -> str:
+    if not isinstance(argument, str):
+        hint = f"; for several write any_of: [{{{name}: ...}}, ...]" if isinstance(argument, list) else ""
+        raise ArgumentError(f"{name} takes one pattern, a string, not {describe(argument)}{hint}")
+    return argument
+
+
+def _wildcard(argument: object) -> Predicate:
+    return _pattern("wildcard", argument, wildcard)
+
+
+def _regex(argument: object) -> Predicate:
+    return _pattern("regex", argument, regex)
+
+
+def _regex_ignoring_case(argument: object) -> Predicate:
+    return _pattern("regex", argument, partial(regex, ignore_case=True))
+
+
+def _pattern(name: str, argument: object, compile_: Callable[[str], Callable[[str], bool]]) -> Predicate:
+    pattern = _one_string(name, argument)
+    try:
+        matches = compile_(pattern)
+    except ValueError as error:
+        raise ArgumentError(f"{name} {error}") from None
+    return lambda value: isinstance(value, str) and matches(value)
+
+
+def _cidr(argument: object) -> Predicate:
+    networks: list[Network] = []
+    for position, text in enumerate(_strings("cidr", argument)):
+        try:
+            networks.append(parse_network(text))
+        except ValueError as error:
+            raise ArgumentError(f"cidr {error}", position if isinstance(argument, list) else None) from None
+    inside = within(networks)
+    return lambda value: isinstance(value, str) and inside(value)
+
+
+_TYPES: dict[str, Predicate] = {
+    "null": lambda value: value is None,
+    "string": lambda value: isinstance(value, str),
+    "number": is_number,
+    "boolean": lambda value: isinstance(value, bool),
+    "list": lambda value: isinstance(value, list),
+    "object": lambda value: isinstance(value, Mapping),
+}
+
+
+def _is(argument: object) -> Predicate:
+    known = _TYPES.get(argument) if isinstance(argument, str) else None
+    if known is None:
+        hint = ': it is the word, "null" in quotes' if argument is None else ""
+        raise ArgumentError(f"is takes one of {', '.join(_TYPES)}, not {describe(argument)}{hint}")
+    return known
+
+
+def casefolded(argument: Any) -> Any:
+    """A scalar, or a list of them, with every string case-folded."""
+    if isinstance(argument, list):
+        return [casefolded(item) for item in argument]
+    return argument.casefold() if isinstance(argument, str) else argument
+
+
+def ignoring_case(predicate: Predicate) -> Predicate:
+    """``predicate``, asked of a string when it is case-folded."""
+    return lambda value: predicate(value.casefold() if isinstance(value, str) else value)
+
+
+def _folding(compile_: Compile) -> Compile:
+    """``compile_`` with both sides case-folded; the words about a bad argument show it as written."""
+
+    def compile_folded(argument: object) -> Predicate:
+        compile_(argument)
+        return ignoring_case(compile_(casefolded(argument)))
+
+    return compile_folded
+
+
 OPERATORS: dict[str, Operator] = {
     operator.name: operator
     for operator in (
-        Operator("equals", "is this scalar", _equals),
+        Operator("equals", "is this scalar", _equals, _folding(_equals)),
         Operator("gt", "is a number greater than this", _gt),
         Operator("gte", "is a number greater than this, or this", _gte),
         Operator("lt", "is a number less than this", _lt),
         Operator("lte", "is a number less than this, or this", _lte),
-        Operator("prefix", "is a string that starts with this, or with one of these", _prefix),
-        Operator("suffix", "is a string that ends with this, or with one of these", _suffix),
+        Operator(
+            "prefix", "is a string that starts with this, or with one of these", _prefix, _folding(_prefix)
+        ),
+        Operator(
+            "suffix", "is a string that ends with this, or with one of these", _suffix, _folding(_suffix)
+        ),
+        Operator(
+            "contains", "is a string that has this inside, or one of these", _contains, _folding(_contains)
+        ),
+        Operator(
+            "wildcard", "is a string that this pattern of * and ? matches", _wildcard, _folding(_wildcard)
+        ),
+        Operator("regex", "is a string that this matches in full", _regex, _regex_ignoring_case),
+        Operator("cidr", "is an IP address in this network, or in one of these", _cidr),
+        Operator("is", "has this type, a list itself being a list", _is, itself=True),
     )
 }

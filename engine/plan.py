@@ -17,7 +17,7 @@ from .catalogue import LOCALE, USER
 from .errors import TemplateError
 from .model import Delivery, Event, Failure, Message, Recipient, Suppressed
 from .paths import resolve
-from .rulebook import Audience, ChannelSpec, Match, Mode, Notify, Rulebook
+from .rulebook import Audience, ChannelSpec, Match, Mode, Notify, Rule, Rulebook
 from .templates import render
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -204,8 +204,16 @@ def _write(order: _Order, to: tuple[str, ...]) -> Delivery:
 
 
 def _context(order: _Order, to: tuple[str, ...]) -> dict[str, Any]:
+    match = order.match
+    return context(
+        order.rulebook, match.event, match.rule, order.notify, order.recipient, address=to[0] if to else ""
+    )
+
+
+def context(
+    rulebook: Rulebook, event: Event, rule: Rule, notify: Notify, recipient: Recipient, *, address: str
+) -> dict[str, Any]:
     """What a template sees. Times are aware datetimes in UTC."""
-    event, rule = order.match.event, order.match.rule
     return {
         "payload": event.payload,
         "event": {
@@ -216,13 +224,9 @@ def _context(order: _Order, to: tuple[str, ...]) -> dict[str, Any]:
             "received": _EPOCH + timedelta(microseconds=event.received),
         },
         "rule": {"id": rule.id, "description": rule.description, "severity": str(rule.severity)},
-        "recipient": {
-            "user": order.recipient.user,
-            "address": to[0] if to else "",
-            "locale": order.recipient.locale,
-        },
-        "vars": {**rule.vars, **order.notify.vars},
-        "site": order.rulebook.defaults.site,
+        "recipient": {"user": recipient.user, "address": address, "locale": recipient.locale},
+        "vars": {**rule.vars, **notify.vars},
+        "site": rulebook.defaults.site,
     }
 
 

@@ -1,71 +1,158 @@
-"""What is asked of the values at a path, and how questions are put together.
+"""What is asked of the values at a path, how questions are put together, and how they explain themselves.
 
-Questions put together are asked of one element of a list, but a negation of all of them, wherever it
-stands: it is settled before the elements are looked at one by one.
+A path may lead to several values, and a value may be a list, whose elements count, those of nested
+lists too. Questions put together are asked of one value, and of one element of it where it is a
+list; what looks at a list itself is settled for each value before its elements are looked at, and a
+negation, wherever it stands, for all values before that. So each is asked once, and the time grows
+with the number of elements.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from .operators import Predicate
+from .paths import ALL, flatten
+
+Bind = Callable[[Sequence[Any]], Callable[[Any], Predicate]]
 
 # Asked in place of the elements of an empty list: no value to any operator, so `not` holds.
 _NOTHING = object()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """How one condition came out. A block holds when every finding of it holds."""
+
+    path: str  # as written in rules; "" for any, all and not over blocks
+    operator: str  # "all" where several operators are asked together, and for a block
+    expected: Any  # the operator's argument as written
+    actual: Any = None  # what the path leads to: a list where that is several values; None where nothing
+    present: bool = True  # whether the path leads anywhere; tells an absent value from a null
+    holds: bool
+    inside: tuple[Finding, ...] = ()  # of what it is made of: one by one, each on its own
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
     """A condition's operators without its path."""
 
+    operator: str = ""
+    expected: Any = None  # the argument as written
     one: Predicate  # asked of a value that is no list
-    bind: Callable[[Sequence[Any]], Predicate]  # all elements -> what is asked of each, `not` being settled
+    bind: Bind  # all values -> one of them -> what is asked of each of its elements
+    each: bool = False  # it is asked of each element by itself, and there is nothing to bind
+    inside: tuple[Question, ...] = ()
+    elements: Callable[[Sequence[Any]], tuple[Finding, ...]] | None = None  # what some found in all values
 
-    def among(self, elements: Sequence[Any]) -> bool:
-        """Whether one of ``elements`` is an answer; linear in their number."""
-        return any(map(self.bind(elements), elements or (_NOTHING,)))
+    def among(self, found: Sequence[Any]) -> bool:
+        """Whether one of the values is an answer; linear in their elements."""
+        if self.each:
+            return any(map(self.one, flatten(found)))
+        ask = self.bind(found)
+        return any(any(map(ask(value), flatten((value,)) or (_NOTHING,))) for value in found)
+
+    def explain(self, path: str, found: Sequence[Any]) -> Finding:
+        return Finding(
+            path=path,
+            operator=self.operator,
+            expected=self.expected,
+            actual=found[0] if len(found) == 1 else list(found) or None,
+            present=bool(found),
+            holds=bool(found) and self.among(found),
+            inside=self.elements(found)
+            if self.elements
+            else tuple(question.explain(path, found) for question in self.inside),
+        )
 
 
-def plain(predicate: Predicate) -> Question:
-    """``predicate`` as a question, asked of each element by itself."""
-    return Question(predicate, lambda _: predicate)
+def plain(operator: str, expected: Any, predicate: Predicate) -> Question:
+    """``predicate``, asked of each element by itself."""
+    return Question(
+        operator=operator,
+        expected=expected,
+        one=predicate,
+        bind=lambda _: lambda _: predicate,
+        each=True,
+    )
 
 
-ALWAYS, NEVER = plain(lambda _: True), plain(lambda _: False)
+def itself(
+    operator: str,
+    expected: Any,
+    predicate: Predicate,
+    elements: Callable[[Sequence[Any]], tuple[Finding, ...]] | None = None,
+) -> Question:
+    """``predicate``, asked of a list itself and not of its elements."""
+    return Question(
+        operator=operator,
+        expected=expected,
+        one=predicate,
+        bind=lambda _: lambda value: _always if predicate(value) else _never,
+        elements=elements,
+    )
 
 
-def negation(inner: Question) -> Question:
-    """The question that holds where no element is an answer to ``inner``."""
+def negation(expected: Any, inner: Question) -> Question:
+    """The question that holds where no value, and no element of one, is an answer to ``inner``."""
 
-    def bind(elements: Sequence[Any]) -> Predicate:
-        return (NEVER if inner.among(elements) else ALWAYS).one
+    def bind(found: Sequence[Any]) -> Callable[[Any], Predicate]:
+        settled = _never if inner.among(found) else _always
+        return lambda _: settled
 
-    return Question(lambda value: not inner.one(value), bind)
+    return Question(
+        operator="not",
+        expected=expected,
+        one=lambda value: not inner.one(value),
+        bind=bind,
+        inside=(inner,),
+    )
 
 
-def together(questions: tuple[Question, ...]) -> Question:
-    """The question that holds where one element is an answer to all of ``questions``."""
-    if len(questions) == 1:
-        return questions[0]
+def together(expected: Mapping[str, Any], questions: tuple[Question, ...]) -> Question:
+    """The question that holds where one value, or one element of it, is an answer to all ``questions``."""
+    return _put_together(all, ALL, expected, questions)
+
+
+def either(operator: str, expected: Any, questions: tuple[Question, ...]) -> Question:
+    """The question that holds where one value, or one element of it, is an answer to one of ``questions``."""
+    return _put_together(any, operator, expected, questions)
+
+
+def _put_together(
+    join: Callable[..., bool], operator: str, expected: Any, questions: tuple[Question, ...]
+) -> Question:
     ones = tuple(question.one for question in questions)
 
-    def bind(elements: Sequence[Any]) -> Predicate:
-        bound = tuple(question.bind(elements) for question in questions)
-        return lambda element: all(predicate(element) for predicate in bound)
+    def bind(found: Sequence[Any]) -> Callable[[Any], Predicate]:
+        bound = tuple(question.bind(found) for question in questions)
 
-    return Question(lambda value: all(predicate(value) for predicate in ones), bind)
+        def ask(value: Any) -> Predicate:
+            asked = tuple(at(value) for at in bound)
+            return lambda element: join(predicate(element) for predicate in asked)
+
+        return ask
+
+    return Question(
+        operator=operator,
+        expected=expected,
+        one=lambda value: join(predicate(value) for predicate in ones),
+        bind=bind,
+        each=all(question.each for question in questions),
+        inside=questions,
+    )
 
 
-def either(questions: tuple[Question, ...]) -> Question:
-    """The question that holds where one element is an answer to one of ``questions``."""
-    if len(questions) == 1:
-        return questions[0]
-    ones = tuple(question.one for question in questions)
+def _always(_: object) -> bool:
+    return True
 
-    def bind(elements: Sequence[Any]) -> Predicate:
-        bound = tuple(question.bind(elements) for question in questions)
-        return lambda element: any(predicate(element) for predicate in bound)
 
-    return Question(lambda value: any(predicate(value) for predicate in ones), bind)
+def _never(_: object) -> bool:
+    return False
+
+
+# Where there is a value, and where something is wrong with what should be asked.
+ALWAYS = itself("exists", True, _always)
+NEVER = plain("", None, _never)

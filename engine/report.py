@@ -3,44 +3,56 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from pathlib import PurePath
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
+from .excerpts import Excerpts, printable
 from .loader import Policy
 from .model import Problem
+from .report_check import file_of
 
-_COLOURS = {"error": "bold red", "warning": "bold yellow"}
+_COLOURS = {"error": "bold red", "warning": "bold yellow", "info": "bold blue"}
 
 
-def show_problems(console: Console, folder: str, problems: Iterable[Problem]) -> None:
-    """One line for each problem, and one for its hint."""
+def show_problems(
+    console: Console, folder: str, problems: Iterable[Problem], texts: Mapping[str, str] | None = None
+) -> None:
+    """Each problem with the line it is about and its hint; ``texts`` are files that are not on disk."""
+    excerpts = Excerpts(folder, texts or {})
     for problem in problems:
         place = problem.place
         line = Text.assemble(
-            (f"{_file(folder, place.file)}:{place.line}:{place.column}", "bold"),
+            (printable(f"{file_of(folder, place.file)}:{place.line}:{place.column}"), "bold"),
             ": ",
             (problem.severity, _COLOURS.get(problem.severity, "")),
-            f": {problem.message} ",
+            f": {printable(problem.message)} ",
             (f"[{problem.code}]", "dim"),
         )
         console.print(line, soft_wrap=True)
+        if (excerpt := excerpts.at(place)) is not None:
+            text, blanks = excerpt
+            number = f"{place.line:>4} | "
+            console.print(Text.assemble((number, "dim"), text), soft_wrap=True)
+            margin = f"{'| ':>{len(number)}}"
+            caret = ("^", _COLOURS.get(problem.severity, ""))
+            console.print(Text.assemble((margin, "dim"), blanks, caret), soft_wrap=True)
         if problem.hint:
-            console.print(Text.assemble("    ", (problem.hint, "green")), soft_wrap=True)
+            console.print(Text.assemble("    ", (printable(problem.hint), "green")), soft_wrap=True)
 
 
-def show_check(console: Console, folder: str, policy: Policy) -> None:
+def show_check(console: Console, folder: str, policy: Policy, texts: Mapping[str, str] | None = None) -> None:
     """The result of a check, for people."""
-    show_problems(console, folder, policy.problems)
-    errors = sum(problem.severity == "error" for problem in policy.problems)
-    warnings = len(policy.problems) - errors
+    show_problems(console, folder, policy.problems, texts)
+    folder = folder or next(iter(texts or {}), "")
+    counted = Counter(problem.severity for problem in policy.problems)
     counts = ", ".join(
-        f"{number} {word}{'' if number == 1 else 's'}"
-        for number, word in ((errors, "error"), (warnings, "warning"))
-        if number
+        f"{counted[severity]} {word}{'' if counted[severity] == 1 else 's'}"
+        for severity, word in (("error", "error"), ("warning", "warning"), ("info", "note"))
+        if counted[severity]
     )
     rules = f"{policy.rules} rule{'' if policy.rules == 1 else 's'}"
     if policy.ok:
@@ -60,7 +72,7 @@ def check_document(folder: str, policy: Policy) -> dict[str, Any]:
         "rules": policy.rules,
         "problems": [
             {
-                "file": _file(folder, problem.place.file),
+                "file": file_of(folder, problem.place.file),
                 "line": problem.place.line,
                 "column": problem.place.column,
                 "pointer": problem.pointer,
@@ -77,7 +89,3 @@ def check_document(folder: str, policy: Policy) -> dict[str, Any]:
 def as_json(document: Any) -> str:
     """One JSON document, readable and stable."""
     return json.dumps(document, ensure_ascii=False, indent=2)
-
-
-def _file(folder: str, file: str) -> str:
-    return str(PurePath(folder) / file) if folder else file

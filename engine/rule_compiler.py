@@ -16,9 +16,7 @@ from .paths import Path, parse_path
 from .rulebook import Audience, ChannelSpec, Defaults, Mode, Notify, Rule
 from .spelling import nearest
 from .subjects import Pattern, parse_event_pattern
-from .templates import Library, Words
-
-TEMPLATE_FOLDER = "templates/"
+from .templates import TEMPLATE_FOLDER, Library, Words
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

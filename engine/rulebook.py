@@ -9,7 +9,7 @@ from typing import Any
 
 from .catalogue import Catalogue
 from .conditions import Block
-from .index import SubjectIndex
+from .index import RuleIndex
 from .model import Event, Place, Recipient, Severity
 from .paths import Path
 from .retry import RetryPolicy
@@ -80,6 +80,25 @@ class Rule:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ActionSpec:
+    """What carries out one action, as ``actions`` declares it."""
+
+    key: str  # what stands after ``action.`` in the subject
+    handler: str  # a key of the handler registry
+    timeout: float = 60.0  # seconds from the start of the handler; the caller's patience ends it sooner
+    concurrency: int = 64  # requests carried out at the same time, in one process
+    queue: int = 10_000  # requests that may wait for that; what comes beyond is refused
+    idempotent: bool = False  # doing it twice does no harm
+    channels: tuple[str, ...] = ()  # to tell somebody over, preferred first
+    to: Mapping[str, Path] = field(default_factory=dict)  # user, locale, or a kind of address -> path
+    template: str = ""
+    vars: Mapping[str, Any] = field(default_factory=dict)
+    sensitive: tuple[Path, ...] = ()  # fields of the payload to mask wherever they are shown
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False)  # the handler's own settings
+    place: Place
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Match:
     """A rule that an event satisfies."""
 
@@ -104,18 +123,18 @@ class Rulebook:
     channels: Mapping[str, ChannelSpec]
     people: Mapping[str, Recipient]
     rules: tuple[Rule, ...]
+    actions: Mapping[str, ActionSpec] = field(default_factory=dict)
     library: Library = field(repr=False)
     catalogue: Catalogue = field(repr=False)
-    index: SubjectIndex[Rule] = field(repr=False)
+    index: RuleIndex[Rule] = field(repr=False)
 
     def match(self, event: Event) -> tuple[Match, ...]:
         """Every rule that ``event`` satisfies, in order, up to the first that says ``stop``."""
         matches = []
-        for rule in self.index.lookup(event.name):
-            if rule.when.holds(event.payload):
-                matches.append(Match(event=event, rule=rule))
-                if rule.stop and rule.mode is not Mode.SHADOW:
-                    break
+        for rule in self.index.lookup(event.name, event.payload):
+            matches.append(Match(event=event, rule=rule))
+            if rule.stop and rule.mode is not Mode.SHADOW:
+                break
         return tuple(matches)
 
 

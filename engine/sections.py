@@ -17,12 +17,16 @@ class Sections:
     def __init__(self, files: Sequence[Document], complaints: Complaints) -> None:
         self._complaints = complaints
         self._documents = [document for document in files if isinstance(document.data, dict)]
+        self._unreadable = any(document.problems for document in files)
         self._refused: set[tuple[str, str]] = set()  # file, pointer of an entry
         for document in files:
             problems = schemas.check(document, "policy")
             complaints.problems.extend(problems)
             # One mistake makes one problem: an entry with a mistake in it is looked at no further.
             self._refused |= {(document.file, _entry(problem.pointer)) for problem in problems}
+            # What an alias to nothing or a strange tag leaves behind may be anything; a repeated key is fine.
+            unread = (p for p in document.problems if p.code != "duplicate-key")
+            self._refused |= {(document.file, _entry(problem.pointer)) for problem in unread}
 
     def named(self, section: str) -> Iterator[Cursor]:
         """Every sound entry of a section of names; the same name twice is a complaint."""
@@ -49,6 +53,31 @@ class Sections:
                 continue
             first[id_.value] = id_
             yield rule
+
+    def tests(self) -> Iterator[Cursor]:
+        """Every sound test, in order of file and position; a name twice in one file is a complaint."""
+        first: dict[tuple[str, str], Cursor] = {}
+        for test in filter(self._is_sound, self._entries("tests")):
+            name = test / "name"
+            known = first.setdefault((test.document.file, name.value), name)
+            if known is not name:
+                message = f"the test {name.value!r} is in {known.place} already"
+                self._complaints.add(name, "defined-twice", message)
+            yield test
+
+    def rule_ids(self) -> set[str]:
+        """The ids of every rule that is written, sound or not."""
+        ids = (entry.get("id") for entry in self._entries("rules"))
+        return {id_.value for id_ in ids if id_ is not None and isinstance(id_.value, str)}
+
+    def written(self, section: str) -> list[Cursor]:
+        """Every entry, sound or not."""
+        return list(self._entries(section))
+
+    @property
+    def complete(self) -> bool:
+        """Whether every file could be read and nothing in one was refused."""
+        return not self._refused and not self._unreadable
 
     def count(self, section: str) -> int:
         """How many entries are written, sound or not."""

@@ -1,4 +1,4 @@
-"""The server: one connection, the consumers of every event kind and channel, and how they stop.
+"""The server: one connection, the consumers of every event kind and channel, the actions, and how they stop.
 
 All that depends on a connection lives in one session and ends with it. When the client is closed for
 good, which nats-py does on an expired token or a changed password, a new session is made.
@@ -11,7 +11,8 @@ import logging
 import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import nats.errors
@@ -19,14 +20,18 @@ from nats.js.kv import KeyValue
 
 from msc.options import ConnectOptions
 
+from .actions import Resources as ActionResources
+from .actions.assembly import make_actions
+from .actions.service import Actions
 from .broker import Connection, Consumer, Publisher, Topology, connect
 from .channels import Channel, Resources, open_channel
 from .deliver import Deliverer
 from .errors import BrokerError, BrokerLost, BrokerUnfit, innermost
 from .intake import Intake
+from .loader import settle
 from .metrics import Metrics
 from .model import Kind
-from .rulebook import ChannelSpec, Rulebook
+from .rulebook import ActionSpec, ChannelSpec, Rulebook
 from .settings import Settings
 
 log = logging.getLogger(__name__)
@@ -59,6 +64,7 @@ def topology_of(settings: Settings) -> Topology:
         archive_age=settings.archive_age,
         history_age=settings.history_age,
         dead_age=settings.dead_age,
+        ledger_age=settings.ledger_age,
         ack_wait=settings.ack_wait,
     )
 
@@ -72,6 +78,7 @@ class _Session:
     publisher: Publisher
     ledger: KeyValue
     channels: Mapping[str, Channel]
+    actions: Actions
 
 
 @dataclass(kw_only=True)
@@ -82,6 +89,7 @@ class Server:
     rulebook: Rulebook
     metrics: Metrics = field(default_factory=Metrics)
     ready: asyncio.Event = field(default_factory=asyncio.Event)  # events are being taken
+    _actions: Actions | None = None  # of the present session
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until ``stop`` is set; then finish what is in hand within the grace and return.
@@ -91,6 +99,7 @@ class Server:
         """
         self.metrics.rules.set(len(self.rulebook.rules))
         self.metrics.revision.labels(self.rulebook.revision).set(1)
+        settle()
         stopped = asyncio.create_task(stop.wait(), name="stop")
         try:
             while not stop.is_set():
@@ -99,6 +108,12 @@ class Server:
                 await self._finish(session)
         finally:
             stopped.cancel()
+
+    async def switch_actions(self, *, on: bool = True, off: frozenset[str] = frozenset()) -> None:
+        """Serve all actions but those in ``off``, or none, from now on; no request is lost over it."""
+        self.settings = replace(self.settings, actions=on, actions_off=off)
+        if self._actions is not None:
+            await self._actions.apply(self._action_specs())
 
     async def _finish(self, session: asyncio.Task[Exception | None]) -> None:
         """Wait for a session that is over or told to stop; cancel it when the grace is used up."""
@@ -144,20 +159,26 @@ class Server:
                     tasks.create_task(_watch(session.connection), name="connection"),
                 ]
                 consuming = [tasks.create_task(consumer.run(), name="consumer") for consumer in consumers]
+                acting = tasks.create_task(session.actions.run(self._action_specs()), name="actions")
+                await session.actions.started.wait()
                 for consumer in consumers:
                     await consumer.pulling.wait()
                 await session.connection.round_trip(_START_LIMIT)
                 session.connection.require_permitted()
+                await session.actions.visibility.start()
+                self._actions = session.actions
                 self.ready.set()
                 log.info(
                     "serving %s.* with %d rules, revision %s",
                     self.settings.prefix, len(self.rulebook.rules), self.rulebook.revision,
                 )  # fmt: skip
                 await stop.wait()
-                log.info("stopping: finishing %d in hand", sum(consumer.in_hand for consumer in consumers))
+                in_hand = sum(consumer.in_hand for consumer in consumers) + session.actions.in_hand
+                log.info("stopping: finishing %d in hand", in_hand)
+                session.actions.stop()
                 for consumer in consumers:
                     consumer.stop()
-                await asyncio.wait(consuming)
+                await asyncio.wait((*consuming, acting))
                 for task in attending:
                     task.cancel()
 
@@ -171,12 +192,26 @@ class Server:
         publisher = Publisher(connection)
         await publisher.start()
         stack.push_async_callback(publisher.close)
+        resources = _resources(connection)
+        ledger = await topology.ledger(connection)
         return _Session(
             topology=topology,
             connection=connection,
             publisher=publisher,
-            ledger=await topology.ledger(connection),
-            channels=self._open_channels(connection, stack),
+            ledger=ledger,
+            channels=self._open_channels(resources, stack),
+            actions=make_actions(
+                self.settings,
+                connection,
+                ledger,
+                ActionResources(
+                    connection=connection,
+                    rulebook=lambda: self.rulebook,
+                    open_channel=partial(open_channel, resources=resources),
+                    metrics=self.metrics,
+                ),
+                clock=now,
+            ),
         )
 
     def _options(self) -> dict[str, Any]:
@@ -188,16 +223,19 @@ class Server:
         )
         return options.to_nats()
 
-    def _open_channels(self, connection: Connection, stack: AsyncExitStack) -> dict[str, Channel]:
-        async def publish(subject: str, payload: bytes, headers: Mapping[str, str]) -> None:
-            await connection.hand_over(subject, payload, headers, limit=_PUBLISH_LIMIT)
-
-        resources = Resources(publish=publish, write=print_block)
+    def _open_channels(self, resources: Resources, stack: AsyncExitStack) -> dict[str, Channel]:
         channels: dict[str, Channel] = {}
         for name, spec in self.rulebook.channels.items():
             channels[name] = open_channel(spec, resources)
             stack.push_async_callback(channels[name].close)
         return channels
+
+    def _action_specs(self) -> dict[str, ActionSpec]:
+        """The policy's actions without those that are left to others."""
+        if not self.settings.actions:
+            return {}
+        off = self.settings.actions_off
+        return {key: spec for key, spec in self.rulebook.actions.items() if key not in off}
 
     def _intake(self, session: _Session, kind: Kind) -> Consumer:
         intake = Intake(
@@ -238,6 +276,15 @@ class Server:
             ack_wait=self.settings.ack_wait,
             handle=deliverer.handle,
         )
+
+
+def _resources(connection: Connection) -> Resources:
+    """What channels may use of this process."""
+
+    async def publish(subject: str, payload: bytes, headers: Mapping[str, str]) -> None:
+        await connection.hand_over(subject, payload, headers, limit=_PUBLISH_LIMIT)
+
+    return Resources(publish=publish, write=print_block)
 
 
 async def _watch(connection: Connection) -> None:

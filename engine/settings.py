@@ -25,11 +25,15 @@ class Settings:
     access: Mapping[str, Any] = field(default_factory=dict, repr=False)  # user, password, token, nkey, ...
     rules: Path = Path("rules")
     kinds: tuple[Kind, ...] = tuple(Kind)  # the services that are switched on
+    actions: bool = True  # whether any action is served
+    actions_off: frozenset[str] = frozenset()  # keys of actions that are not
+    action_deadline: float = 60.0  # seconds that a caller waits
     replicas: int = 1  # of every stream
     clock_tolerance: float = 10.0  # seconds a sender's clock may be off, both ways
     archive_age: float = 7 * 86400.0  # seconds
     history_age: float = 30 * 86400.0
     dead_age: float = 30 * 86400.0
+    ledger_age: float = 86400.0
     ack_wait: float = 10.0  # seconds
     shutdown_grace: float = 20.0  # seconds
     metrics: str = "127.0.0.1:9180"  # host:port; "" serves none
@@ -67,6 +71,8 @@ def _settings(data: Mapping[str, Any], folder: Path) -> Settings:
     defaults = Settings()
     retention, log = data.get("retention", {}), data.get("log", {})
     services = data.get("services", {})
+    actions = services.get("actions", {})
+    switched = actions if isinstance(actions, dict) else {}
     servers = data.get("servers", defaults.servers)
     metrics = data.get("metrics", {})
 
@@ -81,11 +87,15 @@ def _settings(data: Mapping[str, Any], folder: Path) -> Settings:
         access={k: data[k] for k in ("user", "password", "token", "nkey", "credentials", "tls") if k in data},
         rules=folder / data.get("rules", "rules"),
         kinds=tuple(kind for kind in Kind if services.get(str(kind), True)),
+        actions=services.get("actions", True) is not False,
+        actions_off=frozenset(key for key, on in switched.items() if not on),
+        action_deadline=seconds(data, "action_deadline", defaults.action_deadline),
         replicas=data.get("replicas", defaults.replicas),
         clock_tolerance=seconds(data, "clock_tolerance", defaults.clock_tolerance),
         archive_age=seconds(retention, "archive", defaults.archive_age),
         history_age=seconds(retention, "history", defaults.history_age),
         dead_age=seconds(retention, "dead", defaults.dead_age),
+        ledger_age=seconds(retention, "ledger", defaults.ledger_age),
         ack_wait=seconds(data, "ack_wait", defaults.ack_wait),
         shutdown_grace=seconds(data, "shutdown_grace", defaults.shutdown_grace),
         metrics="" if metrics is False else metrics.get("listen", defaults.metrics),

@@ -20,6 +20,7 @@ from . import locales
 from .errors import TemplateError
 from .model import Inline, Message
 
+TEMPLATE_FOLDER = "templates/"
 MAX_OUTPUT = 512 * 1024  # characters of one rendered text
 VARIABLES = ("payload", "event", "rule", "recipient", "vars", "site")
 MARKUP = ("html", "mjml")  # escaped
@@ -31,6 +32,7 @@ PICTURES = {
     "gif": "image/gif",
     "webp": "image/webp",
 }
+_REFERRING = (nodes.Extends, nodes.Include, nodes.Import, nodes.FromImport)
 ANY_CHANNEL = "default"  # default.txt serves any channel that has no words of its own
 
 
@@ -268,10 +270,13 @@ class _Compiler:
                 self._flaw(source, name.lineno + offset, "unknown-variable",
                            f"{name.name!r} is no variable; there are {', '.join(VARIABLES)}")  # fmt: skip
                 ok = False
-        for reference in jinja2.meta.find_referenced_templates(environment.parse(text)):
-            if reference is not None and reference not in {s.path for s in self.sources}:
-                self._flaw(source, 1 + offset, "missing-template", f"there is no {reference!r} in templates/")
-                ok = False
+        known = {source.path for source in self.sources}
+        for node in environment.parse(text).find_all(_REFERRING):
+            for reference in jinja2.meta.find_referenced_templates(nodes.Template([node], lineno=1)):
+                if reference is not None and reference not in known:
+                    self._flaw(source, node.lineno + offset, "missing-template",
+                               f"there is no {reference!r} in templates/")  # fmt: skip
+                    ok = False
         return ok
 
     def _beside(self, name: str, locale: str) -> dict[str, Inline]:

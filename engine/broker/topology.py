@@ -41,6 +41,7 @@ class Topology:
     archive_age: float = 7 * 86400.0  # seconds
     history_age: float = 30 * 86400.0
     dead_age: float = 30 * 86400.0
+    ledger_age: float = 86400.0
     ack_wait: float = 10.0  # seconds after which an unacknowledged message comes again
 
     def subjects(self, kind: Kind) -> list[str]:
@@ -161,7 +162,7 @@ class Topology:
 
     def _buckets(self) -> dict[str, dict[str, Any]]:
         return {
-            self.bucket("LEDGER"): {"ttl": 86400.0, "history": 1},
+            self.bucket("LEDGER"): {"ttl": self.ledger_age, "history": 1},
             self.bucket("STATE"): {"history": 1},
             self.bucket("PREFERENCES"): {"history": 5},
         }

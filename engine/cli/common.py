@@ -70,9 +70,12 @@ def settings_of(config: Path | None) -> Settings:
 
 
 def payload_of(file: Any) -> Any:
+    def refuse(name: str) -> None:
+        raise ValueError(f"{name} is no number")  # the server refuses it too
+
     try:
-        return json.loads(file.read())
-    except ValueError as error:
+        return json.loads(file.read(), parse_constant=refuse)
+    except (ValueError, RecursionError) as error:
         raise click.UsageError(f"--payload: no JSON: {error}") from error
 
 

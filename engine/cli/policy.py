@@ -3,28 +3,48 @@
 from __future__ import annotations
 
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import click
 
 from .. import report, schemas
-from ..loader import load_policy
+from ..loader import MAX_FILE, load_bytes, load_policy
+from ..report_check import github_lines, sarif_document
 from ..spelling import nearest
 from .common import out
+
+FORMATS = ["text", "json", "github", "sarif"]
+STDIN = "<stdin>"
 
 
 @click.command()
 @click.argument("folder", metavar="[DIR]", type=click.Path(path_type=Path), default=Path("rules"))
-@click.option("--format", "format_", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@click.option("--format", "format_", type=click.Choice(FORMATS), default="text", show_default=True)
 @click.option("--strict", is_flag=True, help="Fail on warnings too.")
 def check(folder: Path, format_: str, strict: bool) -> None:
-    """Check a policy and name every problem with file, line and column."""
-    policy = load_policy(folder)
-    if format_ == "json":
-        click.echo(report.as_json(report.check_document(str(folder), policy)))
+    """Check a policy and name every problem with file, line and column.
+
+    DIR is the policy's folder; - is a policy of one file on standard input.
+    """
+    texts: dict[str, str] = {}
+    name = str(folder)
+    if name == "-":
+        data = sys.stdin.buffer.read(MAX_FILE + 1)
+        texts, name = {STDIN: data.decode(errors="replace")}, ""
+        policy = load_bytes(data, STDIN)
     else:
-        report.show_check(out(), str(folder), policy)
-    if not policy.ok or (strict and policy.problems):
+        policy = load_policy(folder)
+    if format_ == "json":
+        click.echo(report.as_json(report.check_document(name, policy)))
+    elif format_ == "sarif":
+        click.echo(report.as_json(sarif_document(name, policy.problems, version("mss-server"))))
+    elif format_ == "github":
+        for line in github_lines(name, policy.problems):
+            click.echo(line)
+    else:
+        report.show_check(out(), name, policy, texts)
+    if not policy.ok or (strict and any(problem.severity == "warning" for problem in policy.problems)):
         sys.exit(1)
 
 

@@ -31,7 +31,7 @@ from .logs import log_to_stderr
 def demo(rules: Path | None, locale: str, stay: bool) -> None:
     """Broker, engine, mail catcher and SMS catcher on this machine; one abnormal login through all of it."""
     folder = rules or (Path("rules") if Path("rules").is_dir() else schemas.DATA / "rules")
-    log_to_stderr("warning", "text")
+    log_to_stderr("error", "text")
 
     async def main() -> bool:
         ended = ended_by_signal()

@@ -41,6 +41,8 @@ def syntax_fault(error: yaml.YAMLError, text: str, lines: tuple[int, ...], offse
     if "nesting depth" in words:  # the parser's own bound; it looks ahead, and may meet it first
         message = f"mappings and lists more than {MAX_DEPTH} deep"
         return Fault(offset=offset, code="yaml-too-deep", message=message)
+    if since is not None and "scanning an a" in context:  # an alias, an anchor: its sign is what is wrong
+        offset = since.index
     message, hint = _in_words(words, context, first, text[offset : offset + 1])
     return Fault(offset=offset, code="yaml-syntax", message=message, hint=hint)
 
@@ -50,7 +52,7 @@ def _in_words(words: str, context: str, first: int, char: str) -> tuple[str, str
     if "mapping values are not allowed" in words:
         hint = "quote text that has ': ' in it, and check the indentation of this line and the one above"
         return "a ':' where no key can be", hint
-    if "cannot start any token" in words:
+    if "cannot start any token" in words or "scanning an a" in context:
         return f"a value cannot start with '{char}' unless it is in quotes", "put it in quotes"
     if "could not find expected ':'" in words:
         hint = "write 'key: value', with a space after the colon"

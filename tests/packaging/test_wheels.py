@@ -62,7 +62,11 @@ def test_the_server_alone(tmp_path: Path) -> None:
     example = run(place / "python", "-c", code, cwd=tmp_path).strip()
     assert str(tmp_path / "venv") in example
     checked = json.loads(run(place / "mss", "check", example, "--format", "json", cwd=tmp_path))
-    assert checked["ok"] and checked["rules"] == 2 and checked["problems"] == []
+    assert checked["ok"] and checked["rules"] == 2
+    # What depends on the machine, a database that is not on it, is a note.
+    assert {problem["severity"] for problem in checked["problems"]} <= {"info"}
+    run(place / "mss", "init", "first", cwd=tmp_path)
+    assert "2 passed" in run(place / "mss", "test", "first", "--require-coverage", cwd=tmp_path)
     assert run(place / "python", "-c", "import msc; print(msc.__version__)", cwd=tmp_path).strip()
 
 

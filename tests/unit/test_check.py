@@ -17,9 +17,14 @@ def found(problems: tuple[Problem, ...]) -> list[tuple[str, int, int, str]]:
     return [(p.place.file, p.place.line, p.place.column, p.code) for p in problems]
 
 
+def used(problems: tuple[Problem, ...]) -> tuple[Problem, ...]:
+    """The problems without the warnings of what the usual policy has and one rule does not use or test."""
+    return tuple(p for p in problems if not p.code.startswith(("unused-", "untested-")))
+
+
 def test_the_example_policy_has_no_problem() -> None:
     checked = load_policy(ROOT / "rules", environment={})
-    assert checked.problems == ()
+    assert [p for p in checked.problems if p.severity != "info"] == []
     assert checked.ok and checked.rules == 2
 
 
@@ -106,7 +111,7 @@ def test_an_event_without_a_schema_is_a_warning_and_legal(tmp_path: Path) -> Non
     checked = policy(
         tmp_path, "rules: [{id: r, event: notice.own, to: {email: mail}, template: t, notify: [email]}]"
     )
-    assert [(p.code, p.severity) for p in checked.problems] == [("unknown-event", "warning")]
+    assert [(p.code, p.severity) for p in used(checked.problems)] == [("unknown-event", "warning")]
     assert checked.ok
 
 
@@ -114,7 +119,7 @@ def test_a_schema_beside_the_rules_extends_the_catalogue(tmp_path: Path) -> None
     schema = '{"type": "object", "properties": {"mail": {"type": "string", "x-mss-role": "email"}}}'
     rules = "rules: [{id: r, event: notice.own.event, template: t, notify: [email]}]"
     checked = policy(tmp_path, rules, **{"events/notice/own.event.schema.json": schema})
-    assert checked.problems == ()
+    assert used(checked.problems) == ()
     broken = policy(tmp_path, rules, **{"events/notice/own.event.schema.json": '{"type": "no such type"}'})
     assert {p.place.file for p in broken.problems if p.severity == "error"} == {
         "events/notice/own.event.schema.json"
@@ -127,7 +132,7 @@ def test_templates_are_checked_with_the_rest(tmp_path: Path) -> None:
         "rules: [{id: r, event: notice.login.abnormal, template: u, notify: [email]}]",
         **{"templates/u/email.txt": "---\nsubject: x\nsubjekt: y\n---\nHello\n{{ payload.x"},
     )
-    assert found(checked.problems) == [
+    assert found(used(checked.problems)) == [
         ("templates/u/email.txt", 3, 1, "unknown-key"),
         ("templates/u/email.txt", 6, 1, "template-syntax"),
     ]
@@ -139,7 +144,7 @@ def test_a_mail_needs_a_subject(tmp_path: Path) -> None:
         "rules: [{id: r, event: notice.login.abnormal, template: u, notify: [email]}]",
         **{"templates/u/email.txt": "no front matter"},
     )
-    assert [p.code for p in checked.problems] == ["missing-subject"]
+    assert [p.code for p in used(checked.problems)] == ["missing-subject"]
 
 
 def test_references_are_resolved_in_channels_and_never_in_rules(tmp_path: Path) -> None:

@@ -12,7 +12,11 @@ from policies import CHANNELS, write
 from engine.cli import cli
 
 GOOD = {
-    "policy.yaml": "channels: {t: {type: console}}\nrules: [{id: r, event: notice.login.abnormal, notify: [t]}]"
+    "policy.yaml": (
+        "channels: {t: {type: console}}\n"
+        "rules: [{id: r, event: notice.login.abnormal, notify: [t]}]\n"
+        "tests: [{name: n, given: {event: notice.login.abnormal}, expect: {rules: [r]}}]\n"
+    )
 }
 WARNED = {"policy.yaml": "channels: {t: {type: console}}\nrules: [{id: r, event: notice.own, notify: [t]}]"}
 BAD = {
@@ -45,7 +49,7 @@ def test_problems_as_text(tmp_path: Path) -> None:
     lines = result.output.splitlines()
     assert lines[0].startswith(f"{tmp_path}/a.yaml:5:5: error: unknown key 'templat'")
     assert "[unknown-key]" in lines[0]
-    assert lines[1].strip() == "did you mean 'template'?"
+    assert lines[1:4] == ["   5 |     templat: t", "     |     ^", "    did you mean 'template'?"]
     assert lines[-1] == f"{tmp_path}: 1 error"
 
 

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 from pathlib import Path
 from typing import Any
 
+import oracle
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from engine.condition_compiler import ALL_OPERATORS, compile_block
+from engine.networks import parse_address, parse_network, within
 from engine.operators import OPERATORS, describe, is_number
+from engine.wildcards import wildcard
 
 TESTS = Path(__file__).parents[1]
 FILES = sorted((TESTS / "cases" / "operators").glob("*.yaml"))
 CASES = [
     pytest.param(case, id=f"{file.stem}-{position}-{case['why']}")
-    for file in FILES
+    for file in (*FILES, TESTS / "cases" / "semantics.yaml")
     for position, case in enumerate(yaml.safe_load(file.read_text(encoding="utf-8")), 1)
 ]
 
@@ -51,6 +55,15 @@ def test_the_schema_knows_the_same_operators() -> None:
 
 
 @pytest.mark.parametrize("name", ALL_OPERATORS)
+def test_an_operator_has_a_section_in_the_reference(name: str) -> None:
+    page = (TESTS.parent / "docs" / "rules.md").read_text(encoding="utf-8")
+    headings = [line for line in page.splitlines() if line.startswith("### ")]
+    assert any(f"`{name}`" in line for line in headings), f"docs/rules.md has no section on {name}"
+    bounds = [line for line in page.splitlines() if line.startswith("|") and f"`{name}`" in line]
+    assert len(bounds) >= 2, f"docs/rules.md has {name} not in both of its tables"
+
+
+@pytest.mark.parametrize("name", ALL_OPERATORS)
 def test_an_operator_is_described(name: str) -> None:
     assert ALL_OPERATORS[name]
 
@@ -63,8 +76,19 @@ ARGUMENTS: dict[str, list[Any]] = {
     "lte": [0, -1.5, 2**70],
     "prefix": ["", "a", ["a", ""]],
     "suffix": ["", "a", ["a", ""]],
+    "contains": ["", "a", ["a", ""]],
+    "wildcard": ["", "*", "a*?b*", r"\*"],
+    "regex": ["", ".*", "(a|b)+"],
+    "cidr": ["10.0.0.0/8", ["::/0", "0.0.0.0/0", "10.1.2.3"]],
+    "is": ["null", "string", "number", "boolean", "list", "object"],
 }
-PREDICATES = [OPERATORS[name].compile(argument) for name in ARGUMENTS for argument in ARGUMENTS[name]]
+PREDICATES = [
+    compile_(argument)
+    for name in ARGUMENTS
+    for argument in ARGUMENTS[name]
+    for compile_ in (OPERATORS[name].compile, OPERATORS[name].folded)
+    if compile_ is not None
+]
 ODD = [
     *(None, True, False, 0, -1, 1, 2**53 + 1, 10**400, 0.5, -0.0, float("inf"), float("-inf"), float("nan")),
     *("", "a", "70", "\ud800", "\0", [], [1], {}, {"a": 1}, b"a", object(), (1,), {1}),
@@ -77,7 +101,7 @@ def test_a_predicate_answers_every_value_with_true_or_false(name: str) -> None:
         predicate = OPERATORS[name].compile(argument)
         for value in ODD:
             assert predicate(value) in (True, False)
-            if isinstance(value, list | dict):
+            if isinstance(value, list | dict) and not OPERATORS[name].itself:
                 assert predicate(value) is False
 
 
@@ -106,11 +130,70 @@ def test_no_predicate_raises(value: Any) -> None:
         ("prefix", ["a", None], "not null"),
         ("suffix", {"a": 1}, "suffix takes a string or a list of strings, not a mapping"),
         ("suffix", [["a"]], "not a list"),
+        ("contains", 5, "contains takes a string or a list of strings, not the number 5"),
+        ("contains", [], "contains has an empty list"),
+        ("wildcard", ["a*"], r"wildcard takes one pattern, a string, not a list; for several write any_of"),
+        ("wildcard", 5, "wildcard takes one pattern, a string, not the number 5$"),
+        ("wildcard", "a\\b", "a backslash stands before"),
+        ("wildcard", "a\\", "a backslash stands before"),
+        ("wildcard", "a" * 1001, "a pattern of 1,001 characters; at most 1,000"),
+        ("regex", None, "regex takes one pattern, a string, not null"),
+        ("regex", "(", r"regex '\(': missing \): \("),
+        ("regex", "(?=a)", "there is no looking ahead or behind"),
+        ("regex", r"(a)\1", "there are no back-references"),
+        ("regex", "a{1001}", "invalid repetition size"),
+        ("regex", r"\pL{100}", "is too large: .* instructions, at most 2,000"),
+        ("regex", "a" * 1001, "a pattern of 1,001 characters; at most 1,000"),
+        ("regex", "\ud800", "half a surrogate pair"),
+        ("cidr", "10.0.0.1/8", "has bits set after the first 8: did you mean 10.0.0.0/8?"),
+        ("cidr", "::ffff:10.0.0.1/104", "has bits set after the first 8: did you mean 10.0.0.0/8?"),
+        ("cidr", "2001:db8::1/32", "did you mean 2001:db8::/32?"),
+        ("cidr", "10.0.0.0/33", "after the slash stands a number of bits from 0 to 32"),
+        ("cidr", "::/129", "from 0 to 128"),
+        ("cidr", "10.0.0.0/255.0.0.0", "from 0 to 32"),
+        ("cidr", "10.0.0.0/08", "from 0 to 32"),
+        ("cidr", "10.0.0.0/", "from 0 to 32"),
+        ("cidr", "10.0.0/8", "is no network"),
+        ("cidr", "010.0.0.0/8", "is no network"),
+        ("cidr", "::ffff:0.0.0.0/90", "holds IPv4 addresses and others"),
+        ("cidr", "", "is no network"),
+        ("cidr", [], "cidr has an empty list"),
+        ("cidr", 10, "cidr takes a string or a list of strings, not the number 10"),
+        ("is", None, '"null" in quotes'),
+        ("is", "integer", "is takes one of null, string, number, boolean, list, object, not the string"),
+        ("is", ["string"], "not a list"),
     ],
 )
 def test_a_bad_argument_is_refused_in_words(name: str, argument: Any, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         OPERATORS[name].compile(argument)
+
+
+@given(
+    st.text(alphabet="0123456789abcdefABCDEFx.:%/ \n٣", max_size=20) | st.ip_addresses().map(str) | oracle.ips
+)
+def test_addresses_are_read_as_inet_pton_reads_them(text: str) -> None:
+    address = parse_address(text)
+    bits = oracle.bits(text)
+    assert (address is None) is (bits is None)
+    if address and bits:
+        assert (address[0], address[1]) == (4 if len(bits) == 32 else 6, int(bits, 2))
+
+
+@given(st.ip_addresses(), st.integers(0, 128), st.ip_addresses())
+def test_networks_hold_what_the_standard_library_says(first: Any, bits: int, other: Any) -> None:
+    network = ipaddress.ip_network((first, min(bits, first.max_prefixlen)), strict=False)
+    assume(network.version == 4 or not network.network_address.ipv4_mapped)  # refused, or IPv4
+    inside = within([parse_network(str(network))])
+    meant = getattr(other, "ipv4_mapped", None) or other  # the library keeps the two apart
+    assert inside(str(other)) is (meant in network)
+    assert inside(str(network[0]))
+
+
+@given(oracle.wildcards | st.text("ab*?", max_size=12), oracle.strings | st.text("ab", max_size=12))
+@example("*a*a*a*a*b", "a" * 300)
+def test_wildcards_match_as_taken_literally(pattern: str, text: str) -> None:
+    assert wildcard(pattern)(text) is oracle.fits(pattern, text)
 
 
 def test_a_predicate_does_not_change_with_its_argument() -> None:

@@ -73,7 +73,7 @@ def test_to_overrides_the_catalogue_and_may_name_a_person(tmp_path: Path) -> Non
           secops: {email: [sec@example.com, ops@example.com], phone: ["+4915100000000", "+4915100000001"]}
         rules:
           - id: r
-            event: notice.login.abnormal
+            event: notice.login.managed
             template: t
             to: {email: manager.mail, locale: lang}
             notify:
@@ -82,9 +82,8 @@ def test_to_overrides_the_catalogue_and_may_name_a_person(tmp_path: Path) -> Non
               - {channel: email, to: secops}
         """,
     )
-    result = plan(
-        book, event({**LOGIN, "manager": {"mail": ["m@example.com", "n@example.com"]}, "lang": "en"})
-    )
+    payload = {**LOGIN, "manager": {"mail": ["m@example.com", "n@example.com"]}, "lang": "en"}
+    result = plan(book, event(payload, "notice.login.managed"))
     assert made(result) == [
         ("r", "email", ("m@example.com", "n@example.com")),  # one mail: the first To, the rest Cc
         ("r", "sms", ("+4915100000000",)),  # an SMS for each number
@@ -195,14 +194,14 @@ def test_a_template_that_fails_for_one_channel_hurts_no_other(tmp_path: Path) ->
         tmp_path,
         "rules: [{id: r, event: notice.login.abnormal, template: u, notify: [email, sms]}]",
         **{
-            "templates/u/email.txt": "---\nsubject: S\n---\n{{ payload.nickname.upper() }}",
+            "templates/u/email.txt": "---\nsubject: S\n---\n{{ payload.reason.upper() }}",
             "templates/u/sms.txt": "fine",
         },
     )
     result = plan(book, event(LOGIN))
     assert made(result) == [("r", "sms", ("+8613800000000",))]
     assert [(f.rule, f.channel) for f in result.failures] == [("r", "email")]
-    assert "nickname" in result.failures[0].detail
+    assert "reason" in result.failures[0].detail
 
 
 def test_sensitive_values_are_known_to_the_delivery(tmp_path: Path) -> None:

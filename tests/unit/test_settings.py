@@ -26,10 +26,11 @@ def test_everything_it_says(tmp_path: Path) -> None:
         password: ${PW}
         tls: {ca: /etc/ca.pem}
         rules: policy
-        services: {log: false}
+        services: {log: false, actions: {sendsms: false, iplocation: true}}
+        action_deadline: 30s
         replicas: 3
         clock_tolerance: 1m
-        retention: {dead: 90d}
+        retention: {dead: 90d, ledger: 2d}
         ack_wait: 500ms
         metrics: false
         log: {level: debug, format: json}
@@ -42,6 +43,9 @@ def test_everything_it_says(tmp_path: Path) -> None:
         access={"user": "mss", "password": "s3cret", "tls": {"ca": "/etc/ca.pem"}},
         rules=tmp_path / "policy",
         kinds=(Kind.NOTICE, Kind.AUDIT),
+        actions_off=frozenset({"sendsms"}),
+        action_deadline=30.0,
+        ledger_age=2 * 86400.0,
         replicas=3,
         clock_tolerance=60.0,
         dead_age=90 * 86400.0,
@@ -51,6 +55,14 @@ def test_everything_it_says(tmp_path: Path) -> None:
         log_format="json",
     )
     assert "s3cret" not in repr(settings)
+
+
+def test_all_actions_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "mss.yaml"
+    for written, served in (("false", False), ("true", True), ("{}", True)):
+        path.write_text(f"services: {{actions: {written}}}")
+        settings = load_settings(path, {})
+        assert (settings.actions, settings.actions_off) == (served, frozenset())
 
 
 def test_every_problem_at_once_with_its_place(tmp_path: Path) -> None:

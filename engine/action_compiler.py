@@ -1,0 +1,142 @@
+"""One action: what carries it out, and whether that can work."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from . import documents, locales, references
+from .actions import check_handler
+from .actions.payloads import SHAPES
+from .catalogue import LOCALE, USER
+from .cursors import Complaints, Cursor
+from .durations import parse_duration
+from .paths import Path, parse_path
+from .rulebook import ActionSpec, ChannelSpec, Defaults
+from .spelling import nearest
+from .templates import TEMPLATE_FOLDER, Library
+
+_OPTIONS = ("database", "url", "headers", "ca", "subject")  # of the handlers; references are resolved
+_DEFAULTED = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*):-")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActionCompiler:
+    """Compiles actions against the rest of the policy."""
+
+    complaints: Complaints
+    defaults: Defaults
+    channels: Mapping[str, ChannelSpec]
+    declared: Collection[str]  # channels that are written, though something may be wrong with them
+    library: Library
+    environment: Mapping[str, str]
+
+    def action(self, entry: Cursor) -> ActionSpec:
+        """The action at ``entry``, which the schema has passed."""
+        before = len(self.complaints.problems)
+        value = entry.value
+        common = {key: value[key] for key in ("concurrency", "queue", "idempotent") if key in value}
+        if "timeout" in value:
+            common["timeout"] = parse_duration(value["timeout"])
+        spec = ActionSpec(
+            key=entry.name,
+            handler=value["handler"],
+            channels=self._channels(entry.get("channel")),
+            to=self._to(entry),
+            template=value.get("template", entry.name) if value["handler"] == "notify" else "",
+            vars=value.get("vars", {}),
+            sensitive=self._paths(entry.get("sensitive")),
+            options=self._options(entry),
+            place=entry.key_place,
+            **common,
+        )
+        for name in spec.channels:
+            if channel := self.channels.get(name):
+                self._check_words(entry, spec, channel)
+                self._check_reachable(entry, spec, channel)
+        if len(self.complaints.problems) == before:
+            self.complaints.problems.extend(check_handler(spec))
+        return spec
+
+    def _channels(self, channel: Cursor | None) -> tuple[str, ...]:
+        if channel is None:
+            return ()
+        names = []
+        for each in channel.each():
+            if each.value not in self.declared:
+                self.complaints.unknown(each, "channel", self.declared)
+            names.append(each.value)
+        # What is written and has a mistake is reported there, and never opened.
+        return tuple(dict.fromkeys(names))
+
+    def _to(self, entry: Cursor) -> dict[str, Path]:
+        to = entry.get("to")
+        if to is None:
+            return {}
+        fields = {each.name: path for each in to.items() if (path := self._path(each, entry.name))}
+        if not set(fields) - {USER, LOCALE} and fields:
+            self.complaints.add(to, "no-address", "nothing says where the address is", hint="add: email: to")
+        return fields
+
+    def _paths(self, sensitive: Cursor | None) -> tuple[Path, ...]:
+        if sensitive is None:
+            return ()
+        key = str(sensitive.path[-2])
+        return tuple(path for each in sensitive.each() if (path := self._path(each, key)))
+
+    def _path(self, at: Cursor, key: str) -> Path | None:
+        try:
+            path = parse_path(at.value)
+        except ValueError as error:
+            self.complaints.add(at, "bad-path", str(error))
+            return None
+        shape = SHAPES.get(key, {})
+        if shape and path[0] not in shape:
+            message = f"requests for {key} have no {at.value!r}; there are: {', '.join(shape)}"
+            self.complaints.add(at, "unknown-path", message, hint=nearest(at.value, shape))
+        return path
+
+    def _options(self, entry: Cursor) -> dict[str, Any]:
+        def complain(path: documents.Path, code: str, message: str) -> None:
+            self.complaints.add(entry.below(path), code, message)
+
+        written = {key: entry.value[key] for key in _OPTIONS if key in entry.value}
+        options: dict[str, Any] = references.resolve(written, self.environment, complain)
+        unnamed = _DEFAULTED.search(written.get("database", ""))
+        if unnamed and not self.environment.get(unnamed[1]):
+            options["database_by_default"] = True
+        return options
+
+    def _check_words(self, entry: Cursor, spec: ActionSpec, channel: ChannelSpec) -> None:
+        """A template must have words for its channel in the default locale, and a mail a subject."""
+        at = entry.get("template") or entry
+        words = self.library.find(
+            spec.template, (channel.name, channel.type), locales.chain(self.defaults.locale)
+        )
+        if words is None and channel.words and spec.template not in self.library.flawed:
+            known = "" if spec.template in self.library else nearest(spec.template, self.library.names)
+            file = f"{channel.name}.html" if channel.type == "email" else f"{channel.name}.txt"
+            self.complaints.add(
+                at,
+                "missing-template",
+                f"no template {spec.template!r} for channel {channel.name!r}",
+                hint=known or f"write {TEMPLATE_FOLDER}{spec.template}/{file}",
+                at_key=at is entry,
+            )
+        elif words is not None and channel.type == "email" and words.subject is None:
+            message = f"the template {spec.template!r} has no subject, and a mail needs one"
+            self.complaints.add(at, "missing-subject", message, at_key=at is entry)
+
+    def _check_reachable(self, entry: Cursor, spec: ActionSpec, channel: ChannelSpec) -> None:
+        if channel.address is None or channel.address in spec.to:
+            return
+        to = entry.get("to")
+        self.complaints.add(
+            to or entry,
+            "no-address",
+            f"nothing says where the request has the {channel.address} that channel {channel.name!r} needs",
+            hint=f"add to the action: to: {{{channel.address}: <path into the payload>}}",
+            at_key=to is None,
+        )

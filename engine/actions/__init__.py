@@ -1,0 +1,128 @@
+"""The handler registry: what can carry out an action, and how one is opened.
+
+A handler's module is imported when its first action opens, so that checking a policy stays quick.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from ..model import Problem
+from ..rulebook import ActionSpec, ChannelSpec, Rulebook
+
+if TYPE_CHECKING:
+    from ..broker import Connection
+    from ..channels import Channel
+    from ..metrics import Metrics
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One request for an action, as received."""
+
+    key: str  # what stands after the prefix and ``action.``
+    reqid: str
+    payload: Any  # any JSON
+    data: bytes  # the whole envelope
+    sent: int  # the sender's clock, microseconds since the epoch
+    received: int  # when this process had it, microseconds since the epoch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What the caller hears. Neither ``message`` nor ``payload`` tells anything of this server."""
+
+    code: int = 0
+    message: str = "ok"
+    payload: dict[str, Any] | None = None
+    detail: str = ""  # for the operators' log alone
+
+
+NOT_BEGUN = "not carried out: no time left"
+OUTCOME_UNKNOWN = "outcome unknown: it may have been carried out"
+
+
+def failed(message: str, detail: str = "") -> Answer:
+    """The answer of an action that failed."""
+    return Answer(code=1, message=message, detail=detail)
+
+
+class Handler(Protocol):
+    """Carries out an action.
+
+    ``handle`` answers by ``deadline``, in seconds of the loop's clock, with ``OUTCOME_UNKNOWN`` where
+    it cannot tell what it did. It never raises (cancellation apart) and never tries again after a
+    failure that is not definite. It is called concurrently, at most ``spec.concurrency`` times at once.
+    """
+
+    async def handle(self, request: Request, deadline: float) -> Answer: ...
+
+    async def close(self) -> None:
+        """Let go of connections. Nothing is asked afterwards; never raises."""
+        ...
+
+
+class Lookup(Protocol):
+    """Answers an action at once from what it has, changing nothing; never raises."""
+
+    def answer(self, request: Request) -> Answer: ...
+
+    async def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resources:
+    """What a handler may use of the process it runs in."""
+
+    connection: Connection
+    rulebook: Callable[[], Rulebook]
+    open_channel: Callable[[ChannelSpec], Channel]  # a channel for this action alone
+    metrics: Metrics
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HandlerType:
+    """What is known of a handler without importing it."""
+
+    module: str  # in this package; defines ``open_handler(spec, resources)`` and ``problems(spec)``
+    reads_only: bool = False  # a Lookup: doing it twice does no harm, so the ledger is skipped
+
+
+HANDLERS: dict[str, HandlerType] = {
+    "notify": HandlerType(module="notify"),
+    "iplocation": HandlerType(module="iplocation", reads_only=True),
+    "http": HandlerType(module="http"),
+    "forward": HandlerType(module="forward"),
+}
+
+
+def open_handler(spec: ActionSpec, resources: Resources) -> Handler | Lookup:
+    """Open what carries out ``spec``: a Lookup where the type reads only, else a Handler.
+
+    Raises PolicyError for settings that no schema can judge.
+    """
+    return cast("Handler | Lookup", _module(spec).open_handler(spec, resources))
+
+
+def check_handler(spec: ActionSpec) -> Iterable[Problem]:
+    """What would keep the handler of ``spec`` from working on this machine."""
+    return cast("Iterable[Problem]", _module(spec).problems(spec))
+
+
+def unusable(spec: ActionSpec, message: str, severity: str = "error") -> Problem:
+    """Something about an action's settings, with the action's place."""
+    return Problem(
+        place=spec.place,
+        pointer=f"/actions/{spec.key}",
+        code="unusable-action",
+        message=f"action {spec.key}: {message}",
+        severity=severity,
+    )
+
+
+def _module(spec: ActionSpec) -> ModuleType:
+    return import_module(f".{HANDLERS[spec.handler].module}", __name__)

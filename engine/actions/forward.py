@@ -1,0 +1,55 @@
+"""Asks somebody else's program, on another subject; its reply is the caller's."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import nats.errors
+
+from msc import wire
+
+from ..model import Problem
+from ..rulebook import ActionSpec
+from . import NOT_BEGUN, OUTCOME_UNKNOWN, Answer, Request, Resources, failed
+
+_NOBODY = "not carried out: nobody serves it"
+_NO_REPLY = "the program's answer is no reply"
+
+
+class Forward:
+    """Passes each request on as it came."""
+
+    def __init__(self, spec: ActionSpec, resources: Resources) -> None:
+        self._subject: str = spec.options["subject"]
+        self._client = resources.connection.client
+
+    async def handle(self, request: Request, deadline: float) -> Answer:
+        limit = deadline - asyncio.get_running_loop().time()
+        if limit <= 0 or not self._client.is_connected:
+            return failed(NOT_BEGUN)
+        try:
+            msg = await self._client.request(self._subject, request.data, timeout=limit)
+        except nats.errors.NoRespondersError:
+            return failed(_NOBODY, f"no responders on {self._subject}")
+        except (nats.errors.Error, TimeoutError) as error:
+            return failed(OUTCOME_UNKNOWN, f"{self._subject}: {str(error) or 'no answer'}")
+        try:
+            reply = wire.decode_reply(msg.data)
+        except wire.WireError as error:
+            return failed(_NO_REPLY, f"{self._subject}: {error}")
+        if reply.reqid != request.reqid:
+            return failed(_NO_REPLY, f"{self._subject}: another reqid")
+        return Answer(code=reply.code, message=reply.message, payload=reply.payload)
+
+    async def close(self) -> None:
+        """The connection is not ours."""
+
+
+def open_handler(spec: ActionSpec, resources: Resources) -> Forward:
+    return Forward(spec, resources)
+
+
+def problems(spec: ActionSpec) -> Iterator[Problem]:
+    """There is nothing to see before somebody asks."""
+    yield from ()

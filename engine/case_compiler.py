@@ -1,0 +1,105 @@
+"""One test of ``tests``: its events on a virtual clock, its expectations, every name in it known."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from .cases import DEFAULT_AT, Case, Expected
+from .catalogue import Catalogue
+from .cursors import Complaints, Cursor
+from .durations import parse_duration
+from .model import Event, Kind, Outcome
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaseCompiler:
+    """Compiles tests against the rest of the policy."""
+
+    complaints: Complaints
+    rules: Collection[str]  # ids of all that are written, switched off or wrong ones too
+    channels: Collection[str]  # so for these
+    catalogue: Catalogue
+
+    def case(self, entry: Cursor) -> Case:
+        """The test at ``entry``, which the schema has passed."""
+        expect = entry / "expect"
+        for channel in self._items(entry.get("channels")):
+            if channel.name not in self.channels:
+                self.complaints.unknown(channel, "channel", self.channels, at_key=True)
+        for rule in self._items(expect.get("rules")):
+            self._check_rule(rule)
+        return Case(
+            name=entry.value["name"],
+            place=entry.place,
+            events=tuple(self._events(entry)),
+            answers={name: Outcome(answer) for name, answer in entry.value.get("channels", {}).items()},
+            rules=tuple(expect.value["rules"]) if "rules" in expect.value else None,
+            deliveries=self._expected(expect.get("deliveries")),
+            failed=self._expected(expect.get("failed")),
+            suppressed=self._expected(expect.get("suppressed")),
+        )
+
+    def _events(self, entry: Cursor) -> Iterator[Event]:
+        at = self._clock(entry.get("at"))
+        for position, given in enumerate((entry / "given").each()):
+            if after := given.get("after"):
+                try:
+                    at += timedelta(seconds=parse_duration(after.value))
+                except (ValueError, OverflowError):
+                    self.complaints.add(after, "bad-format", f"{after.value!r} is longer than time goes on")
+            name = given.value["event"]
+            kind, _, key = name.partition(".")
+            now = (at - _EPOCH) // timedelta(microseconds=1)
+            yield Event(
+                kind=Kind(kind),
+                key=key,
+                # Told apart, and the same whenever the test runs: words may show it.
+                reqid=hashlib.sha256(f"{entry.place}#{position}".encode()).hexdigest()[:32],
+                payload=self.catalogue.canonical(name, given.value.get("payload", {})),
+                sent=now,
+                received=now,
+            )
+
+    def _clock(self, at: Cursor | None) -> datetime:
+        if at is None:
+            return DEFAULT_AT
+        try:
+            return parse_time(at.value)
+        except ValueError as error:
+            self.complaints.add(at, "bad-format", str(error))
+            return DEFAULT_AT
+
+    def _expected(self, entries: Cursor | None) -> tuple[Expected, ...] | None:
+        if entries is None:
+            return None
+        for entry in entries.items():
+            channel, rule = entry.get("channel"), entry.get("rule")
+            if channel is not None and channel.value not in self.channels:
+                self.complaints.unknown(channel, "channel", self.channels)
+            if rule is not None:
+                self._check_rule(rule)
+        return tuple(Expected(fields=entry.value, place=entry.place) for entry in entries.items())
+
+    def _check_rule(self, rule: Cursor) -> None:
+        if rule.value not in self.rules:
+            self.complaints.unknown(rule, "rule", self.rules)
+
+    @staticmethod
+    def _items(cursor: Cursor | None) -> Iterator[Cursor]:
+        return iter(()) if cursor is None else cursor.items()
+
+
+def parse_time(text: str) -> datetime:
+    """A point in time as RFC 3339 writes it; ValueError, in words for operators, when it is none."""
+    try:
+        time = datetime.fromisoformat(text.strip().upper())
+    except ValueError as error:
+        raise ValueError(f"{text!r} is no time: {error}") from error
+    if time.tzinfo is None:
+        raise ValueError(f"{text!r} has no offset, as 2026-03-02T23:30:00+08:00 has")
+    return time

@@ -1,0 +1,110 @@
+"""``mss test`` and ``mss explain``: what a policy does, before it does it."""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .. import report
+from ..case_compiler import parse_time
+from ..coverage import coverage
+from ..explain import explain as explain_event
+from ..loader import Policy, load_policy
+from ..model import Event, Kind
+from ..report_explain import explanation_document, show_explanation
+from ..report_tests import problems_as_junit, show_tests, tests_as_junit, tests_document
+from ..rulebook import Rulebook
+from ..spelling import nearest
+from ..subjects import valid_key
+from ..trial import try_case
+from .common import PAYLOAD, out, payload_of
+
+FOLDER = click.argument("folder", metavar="[DIR]", type=click.Path(path_type=Path), default=Path("rules"))
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@click.command()
+@FOLDER
+@click.option(
+    "--format", "format_", type=click.Choice(["text", "json", "junit"]), default="text", show_default=True
+)
+@click.option(
+    "--require-coverage", is_flag=True,
+    help="Fail too when a rule, a notify entry or a language is touched by no test.",
+)  # fmt: skip
+def test(folder: Path, format_: str, require_coverage: bool) -> None:
+    """Run the policy's own tests, on a virtual clock and with nothing sent."""
+    policy = load_policy(folder)
+    if not policy.ok and format_ == "junit":
+        click.echo(problems_as_junit(str(folder), policy.problems))
+        sys.exit(1)
+    rulebook = rulebook_of(folder, policy, json=format_ == "json")
+    verdicts = [try_case(rulebook, case) for case in policy.cases]
+    covered = coverage(rulebook, (plan for verdict in verdicts for plan in verdict.plans))
+    if format_ == "json":
+        click.echo(report.as_json(tests_document(str(folder), verdicts, covered)))
+    elif format_ == "junit":
+        click.echo(tests_as_junit(str(folder), verdicts))
+    else:
+        show_tests(out(), str(folder), verdicts, covered)
+    if not all(verdict.ok for verdict in verdicts) or (require_coverage and not covered.complete):
+        sys.exit(1)
+
+
+@click.command()
+@FOLDER
+@click.option("--event", "name", metavar="KIND.KEY", required=True, help="For example notice.login.abnormal.")
+@PAYLOAD
+@click.option("--at", metavar="TIME", help="When it arrives, as 2026-03-02T23:30:00+08:00; default: now.")
+@click.option("--format", "format_", type=click.Choice(["text", "json"]), default="text", show_default=True)
+def explain(folder: Path, name: str, payload_file: Any, at: str | None, format_: str) -> None:
+    """Say for one event which rules match, why the others do not, and what would be sent."""
+    kind, _, key = name.partition(".")
+    if kind not in tuple(Kind) or not (valid_key(key) if key else name == Kind.LOG):
+        raise click.UsageError(f"--event: {name!r} is no KIND.KEY such as notice.login.abnormal")
+    try:
+        time = datetime.now(UTC) if at is None else parse_time(at)
+    except ValueError as error:
+        raise click.UsageError(f"--at: {error}") from error
+    payload = payload_of(payload_file)
+    if not isinstance(payload, dict):
+        raise click.UsageError("--payload: an event's payload is an object")
+    rulebook = rulebook_of(folder, load_policy(folder), json=format_ == "json")
+    now = round((time - _EPOCH).total_seconds() * 1_000_000)
+    explanation = explain_event(
+        rulebook,
+        Event(
+            kind=Kind(kind),
+            key=key,
+            reqid="0" * 32,
+            payload=rulebook.catalogue.canonical(name, payload),
+            sent=now,
+            received=now,
+        ),
+    )
+    if format_ == "json":
+        click.echo(report.as_json(explanation_document(explanation)))
+        return
+    show_explanation(out(), explanation)
+    if not explanation.considered and (hint := nearest(name, _events(rulebook))):
+        click.echo(f"No rule looks at {name}; {hint}")
+
+
+def rulebook_of(folder: Path, policy: Policy, *, json: bool = False) -> Rulebook:
+    """The rulebook; without one its problems are shown as ``mss check`` shows them, and that is all."""
+    if policy.rulebook is not None:
+        return policy.rulebook
+    if json:
+        click.echo(report.as_json(report.check_document(str(folder), policy)))
+    else:
+        report.show_check(out(), str(folder), policy)
+    sys.exit(1)
+
+
+def _events(rulebook: Rulebook) -> set[str]:
+    named = {str(pattern) for rule in rulebook.rules for pattern in rule.events if not pattern.wild}
+    return named | set(rulebook.catalogue.schemas)

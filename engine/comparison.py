@@ -1,0 +1,146 @@
+"""Fields side by side: what a test expects of a message, and what the message is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from itertools import zip_longest
+from typing import Any
+
+from inscriptis import get_text
+from inscriptis.model.config import ParserConfig
+
+from . import locales
+from .model import Delivery, Suppressed
+from .plan import usable_address
+from .rulebook import Rulebook
+
+_MOST = 300  # characters of a message in a comparison
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One field, side by side. "" is nothing on that side."""
+
+    field: str
+    expected: str
+    actual: str
+    agrees: bool
+
+
+def compare_delivery(rulebook: Rulebook, wanted: Mapping[str, Any], delivery: Delivery) -> list[Row]:
+    """Each field that the test names."""
+    return [_FIELDS[name](rulebook, want, delivery) for name, want in wanted.items()]
+
+
+def compare_suppressed(wanted: Mapping[str, Any], suppressed: Suppressed) -> list[Row]:
+    """Each field that the test names."""
+    return [_row(name, want, getattr(suppressed, name)) for name, want in wanted.items()]
+
+
+def aligned(wanted: Sequence[str], actual: Sequence[str]) -> Iterator[Row]:
+    """Both orders side by side, what they share on one line."""
+    matcher = SequenceMatcher(a=wanted, b=actual, autojunk=False)
+    for operation, a1, a2, b1, b2 in matcher.get_opcodes():
+        for left, right in zip_longest(wanted[a1:a2], actual[b1:b2], fillvalue=""):
+            yield Row(field="rule", expected=left, actual=right, agrees=operation == "equal")
+
+
+def only_expected(wanted: Mapping[str, Any]) -> tuple[Row, ...]:
+    """What is not there."""
+    return tuple(
+        Row(field=name, expected=_text(want), actual="", agrees=False) for name, want in wanted.items()
+    )
+
+
+def only_actual(found: Delivery | Suppressed) -> tuple[Row, ...]:
+    """What nobody named."""
+    if isinstance(found, Delivery):
+        seen = _seen(found)
+    else:
+        seen = {"rule": found.rule, "channel": found.channel, "reason": found.reason}
+    return tuple(
+        Row(field=name, expected="", actual=value, agrees=False) for name, value in seen.items() if value
+    )
+
+
+def _row(name: str, wanted: Any, actual: str) -> Row:
+    return Row(field=name, expected=_text(wanted), actual=actual, agrees=wanted == actual)
+
+
+def _text(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _seen(delivery: Delivery) -> dict[str, str]:
+    """What there is to say of a delivery, by the names that tests use."""
+    return {
+        "channel": delivery.channel,
+        "rule": delivery.rule,
+        "to": ", ".join(delivery.to),
+        "locale": delivery.locale,
+        "title": delivery.message.title,
+        "contains": _cut(delivery.message.text),
+    }
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _MOST else f"{text[: _MOST - 1]}…"
+
+
+def _plain(name: str) -> Callable[[Rulebook, Any, Delivery], Row]:
+    return lambda _, wanted, delivery: _row(name, wanted, _seen(delivery)[name])
+
+
+def _locale(_: Rulebook, wanted: Any, delivery: Delivery) -> Row:
+    agrees = locales.normal(wanted) == locales.normal(delivery.locale)
+    return Row(field="locale", expected=wanted, actual=delivery.locale, agrees=agrees)
+
+
+def _to(rulebook: Rulebook, wanted: Any, delivery: Delivery) -> Row:
+    kind = rulebook.channels[delivery.channel].address
+    given = wanted if isinstance(wanted, list) else [wanted]
+    addresses = [usable_address(kind, text) or text if kind else text for text in given]
+    return Row(
+        field="to",
+        expected=_text(wanted),
+        actual=", ".join(delivery.to),
+        agrees=addresses == list(delivery.to),
+    )
+
+
+def _title(_: Rulebook, wanted: Any, delivery: Delivery) -> Row:
+    title = delivery.message.title
+    return Row(field="title", expected=wanted, actual=title, agrees=_folded(wanted) == _folded(title))
+
+
+def _contains(_: Rulebook, wanted: Any, delivery: Delivery) -> Row:
+    """Each text is in the title, or in every part of the body: no reader sees more than one part."""
+    message = delivery.message
+    parts = {"text": message.text, "HTML": get_text(message.html, ParserConfig(display_links=True))}
+    parts = {name: part.strip() for name, part in parts.items() if part.strip()}
+    for text in wanted if isinstance(wanted, list) else [wanted]:
+        if _folded(text) in _folded(message.title):
+            continue
+        without = [name for name, part in parts.items() if _folded(text) not in _folded(part)]
+        if without or not parts:
+            actual = _cut(next((parts[name] for name in without), ""))
+            note = f"(the {' and the '.join(without)} without it)\n" if without and len(parts) > 1 else ""
+            return Row(field="contains", expected=text, actual=note + actual, agrees=False)
+    return Row(field="contains", expected=_text(wanted), actual="(has it)", agrees=True)
+
+
+def _folded(text: str) -> str:
+    """Without differences of white space, which layouts make."""
+    return " ".join(text.split())
+
+
+_FIELDS: Mapping[str, Callable[[Rulebook, Any, Delivery], Row]] = {
+    "channel": _plain("channel"),
+    "rule": _plain("rule"),
+    "to": _to,
+    "locale": _locale,
+    "title": _title,
+    "contains": _contains,
+}

@@ -1,0 +1,116 @@
+"""Why a rule fires for an event, or does not: each rule that looks at it, each of its conditions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from .conditions import Finding
+from .model import Event
+from .plan import Plan, plan
+from .rulebook import Mode, Rule, Rulebook
+
+_MOST = 60  # characters of one value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Considered:
+    """A rule that looks at events of this name, and what it made of this one."""
+
+    rule: Rule
+    findings: tuple[Finding, ...]  # of its ``when``, also after the first that does not hold
+    stopped_by: str = ""  # the rule before it that fired and said ``stop``
+
+    @property
+    def holds(self) -> bool:
+        """Whether every condition holds."""
+        return all(finding.holds for finding in self.findings)
+
+    @property
+    def matched(self) -> bool:
+        return self.holds and not self.stopped_by
+
+    @property
+    def obstacle(self) -> Finding | None:
+        """The first condition that does not hold."""
+        return next((finding for finding in self.findings if not finding.holds), None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """Everything about one event under one rulebook."""
+
+    plan: Plan
+    considered: tuple[Considered, ...]  # in order of evaluation
+    others: int  # rules that look at other events
+    secrets: tuple[str, ...]  # to mask wherever it is shown
+
+
+def explain(rulebook: Rulebook, event: Event) -> Explanation:
+    """Evaluates each rule plainly, without the index, and plans the event as the server would."""
+    considered: list[Considered] = []
+    stopped_by = ""
+    for rule in rulebook.rules:
+        if not any(pattern.matches(event.name) for pattern in rule.events):
+            continue
+        one = Considered(rule=rule, findings=rule.when.explain(event.payload), stopped_by=stopped_by)
+        considered.append(one)
+        if one.matched and rule.stop and rule.mode is not Mode.SHADOW:
+            stopped_by = rule.id
+    known = rulebook.catalogue.get(event.name)
+    return Explanation(
+        plan=plan(rulebook, event),
+        considered=tuple(considered),
+        others=len(rulebook.rules) - len(considered),
+        secrets=known.secrets_in(event.payload) if known else (),
+    )
+
+
+def why_not(rulebook: Rulebook, explanation: Explanation, id_: str) -> str:
+    """Why the rule does not fire for the event that was explained, in a sentence; "" where it does."""
+    one = next((c for c in explanation.considered if c.rule.id == id_), None)
+    if one is not None and one.obstacle is not None:
+        return f"{id_} does not match: {sentence(one.obstacle)}"
+    if one is not None:
+        return f"{id_} comes after {one.stopped_by}, which says stop" if one.stopped_by else ""
+    rule = next((rule for rule in rulebook.rules if rule.id == id_), None)
+    if rule is None:
+        return f"{id_} is switched off"
+    return (
+        f"{id_} looks at {', '.join(map(str, rule.events))}, and the event is {explanation.plan.event.name}"
+    )
+
+
+def sentence(finding: Finding) -> str:
+    """A condition and what it found, on one line."""
+    if finding.path:
+        if finding.holds and finding.operator == "equals":
+            return f"{finding.path} equals {shown(finding.expected)}"
+        found = f"it is {shown(finding.actual)}" if finding.present else "it is not there"
+        asked = "" if finding.operator == "all" else f" {finding.operator}"
+        return f"{finding.path}{asked} {shown(finding.expected)}: {found}"
+    outcome = {
+        "any": "one of these holds" if finding.holds else "none of these holds",
+        "all": "all of these hold" if finding.holds else "not all of these hold",
+        "not": "this does not hold" if finding.holds else "this holds, and must not",
+    }[finding.operator]
+    inside = "; ".join(sentence(each) for each in finding.inside)
+    return f"{outcome}: {inside}"
+
+
+def outline(finding: Finding, depth: int = 0) -> Iterator[tuple[int, bool, str]]:
+    """The same line by line: how deep inside blocks, whether it holds, the words."""
+    if finding.path or not finding.inside:
+        yield depth, finding.holds, sentence(finding)
+        return
+    yield depth, finding.holds, finding.operator
+    for each in finding.inside:
+        yield from outline(each, depth + 1)
+
+
+def shown(value: Any) -> str:
+    """A value as JSON, cut where it is long."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= _MOST else f"{text[: _MOST - 1]}…"

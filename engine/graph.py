@@ -1,0 +1,143 @@
+"""The policy as a picture: which events lead over which rules to which channels."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from .errors import MssError
+from .rulebook import Mode, Notify, Rule, Rulebook
+
+_PROGRAM = "dot"
+_LIMIT = 60.0  # seconds to draw
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arrow:
+    """From an event to a rule, or from a rule to a channel."""
+
+    source: str
+    target: str
+    label: str = ""
+    dashed: bool = False  # it may hold or not: there are conditions, or nothing is sent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Graph:
+    """Three columns and what joins them; names are as in the policy."""
+
+    events: tuple[str, ...]
+    rules: tuple[str, ...]
+    channels: tuple[str, ...]
+    looks_at: tuple[Arrow, ...]  # events -> rules
+    tells: tuple[Arrow, ...]  # rules -> channels
+
+
+def graph_of(rulebook: Rulebook) -> Graph:
+    """Rules in order of evaluation, with what leads to them and what they lead to."""
+    looks_at = {
+        Arrow(source=str(pattern), target=rule.id, dashed=bool(rule.when.parts)): None
+        for rule in rulebook.rules
+        for pattern in rule.events
+    }
+    tells = {_arrow(rule, notify): None for rule in rulebook.rules for notify in rule.notify}
+    return Graph(
+        events=tuple(dict.fromkeys(arrow.source for arrow in looks_at)),
+        rules=tuple(rule.id for rule in rulebook.rules),
+        channels=tuple(dict.fromkeys(arrow.target for arrow in tells)),
+        looks_at=tuple(looks_at),
+        tells=tuple(tells),
+    )
+
+
+def _arrow(rule: Rule, notify: Notify) -> Arrow:
+    audience = notify.to or rule.to
+    words = [audience.person, "shadow" if rule.mode is Mode.SHADOW else ""]
+    return Arrow(
+        source=rule.id,
+        target=notify.channel,
+        label=", ".join(filter(None, words)),
+        dashed=notify.when is not None or rule.mode is Mode.SHADOW,
+    )
+
+
+def as_mermaid(graph: Graph) -> str:
+    """A flowchart in Mermaid's words. Dashed: only under conditions, or in shadow."""
+
+    def node(kind: str, position: int, opening: str, name: str, closing: str) -> str:
+        return f'  {kind}{position}{opening}"{_mermaid(name)}"{closing}'
+
+    def arrows(
+        kind: str, sources: tuple[str, ...], to: str, targets: tuple[str, ...], all_: Iterable[Arrow]
+    ) -> list[str]:
+        lines = []
+        for arrow in all_:
+            line = "-.->" if arrow.dashed else "-->"
+            label = f'|"{_mermaid(arrow.label)}"|' if arrow.label else ""
+            source, target = sources.index(arrow.source), targets.index(arrow.target)
+            lines.append(f"  {kind}{source} {line}{label} {to}{target}")
+        return lines
+
+    return "\n".join(
+        [
+            "flowchart LR",
+            *(node("e", i, "([", name, "])") for i, name in enumerate(graph.events)),
+            *(node("r", i, "[", name, "]") for i, name in enumerate(graph.rules)),
+            *(node("c", i, "[[", name, "]]") for i, name in enumerate(graph.channels)),
+            *arrows("e", graph.events, "r", graph.rules, graph.looks_at),
+            *arrows("r", graph.rules, "c", graph.channels, graph.tells),
+        ]
+    )
+
+
+def _mermaid(text: str) -> str:
+    """Inside quotes Mermaid has entities, and no backslash."""
+    return "".join(f"#{ord(char)};" if char in '"#;<>&' else char for char in text)
+
+
+def as_dot(graph: Graph) -> str:
+    """A digraph in Graphviz's words. Dashed: only under conditions, or in shadow."""
+    lines = [
+        "digraph policy {",
+        "  rankdir=LR;",
+        '  node [fontname="sans-serif", fontsize=11];',
+        '  edge [fontname="sans-serif", fontsize=9];',
+    ]
+    for kind, shape, names in (
+        ("e", "ellipse", graph.events),
+        ("r", "box", graph.rules),
+        ("c", "cds", graph.channels),
+    ):
+        lines.append("  { rank=same;")
+        lines += [f"    {_dot(f'{kind} {name}')} [label={_dot(name)}, shape={shape}];" for name in names]
+        lines.append("  }")
+    for source, target, arrows in (("e", "r", graph.looks_at), ("r", "c", graph.tells)):
+        for arrow in arrows:
+            settings = [f"label={_dot(arrow.label)}"] if arrow.label else []
+            settings += ["style=dashed"] if arrow.dashed else []
+            ends = f"{_dot(f'{source} {arrow.source}')} -> {_dot(f'{target} {arrow.target}')}"
+            lines.append(f"  {ends} [{', '.join(settings)}];" if settings else f"  {ends};")
+    return "\n".join([*lines, "}"])
+
+
+def _dot(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def as_svg(graph: Graph) -> str:
+    """The picture, drawn by Graphviz. MssError where it is not installed or fails."""
+    program = shutil.which(_PROGRAM)
+    if program is None:
+        raise MssError("SVG needs Graphviz, and there is no 'dot' on the PATH; --format dot prints its input")
+    try:
+        done = subprocess.run(  # noqa: S603 -- a program of the PATH, by its absolute path
+            [program, "-Tsvg"], input=as_dot(graph).encode(), capture_output=True, timeout=_LIMIT, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise MssError(f"{program}: {error}") from error
+    if done.returncode:
+        raise MssError(f"{program}: {done.stderr.decode('utf-8', 'replace').strip() or done.returncode}")
+    return done.stdout.decode("utf-8", "replace")

@@ -1,0 +1,175 @@
+"""From an event to the rules that match it, however many others there are.
+
+``RuleIndex`` gives what asking every rule would give, in the same order. It is built once: each rule
+is filed under the rarest thing that it demands of an event, an exact value, a prefix, a network, a
+range, or its patterns, and what else it demands is asked of the few rules that an event leads to.
+``demands`` says what can be filed, ``estimates`` what is rare, ``filing`` builds, ``tables`` and
+``nodes`` look up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Generic, TypeVar
+
+from ..conditions import Block, Combination, Condition
+from ..subjects import ONE, REST, Pattern
+from .demands import EXACT, RANGE, Demand, Test, demands_of, parts_of
+from .estimates import SubjectCensus
+from .filing import Cabinet, Filing
+from .nodes import Drawer, walk
+from .residues import quick
+from .trie import REMEMBERED, SubjectIndex
+
+__all__ = ["PLAIN_UP_TO", "REMEMBERED", "SPLIT_ABOVE", "RuleIndex", "SubjectIndex"]
+
+T = TypeVar("T")
+
+PLAIN_UP_TO = 100  # rules; so few are asked faster than values are looked up
+SPLIT_ABOVE = 24  # entries of a drawer; fewer are asked faster than filed further
+
+# What is remembered of a subject: the sets of patterns that fit it, the numbers of the rules that
+# match without more, those rules, and the tests and numbers of those that are to be asked.
+_Plan = tuple[frozenset[int], tuple[int, ...], tuple[Any, ...], tuple[tuple[Test, int], ...]]
+
+
+class RuleIndex(Generic[T]):
+    """Rules by what they demand of an event; built once, never changed."""
+
+    def __init__(
+        self,
+        entries: Iterable[tuple[Sequence[Pattern], Block, T]] = (),
+        *,
+        plain_up_to: int = PLAIN_UP_TO,
+        split_above: int = SPLIT_ABOVE,
+        frugal: bool = True,
+    ) -> None:
+        """``entries`` are patterns, conditions and the rule, in order of evaluation.
+
+        ``frugal`` false files under values even where that costs more than it saves.
+        """
+        written = [(tuple(patterns), block, item) for patterns, block, item in entries]
+        self._items = [item for _, _, item in written]
+        self._plans: dict[str, _Plan] = {}
+        census = SubjectCensus([patterns for patterns, _, _ in written])
+        sets: dict[tuple[Pattern, ...], tuple[int, float]] = {}
+        parts = _Parts()
+        filings = []
+        for number, (patterns, block, _) in enumerate(written):
+            if patterns not in sets:
+                sets[patterns] = len(sets), census.share(patterns)
+            tests, demands = parts.of(block)
+            filings.append(Filing(number, *sets[patterns], tests, demands))
+        self._trie = SubjectIndex((patterns, n) for patterns, (n, _) in sets.items())
+        self.unselective = tuple(
+            item
+            for filing, (patterns, _, item) in zip(filings, written, strict=True)
+            if _is_broad(patterns) and all(map(_is_weak, filing.demands))
+        )
+        cabinet = Cabinet(split_above, frugal=frugal)
+        cabinet.sift(filings)
+        if len(filings) <= plain_up_to:
+            root, rest = cabinet.node({}, (), by_patterns=False), filings
+        else:
+            tables, rest = cabinet.file(filings, 0)
+            root = cabinet.node(tables, (), by_patterns=False)
+        self._fields = root.fields
+        self._by_patterns: dict[int, list[tuple[Test | None, int]]] = {}
+        for filing in rest:
+            entry = cabinet.residues.of(filing.tests), filing.number
+            self._by_patterns.setdefault(filing.patterns, []).append(entry)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def lookup(self, subject: str, payload: Mapping[str, Any]) -> list[T]:
+        """The rules of which a pattern fits ``subject`` and the conditions hold for ``payload``, in order."""
+        plan = self._plans.get(subject)
+        fitting, sure, items, asked = self._plan(subject) if plan is None else plan
+        if not fitting:
+            return []
+        found: list[int] = []
+        for test, number in asked:
+            if test(payload):
+                found.append(number)
+        if self._fields:
+            drawers: list[Drawer] = []
+            walk(self._fields, payload, payload, drawers)
+            for drawer in drawers:  # grows on the way
+                if isinstance(drawer, tuple):
+                    for patterns, residue, number in drawer:
+                        if patterns in fitting and (residue is None or residue(payload)):
+                            found.append(number)
+                else:
+                    drawer.open(payload, fitting, drawers)
+        if not found:
+            return [*items]
+        # A rule that is filed under several keys may have been found by each of them.
+        by_number = self._items
+        return [by_number[number] for number in sorted({*sure, *found})]
+
+    def candidates(self, subject: str, payload: Mapping[str, Any]) -> int:
+        """How many rules ``lookup`` looks at one by one: the measure of its work."""
+        fitting, sure, _, asked = self._plans.get(subject) or self._plan(subject)
+        drawers: list[Drawer] = []
+        walk(self._fields, payload, payload, drawers)
+        count = len(sure) + len(asked)
+        for drawer in drawers:
+            if isinstance(drawer, tuple):
+                count += len(drawer)
+            else:
+                drawer.open(payload, fitting, drawers)
+        return count
+
+    def _plan(self, subject: str) -> _Plan:
+        fitting = self._trie.find(subject)
+        entries = [entry for patterns in fitting for entry in self._by_patterns.get(patterns, ())]
+        sure = tuple(sorted(number for test, number in entries if test is None))
+        asked = tuple((test, number) for test, number in entries if test is not None)
+        if len(self._plans) >= REMEMBERED:
+            # Subjects may carry ids: without a bound, memory would grow with every one of them.
+            self._plans.clear()
+        items = tuple(self._items[number] for number in sure)
+        plan = self._plans[subject] = frozenset(fitting), sure, items, asked
+        return plan
+
+
+class _Parts:
+    """The tests and demands of blocks, the same objects for equal conditions."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[object, str], tuple[Test, tuple[Demand, ...]]] = {}
+
+    def of(self, block: Block) -> tuple[tuple[Test, ...], tuple[tuple[Demand, Test | None], ...]]:
+        tests: list[Test] = []
+        demands: list[tuple[Demand, Test | None]] = []
+        for part in parts_of(block):
+            test, found = self._part(part)
+            tests.append(test)
+            demands.extend((demand, test if demand.settles else None) for demand in found)
+        return tuple(tests), tuple(demands)
+
+    def _part(self, part: Condition | Combination) -> tuple[Test, tuple[Demand, ...]]:
+        try:
+            key: tuple[object, str] = (
+                (part.path, repr(part.operators))
+                if isinstance(part, Condition)
+                else (part.operator, repr(part.source))
+            )
+        except (ValueError, RecursionError):  # thousands of digits
+            return quick(part), demands_of(part)
+        if key not in self._known:
+            self._known[key] = quick(part), demands_of(part)
+        return self._known[key]
+
+
+def _is_broad(patterns: Sequence[Pattern]) -> bool:
+    return any(sum(token not in (ONE, REST) for token in pattern.tokens) < 2 for pattern in patterns)
+
+
+def _is_weak(demand: tuple[Demand, Test | None]) -> bool:
+    """Whether so many events meet it that it hardly helps to file under it."""
+    return any(
+        kind == RANGE or (kind == EXACT and (value is None or isinstance(value, tuple)))
+        for (_, kind), value in demand[0].all_keys()
+    )

@@ -1,0 +1,89 @@
+"""From a subject to what is filed under patterns that match it, however many others there are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Generic, TypeVar
+
+from ..subjects import ONE, REST, Pattern
+
+T = TypeVar("T")
+
+REMEMBERED = 8192  # subjects whose answer is kept; all are forgotten when there are more
+
+
+class _Node:
+    """What is filed at one point of the trie; numbers are places in the order of definition."""
+
+    __slots__ = ("any_token", "here", "onward", "rest")
+
+    def __init__(self) -> None:
+        self.onward: dict[str, _Node] = {}  # by literal token
+        self.any_token: _Node | None = None  # after *
+        self.here: list[int] = []  # patterns that end here
+        self.rest: list[int] = []  # patterns whose > begins here
+
+
+class SubjectIndex(Generic[T]):
+    """Items by subject, in the order in which they were given; built once, never changed.
+
+    It answers which items' patterns match, and leaves every other condition to the caller.
+    """
+
+    def __init__(self, entries: Iterable[tuple[Iterable[Pattern], T]] = ()) -> None:
+        self._root = _Node()
+        self._items: list[T] = []
+        self._memory: dict[str, tuple[T, ...]] = {}
+        for place, (patterns, item) in enumerate(entries):
+            self._items.append(item)
+            for pattern in patterns:
+                self._file(pattern, place)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def lookup(self, subject: str) -> tuple[T, ...]:
+        """The items with a pattern that matches the concrete ``subject``, each once."""
+        known = self._memory.get(subject)
+        if known is None:
+            known = self.find(subject)
+            if len(self._memory) >= REMEMBERED:
+                # Subjects may carry ids: without a bound, memory would grow with every one of them.
+                self._memory.clear()
+            self._memory[subject] = known
+        return known
+
+    def find(self, subject: str) -> tuple[T, ...]:
+        """As ``lookup``, for a caller who remembers by itself."""
+        return tuple(self._items[place] for place in sorted(self._places(subject)))
+
+    def _file(self, pattern: Pattern, place: int) -> None:
+        node = self._root
+        for token in pattern.tokens:
+            if token == REST:
+                node.rest.append(place)
+                return
+            if token == ONE:
+                node.any_token = node.any_token or _Node()
+                node = node.any_token
+            else:
+                node = node.onward.setdefault(token, _Node())
+        node.here.append(place)
+
+    def _places(self, subject: str) -> set[int]:
+        places: set[int] = set()
+        nodes = [self._root]
+        for token in subject.split("."):
+            after: list[_Node] = []
+            for node in nodes:
+                places.update(node.rest)
+                if (literal := node.onward.get(token)) is not None:
+                    after.append(literal)
+                if node.any_token is not None:
+                    after.append(node.any_token)
+            nodes = after
+            if not nodes:
+                break
+        for node in nodes:
+            places.update(node.here)
+        return places

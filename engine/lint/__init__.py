@@ -1,0 +1,22 @@
+"""What a policy means and should not: checked once all of it is compiled, over what was written.
+
+Each module looks for one family of mistakes and complains about each where it stands.
+"""
+
+from __future__ import annotations
+
+from ..cursors import Complaints
+from . import fields, leftovers, reach, words
+from .policy import Policy, Surroundings, Written
+from .secrets import check_secrets
+
+__all__ = ["Policy", "Surroundings", "Written", "check", "check_secrets"]
+
+
+def check(policy: Policy, complaints: Complaints) -> None:
+    """Everything that needs the whole policy."""
+    for written in policy.rules:
+        fields.check(written, complaints)
+    words.check(policy, complaints)
+    reach.check(policy, complaints)
+    leftovers.check(policy, complaints)

@@ -1,0 +1,120 @@
+"""What the checks look at: rules as written beside rules as compiled, and what is known of their events."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from .. import documents
+from ..cases import Case
+from ..catalogue import Catalogue
+from ..cursors import Cursor
+from ..model import Problem
+from ..paths import Path
+from ..payload_types import Shape
+from ..rulebook import Notify, Rule, Rulebook
+from ..subjects import Pattern
+from ..templates import Source
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Events:
+    """The payloads that a rule's events may have."""
+
+    shapes: Mapping[str, Shape]  # by KIND.KEY: the known events among them
+    exact: bool  # no wildcard: there are no others
+    complete: bool  # every one is described, as far as wildcards let that be known
+    _single: dict[Path, bool] = field(default_factory=dict)
+
+    @property
+    def checkable(self) -> bool:
+        """Whether a field that none of them has is a mistake."""
+        return self.complete and bool(self.shapes)
+
+    @property
+    def severity(self) -> str:
+        """Of a mistake: behind a wildcard there may be an event that is not described and has the field."""
+        return "error" if self.exact else "warning"
+
+    def is_single(self, path: Path) -> bool:
+        """Whether ``path`` leads to one value that is no list, in each of them."""
+        if path not in self._single:
+            known = self.exact and self.checkable
+            self._single[path] = known and all(shape.is_single(path) for shape in self.shapes.values())
+        return self._single[path]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """A rule, and where it is written."""
+
+    rule: Rule
+    entry: Cursor
+    events: Events
+    sound: bool  # its conditions compiled
+
+    @property
+    def when(self) -> Mapping[str, Any]:
+        """Its conditions as written."""
+        found: Mapping[str, Any] = self.entry.value.get("when", {})
+        return found
+
+    def notify(self) -> Iterator[tuple[Cursor, Notify]]:
+        """The entries of ``notify``, as written and as compiled."""
+        return zip((self.entry / "notify").items(), self.rule.notify, strict=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """All that the checks look at. ``rules`` are in order of evaluation, those switched off too."""
+
+    rulebook: Rulebook
+    rules: Sequence[Written]
+    cases: Sequence[Case] = ()
+    sources: Sequence[Source] = ()
+    channels: Sequence[Cursor] = ()  # as written
+    people: Sequence[Cursor] = ()
+    actions: Sequence[Cursor] = ()
+    complete: bool  # nothing that might use a channel, a person or a template was left out
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """Finds out what is known of the events of many rules."""
+
+    catalogue: Catalogue
+    _shapes: dict[str, Shape] = field(default_factory=dict)
+    _known: dict[Pattern, tuple[str, ...]] = field(default_factory=dict)
+    _of: dict[tuple[Pattern, ...], Events] = field(default_factory=dict)  # rules of one event share it
+
+    def written(self, entry: Cursor, rule: Rule, problems: Sequence[Problem]) -> Written:
+        """``rule`` with its place; ``problems`` are those found while it was compiled."""
+        here = documents.pointer(entry.path)
+        sound = not any(p.pointer.startswith(here) and "/when" in p.pointer for p in problems)
+        return Written(rule=rule, entry=entry, events=self._events(rule), sound=sound)
+
+    def _events(self, rule: Rule) -> Events:
+        if rule.events not in self._of:
+            self._of[rule.events] = self._find(rule)
+        return self._of[rule.events]
+
+    def _find(self, rule: Rule) -> Events:
+        known = {pattern: self._matching(pattern) for pattern in rule.events}
+        return Events(
+            shapes={name: self._shape(name) for names in known.values() for name in names},
+            exact=not any(pattern.wild for pattern in rule.events),
+            complete=all(known.values()),
+        )
+
+    def _matching(self, pattern: Pattern) -> tuple[str, ...]:
+        if pattern not in self._known:
+            schemas = self.catalogue.schemas
+            names = filter(pattern.matches, schemas) if pattern.wild else {str(pattern)} & set(schemas)
+            self._known[pattern] = tuple(names)
+        return self._known[pattern]
+
+    def _shape(self, name: str) -> Shape:
+        if name not in self._shapes:
+            self._shapes[name] = Shape.of(self.catalogue.schemas[name].schema)
+        return self._shapes[name]

@@ -1,0 +1,237 @@
+"""A template as its reader will see it: every channel and language, with a sample of its event."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from html import escape
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from . import locales
+from .cases import DEFAULT_AT, Case
+from .channels.mail import with_prefix
+from .conditions import Block
+from .errors import TemplateError
+from .model import Event, Kind, Message, Place
+from .plan import context, recipient_of, usable_address
+from .rulebook import Notify, Rule, Rulebook
+from .subjects import ONE, REST
+from .templates import render
+
+_NOW = round(DEFAULT_AT.timestamp() * 1_000_000)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """A template on one channel in one language."""
+
+    template: str
+    channel: str
+    locale: str
+    sample: str  # where the payload comes from
+    title: str = ""  # with what the channel puts before it
+    message: Message | None = None
+    error: str = ""  # why there is no message
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Use:
+    """A rule that says something with the template, over one channel."""
+
+    rule: Rule
+    notify: Notify
+    type: str  # of the channel
+    address: str | None
+    prefix: str  # of titles
+
+
+def pages(
+    rulebook: Rulebook,
+    cases: Sequence[Case],
+    name: str,
+    *,
+    locale: str = "",
+    payload: Mapping[str, Any] | None = None,
+) -> tuple[Page, ...]:
+    """Every channel that the template is used for, in every language that it has, or in ``locale``."""
+    shelf = rulebook.library.shelves[name]
+    there = dict.fromkeys(words.locale for channels in shelf.values() for words in channels.values())
+    wanted = [locale] if locale else sorted({tag or rulebook.defaults.locale for tag in there})
+    made: dict[tuple[str, str], Page] = {}
+    for use in _uses(rulebook, name):
+        for tag in wanted:
+            channels = (use.notify.channel, use.type)
+            words = rulebook.library.find(name, channels, locales.chain(tag, rulebook.defaults.locale))
+            if words is None:
+                continue
+            spelled = words.locale or rulebook.defaults.locale
+            key = (use.notify.channel, spelled)
+            if key not in made:
+                made[key] = _page(rulebook, cases, use, spelled, payload)
+    return tuple(made.values())
+
+
+def _page(
+    rulebook: Rulebook, cases: Sequence[Case], use: _Use, locale: str, payload: Mapping[str, Any] | None
+) -> Page:
+    event, sample = _sample(rulebook, cases, use.rule, locale, payload)
+    template = use.notify.template or use.rule.template
+    page = Page(template=template, channel=use.notify.channel, locale=locale, sample=sample)
+    recipient = replace(recipient_of(rulebook, event, use.notify.to or use.rule.to), locale=locale)
+    given = recipient.addresses.get(use.address, ()) if use.address else ()
+    address = next(filter(None, (usable_address(str(use.address), text) for text in given)), "")
+    words = rulebook.library.find(template, (use.notify.channel, use.type), locales.chain(locale, ""))
+    assert words is not None  # noqa: S101 -- the caller has found them
+    try:
+        message = render(words, context(rulebook, event, use.rule, use.notify, recipient, address=address))
+    except TemplateError as error:
+        return replace(page, error=str(error))
+    title = with_prefix(use.prefix, message.title) if message.title else ""
+    return replace(page, message=message, title=title)
+
+
+def _uses(rulebook: Rulebook, name: str) -> Iterator[_Use]:
+    found = False
+    for rule in rulebook.rules:
+        for notify in rule.notify:
+            channel = rulebook.channels[notify.channel]
+            if (notify.template or rule.template) == name:
+                found = True
+                yield _Use(
+                    rule=rule,
+                    notify=notify,
+                    type=channel.type,
+                    address=channel.address,
+                    prefix=channel.options.get("subject_prefix", ""),
+                )
+    if found:
+        return
+    # No rule says anything with it, yet: what there is, as it is.
+    nobody = Rule(
+        id=name, events=(), when=Block(), notify=(), template=name, place=Place(file="")
+    )  # a stand-in, so that words which show their rule can be shown
+    for channel_name in dict.fromkeys(c for shelf in rulebook.library.shelves[name].values() for c in shelf):
+        notify = Notify(channel=channel_name)
+        yield _Use(rule=nobody, notify=notify, type=channel_name, address=None, prefix="")
+
+
+def _sample(
+    rulebook: Rulebook,
+    cases: Sequence[Case],
+    rule: Rule,
+    locale: str,
+    payload: Mapping[str, Any] | None,
+) -> tuple[Event, str]:
+    """An event that the rule looks at, and where its payload comes from."""
+    name = _event_name(rule)
+    if payload is not None:
+        return _event(rulebook, name, payload), "the payload given"
+    known = rulebook.catalogue.get(name)
+    examples = known.schema.get("examples") if known else None
+    if isinstance(examples, list) and examples and isinstance(examples[0], Mapping):
+        return _event(rulebook, name, examples[0]), f"the example of {name}"
+    told: list[tuple[Event, str]] = []
+    for case in cases:
+        for event in case.events:
+            if any(match.rule is rule for match in rulebook.match(event)):
+                reads = recipient_of(rulebook, event, rule.to).locale
+                if locales.normal(reads) == locales.normal(locale):
+                    return event, f"the test {case.name!r}"
+                told.append((event, f"the test {case.name!r}"))
+    if told:
+        return told[0]
+    properties = known.schema.get("properties", {}) if known else {}
+    fields = {key: spec["examples"][0] for key, spec in properties.items() if spec.get("examples")}
+    return _event(
+        rulebook, name, fields
+    ), f"the examples of {name}'s fields" if fields else "an empty payload"
+
+
+def _event_name(rule: Rule) -> str:
+    """An event that the rule looks at; wildcards stand for something."""
+    if not rule.events:
+        return f"{Kind.NOTICE}.example"
+    first, *rest = next((p for p in rule.events if not p.wild), rule.events[0]).tokens
+    kind = Kind.NOTICE if first in (ONE, REST) else first
+    key = [
+        "example" if token in (ONE, REST) else token
+        for token in rest or (["example"] if first == REST else [])
+    ]
+    return ".".join([kind, *key])
+
+
+def _event(rulebook: Rulebook, name: str, payload: Mapping[str, Any]) -> Event:
+    kind, _, key = name.partition(".")
+    return Event(
+        kind=Kind(kind),
+        key=key,
+        reqid="0" * 32,
+        payload=rulebook.catalogue.canonical(name, payload),
+        sent=_NOW,
+        received=_NOW,
+    )
+
+
+def write_pages(folder: Path, rendered: Sequence[Page]) -> Path:
+    """HTML and text below ``folder``, pictures beside them; returns the page that shows them all."""
+    shown: list[str] = []
+    for page in rendered:
+        place = folder / page.template / page.locale
+        place.mkdir(parents=True, exist_ok=True)
+        files = dict(_files(page))
+        for name, content in files.items():
+            (place / name).write_bytes(content)
+        shown.append(_section(page, [name for name in files if name.startswith(f"{page.channel}.")]))
+    name = rendered[0].template
+    index = folder / name / "index.html"
+    index.write_text(_INDEX.format(title=escape(name), sections="\n".join(shown)), encoding="utf-8")
+    return index
+
+
+def _files(page: Page) -> Iterator[tuple[str, bytes]]:
+    if page.message is None:
+        return
+    html = page.message.html
+    for picture in page.message.inline:
+        html = html.replace(f"cid:{picture.name}", quote(picture.name))
+        yield picture.name, picture.data
+    if html:
+        yield f"{page.channel}.html", html.encode()
+    extension = "md" if page.message.markdown else "txt"
+    yield f"{page.channel}.{extension}", f"{page.message.text}\n".encode()
+
+
+def _section(page: Page, files: Sequence[str]) -> str:
+    head = f"<h2>{escape(page.channel)}, {escape(page.locale)}</h2>"
+    if page.message is None:
+        return f"<section>{head}<p>{escape(page.error)}</p></section>"
+    title = f"<p><strong>{escape(page.title)}</strong></p>" if page.title else ""
+    parts = [
+        f'<iframe sandbox src="{quote(page.locale)}/{quote(name)}" title="{escape(name)}"></iframe>'
+        for name in files
+        if name.endswith(".html")
+    ]
+    text = f"<pre>{escape(page.message.text)}</pre>"
+    return f"<section>{head}<p>with {escape(page.sample)}</p>{title}{''.join(parts)}{text}</section>"
+
+
+_INDEX = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<title>{title}</title>
+<style>
+body {{ font-family: sans-serif; margin: 2rem; color: #1f2937 }}
+section {{ margin-bottom: 3rem }}
+iframe {{ width: 100%; max-width: 680px; height: 560px; border: 1px solid #d1d5db; display: block }}
+pre {{ max-width: 680px; padding: 1rem; background: #f3f4f6; white-space: pre-wrap }}
+</style>
+</head>
+<body>
+<h1>{title}</h1>
+{sections}
+</body>
+</html>
+"""

@@ -1,0 +1,164 @@
+"""What ``mss explain`` says, for people and for programs; sensitive values are masked in both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from .catalogue import MASK, mask
+from .conditions import Finding
+from .explain import Considered, Explanation, outline
+from .layout import indented
+from .model import Delivery
+from .rulebook import Mode
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def show_explanation(console: Console, explanation: Explanation) -> None:
+    """Rules, messages, and what is not sent, in this order."""
+    plan = explanation.plan
+    at = (_EPOCH + timedelta(microseconds=plan.event.received)).isoformat(timespec="seconds")
+    console.print(Text.assemble((plan.event.name, "bold"), f" at {at}, revision {plan.revision}\n"))
+    for considered in explanation.considered:
+        _show_rule(console, considered, explanation.secrets)
+    if others := explanation.others:
+        words = "rule looks" if others == 1 else "rules look"
+        console.print(f"{others} {'more ' if explanation.considered else ''}{words} at other events.")
+    _head(console, f"{len(plan.deliveries) or 'no'} message{'' if len(plan.deliveries) == 1 else 's'}")
+    for position, delivery in enumerate(plan.deliveries):
+        if position:
+            console.print()
+        _show_delivery(console, delivery, explanation.secrets)
+    if plan.suppressed or plan.failures:
+        _head(console, "not sent")
+    for suppressed in plan.suppressed:
+        detail = f": {suppressed.detail}" if suppressed.detail else ""
+        line = f"{suppressed.channel} ({suppressed.rule}): {suppressed.reason}{detail}"
+        indented(console, mask(line, explanation.secrets), 2)
+    for failure in plan.failures:
+        line = f"{failure.channel} ({failure.rule}): its words could not be written: {failure.detail}"
+        indented(console, Text(mask(line, explanation.secrets), "red"), 2)
+
+
+def _show_rule(console: Console, considered: Considered, secrets: tuple[str, ...]) -> None:
+    rule = considered.rule
+    note = ""
+    if considered.stopped_by:
+        note = f"  after {considered.stopped_by}, which says stop"
+    elif considered.matched and rule.mode is Mode.SHADOW:
+        note = "  in shadow: nothing is sent"
+    elif considered.matched and rule.stop:
+        note = "  and no rule after it: it says stop"
+    verdict = ("yes", "bold green") if considered.matched else ("no ", "bold red")
+    console.print(Text.assemble(verdict, "  ", (rule.id, "bold"), (note, "yellow")))
+    first = True
+    for finding in considered.findings:
+        masked = _masked_finding(finding, secrets)
+        pointed = first and not finding.holds
+        for depth, holds, words in outline(masked):
+            mark = ("✓ ", "green") if holds else ("✗ ", "bold red" if pointed else "red")
+            stop = "   <- first that does not hold" if pointed and not depth and not holds else ""
+            indented(console, Text.assemble(mark, words, (stop, "bold")), 5 + 2 * depth)
+        first = first and finding.holds
+
+
+def _show_delivery(console: Console, delivery: Delivery, secrets: tuple[str, ...]) -> None:
+    to = ", ".join(delivery.to) or "nobody in particular"
+    head = Text.assemble((delivery.channel, "bold"), f" to {to}, in {delivery.locale} ({delivery.rule})")
+    indented(console, head, 2)
+    message = delivery.message
+    if message.title:
+        indented(console, Text(mask(message.title, secrets), "bold"), 4)
+    text = message.text or "(the event itself, for a machine)"
+    indented(console, mask(text, secrets), 4)
+
+
+def _head(console: Console, words: str) -> None:
+    console.print(Text(f"\n{words}", "bold underline"))
+
+
+def explanation_document(explanation: Explanation) -> dict[str, Any]:
+    """The shape that ``mss explain --format json`` prints.
+
+    Where there is more to say there are more keys: ``failures``, the ``detail`` of what is
+    suppressed, ``inside`` of a block, ``absent`` where the path leads nowhere.
+    """
+    plan, secrets = explanation.plan, explanation.secrets
+    document: dict[str, Any] = {
+        "event": plan.event.name,
+        "rules": [
+            {
+                "id": considered.rule.id,
+                "matched": considered.matched,
+                "because": [_finding(_masked_finding(f, secrets)) for f in considered.findings],
+                **({"stopped_by": considered.stopped_by} if considered.stopped_by else {}),
+            }
+            for considered in explanation.considered
+        ],
+        "deliveries": [
+            {
+                "rule": delivery.rule,
+                "channel": delivery.channel,
+                "to": list(delivery.to),
+                "locale": delivery.locale,
+                "title": mask(delivery.message.title, secrets),
+                "body": mask(delivery.message.text, secrets),
+            }
+            for delivery in plan.deliveries
+        ],
+        "suppressed": [
+            {
+                "rule": suppressed.rule,
+                "channel": suppressed.channel,
+                "reason": suppressed.reason,
+                **({"detail": mask(suppressed.detail, secrets)} if suppressed.detail else {}),
+            }
+            for suppressed in plan.suppressed
+        ],
+    }
+    if plan.failures:
+        document["failures"] = [
+            {"rule": failure.rule, "channel": failure.channel, "detail": mask(failure.detail, secrets)}
+            for failure in plan.failures
+        ]
+    return document
+
+
+def _finding(finding: Finding) -> dict[str, Any]:
+    return {
+        "path": finding.path,
+        "operator": finding.operator,
+        "expected": finding.expected,
+        "actual": finding.actual,
+        "holds": finding.holds,
+        **({"absent": True} if finding.path and not finding.present else {}),
+        **({"inside": [_finding(each) for each in finding.inside]} if finding.inside else {}),
+    }
+
+
+def _masked_finding(finding: Finding, secrets: tuple[str, ...]) -> Finding:
+    return Finding(
+        path=finding.path,
+        operator=finding.operator,
+        expected=_masked(finding.expected, secrets),
+        actual=_masked(finding.actual, secrets),
+        present=finding.present,
+        holds=finding.holds,
+        inside=tuple(_masked_finding(each, secrets) for each in finding.inside),
+    )
+
+
+def _masked(value: Any, secrets: tuple[str, ...]) -> Any:
+    """``value`` without secrets, which may be numbers, or stand anywhere inside."""
+    if isinstance(value, str):
+        return mask(value, secrets)
+    if isinstance(value, Mapping):
+        return {key: _masked(inside, secrets) for key, inside in value.items()}
+    if isinstance(value, list | tuple):
+        return [_masked(inside, secrets) for inside in value]
+    return MASK if not isinstance(value, bool) and str(value) in secrets else value

@@ -1,0 +1,243 @@
+"""Running the policy's own tests: the plan that the server would make, held against what was expected."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from .cases import Case, Expected
+from .comparison import Row, aligned, compare_delivery, compare_suppressed, only_actual, only_expected
+from .explain import Explanation, explain, sentence, why_not
+from .matching import pair_off
+from .model import Delivery, Outcome, Place
+from .plan import Plan, plan
+from .rulebook import Rulebook
+
+_MOST_REASONS = 5  # of rules that do not match, for one message
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """Something that came out otherwise than the test says."""
+
+    about: str  # template, or the part of ``expect``: rules, deliveries, failed, suppressed
+    message: str
+    rows: tuple[Row, ...] = ()
+    because: tuple[str, ...] = ()  # sentences
+    place: Place  # of the expectation; of the test, where nothing was expected
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """How one test came out."""
+
+    case: Case
+    plans: tuple[Plan, ...]  # one for each event
+    differences: tuple[Difference, ...]
+
+    @property
+    def ok(self) -> bool:
+        return not self.differences
+
+
+def try_case(rulebook: Rulebook, case: Case) -> Verdict:
+    """Plan each event of ``case`` and compare."""
+    trial = _Trial(rulebook, case)
+    return Verdict(case=case, plans=trial.plans, differences=tuple(trial.differences()))
+
+
+class _Trial:
+    def __init__(self, rulebook: Rulebook, case: Case) -> None:
+        self.rulebook = rulebook
+        self.case = case
+        self.plans = tuple(plan(rulebook, event) for event in case.events)
+        self.sent, self.failed = self._outcomes()
+        self.suppressed = [suppressed for plan_ in self.plans for suppressed in plan_.suppressed]
+
+    @cached_property
+    def explanations(self) -> tuple[Explanation, ...]:
+        """One for each event; only failures need them."""
+        return tuple(explain(self.rulebook, event) for event in self.case.events)
+
+    def _outcomes(self) -> tuple[list[Delivery], list[Delivery]]:
+        """What the channels make of the deliveries: those that are sent, those that are not.
+
+        A channel answers the same each time, so that trying again changes nothing. This is where a
+        delivery that fell back would move on to its next channel.
+        """
+        sent: list[Delivery] = []
+        failed: list[Delivery] = []
+        for plan_ in self.plans:
+            for delivery in plan_.deliveries:
+                answer = self.case.answers.get(delivery.channel, Outcome.SENT)
+                (sent if answer is Outcome.SENT else failed).append(delivery)
+        return sent, failed
+
+    def differences(self) -> Iterator[Difference]:
+        yield from self._unwritten()
+        yield from self._rules()
+        yield from self._messages("deliveries", self.case.deliveries, self.sent)
+        yield from self._messages("failed", self.case.failed, self.failed)
+        yield from self._not_made()
+
+    def _unwritten(self) -> Iterator[Difference]:
+        """Words that could not be written fail a test, whatever it expects."""
+        for plan_ in self.plans:
+            for failure in plan_.failures:
+                yield Difference(
+                    about="template",
+                    message=f"{failure.rule} could not write its message for {failure.channel}",
+                    because=(failure.detail,),
+                    place=self.case.place,
+                )
+
+    def _rules(self) -> Iterator[Difference]:
+        wanted = self.case.rules
+        actual = tuple(match.rule.id for plan_ in self.plans for match in plan_.matches)
+        if wanted is None or wanted == actual:
+            return
+        missing = [id_ for id_ in dict.fromkeys(wanted) if id_ not in actual]
+        surplus = [id_ for id_ in dict.fromkeys(actual) if id_ not in wanted]
+        if missing or surplus:
+            message = "other rules match than expected"
+        elif sorted(wanted) == sorted(actual):
+            message = "the rules match in another order"
+        else:
+            message = "the rules match another number of times"
+        reasons = [why_not(self.rulebook, each, id_) for id_ in missing for each in self.explanations]
+        reasons += [f"{id_} matches, and the test does not name it" for id_ in surplus]
+        yield Difference(
+            about="rules",
+            message=message,
+            rows=tuple(aligned(wanted, actual)),
+            because=tuple(dict.fromkeys(filter(None, reasons))),
+            place=self.case.place,
+        )
+
+    def _messages(
+        self, about: str, wanted: Sequence[Expected] | None, actual: Sequence[Delivery]
+    ) -> Iterator[Difference]:
+        if wanted is None:
+            return
+        word = "message" if about == "deliveries" else "failed message"
+
+        def compare(expected: Expected, delivery: Delivery) -> list[Row]:
+            return compare_delivery(self.rulebook, expected.fields, delivery)
+
+        outcome = pair_off(wanted, actual, compare)
+        for expected, delivery, rows in outcome.near:
+            yield Difference(
+                about=about,
+                message=f"a {word} is not as expected; the nearest is over {delivery.channel}",
+                rows=tuple(rows),
+                place=expected.place,
+            )
+        for expected in outcome.missing:
+            yield Difference(
+                about=about,
+                message=f"an expected {word} is not there",
+                rows=only_expected(expected.fields),
+                because=self._why_missing(expected, about),
+                place=expected.place,
+            )
+        for delivery in outcome.surplus:
+            yield Difference(
+                about=about,
+                message=f"a {word} that the test does not name",
+                rows=only_actual(delivery),
+                place=self.case.place,
+            )
+
+    def _not_made(self) -> Iterator[Difference]:
+        wanted = self.case.suppressed
+        if wanted is None:
+            return
+        outcome = pair_off(
+            wanted,
+            self.suppressed,
+            lambda expected, actual: compare_suppressed(expected.fields, actual),
+        )
+        for expected, actual, rows in outcome.near:
+            yield Difference(
+                about="suppressed",
+                message=f"{actual.rule} suppresses its message over {actual.channel} otherwise than expected",
+                rows=tuple(rows),
+                because=(actual.detail,) if actual.detail else (),
+                place=expected.place,
+            )
+        for expected in outcome.missing:
+            yield Difference(
+                about="suppressed",
+                message="nothing was suppressed as expected",
+                rows=only_expected(expected.fields),
+                because=self._why_missing(expected, "suppressed"),
+                place=expected.place,
+            )
+        for actual in outcome.surplus:
+            yield Difference(
+                about="suppressed",
+                message="a message is suppressed, and the test does not name it",
+                rows=only_actual(actual),
+                because=(actual.detail,) if actual.detail else (),
+                place=self.case.place,
+            )
+
+    def _why_missing(self, expected: Expected, about: str) -> tuple[str, ...]:
+        """What became of the message that was expected, as far as its channel and rule tell."""
+        reasons = (*self._elsewhere(expected, about), *self._silent(expected))
+        return tuple(dict.fromkeys(filter(None, reasons)))
+
+    def _elsewhere(self, expected: Expected, about: str) -> Iterator[str]:
+        """It is there, and ended otherwise."""
+        for suppressed in self.suppressed if about != "suppressed" else ():
+            if _meant(expected, suppressed.rule, suppressed.channel):
+                detail = f": {suppressed.detail}" if suppressed.detail else ""
+                over = f"{suppressed.rule} suppressed it over {suppressed.channel}"
+                yield f"{over}: {suppressed.reason}{detail}"
+                yield from self._closed_entries(suppressed.rule, suppressed.channel)
+        for delivery in self.failed if about != "failed" else ():
+            if _meant(expected, delivery.rule, delivery.channel):
+                yield f"{delivery.channel} answers {self.case.answers[delivery.channel]} in this test"
+        for delivery in self.sent if about != "deliveries" else ():
+            if _meant(expected, delivery.rule, delivery.channel):
+                yield f"{delivery.rule} sent it over {delivery.channel}"
+
+    def _silent(self, expected: Expected) -> Iterator[str]:
+        """No rule that would have made it has matched."""
+        able = [
+            rule
+            for rule in self.rulebook.rules
+            if any(_meant(expected, rule.id, notify.channel) for notify in rule.notify)
+        ]
+        looking = [
+            (rule, each)
+            for rule in able
+            for each in self.explanations
+            if any(considered.rule is rule for considered in each.considered)
+        ]
+        sentences = (why_not(self.rulebook, each, rule.id) for rule, each in looking)
+        reasons = list(dict.fromkeys(filter(None, sentences)))
+        yield from reasons[:_MOST_REASONS]
+        if len(reasons) > _MOST_REASONS:
+            yield f"{len(reasons) - _MOST_REASONS} more rules would have made it and do not match"
+        if not looking:
+            over = f" over {expected.fields['channel']}" if "channel" in expected.fields else ""
+            names = ", ".join(dict.fromkeys(event.name for event in self.case.events))
+            yield f"no rule that looks at {names} tells anybody{over}"
+
+    def _closed_entries(self, rule_id: str, channel: str) -> Iterator[str]:
+        """Conditions of entries of ``notify`` that did not hold."""
+        for plan_ in self.plans:
+            for match in plan_.matches:
+                for notify in match.rule.notify:
+                    if match.rule.id == rule_id and notify.channel == channel and notify.when is not None:
+                        for finding in notify.when.explain(plan_.event.payload):
+                            if not finding.holds:
+                                yield sentence(finding)
+
+
+def _meant(expected: Expected, rule: str, channel: str) -> bool:
+    """Whether a message of that rule over that channel may be the expected one."""
+    fields = expected.fields
+    return bool(fields.get("rule", rule) == rule and fields.get("channel", channel) == channel)

@@ -1,0 +1,164 @@
+"""The ledger on a real broker: who may begin, what is recorded, and who is dead."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+from support import LIMIT, NatsServer, client_options, until
+
+from engine.broker import Connection, Topology, connect
+from engine.ledger import Lease, Ledger, Recorded, Taken, action_key
+
+KEY = action_key("sendverifyemail", "a" * 32)
+
+
+def now() -> int:
+    return time.time_ns() // 1000
+
+
+def soon() -> int:
+    return now() + 60_000_000
+
+
+async def ledger(connection: Connection, owner: str, *, quick: bool = True) -> Ledger:
+    topology = Topology()
+    await topology.prepare(connection)
+    made = Ledger(
+        connection,
+        await topology.ledger(connection),
+        name="MSS_LEDGER",
+        owner=owner,
+        clock=now,
+        beat=0.1,
+        dead_after=0.4 if quick else 30.0,
+    )
+    await made.open()
+    return made
+
+
+async def leased(own: Ledger) -> Lease:
+    claim = await own.claim(KEY, until=soon(), limit=LIMIT)
+    assert isinstance(claim, Lease)
+    return claim
+
+
+async def test_one_of_many_gets_the_lease(connection: Connection) -> None:
+    ledgers = [await ledger(connection, f"r{n}") for n in range(3)]
+    claims = await asyncio.gather(
+        *(own.claim(KEY, until=soon(), limit=LIMIT) for own in ledgers for _ in range(20))
+    )
+    (lease,) = [claim for claim in claims if isinstance(claim, Lease)]
+    taken = [claim for claim in claims if isinstance(claim, Taken)]
+    assert len(taken) == 59 and {claim.revision for claim in taken} == {lease.revision}
+
+
+async def test_others_wait_for_the_reply_and_get_it_byte_by_byte(connection: Connection) -> None:
+    one, two = await ledger(connection, "one", quick=False), await ledger(connection, "two", quick=False)
+    lease = await leased(one)
+    taken = await two.claim(KEY, until=soon(), limit=LIMIT)
+    assert isinstance(taken, Taken) and taken.owner == "one"
+    waiting = asyncio.create_task(two.outcome(taken, limit=LIMIT))
+    reply = '{"code":1,"message":"\\u003cb\\u003e 你好","time":1}'.encode()
+    assert await one.record(lease, reply) == reply
+    assert await waiting == Recorded(reply=reply)
+    assert await two.claim(KEY, until=soon(), limit=LIMIT) == Recorded(reply=reply)
+
+
+async def test_a_replica_that_beats_is_alive_and_one_that_does_not_is_dead(connection: Connection) -> None:
+    one, two = await ledger(connection, "one"), await ledger(connection, "two")
+    beating = asyncio.create_task(one.run())
+    await leased(one)
+    taken = await two.claim(KEY, until=soon(), limit=LIMIT)
+    assert isinstance(taken, Taken)
+    assert await two.outcome(taken, limit=1.2) is None  # three times as long as one is dead after
+    assert one.is_surely_alive
+    beating.cancel()
+    found = await two.outcome(taken, limit=LIMIT)
+    assert isinstance(found, Taken) and found.dead
+    assert not one.is_surely_alive
+
+
+async def test_a_replica_that_left_is_dead_at_once_and_so_is_a_lease_out_of_time(
+    connection: Connection,
+) -> None:
+    one, two = await ledger(connection, "one", quick=False), await ledger(connection, "two", quick=False)
+    await leased(one)
+    await one.close()
+    taken = await two.claim(KEY, until=soon(), limit=LIMIT)
+    assert isinstance(taken, Taken)
+    found = await two.outcome(taken, limit=5)
+    assert isinstance(found, Taken) and found.dead
+    other = action_key("sendsms", "a" * 32)
+    assert isinstance(await two.claim(other, until=now() - 11_000_000, limit=LIMIT), Lease)
+    one = await ledger(connection, "one", quick=False)
+    taken = await one.claim(other, until=soon(), limit=LIMIT)
+    assert isinstance(taken, Taken)
+    found = await one.outcome(taken, limit=5)
+    assert isinstance(found, Taken) and found.dead
+
+
+async def test_what_stands_wins_over_whoever_was_taken_for_dead(connection: Connection) -> None:
+    one, two = await ledger(connection, "one"), await ledger(connection, "two")
+    lease = await leased(one)
+    taken = await two.claim(KEY, until=soon(), limit=LIMIT)
+    assert isinstance(taken, Taken)
+    unknown = b'{"unknown":true}'
+    assert await two.record(Lease(key=KEY, revision=taken.revision), unknown) == unknown
+    assert await one.record(lease, b'{"sent":true}') == unknown
+    assert await two.claim(KEY, until=soon(), limit=LIMIT) == Recorded(reply=unknown)
+
+
+async def test_one_takes_over_from_the_dead(connection: Connection) -> None:
+    one, two, three = [await ledger(connection, name) for name in ("one", "two", "three")]
+    lease = await leased(one)
+    taken = await two.claim(KEY, until=soon(), limit=LIMIT)
+    assert isinstance(taken, Taken)
+    claims = [await own.claim(KEY, until=soon(), limit=LIMIT, over=taken) for own in (two, three)]
+    assert isinstance(claims[0], Lease) and isinstance(claims[1], Taken) and claims[1].owner == "two"
+    assert await two.record(claims[0], b'{"by":"two"}') == b'{"by":"two"}'
+    assert await one.record(lease, b'{"by":"one"}') == b'{"by":"two"}'
+
+
+async def test_a_reply_is_on_its_way_before_what_is_published_then(connection: Connection) -> None:
+    one, two = await ledger(connection, "one"), await ledger(connection, "two")
+    told = asyncio.Event()
+
+    async def tell() -> None:
+        await connection.client.publish("told")
+        told.set()
+
+    async def look(_: object) -> None:
+        found.append(await two.claim(KEY, until=soon(), limit=LIMIT))
+
+    found: list[object] = []
+    await connection.client.subscribe("told", cb=look)
+    await one.record(await leased(one), b"{}", tell)
+    await until(lambda: found, what="told")
+    assert told.is_set() and found == [Recorded(reply=b"{}")]
+
+
+async def test_a_broker_that_is_killed_between_lease_and_reply(server: NatsServer) -> None:
+    connection = await connect(client_options(server))
+    one = await ledger(connection, "one")
+    lease = await leased(one)
+    await server.kill()
+    recording = asyncio.create_task(one.record(lease, b'{"sent":true}'))
+    with pytest.raises(TimeoutError):
+        await one.claim(action_key("x", "y"), until=soon(), limit=0.3)
+    await server.start()
+    assert await recording == b'{"sent":true}'
+    two = await ledger(connection, "two")
+    assert await two.claim(KEY, until=soon(), limit=LIMIT) == Recorded(reply=b'{"sent":true}')
+    await connection.close()
+
+
+def test_keys_are_keys_whatever_the_request_says() -> None:
+    keys = {
+        action_key(action, reqid)
+        for action in ("a", "ab", "a.b")
+        for reqid in ("", "b", "bc", "a b*>", "\ud800", "好", "x" * 100_000)
+    }
+    assert len(keys) == 21
+    assert all(len(key) == 39 and key.replace(".", "").isalnum() for key in keys)

@@ -1,0 +1,126 @@
+"""docs/first-policy.md, as a new operator would follow it: its commands run, its output is true."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner
+from support import LIMIT, MSS, ROOT
+
+from engine import documents, schemas
+from engine.cli import COMMANDS, cli
+
+PAGE = (ROOT / "docs/first-policy.md").read_text()
+BLOCKS = re.findall(r"^```(\w+)(.*?)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+ENVIRONMENT = {**os.environ, "PATH": f"{MSS.parent}:{os.environ['PATH']}", "COLUMNS": "80", "PYTHONUTF8": "1"}
+HOOKS: list[dict[str, Any]] = yaml.safe_load((ROOT / ".pre-commit-hooks.yaml").read_text())
+
+
+def run(command: str, folder: Path, shell: str = "sh") -> tuple[int, str]:
+    done = subprocess.run(
+        [shell, "-ec", command], check=False, cwd=folder, env=ENVIRONMENT, timeout=LIMIT, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    return done.returncode, done.stdout
+
+
+def lines(text: str) -> list[str]:
+    return [line.rstrip() for line in text.splitlines() if line.strip()]
+
+
+def appear(wanted: list[str], output: list[str]) -> bool:
+    """Whether the lines of a page are in the output, in order; the start of a line is enough."""
+    following = iter(output)
+    return all(any(line.startswith(want) for line in following) for want in wanted)
+
+
+def test_the_page_is_true(tmp_path: Path) -> None:
+    output, ran = "", 0
+    for language, info, text in BLOCKS:
+        if info.strip().startswith("file="):
+            path = tmp_path / info.strip().removeprefix("file=")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        elif language in ("sh", "bash") and shutil.which(language):
+            code, output = run(text, tmp_path, language)
+            assert code == (1 if info.strip() == "fails" else 0), f"{text}\n{output}"
+            ran += 1
+        elif language == "text":
+            assert appear(lines(text), lines(output)), f"expected\n{text}\nfound\n{output}"
+    assert ran >= 8
+    assert (tmp_path / "shop.mmd").read_text().startswith("flowchart LR")
+    for name in ("policy.schema.json", "big-orders.yaml"):
+        assert (tmp_path / "shop" / name).is_file()
+
+
+def test_the_failure_is_shown_as_it_is(tmp_path: Path) -> None:
+    """The page shows the whole failure, not some lines of it."""
+    position = next(i for i, (_, info, _) in enumerate(BLOCKS) if info.strip() == "fails")
+    run("mss init shop", tmp_path)
+    for _, info, text in BLOCKS[:position]:
+        if info.strip().startswith("file="):
+            path = tmp_path / info.strip().removeprefix("file=")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+    code, output = run(BLOCKS[position][2], tmp_path)
+    assert code == 1 and lines(output) == lines(BLOCKS[position + 1][2])
+
+
+def test_every_key_of_a_test_is_explained() -> None:
+    definitions = schemas.load("policy")["$defs"]
+    keys = set(definitions["test"]["properties"]) - {"name", "expect"}
+    keys |= {f"expect.{key}" for key in definitions["expect"]["properties"]}
+    assert keys == set(re.findall(r"^\| `([\w.]+)` \|", PAGE, re.MULTILINE))
+
+
+def test_the_commands_of_the_workflow_exist() -> None:
+    workflow = next(text for _, info, text in BLOCKS if "workflows" in info)
+    steps = [step["run"] for step in yaml.safe_load(workflow)["jobs"]["policy"]["steps"] if "run" in step]
+    called = [step.split()[1:] for step in steps if step.startswith("mss ")]
+    assert len(called) == 2
+    for name, folder, *options in called:
+        assert folder == "shop" and name in COMMANDS
+        # Against the example: a wrong option would be 2.
+        assert CliRunner().invoke(cli, [name, str(ROOT / "rules"), *options]).exit_code == 0
+
+
+def test_the_hooks_are_those_of_the_page() -> None:
+    config = yaml.safe_load(next(text for _, info, text in BLOCKS if "pre-commit-config" in info))
+    (repository,) = config["repos"]
+    assert [hook["id"] for hook in repository["hooks"]] == [hook["id"] for hook in HOOKS]
+
+
+@pytest.mark.parametrize("hook", HOOKS, ids=lambda hook: hook["id"])
+def test_a_hook_runs(hook: dict[str, Any]) -> None:
+    assert hook["language"] == "python" and hook["pass_filenames"] is False
+    code, output = run(" ".join([hook["entry"], *hook["args"]]), ROOT)
+    assert code == 0, output
+
+
+def test_the_yaml_of_the_page_is_a_policy() -> None:
+    for language, info, text in BLOCKS:
+        if language == "yaml" and info.strip().startswith("file=shop/"):
+            assert schemas.check(documents.read(text, info), "policy") == []
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_shell_completes(shell: str, tmp_path: Path) -> None:
+    code, script = run(f"_MSS_COMPLETE={shell}_source mss", tmp_path)
+    assert code == 0 and "mss" in script and f"{shell}_complete" in script
+
+
+def test_commands_and_options_are_completed(tmp_path: Path) -> None:
+    words = {"te": "test", "expl": "explain", "test --req": "--require-coverage", "graph --format s": "svg"}
+    for typed, expected in words.items():
+        count = len(typed.split())
+        _, answer = run(
+            f"COMP_WORDS='mss {typed}' COMP_CWORD={count} _MSS_COMPLETE=bash_complete mss", tmp_path
+        )
+        assert f"plain,{expected}" in answer.splitlines()

@@ -1,0 +1,64 @@
+"""The examples of the language reference are run, and it names what there is."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import oracle
+import policies
+import pytest
+from support import ROOT
+
+from engine import documents, schemas
+from engine.condition_compiler import ALL_OPERATORS, compile_block
+
+PAGE = (ROOT / "docs" / "rules.md").read_text(encoding="utf-8")
+FENCED = re.findall(r"^```yaml (\w+)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+CASES = [text for kind, text in FENCED if kind == "case"]
+
+
+def read(text: str) -> Any:
+    document = documents.read(text, "rules.md")
+    assert not document.problems
+    return document.data
+
+
+@pytest.mark.parametrize("text", CASES, ids=lambda text: text.splitlines()[0])
+def test_a_case_of_the_reference(text: str) -> None:
+    case = read(text)
+    assert set(case) == {"when", "holds", "fails"}
+    block, flaws = compile_block(case["when"])
+    assert not flaws
+    for expected in ("holds", "fails"):
+        assert case[expected]
+        for payload in case[expected]:
+            assert block.holds(payload) is (expected == "holds"), payload
+            assert all(finding.holds for finding in block.explain(payload)) is (expected == "holds"), payload
+            if "\\" not in str(case["when"]):  # paths with escapes are beyond the oracle
+                assert oracle.holds(case["when"], payload) is (expected == "holds"), payload
+
+
+@pytest.mark.parametrize("name", ALL_OPERATORS)
+def test_an_operator_has_an_example(name: str) -> None:
+    written = r"country: \[CN" if name == "any_of" else rf"\b{name}:"
+    assert any(re.search(written, text) for text in CASES)
+
+
+def test_the_rule_of_the_reference_is_served(tmp_path: Path) -> None:
+    (text,) = (text for kind, text in FENCED if kind == "rules")
+    words = "---\nsubject: Hello\n---\nHello\n"
+    files = {"templates__abnormal-login__email.txt": words, "templates__abnormal-login__sms.txt": "Hello"}
+    loaded = policies.policy(tmp_path, text, **files)
+    assert [str(problem) for problem in loaded.problems if problem.severity == "error"] == []
+    event = policies.event(
+        {"userid": "u1", "mailto": "a@example.com", "result": "success", "country": "CN", "ip": "8.8.8.8"}
+        | {"risk": {"score": 91}}
+    )
+    assert [match.rule.id for match in loaded.rulebook.match(event)] == ["abnormal-login"]
+
+
+def test_the_reference_explains_every_key_of_a_rule() -> None:
+    for name in schemas.load("policy")["$defs"]["rule"]["properties"]:
+        assert re.search(rf"\b{name}\b", PAGE), name

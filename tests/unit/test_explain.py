@@ -1,0 +1,261 @@
+"""mss explain: which rules match, why the others do not, what is sent, and what nobody may see."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from hypothesis import given
+from hypothesis import strategies as st
+from policies import event, policy
+from support import ROOT
+
+from engine.cli import cli
+from engine.conditions import Finding
+from engine.explain import explain, outline, sentence
+
+RULES = """
+rules:
+  - id: first
+    event: notice.login.abnormal
+    template: t
+    when:
+      result: success
+      risk.score: {gte: 70, lt: 100}
+      any:
+        - country: [CN, HK]
+        - not: {device.trusted: true}
+    notify: [email, sms]
+  - id: last
+    event: notice.>
+    template: t
+    stop: true
+    priority: 5
+    notify: [terminal]
+  - id: hidden
+    event: notice.login.abnormal
+    template: t
+    priority: 9
+    notify: [terminal]
+  - {id: other, event: audit.x.y, template: t, notify: [terminal]}
+"""
+EVENT = "notice.login.abnormal"
+PAYLOAD = {
+    "userid": "u1",
+    "mailto": "a@example.com",
+    "result": "success",
+    "risk": {"score": 80},
+    "country": "CN",
+}
+
+
+def mss(folder: Path, payload: Any, *more: str, name: str = EVENT) -> Result:
+    arguments = ["explain", str(folder), "--event", name, "--payload", "-", *more]
+    return CliRunner().invoke(cli, arguments, input=json.dumps(payload))
+
+
+def document(folder: Path, payload: Any, **files: str | bytes) -> dict[str, Any]:
+    assert policy(folder, RULES, **files).ok
+    result = mss(folder, payload, "--format", "json")
+    assert result.exit_code == 0, result.output
+    made: dict[str, Any] = json.loads(result.output)
+    return made
+
+
+def test_the_shape_of_the_document(tmp_path: Path) -> None:
+    made = document(tmp_path, PAYLOAD)
+    assert list(made) == ["event", "rules", "deliveries", "suppressed"]
+    assert made["event"] == EVENT
+    first, last, hidden = made["rules"]
+    assert list(first) == ["id", "matched", "because"]
+    assert first["because"][0] == {
+        "path": "result", "operator": "equals", "expected": "success", "actual": "success", "holds": True,
+    }  # fmt: skip
+    assert first["because"][1]["actual"] == 80
+    assert [rule["matched"] for rule in made["rules"]] == [True, True, False]
+    assert hidden["stopped_by"] == "last" and "stopped_by" not in last
+    assert made["deliveries"] == [
+        {
+            "rule": "first", "channel": "email", "to": ["a@example.com"], "locale": "en",
+            "title": "Subject", "body": "Hello u1",
+        },
+        {"rule": "last", "channel": "terminal", "to": [], "locale": "en", "title": "", "body": "Hello u1"},
+    ]  # fmt: skip
+    assert made["suppressed"] == [
+        {"rule": "first", "channel": "sms", "reason": "no_address", "detail": "the recipient has no phone"}
+    ]
+
+
+def test_conditions_that_do_not_hold(tmp_path: Path) -> None:
+    made = document(tmp_path, {"result": "success", "device": {"trusted": True}})
+    first = made["rules"][0]
+    assert not first["matched"]
+    result, score, either = first["because"]
+    assert (result["holds"], score["holds"], either["holds"]) == (True, False, False)
+    assert score["absent"] is True and score["actual"] is None
+    assert either["operator"] == "any" and [each["holds"] for each in either["inside"]] == [False, False]
+
+
+def test_words_that_cannot_be_written_are_there(tmp_path: Path) -> None:
+    made = document(tmp_path, PAYLOAD, **{"templates__t__default.txt": "{{ payload.gone }}"})
+    assert [(f["rule"], f["channel"]) for f in made["failures"]] == [("last", "terminal")]
+    assert "gone" in mss(tmp_path, PAYLOAD).output
+
+
+def test_the_text_fits_a_terminal(tmp_path: Path) -> None:
+    assert policy(tmp_path, RULES, **{"templates/t/default.txt": "word " * 60}).ok
+    result = mss(tmp_path, {**PAYLOAD, "result": "failure"}, "--at", "2026-03-02T23:30:00+08:00")
+    lines = result.output.splitlines()
+    assert max(map(len, lines)) <= 80 and not [line for line in lines if line != line.rstrip()]
+    assert lines[0].startswith(f"{EVENT} at 2026-03-02T15:30:00+00:00, revision ")
+    start = lines.index("no   first")
+    assert lines[start + 1] == '     ✗ result equals "success": it is "failure"   <- first that does not hold'
+    assert "yes  last  and no rule after it: it says stop" in lines
+    assert "no   hidden  after last, which says stop" in lines
+    assert "1 more rule looks at other events." in lines
+    assert "1 message" in lines
+    assert "  terminal to nobody in particular, in en (last)" in lines
+
+
+def test_only_the_first_that_does_not_hold_is_pointed_at(tmp_path: Path) -> None:
+    assert policy(tmp_path, RULES).ok
+    output = mss(tmp_path, {"result": "failure", "risk": {"score": 1}}).output
+    assert output.count("first that does not hold") == 1
+    assert output.count("✗") > 1
+
+
+def test_shadow_is_said(tmp_path: Path) -> None:
+    assert policy(
+        tmp_path, "rules: [{id: r, event: notice.>, template: t, enabled: shadow, notify: [terminal]}]"
+    ).ok
+    output = mss(tmp_path, {}).output
+    assert "yes  r  in shadow: nothing is sent" in output
+    assert "terminal (r): shadow" in output and "no messages" in output
+
+
+SECRET_SCHEMA = json.dumps(
+    {
+        "type": "object",
+        "properties": {
+            "code": {"type": "integer", "x-mss-sensitive": True},
+            "link": {"type": "string", "x-mss-sensitive": True},
+        },
+    }
+)
+
+
+def test_the_terminal_obeys_no_payload(tmp_path: Path) -> None:
+    assert policy(tmp_path, RULES, **{"templates/t/default.txt": "Hello {{ payload.name }}"}).ok
+    output = mss(tmp_path, {"name": "\x1b]0;title\x07\x9b31m", "result": "\x1b[2J"}).output
+    assert "Hello" in output and not [char for char in output if not char.isprintable() and char != "\n"]
+
+
+@pytest.mark.parametrize("format_", ["text", "json"])
+def test_secrets_are_masked_wherever_they_are(tmp_path: Path, format_: str) -> None:
+    rules = """
+    rules:
+      - id: r
+        event: notice.code
+        template: t
+        when: {code: {gte: 1}, link: {prefix: "https://"}, any: [{link: {exists: true}}, {code: 271828}]}
+        notify: [terminal]
+    """
+    files = {
+        "events/notice/code.schema.json": SECRET_SCHEMA,
+        "templates/t/default.txt": "{{ payload.code }} {{ payload.link }}",
+    }
+    assert policy(tmp_path, rules, **files).ok
+    result = mss(
+        tmp_path, {"code": 271828, "link": "https://x.example/tok3n"}, "--format", format_, name="notice.code"
+    )
+    assert result.exit_code == 0, result.output
+    assert "271828" not in result.output and "tok3n" not in result.output
+    assert result.output.count("***") >= 4
+
+
+def test_nobody_looks_at_a_misspelled_event(tmp_path: Path) -> None:
+    assert policy(tmp_path, RULES.replace("notice.>", "log.>")).ok
+    result = mss(tmp_path, {}, name="notice.login.abnromal")
+    assert result.exit_code == 0
+    assert "4 rules look at other events." in result.output
+    assert "No rule looks at notice.login.abnromal; did you mean 'notice.login.abnormal'?" in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "input_"),
+    [
+        (["--event", "notice.x"], "{}"),
+        (["--event", "notice", "--payload", "-"], "{}"),
+        (["--event", "notices.x", "--payload", "-"], "{}"),
+        (["--event", "notice.*", "--payload", "-"], "{}"),
+        (["--event", "notice..x", "--payload", "-"], "{}"),
+        (["--event", "notice.x", "--payload", "-"], "[]"),
+        (["--event", "notice.x", "--payload", "-"], "{"),
+        (["--event", "notice.x", "--payload", "-"], '{"a": NaN}'),
+        (["--event", "notice.x", "--payload", "-"], "[" * 100_000),
+        (["--event", "notice.x", "--payload", "-", "--at", "noon"], "{}"),
+        (["--event", "notice.x", "--payload", "-", "--at", "2026-01-01T00:00:00"], "{}"),
+        (["--payload", "-"], "{}"),
+    ],
+)
+def test_wrong_usage_is_2(arguments: list[str], input_: str) -> None:
+    result = CliRunner().invoke(cli, ["explain", str(ROOT / "rules"), *arguments], input=input_)
+    assert result.exit_code == 2, result.output
+
+
+@pytest.mark.parametrize("format_", ["text", "json"])
+def test_a_policy_with_errors(tmp_path: Path, format_: str) -> None:
+    policy(tmp_path, "rules: [{id: r, event: notice.x.y, notify: [emial], template: t}]")
+    result = mss(tmp_path, {}, "--format", format_)
+    assert result.exit_code == 1 and "unknown channel 'emial'" in result.output
+
+
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "result": st.sampled_from(["success", "failure"]),
+            "country": st.sampled_from(["CN", "DE", None]),
+            "risk": st.fixed_dictionaries({"score": st.integers(60, 110)}),
+            "device": st.fixed_dictionaries({"trusted": st.booleans()}),
+        },
+    ),
+    st.sampled_from([EVENT, "notice.x", "audit.x.y", "audit.z"]),
+)
+def test_it_agrees_with_what_the_server_does(
+    tmp_path_factory: pytest.TempPathFactory, payload: dict[str, Any], name: str
+) -> None:
+    book = _rulebook(tmp_path_factory)
+    explanation = explain(book, event(payload, name))
+    assert [c.rule.id for c in explanation.considered if c.matched] == [
+        match.rule.id for match in explanation.plan.matches
+    ]
+    assert len(explanation.considered) + explanation.others == len(book.rules)
+
+
+_MADE: list[Any] = []
+
+
+def _rulebook(factory: pytest.TempPathFactory) -> Any:
+    if not _MADE:
+        _MADE.append(policy(factory.mktemp("explain"), RULES).require())
+    return _MADE[0]
+
+
+def test_conditions_in_words() -> None:
+    def leaf(**more: Any) -> Finding:
+        return Finding(**{"path": "a", "operator": "equals", "expected": 1, "holds": False, **more})
+
+    assert sentence(leaf(actual="1")) == 'a equals 1: it is "1"'
+    assert sentence(leaf(present=False)) == "a equals 1: it is not there"
+    assert sentence(leaf(actual=1, holds=True)) == "a equals 1"
+    assert sentence(leaf(operator="all", expected={"gt": 1}, actual=None)) == 'a {"gt": 1}: it is null'
+    assert sentence(leaf(actual="x" * 100)).endswith("x…")
+    block = Finding(
+        path="", operator="any", expected=[], holds=False, inside=(leaf(actual=2), leaf(actual=3))
+    )
+    assert sentence(block) == "none of these holds: a equals 1: it is 2; a equals 1: it is 3"
+    assert [(depth, holds) for depth, holds, _ in outline(block)] == [(0, False), (1, False), (1, False)]
