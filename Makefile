@@ -12,7 +12,7 @@ demo: $(STAMP)
 	$(BIN)/mss demo --locale "$(LOCALE)"
 
 test: $(STAMP)
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses=auto
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -35,7 +35,7 @@ from .visibility import Endpoint, Visibility
 log = logging.getLogger(__name__)
 
 QUEUE_GROUP = "mss-actions"
-_LEAVE_LIMIT = 5.0  # seconds for the broker to hear that we serve an action no more
+_HEAR_LIMIT = 5.0  # seconds for the broker to hear that we serve an action, or no more
 _BUSY = "busy: too many requests in hand"
 _BROKEN = "internal error"
 _UNAVAILABLE = "not available: the broker does not answer"
@@ -142,9 +142,12 @@ class Actions:
                 if old := self._served.get(key):
                     served.subscription, served.endpoint = old.subscription, old.endpoint
                 self._served[key] = served
-            for key, served in opened.items():
-                if served.subscription is None:
-                    served.subscription = await self._subscribe(key)
+            begun = [(key, served) for key, served in opened.items() if served.subscription is None]
+            for key, served in begun:
+                served.subscription = await self._subscribe(key)
+            if begun:
+                # Who served them until now may leave as soon as we return: the broker must know us.
+                await self.connection.round_trip(_HEAR_LIMIT)
             gone = [served for key, served in self._served.items() if key not in specs]
             await asyncio.gather(*(self._leave(served) for served in gone))
             for served in gone:
@@ -203,7 +206,7 @@ class Actions:
         if subscription is None:
             return
         if self.connection.client.is_connected:
-            await self.connection.patiently(subscription.drain(), _LEAVE_LIMIT)  # type: ignore[no-untyped-call]
+            await self.connection.patiently(subscription.drain(), _HEAR_LIMIT)  # type: ignore[no-untyped-call]
         else:
             with contextlib.suppress(nats.errors.Error):
                 await subscription.unsubscribe()

@@ -90,8 +90,8 @@ def test_other_versions(version: str) -> None:
         (b'{"version": 1}', "wrong-type"),
         (b'{"version":"0.1.1","time":1e400}', "number-out-of-range"),
         (envelope({}, reqid="", sent=RECEIVED), "missing-reqid"),
-        (envelope([1], sent=RECEIVED), "payload-not-object"),
-        (envelope("text", sent=RECEIVED), "payload-not-object"),
+        (envelope([1], reqid="r1", sent=RECEIVED), "payload-not-object"),
+        (envelope("text", reqid="r1", sent=RECEIVED), "payload-not-object"),
     ],
 )  # fmt: skip
 def test_nonsense_has_a_reason(data: bytes, expected: str) -> None:
