@@ -7,7 +7,6 @@ the mail. From then on only an error reply is; silence and a dropped line leave 
 from __future__ import annotations
 
 import ipaddress
-import re
 import ssl
 from dataclasses import dataclass, field
 from typing import Literal
@@ -21,7 +20,6 @@ from ..errors import ChannelError, Deferred, Refused, Unknown
 Tls = Literal["none", "starttls", "implicit"]
 
 _LONGEST_WORDS = 300  # characters of a server's reply that go into a receipt
-_LINE_WITH_DOT = re.compile(rb"^\.", re.MULTILINE)
 
 
 def is_loopback(host: str) -> bool:
@@ -150,7 +148,7 @@ async def hand_over(smtp: SMTP, message: bytes) -> str:
         raise Deferred("the server closed the connection before the message")
     try:
         # The library's own data() joins this to the DATA command, whose silence is harmless.
-        protocol.write(_LINE_WITH_DOT.sub(b"..", message) + b".\r\n")
+        protocol.write(message.replace(b"\n.", b"\n..") + b".\r\n")
         reply = await protocol.read_response(timeout=smtp.timeout)
     except (SMTPException, OSError) as error:
         raise Unknown(f"{_described(error)}, after the message had gone out") from error

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from email import message_from_bytes
 from email.message import EmailMessage
 from email.policy import default
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from engine.addresses import Mailbox
+from engine.channels import mime
 from engine.channels.mail import Letter, compose, with_prefix
 from engine.model import Inline, Message
 
@@ -170,3 +172,29 @@ def test_no_value_becomes_a_header_of_its_own(subject: str, name: str, id_: str)
 def test_an_address_beyond_ascii_stands_as_it_is() -> None:
     data = compose(replace(LETTER, to=Mailbox(name="用", address="用户@例子.广告")))
     assert "<用户@例子.广告>".encode() in data
+
+
+@given(
+    text=st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), min_size=1, max_size=300),
+    repeat=st.integers(1, 60),
+)
+@example(text="two  spaces at the end of a line  \n\t\n", repeat=1)
+@example(text=".\n--=_x\nFrom me\n=3D=\n", repeat=1)
+def test_words_arrive_as_they_were_written(text: str, repeat: int) -> None:
+    words = text * repeat
+    whole = read(compose(replace(LETTER, message=Message(text=words, html="<br>" + words))))
+    for part, expected in zip(whole.iter_parts(), (words, "<br>" + words), strict=True):
+        received = part.get_payload(decode=True)
+        assert isinstance(received, bytes)
+        lines = re.split(r"\r\n|\r|\n", expected)
+        assert received.decode().removesuffix("\r\n").split("\r\n") == (
+            lines[:-1] if lines[-1] == "" and len(lines) > 1 else lines
+        )
+
+
+def test_what_many_get_is_made_once() -> None:
+    mime.body.cache_clear()
+    for number in range(50):
+        to = Mailbox(address=f"u{number}@x.test")
+        compose(replace(LETTER, to=to, message=Message(text="the same", html="<p>the same</p>")))
+    assert mime.body.cache_info().misses == 1
