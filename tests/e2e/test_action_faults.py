@@ -70,19 +70,21 @@ async def test_replicas_that_are_killed_send_nothing_twice(world: World, tmp_pat
         for engine in itertools.cycle(engines):
             if not SOAK and kills == 2:
                 return
-            await asyncio.sleep(1.0 if SOAK else 0.3)
+            # One each second; where a start takes longer, when all three serve again.
+            pause = asyncio.create_task(asyncio.sleep(1.0 if SOAK else 0.3))
             await engine.end(signal.SIGKILL)
             kills += 1
-            await engine.start()  # the next one is killed when all three serve again
+            await engine.start()
+            await pause
 
     reqids = {n: uuid4().hex for n in range(count)}
     numbers = [n for n in range(count) for _ in range(3 if n % 10 == 0 else 1)]
     began = time.monotonic()
     killing = asyncio.create_task(keep_killing())
     answers = await asyncio.gather(*(callers(world, reqids[n], n, patience) for n in numbers))
+    took = time.monotonic() - began
     killing.cancel()
     await asyncio.gather(killing, return_exceptions=True)
-    took = time.monotonic() - began
     await asyncio.gather(*(engine.end(signal.SIGKILL) for engine in engines))
     said = {reqid: json.loads(data) for reqid, data in answers}
     results = Counter((reply["code"], reply["message"]) for reply in said.values())
