@@ -18,7 +18,7 @@ from .catalogue import Catalogue, EventSchema
 from .channels import TYPES, check_channel
 from .cursors import Complaints, Cursor
 from .documents import Document
-from .durations import parse_duration
+from .durations import parse_duration, parse_rate
 from .errors import PolicyError
 from .index import RuleIndex
 from .model import Place, Problem, Recipient
@@ -29,7 +29,7 @@ from .rulebook import ChannelSpec, Defaults, Mode, Rulebook, in_order
 from .sections import Sections
 from .templates import TEMPLATE_FOLDER, Library, Source, compile_library
 
-_COMMON = ("type", "address", "timeout", "concurrency", "retry")  # settings that every channel has
+_COMMON = ("type", "address", "timeout", "concurrency", "rate", "on_unknown", "retry")  # of every channel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,6 +184,8 @@ def _channel(
     common = {key: settings[key] for key in ("concurrency",) if key in settings}
     if "timeout" in settings:
         common["timeout"] = parse_duration(settings["timeout"])
+    if "rate" in settings:
+        common["rate"] = parse_rate(settings["rate"])
     spec = ChannelSpec(
         name=entry.name,
         type=settings["type"],
@@ -192,6 +194,7 @@ def _channel(
         words=kind.words,
         options={key: value for key, value in settings.items() if key not in _COMMON},
         retry=_retry({**retry, **settings.get("retry", {})}),
+        repeats_unknown=settings.get("on_unknown", "retry") == "retry",
         place=entry.key_place,
         **common,
     )

@@ -1,7 +1,8 @@
 """From a stored delivery to a receipt: the channel sends and classifies, this decides.
 
-A delivery is acknowledged only when its receipt is stored. One that comes a second time, after a
-crash, is sent again only if the ledger has no mark that it went out.
+A delivery is acknowledged only when its receipt is stored. One that may have been handed out before
+is looked up in the history first: what was sent is not sent again, and an attempt that has no receipt
+is written down as unknown.
 """
 
 from __future__ import annotations
@@ -9,24 +10,33 @@ from __future__ import annotations
 import logging
 import random
 from dataclasses import dataclass, field
+from functools import cached_property
 
-import nats.js.errors
 from nats.aio.msg import Msg
-from nats.js.kv import KeyValue
+from prometheus_client import Counter, Histogram
 
 from . import history
-from .broker import Connection, Outgoing, Publisher, Topology
+from .broker import Connection, Outgoing, Publisher, Topology, messages_on
 from .catalogue import mask
 from .channels import Channel
+from .claims import Claims
 from .codec import decode_delivery, encode
+from .due import attempts_before, timer
+from .entrance import Entrance
 from .errors import Deferred, Refused, UndecodableError, Unknown
+from .history import Past
 from .intake import Clock
 from .metrics import Metrics
 from .model import Delivery, Kind, Outcome, Receipt
 from .plan import rest_of
 from .rulebook import ChannelSpec
+from .subjects import token
 
 log = logging.getLogger(__name__)
+
+_LONG_WAIT = 60.0  # seconds; beyond that a delivery does not count among those handed out
+_LOST = "handed out before, and nobody wrote down how it ended"
+_ENDING = "the replica ended before it was sent"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,17 +47,24 @@ class _Attempt:
     delivery: Delivery
     number: int  # from 1
 
+    @property
+    def id(self) -> str:
+        """Tells it from every other attempt, also at a copy of the same delivery."""
+        metadata = self.msg.metadata
+        return f"{self.delivery.id}.{metadata.sequence.stream}.{metadata.num_delivered}"
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
+@dataclass(frozen=True, kw_only=True)
 class Deliverer:
     """Sends the deliveries of one channel."""
 
     spec: ChannelSpec
     channel: Channel
+    entrance: Entrance
     topology: Topology
     connection: Connection
     publisher: Publisher
-    ledger: KeyValue
+    claims: Claims
     metrics: Metrics
     clock: Clock
     random: random.Random = field(default_factory=random.Random)
@@ -60,33 +77,76 @@ class Deliverer:
             await self._bury(msg, None, error.reason, str(error))
             await msg.ack()
             return
-        attempt = _Attempt(msg=msg, delivery=delivery, number=msg.metadata.num_delivered)
-        if attempt.number > 1 and await self._went_out(delivery):
+        attempt = _Attempt(
+            msg=msg, delivery=delivery, number=attempts_before(msg) + msg.metadata.num_delivered
+        )
+        if not self.connection.is_new(msg) and await self._was_sent(attempt):
             await msg.ack()
         elif self._age(delivery) > self.spec.retry.deadline:
             await self._give_up(attempt, Outcome.DEFERRED, "expired", "the deadline has passed")
-        else:
+        elif not await self.entrance.enter():
+            await self.publisher.store(self._receipt(attempt, Outcome.DEFERRED, _ENDING, final=False))
+            await msg.nak()
+        elif self.spec.repeats_unknown or await self._claim(attempt):
             await self._send(attempt)
+        else:
+            self.entrance.succeeded()
+            await self._give_up(attempt, Outcome.UNKNOWN, "unknown", _LOST)
+
+    async def _was_sent(self, attempt: _Attempt) -> bool:
+        """Whether the history has it as sent; an attempt that left nothing there is written down."""
+        past = await self._past(attempt.delivery)
+        if not past.sent and past.attempt < attempt.number - 1:
+            lost = _Attempt(msg=attempt.msg, delivery=attempt.delivery, number=attempt.number - 1)
+            await self.publisher.store(
+                self._receipt(lost, Outcome.UNKNOWN, _LOST, final=False, id_=f"lost.{attempt.id}")
+            )
+        return past.sent
+
+    async def _past(self, delivery: Delivery) -> Past:
+        subject = self.topology.history_subject(delivery.kind, token(delivery.reqid))
+        stream = self.topology.history_stream
+        return history.past_of(
+            delivery, [msg.data or b"" async for msg in messages_on(self.connection, stream, subject)]
+        )
+
+    async def _claim(self, attempt: _Attempt) -> bool:
+        """Whether nobody can have sent it: what may have gone out is not to be sent again here."""
+
+        async def was_not_sent(number: int) -> bool:
+            return number in (await self._past(attempt.delivery)).not_sent
+
+        return await self.claims.claim(attempt.delivery.id, attempt.number, was_not_sent)
 
     async def _send(self, attempt: _Attempt) -> None:
         try:
             note = await self.channel.send(attempt.delivery)
         except Refused as error:
+            self.entrance.succeeded()
             await self._give_up(attempt, Outcome.REFUSED, "refused", str(error))
         except Deferred as error:
+            if error.provider_works:
+                self.entrance.succeeded()
+            else:
+                self.entrance.failed(asked=error.retry_after)
             if error.remaining:
                 await self._split(attempt, str(error), error.remaining)
             else:
                 await self._later(attempt, Outcome.DEFERRED, str(error), asked=error.retry_after)
         except Unknown as error:
-            await self._later(attempt, Outcome.UNKNOWN, str(error))
+            self.entrance.failed()
+            if self.spec.repeats_unknown:
+                await self._later(attempt, Outcome.UNKNOWN, str(error))
+            else:
+                await self._give_up(attempt, Outcome.UNKNOWN, "unknown", str(error))
+        except BaseException:
+            self.entrance.failed()
+            raise
         else:
-            await self.publisher.store(
-                history.sent_mark(self.topology, attempt.delivery),
-                self._receipt(attempt, Outcome.SENT, note, final=True),
-            )
+            self.entrance.succeeded()
+            await self.publisher.store(self._receipt(attempt, Outcome.SENT, note, final=True))
             await attempt.msg.ack()
-            self.metrics.latency.labels(self.spec.name).observe(self._age(attempt.delivery))
+            self._latency.observe(self._age(attempt.delivery))
 
     async def _split(self, attempt: _Attempt, detail: str, remaining: tuple[str, ...]) -> None:
         """Some addresses are served: what is left is a delivery of its own, so that they are not again."""
@@ -94,7 +154,6 @@ class Deliverer:
         subject = self.topology.delivery_subject(rest.kind, rest.channel)
         await self.publisher.store(
             Outgoing(subject=subject, payload=encode(rest), id=rest.id),
-            history.sent_mark(self.topology, attempt.delivery),
             self._receipt(attempt, Outcome.SENT, detail, final=True),
         )
         await attempt.msg.ack()
@@ -107,18 +166,30 @@ class Deliverer:
         if retry.exhausted(attempt.number, age=self._age(attempt.delivery)):
             await self._give_up(attempt, outcome, "exhausted", detail)
             return
-        await self.publisher.store(self._receipt(attempt, outcome, detail, final=False))
-        await attempt.msg.nak(delay=retry.wait(attempt.number, chance=self.random.random(), asked=asked))
+        receipt = self._receipt(attempt, outcome, detail, final=False)
+        wait = retry.wait(attempt.number, chance=self.random.random(), asked=asked)
+        if wait <= _LONG_WAIT:
+            await self.publisher.store(receipt)
+            await attempt.msg.nak(delay=wait)
+            return
+        at = self.clock() + int(wait * 1e6)
+        await self.publisher.store(
+            receipt,
+            timer(self.topology, attempt.delivery, attempt.msg.data, attempts=attempt.number, at=at),
+        )
+        await attempt.msg.ack()
 
     async def _give_up(self, attempt: _Attempt, outcome: Outcome, reason: str, detail: str) -> None:
-        await self._bury(attempt.msg, attempt.delivery, reason, detail)
+        await self._bury(attempt.msg, attempt.delivery, reason, detail, attempts=attempt.number)
         await self.publisher.store(self._receipt(attempt, outcome, detail, final=True))
         await attempt.msg.ack()
 
-    async def _bury(self, msg: Msg, delivery: Delivery | None, reason: str, detail: str) -> None:
+    async def _bury(
+        self, msg: Msg, delivery: Delivery | None, reason: str, detail: str, *, attempts: int = 1
+    ) -> None:
         """Put the delivery among the dead letters, whole, so that it can be sent after all."""
         kind = delivery.kind if delivery else Kind(msg.subject.split(".")[-2])
-        about = {"channel": self.spec.name, "attempts": msg.metadata.num_delivered}
+        about = {"channel": self.spec.name, "attempts": attempts}
         if delivery:
             about |= {
                 "delivery": delivery.id,
@@ -141,15 +212,10 @@ class Deliverer:
         self.metrics.dead.labels(kind, reason).inc()
         log.warning("channel %s: dead letter: %s: %s", self.spec.name, reason, detail)
 
-    async def _went_out(self, delivery: Delivery) -> bool:
-        try:
-            await self.ledger.get(history.mark_key(delivery))
-        except nats.js.errors.KeyNotFoundError:
-            return False
-        return True
-
-    def _receipt(self, attempt: _Attempt, outcome: Outcome, detail: str, *, final: bool) -> Outgoing:
-        self.metrics.attempts.labels(self.spec.name, outcome).inc()
+    def _receipt(
+        self, attempt: _Attempt, outcome: Outcome, detail: str, *, final: bool, id_: str = ""
+    ) -> Outgoing:
+        self._attempts[outcome].inc()
         delivery = attempt.delivery
         if outcome is not Outcome.SENT:
             log.info("channel %s: %s: %s", self.spec.name, outcome, mask(detail, delivery.secrets))
@@ -161,7 +227,15 @@ class Deliverer:
             at=self.clock(),
             final=final,
         )
-        return history.received(self.topology, receipt)
+        return history.received(self.topology, receipt, id_=id_ or attempt.id)
+
+    @cached_property
+    def _attempts(self) -> dict[Outcome, Counter]:
+        return {each: self.metrics.attempts.labels(self.spec.name, each) for each in Outcome}
+
+    @cached_property
+    def _latency(self) -> Histogram:
+        return self.metrics.latency.labels(self.spec.name)
 
     def _age(self, delivery: Delivery) -> float:
         """Seconds since the broker took the event."""

@@ -23,3 +23,17 @@ def parse_duration(text: str) -> float:
     if not isfinite(seconds):
         raise ValueError(f"{text[:20]}… is too long")
     return seconds
+
+
+def parse_rate(text: str) -> float:
+    """How often a second ``text`` is, such as 10/s, 100/m or 5/2h; ValueError, in words for operators."""
+    number, slash, per = text.partition("/") if isinstance(text, str) else ("", "", "")
+    if not slash or not re.fullmatch(r"[1-9][0-9]{0,8}", number, re.ASCII):
+        raise ValueError(f"{text!r} is not a rate such as 10/s, 100/m, 1000/h")
+    try:
+        seconds = parse_duration(per if per[:1].isdigit() else f"1{per}")
+    except ValueError:
+        seconds = 0.0
+    if seconds <= 0.0:
+        raise ValueError(f"{text!r} is not a rate such as 10/s, 100/m, 1000/h")
+    return int(number) / seconds

@@ -74,11 +74,22 @@ class Deferred(ChannelError):
     """
 
     def __init__(
-        self, detail: str, *, retry_after: float | None = None, remaining: tuple[str, ...] = ()
+        self,
+        detail: str,
+        *,
+        retry_after: float | None = None,
+        remaining: tuple[str, ...] = (),
+        of_recipient: bool = False,
     ) -> None:
         super().__init__(detail)
         self.retry_after = retry_after  # seconds, where the other side said so
         self.remaining = remaining
+        self.of_recipient = of_recipient  # the other side works, and takes nothing for this one now
+
+    @property
+    def provider_works(self) -> bool:
+        """Whether other deliveries may fare better at this moment."""
+        return self.of_recipient or bool(self.remaining)
 
 
 class Unknown(ChannelError):

@@ -7,8 +7,11 @@ a message, and sensitive values are masked.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from .broker import Outgoing, Topology
 from .catalogue import mask
@@ -49,8 +52,8 @@ def planned(topology: Topology, plan: Plan, *, sequence: int, at: int) -> Outgoi
     )
 
 
-def received(topology: Topology, receipt: Receipt) -> Outgoing:
-    """One attempt at a delivery."""
+def received(topology: Topology, receipt: Receipt, *, id_: str) -> Outgoing:
+    """One attempt at a delivery. ``id_`` tells it from every other."""
     delivery = receipt.delivery
     entry = {
         "type": "receipt",
@@ -68,22 +71,43 @@ def received(topology: Topology, receipt: Receipt) -> Outgoing:
     return Outgoing(
         subject=topology.history_subject(delivery.kind, token(delivery.reqid)),
         payload=encode(entry),
-        id=f"receipt.{delivery.id}.{receipt.attempt}",
+        id=f"receipt.{id_}",
     )
 
 
-def sent_mark(topology: Topology, delivery: Delivery) -> Outgoing:
-    """The mark in the ledger that a delivery has gone out, for whoever is handed it again."""
-    return Outgoing(
-        subject=f"$KV.{topology.bucket('LEDGER')}.{mark_key(delivery)}",
-        payload=Outcome.SENT.encode(),
-        id=f"mark.{delivery.id}",
-    )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Past:
+    """What the history says of a delivery that may have been handed out before."""
+
+    attempt: int = 0  # the last one that has a receipt
+    sent: bool = False
+    not_sent: frozenset[int] = frozenset()  # attempts that definitely did not go out
 
 
-def mark_key(delivery: Delivery) -> str:
-    """The key of a delivery in the ledger."""
-    return f"delivery.{delivery.id}"
+def past_of(delivery: Delivery, entries: Iterable[bytes]) -> Past:
+    """Read from all that lies on the delivery's history subject, oldest first."""
+    attempt, sent, not_sent = 0, False, set()
+    for data in entries:
+        try:
+            entry = _receipts.decode(data)
+        except msgspec.MsgspecError:
+            continue
+        if entry.delivery == delivery.id:
+            attempt, sent = entry.attempt, sent or entry.outcome == Outcome.SENT
+            if entry.outcome == Outcome.DEFERRED:
+                not_sent.add(attempt)
+    return Past(attempt=attempt, sent=sent, not_sent=frozenset(not_sent))
+
+
+class _ReceiptEntry(msgspec.Struct):
+    """The part of a receipt's entry that tells whether to send again."""
+
+    delivery: str = ""
+    attempt: int = 0
+    outcome: str = ""
+
+
+_receipts = msgspec.json.Decoder(_ReceiptEntry)
 
 
 def dead(

@@ -16,7 +16,7 @@ from nats.aio.msg import Msg
 from msc import wire
 
 from . import history
-from .broker import Connection, Outgoing, Publisher, Topology
+from .broker import AGAIN, Connection, Outgoing, Publisher, Topology, holds_any
 from .catalogue import Catalogue
 from .codec import encode
 from .errors import UndecodableError
@@ -24,7 +24,7 @@ from .metrics import Metrics
 from .model import Event, Failure, Kind
 from .plan import Plan, plan
 from .rulebook import Rulebook
-from .subjects import valid_key
+from .subjects import token, valid_key
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +105,9 @@ class Intake:
     async def _carry_out(self, msg: Msg, planned: Plan) -> None:
         event, sequence = planned.event, msg.metadata.sequence.stream
         room = self.connection.client.max_payload - _HEADER_ROOM
-        outgoing: list[Outgoing] = []
+        # The history comes first: an event that is not in it has no delivery in the stream either.
+        outgoing = [history.planned(self.topology, planned, sequence=sequence, at=self.clock())]
+        headers = {AGAIN: "1"} if await self._was_planned(msg, event) else {}
         failures = list(planned.failures)
         for delivery in planned.deliveries:
             payload = encode(delivery)
@@ -114,18 +116,24 @@ class Intake:
                 failures.append(Failure(rule=delivery.rule, channel=delivery.channel, detail=detail))
                 continue
             subject = self.topology.delivery_subject(event.kind, delivery.channel)
-            outgoing.append(Outgoing(subject=subject, payload=payload, id=delivery.id))
+            outgoing.append(Outgoing(subject=subject, payload=payload, id=delivery.id, headers=headers))
         for failure in failures:
             outgoing.append(self._dead_failure(msg, planned, failure))
             self.metrics.dead.labels(self.kind, "not-written").inc()
             log.warning("rule %s, channel %s: %s", failure.rule, failure.channel, failure.detail)
-        outgoing.append(history.planned(self.topology, planned, sequence=sequence, at=self.clock()))
         if len(msg.data) <= room:
             archive = self.topology.archive_subject(self.kind, event.key)
             outgoing.append(Outgoing(subject=archive, payload=msg.data, id=f"archive.{self.kind}.{sequence}"))
         await self.publisher.store(*outgoing)
         await msg.ack()
         self._count(planned)
+
+    async def _was_planned(self, msg: Msg, event: Event) -> bool:
+        """Whether its deliveries may be sent already, and forgotten by a broker that was killed."""
+        if self.connection.is_new(msg):
+            return False
+        subject = self.topology.history_subject(event.kind, token(event.reqid))
+        return await holds_any(self.connection, self.topology.history_stream, subject)
 
     def _count(self, planned: Plan) -> None:
         self.metrics.events.labels(self.kind, "planned" if planned.matches else "unmatched").inc()

@@ -37,6 +37,8 @@ class ChannelSpec:
     options: Mapping[str, Any] = field(repr=False)  # the type's own settings; references are resolved
     timeout: float = 20.0  # seconds for one step of a send
     concurrency: int = 8  # sends at the same time, in one process
+    rate: float | None = None  # sends a second, over all processes; None: as fast as they come
+    repeats_unknown: bool = True  # what may have gone out is sent again; else it is a dead letter
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     place: Place
 

@@ -25,12 +25,16 @@ from .actions.assembly import make_actions
 from .actions.service import Actions
 from .broker import Connection, Consumer, Publisher, Topology, connect
 from .channels import Channel, Resources, open_channel
+from .claims import Claims
 from .deliver import Deliverer
+from .due import Due
+from .entrance import Entrance
 from .errors import BrokerError, BrokerLost, BrokerUnfit, innermost
 from .intake import Intake
 from .loader import settle
 from .metrics import Metrics
 from .model import Kind
+from .pace import Pace
 from .rulebook import ActionSpec, ChannelSpec, Rulebook
 from .settings import Settings
 
@@ -38,6 +42,7 @@ log = logging.getLogger(__name__)
 
 _EVENTS_IN_HAND = 512  # of one kind in one process
 _START_LIMIT = 10.0  # seconds for the broker to say what is not permitted
+_DUE_IN_HAND = 256  # deliveries that are moved back to their channels at the same time
 _PUBLISH_LIMIT = 5.0  # seconds for the broker to take a channel's message
 _SESSION_WAIT = 2.0  # seconds before a lost session is made anew
 _BROKER_TROUBLE = (BrokerError, nats.errors.Error, TimeoutError, OSError)
@@ -77,6 +82,7 @@ class _Session:
     connection: Connection
     publisher: Publisher
     ledger: KeyValue
+    state: KeyValue
     channels: Mapping[str, Channel]
     actions: Actions
 
@@ -152,11 +158,15 @@ class Server:
             consumers = [
                 *(self._intake(session, kind) for kind in self.settings.kinds),
                 *(self._deliverer(session, spec) for spec in self.rulebook.channels.values()),
+                self._due(session),
             ]
             async with asyncio.TaskGroup() as tasks:
                 attending = [
                     tasks.create_task(session.publisher.run(), name="publisher"),
                     tasks.create_task(_watch(session.connection), name="connection"),
+                    tasks.create_task(
+                        session.connection.keep_time(session.topology.history_stream), name="time"
+                    ),
                 ]
                 consuming = [tasks.create_task(consumer.run(), name="consumer") for consumer in consumers]
                 acting = tasks.create_task(session.actions.run(self._action_specs()), name="actions")
@@ -193,12 +203,13 @@ class Server:
         await publisher.start()
         stack.push_async_callback(publisher.close)
         resources = _resources(connection)
-        ledger = await topology.ledger(connection)
+        ledger, state = await topology.ledger(connection), await topology.state(connection)
         return _Session(
             topology=topology,
             connection=connection,
             publisher=publisher,
             ledger=ledger,
+            state=state,
             channels=self._open_channels(resources, stack),
             actions=make_actions(
                 self.settings,
@@ -258,13 +269,16 @@ class Server:
         )
 
     def _deliverer(self, session: _Session, spec: ChannelSpec) -> Consumer:
+        pace = spec.rate and Pace(rate=spec.rate, key=f"rate.{spec.name}", state=session.state, clock=now)
+        entrance = Entrance(name=spec.name, pace=pace or None)
         deliverer = Deliverer(
             spec=spec,
             channel=session.channels[spec.name],
             topology=session.topology,
             connection=session.connection,
             publisher=session.publisher,
-            ledger=session.ledger,
+            entrance=entrance,
+            claims=Claims(bucket=session.ledger),
             metrics=self.metrics,
             clock=now,
         )
@@ -275,6 +289,17 @@ class Server:
             limit=spec.concurrency,
             ack_wait=self.settings.ack_wait,
             handle=deliverer.handle,
+            on_stop=entrance.close,
+        )
+
+    def _due(self, session: _Session) -> Consumer:
+        return Consumer(
+            session.connection,
+            session.topology.timer_stream,
+            session.topology.due_worker,
+            limit=_DUE_IN_HAND,
+            ack_wait=self.settings.ack_wait,
+            handle=Due(topology=session.topology, publisher=session.publisher).handle,
         )
 
 

@@ -3,12 +3,24 @@
 connection   one client, and the news when it is lost for good
 topology     the streams, durables and buckets, created and checked at start
 publisher    many messages at once, each known to be stored
+lookup       what lies on one subject of a stream
 consumer     a durable pull consumer that never stops pulling and never holds too much
 """
 
-from .connection import Connection, connect
+from .connection import AGAIN, Connection, connect
 from .consumer import Consumer
+from .lookup import holds_any, messages_on
 from .publisher import Outgoing, Publisher
 from .topology import Topology
 
-__all__ = ["Connection", "Consumer", "Outgoing", "Publisher", "Topology", "connect"]
+__all__ = [
+    "AGAIN",
+    "Connection",
+    "Consumer",
+    "Outgoing",
+    "Publisher",
+    "Topology",
+    "connect",
+    "holds_any",
+    "messages_on",
+]

@@ -48,6 +48,7 @@ class Consumer:
         limit: int,
         ack_wait: float,
         handle: Callable[[Msg], Awaitable[None]],
+        on_stop: Callable[[], None] = lambda: None,
     ) -> None:
         self._connection = connection
         self._next = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{durable}"
@@ -55,6 +56,7 @@ class Consumer:
         self._limit = limit
         self._ack_wait = ack_wait
         self._handle = handle
+        self._on_stop = on_stop  # ends the waiting of what is in hand
         self._in_hand: dict[asyncio.Task[None], Msg] = {}
         self._pulls: dict[str, int] = {}  # reply subject -> messages still to come
         self._pull_count = 0
@@ -85,6 +87,7 @@ class Consumer:
     def stop(self) -> None:
         """Pull no more."""
         self._stopping = True
+        self._on_stop()
         self._wake.set()
 
     @property

@@ -21,7 +21,7 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from ..errors import BrokerError, NotStored
-from .connection import Connection
+from .connection import AGAIN, Connection
 
 log = logging.getLogger(__name__)
 
@@ -127,6 +127,8 @@ class Publisher:
             return
         message = flight.message
         headers = {**message.headers, "Nats-Msg-Id": message.id}
+        if flight.last_sent > flight.first_sent:
+            headers[AGAIN] = "1"
         try:
             await self._connection.publish(
                 message.subject, message.payload, reply=f"{self._inbox}.{token}", headers=headers

@@ -89,6 +89,27 @@ class Topology:
     def dead_subject(self, kind: Kind, reason: str) -> str:
         return f"{self.namespace}.dead.{kind}.{reason}"
 
+    @property
+    def timer_stream(self) -> str:
+        return f"{self.streams}_TIMER"
+
+    def timer_subject(self, what: str, id_: str) -> str:
+        """Where a message waits for its time; there is one for each id."""
+        return f"{self.namespace}.timer.{what}.{id_}"
+
+    def due_subject(self, what: str, subject: str) -> str:
+        """Where the broker puts it then; ``subject`` is where it goes from there."""
+        return f"{self.namespace}.due.{what}.{subject.removeprefix(f'{self.namespace}.')}"
+
+    def delivery_of_due(self, subject: str) -> str:
+        """The delivery subject for a message on a due subject."""
+        return self.namespace + subject.removeprefix(f"{self.namespace}.due.delivery")
+
+    @property
+    def due_worker(self) -> str:
+        """The durable of the deliveries that are due."""
+        return f"{self.namespace}-due-delivery"
+
     def bucket(self, name: str) -> str:
         return f"{self.streams}_{name}"
 
@@ -104,6 +125,7 @@ class Topology:
                 await self._ensure_bucket(connection, bucket, limits)
             for kind in self.kinds:
                 await self._ensure_event_stream(connection, kind)
+            await self._ensure_due_worker(connection)
         except nats.js.errors.APIError as error:
             if error.err_code in _JETSTREAM_OFF:
                 raise BrokerUnfit("JetStream is not enabled on this nats-server or account") from error
@@ -128,8 +150,25 @@ class Topology:
                 ),
             )
 
+    async def _ensure_due_worker(self, connection: Connection) -> None:
+        await connection.js.add_consumer(
+            self.timer_stream,
+            api.ConsumerConfig(
+                durable_name=self.due_worker,
+                # Never all of the stream: what still waits would be handed out, and lost when acknowledged.
+                filter_subject=self.due_subject("delivery", ">"),
+                ack_policy=api.AckPolicy.EXPLICIT,
+                ack_wait=self.ack_wait,
+                max_ack_pending=20_000,
+                max_deliver=-1,
+            ),
+        )
+
     async def ledger(self, connection: Connection) -> KeyValue:
         return await connection.js.key_value(self.bucket("LEDGER"))
+
+    async def state(self, connection: Connection) -> KeyValue:
+        return await connection.js.key_value(self.bucket("STATE"))
 
     def _own_streams(self) -> list[api.StreamConfig]:
         def limits(name: str, subject: str, age: float) -> api.StreamConfig:
@@ -142,7 +181,7 @@ class Topology:
                 retention=api.RetentionPolicy.WORK_QUEUE,
             ),
             self._config(
-                f"{self.streams}_TIMER",
+                self.timer_stream,
                 [f"{self.namespace}.timer.>", f"{self.namespace}.due.>"],
                 retention=api.RetentionPolicy.WORK_QUEUE,
                 allow_msg_schedules=True,

@@ -6,6 +6,7 @@ The next server is tried only after the one before definitely did not take the m
 from __future__ import annotations
 
 import ssl
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -45,16 +46,23 @@ class EmailChannel:
         failures: list[Refused | Deferred] = []
         said: list[str] = []
         for server in self._servers:
-            envelope = self._envelope(delivery, to, server.mta)
             try:
-                return f"{server.mta.name}: {await server.send(envelope)}"
+                self._spare(server)
+                return f"{server.mta.name}: {await server.send(self._envelope(delivery, to, server.mta))}"
             except (Refused, Deferred) as error:
                 if isinstance(error, Deferred) and error.remaining:
                     raise _partly(delivery, server.mta.name, error) from error
                 failures.append(error)
                 said.append(f"{server.mta.name}: {error}")
-        refused = all(isinstance(failure, Refused) for failure in failures)
-        raise (Refused if refused else Deferred)("; ".join(said))
+        deferred = [failure for failure in failures if isinstance(failure, Deferred)]
+        if not deferred:
+            raise Refused("; ".join(said))
+        raise Deferred("; ".join(said), of_recipient=any(each.of_recipient for each in deferred))
+
+    def _spare(self, server: MailServer) -> None:
+        """Pass over a server that fails steadily, but for probes: each mail would wait for its time-out."""
+        if len(self._servers) > 1 and (wait := server.breaker.wait(time.monotonic())) > 0:
+            raise Deferred(f"left alone for {wait:.0f} s, as it fails steadily")
 
     async def close(self) -> None:
         for server in self._servers:

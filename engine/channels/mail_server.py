@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import time
 from dataclasses import dataclass
 
 from aiosmtplib import SMTP, SMTPException
 
+from ..breaker import Breaker
 from ..errors import Deferred, Refused
 from .smtp import Envelope, Mta, hand_over, offer, open_session, reset
 
@@ -26,6 +28,7 @@ class MailServer:
 
     def __init__(self, mta: Mta, *, timeout: float, keep: int) -> None:
         self.mta = mta
+        self.breaker = Breaker()
         self._timeout = timeout  # seconds for connecting, for each command and for the body
         self._keep_at_most = keep
         self._kept: list[_Kept] = []
@@ -35,6 +38,24 @@ class MailServer:
 
     async def send(self, envelope: Envelope) -> str:
         """Hand the mail over and return the server's words; raises as ``Channel.send`` does."""
+        works = False
+        try:
+            words = await self._send(envelope)
+            works = True
+        except Refused:
+            works = True
+            raise
+        except Deferred as error:
+            works = error.provider_works
+            raise
+        finally:
+            if works:
+                self.breaker.succeeded()
+            else:
+                self.breaker.failed(time.monotonic())
+        return words
+
+    async def _send(self, envelope: Envelope) -> str:
         kept = self._take()
         if kept is not None:
             try:

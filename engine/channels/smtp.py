@@ -126,7 +126,9 @@ async def offer(smtp: SMTP, envelope: Envelope) -> Turned:
         if all(recipient in refused for recipient in envelope.recipients):
             # A copy for the archive alone is no delivery.
             codes = [refused[recipient].code for recipient in envelope.recipients]
-            raise (Refused if min(codes) >= 500 else Deferred)("; ".join(words))
+            if min(codes) >= 500:
+                raise Refused("; ".join(words))
+            raise Deferred("; ".join(words), of_recipient=True)
         reply = await smtp.execute_command(b"DATA")
         if reply.code != 354:
             raise aiosmtplib.SMTPDataError(reply.code, reply.message)

@@ -175,7 +175,9 @@ def test_an_address_beyond_ascii_stands_as_it_is() -> None:
 
 
 @given(
-    text=st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), min_size=1, max_size=300),
+    text=st.text(
+        st.characters(exclude_categories=("Cs",), exclude_characters="\0"), min_size=1, max_size=300
+    ),
     repeat=st.integers(1, 60),
 )
 @example(text="two  spaces at the end of a line  \n\t\n", repeat=1)

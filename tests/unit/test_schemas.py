@@ -308,7 +308,7 @@ class TestCodes:
 
     def test_many_allowed_names_are_cut_short(self) -> None:
         ((_, _, message, _),) = found("channels:\n  m: {type: email, from: a@b.c, mtas: [{host: h}], zzz: 1}")
-        assert message.count(",") == 9
+        assert message.endswith(", mtas")
         schema = {"properties": {f"k{i:02}": {} for i in range(30)}, "additionalProperties": False}
         (finding,) = check_value({"zzz": 1}, schema)
         assert finding.message.endswith("k11, …")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -12,12 +13,17 @@ from typing import Any
 import pytest
 from support import until
 
-from engine.broker import Connection, Consumer, Outgoing, Publisher, Topology
+from engine import history
+from engine.breaker import Breaker
+from engine.broker import AGAIN, Connection, Consumer, Outgoing, Publisher, Topology
+from engine.claims import Claims
 from engine.codec import encode
 from engine.deliver import Deliverer
+from engine.due import Due
+from engine.entrance import Entrance
 from engine.errors import Deferred, Refused, Unknown
 from engine.metrics import Metrics
-from engine.model import Delivery, Kind, Message, Place, Severity
+from engine.model import Delivery, Kind, Message, Outcome, Place, Receipt, Severity
 from engine.retry import RetryPolicy
 from engine.rulebook import ChannelSpec
 from engine.server import now
@@ -82,6 +88,7 @@ async def delivering(
     *answers: Exception | str,
     retry: RetryPolicy = QUICK,
     clock: Callable[[], int] = now,
+    repeats_unknown: bool = True,
 ) -> AsyncIterator[Bench]:
     topology = Topology(kinds=(Kind.NOTICE,), ack_wait=1.0)
     await topology.prepare(connection)
@@ -89,25 +96,45 @@ async def delivering(
     publisher = Publisher(connection)
     await publisher.start()
     bench = Bench(connection, publisher, topology, Metrics(), Scripted(list(answers)))
+    entrance = Entrance(name="email", breaker=Breaker(first=0.02, longest=0.05))
     deliverer = Deliverer(
         spec=ChannelSpec(
-            name="email", type="email", address="email", options={}, retry=retry, place=Place(file="x")
+            name="email",
+            type="email",
+            address="email",
+            options={},
+            retry=retry,
+            repeats_unknown=repeats_unknown,
+            place=Place(file="x"),
         ),
+        entrance=entrance,
+        claims=Claims(bucket=await topology.ledger(connection)),
         channel=bench.channel,
         topology=topology,
         connection=connection,
         publisher=publisher,
-        ledger=await topology.ledger(connection),
         metrics=bench.metrics,
         clock=clock,
     )
     consumer = Consumer(
-        connection, "MSS_DELIVERY", topology.worker("email"), limit=4, ack_wait=1.0, handle=deliverer.handle
+        connection,
+        "MSS_DELIVERY",
+        topology.worker("email"),
+        limit=4,
+        ack_wait=1.0,
+        handle=deliverer.handle,
+        on_stop=entrance.close,
     )
-    running = asyncio.create_task(consumer.run())
+    due = Due(topology=topology, publisher=publisher)
+    mover = Consumer(connection, "MSS_TIMER", topology.due_worker, limit=4, ack_wait=1.0, handle=due.handle)
+    time = asyncio.create_task(connection.keep_time("MSS_HISTORY"))
+    running = asyncio.gather(consumer.run(), mover.run())
+    await until(lambda: connection.since < math.inf, what="the broker's time")
     yield bench
     consumer.stop()
+    mover.stop()
     await running
+    time.cancel()
     await publisher.close()
 
 
@@ -208,15 +235,153 @@ async def test_what_is_too_old_is_not_sent(connection: Connection) -> None:
         assert letter.headers["Mss-Reason"] == "expired"
 
 
+async def handed_out_and_lost(bench: Bench, one: Delivery) -> None:
+    """As if a worker had been given the delivery and been killed: it comes again after ack_wait."""
+    await bench.store(one)
+    taking = await bench.connection.js.pull_subscribe_bind(bench.topology.worker("email"), "MSS_DELIVERY")
+    await taking.fetch(1, timeout=5)
+    await taking.unsubscribe()
+
+
+@asynccontextmanager
+async def prepared(connection: Connection) -> AsyncIterator[Bench]:
+    """Streams and a publisher, and nobody who delivers yet."""
+    topology = Topology(kinds=(Kind.NOTICE,), ack_wait=1.0)
+    await topology.prepare(connection)
+    await topology.ensure_workers(connection, ["email"])
+    publisher = Publisher(connection)
+    await publisher.start()
+    yield Bench(connection, publisher, topology, Metrics(), Scripted())
+    await publisher.close()
+
+
+def receipt_of(one: Delivery, outcome: Outcome, attempt: int = 1) -> Outgoing:
+    receipt = Receipt(
+        delivery=one, attempt=attempt, outcome=outcome, detail="before", at=now(), final=outcome == "sent"
+    )
+    return history.received(Topology(), receipt, id_=f"before.{outcome}")
+
+
 async def test_what_was_sent_before_a_crash_is_not_sent_again(connection: Connection) -> None:
-    async with delivering(connection, Deferred("once more")) as bench:
-        # As if the first attempt had gone out and its acknowledgement been lost.
-        await bench.publisher.store(
-            Outgoing(subject=f"$KV.MSS_LEDGER.delivery.{'d' * 32}", payload=b"sent", id="mark")
-        )
+    async with prepared(connection) as bench:
+        await handed_out_and_lost(bench, delivery())
+        await bench.publisher.store(receipt_of(delivery(), Outcome.SENT))
+    async with delivering(connection) as bench:
+        await bench.done()
+        assert bench.channel.sent == []
+        assert len(await bench.history()) == 1
+
+
+async def test_a_worker_that_died_leaves_an_unknown_attempt(connection: Connection) -> None:
+    async with prepared(connection) as bench:
+        await handed_out_and_lost(bench, delivery())
+    async with delivering(connection) as bench:
+        await bench.done()
+        assert [(r["outcome"], r["attempt"], r["final"]) for r in await bench.history()] == [
+            ("unknown", 1, False),
+            ("sent", 2, True),
+        ]
+
+
+async def test_what_was_deferred_before_is_not_taken_for_lost(connection: Connection) -> None:
+    async with prepared(connection) as bench:
+        await handed_out_and_lost(bench, delivery())
+        await bench.publisher.store(receipt_of(delivery(), Outcome.DEFERRED))
+    async with delivering(connection) as bench:
+        await bench.done()
+        assert [r["outcome"] for r in await bench.history()] == ["deferred", "sent"]
+
+
+async def test_a_copy_that_a_killed_broker_took_twice_is_sent_once(connection: Connection) -> None:
+    async with delivering(connection) as bench:
+        await bench.store(delivery())
+        await bench.done()
+        subject = bench.topology.delivery_subject("notice", "email")
+        again = Outgoing(subject=subject, payload=encode(delivery()), id="forgotten", headers={AGAIN: "1"})
+        await bench.publisher.store(again)
+        await bench.done()
+        assert len(bench.channel.sent) == 1
+
+
+async def test_where_nothing_may_go_out_twice_unknown_is_the_end(connection: Connection) -> None:
+    async with delivering(connection, Unknown("silence"), repeats_unknown=False) as bench:
         await bench.store(delivery())
         await bench.done()
         assert len(bench.channel.sent) == 1
+        (letter,) = await bench.stored("MSS_DEAD")
+        assert letter.headers["Mss-Reason"] == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("before", "sends"), [(None, 0), (Outcome.DEFERRED, 1)], ids=["died in the middle", "was deferred"]
+)
+async def test_a_claim_without_a_receipt_is_not_sent_again(
+    connection: Connection, before: Outcome | None, sends: int
+) -> None:
+    async with prepared(connection) as bench:
+        await handed_out_and_lost(bench, delivery())
+        await (await bench.topology.ledger(connection)).create(f"delivery.{'d' * 32}", b"1")
+        if before:
+            await bench.publisher.store(receipt_of(delivery(), before))
+    async with delivering(connection, repeats_unknown=False) as bench:
+        await bench.done()
+        assert len(bench.channel.sent) == sends
+        assert [letter.subject for letter in await bench.stored("MSS_DEAD")] == (
+            [] if sends else ["mss.dead.notice.unknown"]
+        )
+
+
+async def test_a_worker_that_died_before_its_claim_is_no_reason_to_stop(connection: Connection) -> None:
+    async with prepared(connection) as bench:
+        await handed_out_and_lost(bench, delivery())
+    async with delivering(connection, repeats_unknown=False) as bench:
+        await bench.done()
+        assert len(bench.channel.sent) == 1
+
+
+async def test_a_long_wait_lies_on_the_broker_and_keeps_its_count(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.deliver._LONG_WAIT", 0.0)
+    answers = [Deferred("451 later", retry_after=1.0) for _ in range(3)]
+    async with delivering(connection, *answers) as bench:
+        await bench.store(delivery())
+
+        async def waits() -> bool:
+            return bool((await connection.js.stream_info("MSS_TIMER")).state.messages)
+
+        await until(waits, what="the timer")
+        await until(lambda: len(bench.channel.sent) == 3, what="the last attempt")
+        await bench.done()
+        assert [(r["attempt"], r["final"]) for r in await bench.history()] == [
+            (1, False), (2, False), (3, True),
+        ]  # fmt: skip
+        (letter,) = await bench.stored("MSS_DEAD")
+        assert letter.headers["Mss-Reason"] == "exhausted"
+        assert not await waits()
+
+
+async def test_a_provider_that_fails_steadily_is_probed_and_costs_others_no_attempt(
+    connection: Connection,
+) -> None:
+    """Twenty deliveries and three attempts each would be sixty sends at a dead provider."""
+    answers = [Deferred("connection refused") for _ in range(12)]
+    async with delivering(connection, *answers, retry=replace(QUICK, attempts=8)) as bench:
+        for n in range(20):
+            await bench.store(delivery(id=f"{n:032}"))
+        await bench.done()
+        assert len(bench.channel.sent) == 32
+        assert await bench.stored("MSS_DEAD") == []
+
+
+async def test_what_waits_for_a_provider_goes_back_when_the_replica_ends(connection: Connection) -> None:
+    answers = [Deferred("connection refused", retry_after=30.0) for _ in range(5)]
+    async with delivering(connection, *answers) as bench:
+        for n in range(8):
+            await bench.store(delivery(id=f"{n:032}"))
+        await until(lambda: len(bench.channel.sent) == 5, what="the breaker opens")
+    async with delivering(connection) as bench:
+        await until(lambda: len(set(bench.channel.sent)) >= 3, what="those that waited")
 
 
 async def test_a_bug_in_a_channel_costs_a_delay(

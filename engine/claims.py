@@ -1,0 +1,48 @@
+"""The right to send a delivery that must not go out twice, whatever happens.
+
+A claim is made before the send, by an atomic write. One whose attempt is not known to have failed
+belongs to a worker that died in the middle, or is still at it: nobody can say whether it went out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import nats.errors
+import nats.js.errors
+from nats.js.kv import KeyValue
+
+from .errors import BrokerError
+
+WasNotSent = Callable[[int], Awaitable[bool]]  # of an attempt, from 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claims:
+    """The claims on deliveries, in a bucket of all replicas."""
+
+    bucket: KeyValue
+
+    async def claim(
+        self, delivery: str, attempt: int, was_not_sent: Callable[[int], Awaitable[bool]]
+    ) -> bool:
+        """Claim ``attempt`` of ``delivery``; False where an earlier one may have sent it.
+
+        ``was_not_sent`` says whether the history has an attempt as one that did not go out. Raises
+        BrokerError: nothing may be sent.
+        """
+        key, value = f"delivery.{delivery}", str(attempt).encode()
+        try:
+            try:
+                await self.bucket.create(key, value)
+            except nats.js.errors.KeyWrongLastSequenceError:
+                entry = await self.bucket.get(key)
+                if not await was_not_sent(int(entry.value or b"0")):
+                    return False
+                await self.bucket.update(key, value, last=entry.revision)
+        except nats.js.errors.KeyWrongLastSequenceError:
+            return False  # another worker was quicker
+        except (nats.errors.Error, TimeoutError) as error:
+            raise BrokerError(f"no claim can be made: {error or 'no answer'}") from error
+        return True

@@ -1,0 +1,64 @@
+"""Deliveries that wait for long, kept by the broker until they are due.
+
+Each lies in the timer stream as a message that the broker publishes again at its time. From there it
+goes back to its channel, with the number of attempts that it has behind it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from nats.aio.msg import Msg
+
+from .broker import Outgoing, Publisher, Topology
+from .model import Delivery
+
+ATTEMPTS = "Mss-Attempts"  # header: attempts that were made before the message was published
+_ID = "Mss-Delivery"
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def attempts_before(msg: Msg) -> int:
+    """How many attempts a message of the delivery stream has behind it."""
+    text = (msg.headers or {}).get(ATTEMPTS, "0")
+    return int(text) if text.isdecimal() else 0
+
+
+def timer(topology: Topology, delivery: Delivery, payload: bytes, *, attempts: int, at: int) -> Outgoing:
+    """The message that brings ``delivery`` back at ``at``, microseconds since the epoch."""
+    when = _EPOCH + timedelta(microseconds=at)
+    return Outgoing(
+        subject=topology.timer_subject("delivery", delivery.id),
+        payload=payload,
+        id=f"timer.{delivery.id}.{attempts}.{at}",
+        headers={
+            "Nats-Schedule": f"@at {when:%Y-%m-%dT%H:%M:%S}Z",
+            "Nats-Schedule-Target": topology.due_subject(
+                "delivery", topology.delivery_subject(delivery.kind, delivery.channel)
+            ),
+            ATTEMPTS: str(attempts),
+            _ID: delivery.id,
+        },
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Due:
+    """Moves deliveries that are due back to their channels."""
+
+    topology: Topology
+    publisher: Publisher
+
+    async def handle(self, msg: Msg) -> None:
+        headers = msg.headers or {}
+        attempts, id_ = headers.get(ATTEMPTS, "0"), headers.get(_ID, "")
+        await self.publisher.store(
+            Outgoing(
+                subject=self.topology.delivery_of_due(msg.subject),
+                payload=msg.data,
+                id=f"{id_}.{attempts}.{msg.metadata.sequence.stream}",
+                headers={ATTEMPTS: attempts},
+            )
+        )
+        await msg.ack()

@@ -1,0 +1,79 @@
+"""What a delivery waits for before it is sent: that its provider works, and that it is its turn.
+
+Those who wait are in hand, so their channel pulls no more; the other channels do not notice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass, field
+
+from .breaker import Breaker
+from .pace import Pace
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, kw_only=True)
+class Entrance:
+    """The way into one channel."""
+
+    name: str
+    breaker: Breaker = field(default_factory=Breaker)
+    pace: Pace | None = None
+    _news: asyncio.Event = field(default_factory=asyncio.Event)  # replaced each time something happens
+    _closing: bool = False
+
+    async def enter(self) -> bool:
+        """Wait until a delivery may be sent; False when the replica ends. Raises BrokerError.
+
+        Whoever enters must call ``succeeded`` or ``failed``.
+        """
+        while not self._closing:
+            wait = self.breaker.wait(time.monotonic())
+            if wait <= 0.0:
+                return self.pace is None or await self._sleep(await self.pace.turn())
+            await self._rest(wait)
+        return False
+
+    def succeeded(self) -> None:
+        """The provider answers, whatever it said to this delivery."""
+        if self.breaker.is_open:
+            log.warning("channel %s: works again", self.name)
+            self._announce()
+        self.breaker.succeeded()
+
+    def failed(self, *, asked: float | None = None) -> None:
+        """The provider does not do its work. ``asked`` is how many seconds it wants to be left alone."""
+        was_open = self.breaker.is_open
+        self.breaker.failed(time.monotonic(), asked=asked)
+        if self.breaker.is_open and not was_open:
+            log.warning("channel %s: fails steadily; it is left alone and tried now and then", self.name)
+        self._announce()
+
+    def close(self) -> None:
+        """Let nobody in any more: those who wait go back to the stream."""
+        self._closing = True
+        self._announce()
+
+    def _announce(self) -> None:
+        news, self._news = self._news, asyncio.Event()
+        news.set()
+
+    async def _sleep(self, seconds: float) -> bool:
+        """Wait for one's turn; False when the replica ends before."""
+        until = time.monotonic() + seconds
+        while not self._closing and (left := until - time.monotonic()) > 0:
+            await self._rest(left)
+        return not self._closing
+
+    async def _rest(self, seconds: float) -> None:
+        """Wait, but no longer than until something happens."""
+        news = self._news
+        try:
+            async with asyncio.timeout(seconds):
+                await news.wait()
+        except TimeoutError:
+            pass

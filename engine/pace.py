@@ -1,0 +1,76 @@
+"""No more than so many a second, over all replicas: turns are reserved on the broker.
+
+One key holds the moment from which on nothing is reserved. Whoever wants turns moves it on with a
+compare-and-set and has them alone, also after a restart of anybody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import nats.errors
+import nats.js.errors
+from nats.js.kv import KeyValue
+
+from .errors import BrokerError
+
+_AHEAD = 0.2  # seconds for which turns are reserved at once: at most five writes a second
+_TRIES = 50  # of a compare-and-set that others win
+
+
+@dataclass(slots=True, kw_only=True)
+class Pace:
+    """The turns of one channel."""
+
+    rate: float  # a second
+    key: str
+    state: KeyValue
+    clock: Callable[[], int]  # microseconds since the epoch
+    _turns: deque[float] = field(default_factory=deque)  # reserved, microseconds since the epoch
+    _waiting: int = 0
+    _reserving: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    async def turn(self) -> float:
+        """Seconds until the caller's turn, which it then has for itself. Raises BrokerError."""
+        self._waiting += 1
+        try:
+            async with self._reserving:
+                if not self._turns:
+                    await self._reserve(min(self._waiting, max(1, math.floor(self.rate * _AHEAD))))
+                at = self._turns.popleft()
+        finally:
+            self._waiting -= 1
+        return max(0.0, (at - self.clock()) / 1e6)
+
+    async def _reserve(self, count: int) -> None:
+        step = 1e6 / self.rate  # microseconds
+        try:
+            for _ in range(_TRIES):
+                revision, free = await self._read()
+                start = max(free, float(self.clock()))
+                value = json.dumps(start + count * step).encode()
+                try:
+                    await self.state.update(self.key, value, last=revision)
+                except nats.js.errors.KeyWrongLastSequenceError:
+                    continue
+                self._turns.extend(start + number * step for number in range(count))
+                return
+        except (nats.errors.Error, TimeoutError) as error:
+            raise BrokerError(f"the rate of {self.key} cannot be kept: {error or 'no answer'}") from error
+        raise BrokerError(f"the rate of {self.key} cannot be kept: too many replicas ask at once")
+
+    async def _read(self) -> tuple[int, float]:
+        """The key's revision, and from when on nothing is reserved."""
+        try:
+            entry = await self.state.get(self.key)
+        except nats.js.errors.KeyNotFoundError:
+            return 0, 0.0
+        try:
+            return entry.revision or 0, float(json.loads(entry.value or b"0"))
+        except (ValueError, TypeError):
+            return entry.revision or 0, 0.0
