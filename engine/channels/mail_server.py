@@ -8,18 +8,17 @@ import socket
 import time
 from dataclasses import dataclass
 
-from aiosmtplib import SMTP, SMTPException
-
 from ..breaker import Breaker
 from ..errors import Deferred, Refused
-from .smtp import Envelope, Mta, hand_over, offer, open_session, reset
+from .conversation import Conversation, LineLost
+from .smtp import Envelope, Mta, hand_over, offer, open_line, reset
 
 _IDLE_LIMIT = 30.0  # seconds a connection is kept without a mail; servers wait longer than that
 
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    smtp: SMTP
+    line: Conversation
     since: float  # the loop's clock, seconds
 
 
@@ -61,7 +60,7 @@ class MailServer:
             try:
                 return await self._converse(kept, envelope)
             except Deferred as error:
-                if kept.is_connected or error.remaining:
+                if kept.is_open or error.remaining:
                     raise
                 # The server had closed it meanwhile, and does not have the mail.
         return await self._converse(await self._connect(), envelope)
@@ -71,37 +70,39 @@ class MailServer:
         if self._reaper is not None:
             self._reaper.cancel()
         kept, self._kept = self._kept, []
-        await asyncio.gather(*(self._part(each.smtp) for each in kept))
+        await asyncio.gather(*(self._part(each.line) for each in kept))
 
-    async def _part(self, smtp: SMTP) -> None:
+    async def _part(self, line: Conversation) -> None:
         try:
-            await smtp.quit(timeout=min(self._timeout, 2.0))
-        except (SMTPException, OSError):
+            async with asyncio.timeout(min(self._timeout, 2.0)):
+                line.write(b"QUIT\r\n")
+                await line.reply()
+        except (LineLost, TimeoutError):
             pass  # every mail on it has been acknowledged
         finally:
-            smtp.close()
+            line.close()
 
-    async def _converse(self, smtp: SMTP, envelope: Envelope) -> str:
+    async def _converse(self, line: Conversation, envelope: Envelope) -> str:
         keep = False
         try:
-            turned = await offer(smtp, envelope)
-            note = await hand_over(smtp, envelope.message)
+            turned = await offer(line, envelope)
+            note = await hand_over(line, envelope.message)
             keep = True
         except (Refused, Deferred):
-            keep = await reset(smtp)
+            keep = line.is_open and await reset(line)
             raise
         finally:
             if keep:
-                self._keep(smtp)
+                self._keep(line)
             else:
-                _drop(smtp)
+                line.abort()
         words = "; ".join([note, *turned.words])
         if turned.for_now:
             raise Deferred(words, remaining=turned.for_now)
         return words
 
-    async def _connect(self) -> SMTP:
-        return await open_session(self.mta, timeout=self._timeout, own_name=await self._introduction())
+    async def _connect(self) -> Conversation:
+        return await open_line(self.mta, timeout=self._timeout, own_name=await self._introduction())
 
     async def _introduction(self) -> str:
         """This machine's name for EHLO; asking DNS for it takes long where DNS is broken."""
@@ -114,21 +115,22 @@ class MailServer:
             self._own_name = name if usable else "[127.0.0.1]"
         return self._own_name
 
-    def _take(self) -> SMTP | None:
+    def _take(self) -> Conversation | None:
         """The connection that was used last, if it is still good as far as can be seen."""
         self._reap()
         while self._kept:
-            smtp = self._kept.pop().smtp
-            if smtp.is_connected:
-                return smtp
+            line = self._kept.pop().line
+            if line.is_quiet:
+                return line
+            line.abort()
         return None
 
-    def _keep(self, smtp: SMTP) -> None:
-        if self._closed or not smtp.is_connected or len(self._kept) >= self._keep_at_most:
-            _hang_up(smtp)
+    def _keep(self, line: Conversation) -> None:
+        if self._closed or not line.is_quiet or len(self._kept) >= self._keep_at_most:
+            _hang_up(line)
             return
         loop = asyncio.get_running_loop()
-        self._kept.append(_Kept(smtp, loop.time()))
+        self._kept.append(_Kept(line, loop.time()))
         if self._reaper is None:
             self._reaper = loop.call_later(_IDLE_LIMIT, self._reap)
 
@@ -136,27 +138,16 @@ class MailServer:
         """Hang up what has been idle for too long, and come back for the rest."""
         loop = asyncio.get_running_loop()
         now = loop.time()
-        while self._kept and (
-            now - self._kept[0].since >= _IDLE_LIMIT or not self._kept[0].smtp.is_connected
-        ):
-            _hang_up(self._kept.pop(0).smtp)
+        while self._kept and (now - self._kept[0].since >= _IDLE_LIMIT or not self._kept[0].line.is_quiet):
+            _hang_up(self._kept.pop(0).line)
         if self._reaper is not None:
             self._reaper.cancel()
         oldest = self._kept[0].since if self._kept else None
         self._reaper = None if oldest is None else loop.call_at(oldest + _IDLE_LIMIT, self._reap)
 
 
-def _drop(smtp: SMTP) -> None:
-    """Close it at once: a server that reads nothing would keep the rest of a message here for ever."""
-    abort = getattr(smtp.transport, "abort", None)  # by name: uvloop's transports are no asyncio ones
-    if abort is not None:
-        abort()
-    smtp.close()
-
-
-def _hang_up(smtp: SMTP) -> None:
+def _hang_up(line: Conversation) -> None:
     """Say QUIT without waiting for the answer, which changes nothing."""
-    if smtp.protocol is not None and smtp.is_connected:
-        with contextlib.suppress(SMTPException, RuntimeError):
-            smtp.protocol.write(b"QUIT\r\n")
-    smtp.close()
+    with contextlib.suppress(LineLost):
+        line.write(b"QUIT\r\n")
+    line.close()

@@ -16,9 +16,11 @@ from aiosmtplib import SMTP, SMTPException, SMTPResponseException
 
 from ..addresses import Mailbox
 from ..errors import ChannelError, Deferred, Refused, Unknown
+from .conversation import Conversation, LineLost, Reply
 
 Tls = Literal["none", "starttls", "implicit"]
 
+_GO_AHEAD, _CLOSING = 354, 421  # codes of replies
 _LONGEST_WORDS = 300  # characters of a server's reply that go into a receipt
 
 
@@ -70,7 +72,7 @@ class Turned:
     for_now: tuple[str, ...]  # of the delivery's own addresses, those it may take later
 
 
-async def open_session(mta: Mta, *, timeout: float, own_name: str) -> SMTP:
+async def open_line(mta: Mta, *, timeout: float, own_name: str) -> Conversation:
     """A connection that is encrypted and logged in as the settings want it; else Deferred.
 
     ``timeout`` is in seconds and limits connecting, each command and the body; ``own_name`` is what
@@ -92,6 +94,7 @@ async def open_session(mta: Mta, *, timeout: float, own_name: str) -> SMTP:
             await _encrypt(smtp)
         if mta.user:
             await smtp.login(mta.user, mta.password)
+        return Conversation(smtp)
     except (SMTPException, OSError, ValueError) as error:
         smtp.close()
         # Even a 5xx: the server turns us away, it has not seen the mail.
@@ -99,7 +102,6 @@ async def open_session(mta: Mta, *, timeout: float, own_name: str) -> SMTP:
     except BaseException:
         smtp.close()
         raise
-    return smtp
 
 
 async def _encrypt(smtp: SMTP) -> None:
@@ -109,67 +111,104 @@ async def _encrypt(smtp: SMTP) -> None:
     await _greet(smtp)
 
 
-async def offer(smtp: SMTP, envelope: Envelope) -> Turned:
-    """Everything up to the server's "go ahead"; returns the recipients it does not take."""
-    options, encoding = _mail_options(smtp, envelope)
-    refused: dict[str, SMTPResponseException] = {}
-    try:
-        await smtp.mail(envelope.sender, options=options, encoding=encoding)
-        for recipient in dict.fromkeys(envelope.recipients + envelope.copies):
-            try:
-                await smtp.rcpt(recipient, encoding=encoding)
-            except aiosmtplib.SMTPRecipientRefused as error:
-                if not smtp.is_connected:  # 421: it takes nobody any more
-                    raise
-                refused[recipient] = error
-        words = [f"{recipient}: {_said(error)}" for recipient, error in refused.items()]
-        if all(recipient in refused for recipient in envelope.recipients):
-            # A copy for the archive alone is no delivery.
-            codes = [refused[recipient].code for recipient in envelope.recipients]
-            if min(codes) >= 500:
-                raise Refused("; ".join(words))
-            raise Deferred("; ".join(words), of_recipient=True)
-        reply = await smtp.execute_command(b"DATA")
-        if reply.code != 354:
-            raise aiosmtplib.SMTPDataError(reply.code, reply.message)
-    except SMTPResponseException as error:
-        raise _judged(error) from error
-    except (SMTPException, OSError, ValueError) as error:
-        smtp.close()
-        raise Deferred(_described(error)) from error
+async def offer(line: Conversation, envelope: Envelope) -> Turned:
+    """Everything up to the server's "go ahead"; returns the recipients it does not take.
+
+    Raises Refused or Deferred. Where the server goes ahead all the same, the line is no good any more.
+    """
+    recipients = tuple(dict.fromkeys(envelope.recipients + envelope.copies))
+    sender, *receivers, data = await _ask(line, _commands(line, envelope, recipients))
+    if not 200 <= sender.code < 300:
+        raise _unwanted(line, data, _judged(sender))
+    refused = {
+        recipient: reply
+        for recipient, reply in zip(recipients, receivers, strict=True)
+        if not 200 <= reply.code < 300
+    }
+    words = [f"{recipient}: {_said(reply)}" for recipient, reply in refused.items()]
+    if all(recipient in refused for recipient in envelope.recipients):
+        # A copy for the archive alone is no delivery.
+        if min(refused[recipient].code for recipient in envelope.recipients) >= 500:
+            raise _unwanted(line, data, Refused("; ".join(words)))
+        raise _unwanted(line, data, Deferred("; ".join(words), of_recipient=True))
+    if data.code != _GO_AHEAD:
+        raise _judged(data)
     return Turned(
         words=tuple(f"refused: {each}" for each in words),
         for_now=tuple(each for each in envelope.recipients if each in refused and refused[each].code < 500),
     )
 
 
-async def hand_over(smtp: SMTP, message: bytes) -> str:
-    """The message itself, and what the server says to it."""
-    protocol = smtp.protocol
-    if protocol is None:
-        raise Deferred("the server closed the connection before the message")
+async def _ask(line: Conversation, commands: list[bytes]) -> list[Reply]:
+    """A reply to each command; commands that an earlier reply makes pointless share that reply."""
+    replies: list[Reply] = []
+    together = "pipelining" in line.extensions
     try:
-        # The library's own data() joins this to the DATA command, whose silence is harmless.
-        protocol.write(message.replace(b"\n.", b"\n..") + b".\r\n")
-        reply = await protocol.read_response(timeout=smtp.timeout)
-    except (SMTPException, OSError) as error:
-        raise Unknown(f"{_described(error)}, after the message had gone out") from error
+        if together:
+            line.write(*commands)
+        for command in commands:
+            if not together and _is_settled(replies, len(commands)):
+                replies.append(replies[-1])
+                continue
+            if not together:
+                line.write(command)
+            replies.append(await line.reply())
+    except LineLost as error:
+        line.abort()
+        raise _last_words(replies) or Deferred(str(error)) from error
+    if closing := _last_words(replies):
+        line.abort()
+        raise closing
+    return replies
+
+
+def _is_settled(replies: list[Reply], commands: int) -> bool:
+    """Whether the server takes nothing, whatever else it is told."""
+    if not replies:
+        return False
+    nobody = len(replies) == commands - 1 and all(reply.code >= 400 for reply in replies[1:])
+    return replies[0].code >= 400 or replies[-1].code == _CLOSING or nobody
+
+
+def _last_words(replies: list[Reply]) -> ChannelError | None:
+    return next((_judged(reply) for reply in replies if reply.code == _CLOSING), None)
+
+
+def _unwanted(line: Conversation, data: Reply, error: ChannelError) -> ChannelError:
+    """``error``, the line closed if the server waits for a mail that is not to come."""
+    if data.code == _GO_AHEAD:
+        line.abort()
+    return error
+
+
+async def hand_over(line: Conversation, message: bytes) -> str:
+    """The message itself, and what the server says to it."""
+    try:
+        line.write(message.replace(b"\n.", b"\n.."), b".\r\n")
+    except LineLost as error:
+        raise Deferred(f"{error}, before the message") from error
+    try:
+        reply = await line.reply()
+    except LineLost as error:
+        line.abort()
+        raise Unknown(f"{error}, after the message had gone out") from error
     if 200 <= reply.code < 300:
         return _said(reply)
+    if reply.code == _CLOSING:
+        line.abort()
     if 400 <= reply.code < 600:
         raise _judged(reply)
     raise Unknown(f"the server answered {_said(reply)} to the message")
 
 
-async def reset(smtp: SMTP) -> bool:
-    """Forget the mail that was not taken; whether the connection can serve another one."""
-    if not smtp.is_connected:
-        return False
+async def reset(line: Conversation) -> bool:
+    """Forget the mail that was not taken; whether the line can serve another one."""
     try:
-        await smtp.rset()
-    except (SMTPException, OSError):
+        line.write(b"RSET\r\n")
+        reply = await line.reply()
+    except LineLost:
         return False
-    return True
+    return 200 <= reply.code < 300
 
 
 async def _greet(smtp: SMTP) -> None:
@@ -179,32 +218,35 @@ async def _greet(smtp: SMTP) -> None:
         await smtp.helo()
 
 
-def _mail_options(smtp: SMTP, envelope: Envelope) -> tuple[list[str], str]:
-    """What MAIL FROM says of the mail, and how addresses are encoded; Refused where it cannot be."""
-    options = []
-    if smtp.supports_extension("size"):
-        limit = smtp.esmtp_extensions["size"]
-        size = len(envelope.message)
+def _commands(line: Conversation, envelope: Envelope, recipients: tuple[str, ...]) -> list[bytes]:
+    """MAIL, a RCPT for each recipient, DATA; Refused where the server could not take the mail."""
+    options = ""
+    size = len(envelope.message)
+    limit = line.extensions.get("size")
+    if limit is not None:
         if limit.isdecimal() and 0 < int(limit) < size:
             raise Refused(f"the mail has {size} bytes, and the server takes {limit}")
-        options.append(f"SIZE={size}")
-    if not envelope.international:
-        return options, "ascii"
-    if not smtp.supports_extension("smtputf8"):
-        raise Refused("an address is not ASCII, and the server does not offer SMTPUTF8")
-    options.append("SMTPUTF8")
-    if smtp.supports_extension("8bitmime"):
-        options.append("BODY=8BITMIME")
-    return options, "utf-8"
+        options += f" SIZE={size}"
+    if envelope.international:
+        if "smtputf8" not in line.extensions:
+            raise Refused("an address is not ASCII, and the server does not offer SMTPUTF8")
+        options += " SMTPUTF8"
+        if "8bitmime" in line.extensions:
+            options += " BODY=8BITMIME"
+    lines = [f"MAIL FROM:<{envelope.sender}>{options}", *(f"RCPT TO:<{each}>" for each in recipients), "DATA"]
+    if any(not each.isprintable() for each in lines):
+        raise Refused("an address has control characters in it")
+    return [f"{each}\r\n".encode() for each in lines]
 
 
-def _judged(reply: SMTPResponseException | aiosmtplib.SMTPResponse) -> ChannelError:
+def _judged(reply: Reply) -> ChannelError:
     return (Refused if 500 <= reply.code < 600 else Deferred)(_said(reply))
 
 
-def _said(reply: SMTPResponseException | aiosmtplib.SMTPResponse) -> str:
+def _said(reply: Reply | SMTPResponseException) -> str:
     """A reply's code and words on one line."""
-    words = " ".join(reply.message.split()).encode("utf-8", "replace").decode()
+    text = reply.text if isinstance(reply, Reply) else reply.message
+    words = " ".join(text.split()).encode("utf-8", "replace").decode()
     return f"{reply.code} {words}"[:_LONGEST_WORDS]
 
 

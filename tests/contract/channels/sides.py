@@ -44,6 +44,7 @@ class FakeSmtp:
     connections: int = 0
     commands: list[str] = field(default_factory=list)
     bodies: list[bytes] = field(default_factory=list)
+    said: str = ""  # the last reply
     port: int = 0
     writers: list[asyncio.StreamWriter] = field(default_factory=list)
     gone: asyncio.Queue[None] = field(default_factory=asyncio.Queue)  # one entry a closed connection
@@ -66,14 +67,19 @@ class FakeSmtp:
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if not await self._answer("greeting", "", "220 fake ESMTP", reader, writer):
             return
+        taken = False  # some recipient
         while line := await reader.readline():
             command = line.decode("utf-8").rstrip("\r\n")
             self.commands.append(command)
             verb = command.split(" ")[0].upper()
-            usual = {"EHLO": self._ehlo(), "DATA": "354 go ahead", "QUIT": "221 bye"}.get(verb, "250 ok")
+            go_ahead = "354 go ahead" if taken else "554 no valid recipients"
+            usual = {"EHLO": self._ehlo(), "DATA": go_ahead, "QUIT": "221 bye"}.get(verb, "250 ok")
             if not await self._answer(verb, command, usual, reader, writer):
                 return
-            if verb == "DATA" and str(self.answers.get("DATA", "354")).startswith("354"):
+            if verb == "RCPT":
+                taken = taken or self.said.startswith("250")
+            if verb == "DATA" and self.said.startswith("354"):
+                taken = False
                 body = await reader.readuntil(b"\r\n.\r\n")
                 self.bodies.append(body[:-3].replace(b"\r\n..", b"\r\n."))
                 if not await self._answer("body", "", "250 taken", reader, writer):
@@ -95,6 +101,7 @@ class FakeSmtp:
             return False
         if answer == DROP:
             return False
+        self.said = answer
         writer.write(answer.encode() + b"\r\n")
         await writer.drain()
         return not answer.startswith("421")
@@ -172,9 +179,12 @@ class World:
     written: list[str] = field(default_factory=list)
     broker: Callable[[], Awaitable[None]] | None = None  # what a publish meets
     terminal: Callable[[], None] | None = None  # what a write meets
+    pipelining: bool = False  # mail servers take commands without waiting for the reply before
 
     async def smtp(self, *, tls: ssl.SSLContext | None = None, **answers: Any) -> FakeSmtp:
         extensions = answers.pop("extensions", FakeSmtp.extensions)
+        if self.pipelining:
+            extensions = (*extensions, "PIPELINING")
         fake = FakeSmtp(answers=answers, extensions=extensions)
         server = await asyncio.start_server(fake.serve, "127.0.0.1", 0, ssl=tls)
         fake.port = server.sockets[0].getsockname()[1]

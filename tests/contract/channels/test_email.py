@@ -21,6 +21,11 @@ from engine.model import Delivery, Message
 TWO = ("a@x.test", "B Two <b@x.test>")
 
 
+@pytest.fixture(autouse=True, params=[False, True], ids=["one by one", "pipelined"])
+def pipelining(world: World, request: pytest.FixtureRequest) -> None:
+    world.pipelining = request.param
+
+
 def refuse(address: str, reply: str) -> Callable[[str], str]:
     return lambda command: reply if address in command else ""
 
@@ -205,6 +210,41 @@ async def test_a_connection_survives_a_refusal(world: World, delivery: Delivery)
     await channel.send(delivery)
     assert side.connections == 1
     assert "RSET" in side.commands
+
+
+async def test_a_server_that_waits_for_a_mail_which_is_not_to_come_is_left(
+    world: World, delivery: Delivery
+) -> None:
+    side = await world.smtp(RCPT="450 later", DATA="354 go ahead all the same")
+    channel = world.mail(side)
+    for _ in range(2):
+        with pytest.raises(Deferred, match="450 later") as caught:
+            await channel.send(delivery)
+        assert caught.value.provider_works
+    assert side.bodies == []
+    assert side.connections == (2 if world.pipelining else 1)
+
+
+async def test_what_the_server_says_unasked_ends_the_line(world: World, delivery: Delivery) -> None:
+    side = await world.smtp(body="250 taken\r\n250 and another thing")
+    channel = world.mail(side)
+    for _ in range(2):
+        assert await channel.send(delivery) == "main: 250 taken"
+    assert side.connections == 2
+
+
+async def test_a_server_that_fails_steadily_is_passed_over_but_for_probes(
+    world: World, delivery: Delivery
+) -> None:
+    main, spare = await world.smtp(MAIL="451 out of order"), await world.smtp()
+    channel = world.mail(main, spare)
+    for _ in range(20):
+        assert await channel.send(delivery) == "spare: 250 taken"
+    assert sum(each.startswith("MAIL") for each in main.commands) == 5
+    with pytest.raises(Deferred):  # both are out of order now; the first is still left alone
+        spare.answers["MAIL"] = "451 me too"
+        await channel.send(delivery)
+    assert sum(each.startswith("MAIL") for each in main.commands) == 5
 
 
 async def test_no_more_connections_are_kept_than_are_used_at_once(world: World, delivery: Delivery) -> None:
