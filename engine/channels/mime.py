@@ -71,7 +71,8 @@ def _multipart(subtype: str, parts: list[bytes]) -> bytes:
     boundary = f"=_{digest.hexdigest()}"
     between = f"--{boundary}\r\n".encode()
     head = f'Content-Type: multipart/{subtype}; boundary="{boundary}"\r\n\r\n'.encode()
-    return head + b"".join(between + part for part in parts) + f"--{boundary}--\r\n".encode()
+    # The line end before a boundary belongs to the boundary.
+    return head + b"".join(between + part + b"\r\n" for part in parts) + f"--{boundary}--\r\n".encode()
 
 
 def _base64(data: bytes) -> bytes:
