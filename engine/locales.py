@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 _TAG = re.compile(r"[a-z]{2,8}(?:-[a-z0-9]{1,8})*")
 
@@ -13,6 +14,7 @@ def normal(tag: str) -> str:
     return folded if _TAG.fullmatch(folded) else ""
 
 
+@lru_cache(maxsize=1024)
 def chain(*tags: str) -> tuple[str, ...]:
     """Each tag and what it falls back to, most wanted first, ending in ``""``: words for everybody.
 

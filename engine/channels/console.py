@@ -50,4 +50,6 @@ def _block(delivery: Delivery) -> str:
 
 def _safe(line: str) -> str:
     """``line`` without what a terminal would obey."""
+    if line.isprintable():
+        return line
     return "".join(c if c.isprintable() or c == "\t" else "\N{REPLACEMENT CHARACTER}" for c in line)

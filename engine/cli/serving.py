@@ -64,7 +64,7 @@ def serve(config: Path | None, rules: Path | None, embedded: bool, data: Path) -
     settings = settings_of(config)
     log_to_stderr(settings.log_level, settings.log_format)
     folder = rules or settings.rules
-    run(lambda: _serve(settings, folder, data if embedded else None), str(folder))
+    run(lambda: _serve(settings, folder, data if embedded else None), str(folder), fast=True)
 
 
 async def _serve(settings: Settings, folder: Path, data: Path | None) -> None:
