@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 
 _LONG_WAIT = 60.0  # seconds; beyond that a delivery does not count among those handed out
 _LOST = "handed out before, and nobody wrote down how it ended"
+_FORGOTTEN = "the broker was restarted, and may have handed it out before"
 _ENDING = "the replica ended before it was sent"
 
 
@@ -80,7 +81,7 @@ class Deliverer:
         attempt = _Attempt(
             msg=msg, delivery=delivery, number=attempts_before(msg) + msg.metadata.num_delivered
         )
-        if not self.connection.is_new(msg) and await self._was_sent(attempt):
+        if not await self.connection.is_new(msg) and await self._was_sent(attempt):
             await msg.ack()
         elif self._age(delivery) > self.spec.retry.deadline:
             await self._give_up(attempt, Outcome.DEFERRED, "expired", "the deadline has passed")
@@ -96,10 +97,12 @@ class Deliverer:
     async def _was_sent(self, attempt: _Attempt) -> bool:
         """Whether the history has it as sent; an attempt that left nothing there is written down."""
         past = await self._past(attempt.delivery)
-        if not past.sent and past.attempt < attempt.number - 1:
-            lost = _Attempt(msg=attempt.msg, delivery=attempt.delivery, number=attempt.number - 1)
+        before = attempt.number - 1
+        if not past.sent and (before > past.attempt or not past.attempt):
+            lost = _Attempt(msg=attempt.msg, delivery=attempt.delivery, number=before)
+            detail = _LOST if before else _FORGOTTEN
             await self.publisher.store(
-                self._receipt(lost, Outcome.UNKNOWN, _LOST, final=False, id_=f"lost.{attempt.id}")
+                self._receipt(lost, Outcome.UNKNOWN, detail, final=False, id_=f"lost.{attempt.id}")
             )
         return past.sent
 

@@ -130,7 +130,7 @@ class Intake:
 
     async def _was_planned(self, msg: Msg, event: Event) -> bool:
         """Whether its deliveries may be sent already, and forgotten by a broker that was killed."""
-        if self.connection.is_new(msg):
+        if await self.connection.is_new(msg):
             return False
         subject = self.topology.history_subject(event.kind, token(event.reqid))
         return await holds_any(self.connection, self.topology.history_stream, subject)

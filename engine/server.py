@@ -164,9 +164,7 @@ class Server:
                 attending = [
                     tasks.create_task(session.publisher.run(), name="publisher"),
                     tasks.create_task(_watch(session.connection), name="connection"),
-                    tasks.create_task(
-                        session.connection.keep_time(session.topology.history_stream), name="time"
-                    ),
+                    tasks.create_task(session.connection.keep_since(session.topology.epoch), name="epoch"),
                 ]
                 consuming = [tasks.create_task(consumer.run(), name="consumer") for consumer in consumers]
                 acting = tasks.create_task(session.actions.run(self._action_specs()), name="actions")

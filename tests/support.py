@@ -115,14 +115,14 @@ class NatsServer:
         self.folder = folder
         self.port = free_port()
         self.address = f"nats://127.0.0.1:{self.port}"
-        self._config = config
+        self.config = config
         self._process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
         """Start it and return once it takes connections."""
         self.folder.mkdir(parents=True, exist_ok=True)
         config = self.folder / "nats.conf"
-        config.write_text(self._config)
+        config.write_text(self.config)
         with (self.folder / "log").open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 find_program(), "-c", str(config), "-js", "-sd", str(self.folder / "store"),

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import math
-from collections.abc import Callable, Coroutine, Mapping
-from datetime import datetime
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any
 
 import nats
@@ -26,7 +24,6 @@ MINIMUM_SERVER = (2, 12)  # message schedules
 _CONNECT_LIMIT = 10.0  # seconds for one try
 _RETRY_WAIT = 2.0  # seconds between two tries
 _CLOSE_LIMIT = 5.0  # seconds
-_TIME_LIMIT = 5.0  # seconds for the broker to say what time it is
 _LONGEST_PING = 120  # seconds; long after nats-py has given up on a broker that does not answer
 _MOST_HEADERS = 16 * 1024  # bytes; ours are far fewer
 _UNSENT_AT_MOST = 4 * 1024 * 1024  # bytes, half of what nats-py is given
@@ -45,9 +42,10 @@ class Connection:
         self.js: JetStreamContext = JetStreamContext(self.client)
         self.lost = asyncio.Event()  # the client is closed and stays so
         self.reconnections = 0
-        self.since = math.inf  # by the broker's clock, what it stores after this nobody had before
-        self._anew = asyncio.Event()  # the connection was made, and the broker's clock not yet asked
+        self.since = math.inf  # when the broker was started, by its clock, seconds since the epoch
+        self._anew = asyncio.Event()  # the connection was made, and the broker not yet asked
         self._anew.set()
+        self._asked = asyncio.Event()  # the opposite
         self.violations: list[str] = []  # "permissions violation" texts, lower-cased by nats-py
         self._on_reconnect: list[Callable[[], None]] = []
         self._closing = False
@@ -57,28 +55,32 @@ class Connection:
         """Call ``callback`` after each reconnect. It must not raise."""
         self._on_reconnect.append(callback)
 
-    def is_new(self, msg: Msg) -> bool:
-        """Whether nobody can have been handed ``msg`` before.
+    async def is_new(self, msg: Msg) -> bool:
+        """Whether nobody can have been handed ``msg`` before. Needs ``keep_since`` to be running.
 
         The broker counts how often it hands a message out. One that was killed has lost the last
-        counts: of what it had before we connected nothing is certain.
+        counts: of what it stored before it was started nothing is certain.
         """
         metadata = msg.metadata
-        again = msg.headers is not None and AGAIN in msg.headers
-        return metadata.num_delivered == 1 and not again and metadata.timestamp.timestamp() > self.since
+        if metadata.num_delivered > 1 or (msg.headers is not None and AGAIN in msg.headers):
+            return False
+        if not self._asked.is_set():
+            await self._asked.wait()
+        return metadata.timestamp.timestamp() > self.since
 
-    async def keep_time(self, stream: str) -> None:
-        """Ask for the broker's time after each connect, through any stream; for ever, until cancelled."""
+    async def keep_since(self, epoch: Callable[[Connection], Awaitable[float]]) -> None:
+        """Ask for the broker's ``epoch`` after each connect; for ever, until cancelled."""
         while True:
             await self._anew.wait()
             try:
-                answer = await self.client.request(f"$JS.API.STREAM.INFO.{stream}", timeout=_TIME_LIMIT)
-                said = json.loads(answer.data)["ts"]
-            except (nats.errors.Error, ValueError, KeyError, TypeError):
+                since = await epoch(self)
+            except (nats.errors.Error, TimeoutError) as error:
+                log.warning("nats: when the broker was started cannot be asked: %s", error or "no answer")
                 await asyncio.sleep(_RETRY_WAIT)
             else:
                 self._anew.clear()
-                self.since = datetime.fromisoformat(said).timestamp()
+                self.since = since
+                self._asked.set()
 
     def require_permitted(self) -> None:
         """Raise BrokerUnfit when the broker has refused us a subject."""
@@ -179,7 +181,7 @@ class Connection:
 
     async def reconnected(self) -> None:
         self.reconnections += 1
-        self.since = math.inf
+        self._asked.clear()
         self._anew.set()
         log.info("nats: connected again")
         for callback in self._on_reconnect:

@@ -7,7 +7,9 @@ limits, compression. Only what MSS cannot do without is checked.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -126,6 +128,7 @@ class Topology:
             for kind in self.kinds:
                 await self._ensure_event_stream(connection, kind)
             await self._ensure_due_worker(connection)
+            await self.epoch(connection)
         except nats.js.errors.APIError as error:
             if error.err_code in _JETSTREAM_OFF:
                 raise BrokerUnfit("JetStream is not enabled on this nats-server or account") from error
@@ -163,6 +166,29 @@ class Topology:
                 max_deliver=-1,
             ),
         )
+
+    async def epoch(self, connection: Connection) -> float:
+        """Since when the broker has been running, as far as MSS has seen; seconds since the epoch.
+
+        The message that says so lies in its memory, where a restart loses it.
+        """
+        stream, subject = f"{self.streams}_EPOCH", f"{self.namespace}.epoch"
+        while True:
+            try:
+                found = await connection.js.get_last_msg(stream, subject)
+            except nats.js.errors.NotFoundError:
+                await self._begin_epoch(connection, stream, subject)
+            else:
+                return found.time.timestamp() if found.time else math.inf
+
+    async def _begin_epoch(self, connection: Connection, stream: str, subject: str) -> None:
+        memory = api.StreamConfig(
+            name=stream, subjects=[subject], storage=api.StorageType.MEMORY, num_replicas=self.replicas
+        )
+        first = {"Nats-Expected-Last-Subject-Sequence": "0"}
+        with contextlib.suppress(nats.js.errors.APIError):  # another replica was quicker
+            await connection.js.add_stream(memory)
+            await connection.js.publish(subject, b"", headers=first)
 
     async def ledger(self, connection: Connection) -> KeyValue:
         return await connection.js.key_value(self.bucket("LEDGER"))

@@ -127,14 +127,14 @@ async def delivering(
     )
     due = Due(topology=topology, publisher=publisher)
     mover = Consumer(connection, "MSS_TIMER", topology.due_worker, limit=4, ack_wait=1.0, handle=due.handle)
-    time = asyncio.create_task(connection.keep_time("MSS_HISTORY"))
+    epoch = asyncio.create_task(connection.keep_since(topology.epoch))
     running = asyncio.gather(consumer.run(), mover.run())
-    await until(lambda: connection.since < math.inf, what="the broker's time")
+    await until(lambda: connection.since < math.inf, what="the epoch")
     yield bench
     consumer.stop()
     mover.stop()
     await running
-    time.cancel()
+    epoch.cancel()
     await publisher.close()
 
 

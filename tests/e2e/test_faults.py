@@ -1,0 +1,124 @@
+"""Breaking things under load: nothing is lost, and what went out twice was unknown and says so."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from contract.channels.sides import DROP, SILENT
+from faults import COUNT, SOAK, load
+from support import until
+
+pytestmark = pytest.mark.timeout(900 if SOAK else 120)
+
+
+async def test_an_engine_that_is_killed(tmp_path: Path) -> None:
+    async with load(tmp_path) as run:
+        announcing = asyncio.create_task(run.announce())
+        for _ in range(20 if SOAK else 3):
+            await asyncio.sleep(run.random.uniform(0.05, 0.5))
+            await run.engine.end(signal.SIGKILL)
+            await run.engine.start()
+        await announcing
+        await run.arrived()
+        await run.verdict()
+
+
+async def test_a_broker_that_is_killed(tmp_path: Path) -> None:
+    async with load(tmp_path) as run:
+        announcing = asyncio.create_task(run.announce())
+        for _ in range(5 if SOAK else 2):
+            await asyncio.sleep(run.random.uniform(0.2, 0.6))
+            await run.broker.kill()
+            await run.broker.start()
+        await announcing
+        await run.arrived()
+        await run.verdict()
+
+
+async def test_both_killed_at_once(tmp_path: Path) -> None:
+    """The broker's last counts of what it handed out are gone, and so is who knew better."""
+    async with load(tmp_path) as run:
+        announcing = asyncio.create_task(run.announce())
+        for _ in range(5 if SOAK else 1):
+            await asyncio.sleep(run.random.uniform(0.3, 0.6))
+            await asyncio.gather(run.broker.kill(), run.engine.end(signal.SIGKILL))
+            await run.broker.start()
+            await run.engine.start()
+        await announcing
+        await run.arrived()
+        await run.verdict()
+
+
+async def test_a_broker_that_is_away_for_long(tmp_path: Path) -> None:
+    async with load(tmp_path) as run:
+        announcing = asyncio.create_task(run.announce())
+        await asyncio.sleep(0.3)
+        await run.broker.kill()
+        await asyncio.sleep(30 if SOAK else 2)
+        await run.broker.start()
+        await announcing
+        await run.arrived()
+        await run.verdict()
+
+
+def sometimes(behaviour: str, every: int) -> Any:
+    """``behaviour`` at each ``every``-th command, else the usual answer."""
+    count = itertools.count(1)
+    return lambda _command: behaviour if next(count) % every == 0 else ""
+
+
+@pytest.mark.parametrize(
+    ("stage", "behaviour", "again"),
+    [
+        ("greeting", "421 too many", False),
+        ("MAIL", SILENT, False),
+        ("RCPT", "451 later", False),
+        ("body", "451 later", True),  # the sink keeps what it turns away
+        ("body", DROP, True),
+        ("body", SILENT, True),
+        ("QUIT", DROP, False),
+    ],
+)
+async def test_a_mail_server_that_misbehaves(tmp_path: Path, stage: str, behaviour: str, again: bool) -> None:
+    answers = {stage: sometimes(behaviour, 10)}
+    async with load(tmp_path, smtp=answers) as run:
+        await run.announce(COUNT // 2)
+        await run.arrived()
+        if behaviour.startswith("451") and stage == "body":
+            # Turned away after the body: the sink has it twice, the recipient once.
+            refused = COUNT // 2 // 10
+            assert sum(run.mails.values()) >= COUNT // 2 + refused
+            return
+        await run.verdict()
+        assert (max(run.mails.values()) > 1) == again
+
+
+async def test_a_mail_server_that_is_away(tmp_path: Path) -> None:
+    async with load(tmp_path, smtp={"greeting": "554 no service"}) as run:
+        await run.announce()
+        await until(lambda: len(run.hooks) == COUNT, what="the other channel is not held up")
+        assert run.smtp.bodies == []
+        assert run.smtp.connections < COUNT / 4  # it is left alone, and tried now and then
+        run.smtp.answers.clear()
+        await run.arrived()
+        await run.verdict()
+
+
+async def test_a_broker_whose_disk_is_full(tmp_path: Path) -> None:
+    """What it took is delivered when there is room again; what it did not take, the caller was told."""
+    small = "jetstream {{ max_file_store: {} }}"
+    async with load(tmp_path, broker_config=small.format("2MB"), smtp={"greeting": "554 not now"}) as run:
+        announcing = asyncio.create_task(run.announce(filler=60_000))
+        await until(lambda: run.refusals, what="the disk is full")
+        await run.broker.kill(signal.SIGTERM)
+        run.broker.config = small.format("1GB")
+        run.smtp.answers.clear()
+        await run.broker.start()
+        await announcing
+        await run.arrived()
+        await run.verdict()
