@@ -24,7 +24,7 @@ from .index import RuleIndex
 from .model import Place, Problem, Recipient
 from .plan import usable_address
 from .retry import RetryPolicy
-from .rule_compiler import RuleCompiler
+from .rule_compiler import RuleCompiler, budget_of
 from .rulebook import ChannelSpec, Defaults, Mode, Rulebook, in_order
 from .sections import Sections
 from .templates import TEMPLATE_FOLDER, Library, Source, compile_library
@@ -60,7 +60,9 @@ def compile_policy(folder: Folder, environment: Mapping[str, str]) -> Compiled:
     catalogue = _catalogue(folder.events, complaints)
     library = _library(folder, complaints)
     given = {entry.name: entry.value for entry in sections.named("defaults")}
-    defaults = Defaults(locale=given.get("locale", Defaults().locale), site=given.get("site", {}))
+    defaults = Defaults(
+        locale=given.get("locale", Defaults().locale), site=given.get("site", {}), budget=budget_of(given)
+    )
     channels = {
         entry.name: _channel(entry, given.get("retry", {}), environment, complaints)
         for entry in sections.named("channels")

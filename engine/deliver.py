@@ -28,6 +28,7 @@ from .history import Past
 from .intake import Clock
 from .metrics import Metrics
 from .model import Delivery, Kind, Outcome, Receipt
+from .notices import Herald
 from .plan import rest_of
 from .rulebook import ChannelSpec
 from .subjects import token
@@ -66,6 +67,7 @@ class Deliverer:
     connection: Connection
     publisher: Publisher
     claims: Claims
+    herald: Herald
     metrics: Metrics
     clock: Clock
     random: random.Random = field(default_factory=random.Random)
@@ -186,6 +188,7 @@ class Deliverer:
         await self._bury(attempt.msg, attempt.delivery, reason, detail, attempts=attempt.number)
         await self.publisher.store(self._receipt(attempt, outcome, detail, final=True))
         await attempt.msg.ack()
+        await self.herald.dead_letter(attempt.delivery, reason, mask(detail, attempt.delivery.secrets))
 
     async def _bury(
         self, msg: Msg, delivery: Delivery | None, reason: str, detail: str, *, attempts: int = 1

@@ -25,8 +25,8 @@ def parse_duration(text: str) -> float:
     return seconds
 
 
-def parse_rate(text: str) -> float:
-    """How often a second ``text`` is, such as 10/s, 100/m or 5/2h; ValueError, in words for operators."""
+def parse_count_per(text: str) -> tuple[int, float]:
+    """The number and the seconds of ``text``, such as 10/s, 100/m or 5/2h; ValueError when it is neither."""
     number, slash, per = text.partition("/") if isinstance(text, str) else ("", "", "")
     if not slash or not re.fullmatch(r"[1-9][0-9]{0,8}", number, re.ASCII):
         raise ValueError(f"{text!r} is not a rate such as 10/s, 100/m, 1000/h")
@@ -36,4 +36,10 @@ def parse_rate(text: str) -> float:
         seconds = 0.0
     if seconds <= 0.0:
         raise ValueError(f"{text!r} is not a rate such as 10/s, 100/m, 1000/h")
-    return int(number) / seconds
+    return int(number), seconds
+
+
+def parse_rate(text: str) -> float:
+    """How often a second ``text`` is, such as 10/s; ValueError, in words for operators."""
+    count, seconds = parse_count_per(text)
+    return count / seconds

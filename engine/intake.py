@@ -21,9 +21,10 @@ from .catalogue import Catalogue
 from .codec import encode
 from .errors import UndecodableError
 from .metrics import Metrics
-from .model import Event, Failure, Kind
+from .model import HOPS, MOST_HOPS, Event, Failure, Kind
 from .plan import Plan, plan
 from .rulebook import Rulebook
+from .spending import Spending
 from .subjects import token, valid_key
 
 log = logging.getLogger(__name__)
@@ -39,7 +40,14 @@ class Clock(Protocol):
 
 
 def decode(
-    data: bytes, *, kind: Kind, key: str, received: int, tolerance: float, catalogue: Catalogue
+    data: bytes,
+    *,
+    kind: Kind,
+    key: str,
+    received: int,
+    tolerance: float,
+    catalogue: Catalogue,
+    hops: int = 0,
 ) -> Event:
     """The event in ``data``. Raises UndecodableError with the reason that the dead letter carries.
 
@@ -64,6 +72,7 @@ def decode(
         payload=catalogue.canonical(name, payload),
         sent=request.time,
         received=received,
+        hops=hops,
     )
 
 
@@ -75,6 +84,7 @@ class Intake:
     topology: Topology
     connection: Connection
     publisher: Publisher
+    spending: Spending
     rulebook: Callable[[], Rulebook]  # read once for each event
     metrics: Metrics
     clock: Clock
@@ -92,6 +102,7 @@ class Intake:
                 received=int(metadata.timestamp.timestamp() * 1e6),
                 tolerance=self.tolerance,
                 catalogue=rulebook.catalogue,
+                hops=_hops(msg),
             )
         except UndecodableError as error:
             await self._bury(msg, error.reason, str(error), revision=rulebook.revision)
@@ -100,7 +111,7 @@ class Intake:
             detail = f"given up after {_TRIES} tries; the log has the traceback"
             await self._bury(msg, "not-planned", detail, revision=rulebook.revision)
             return
-        await self._carry_out(msg, plan(rulebook, event))
+        await self._carry_out(msg, await self.spending.admit(rulebook, plan(rulebook, event)))
 
     async def _carry_out(self, msg: Msg, planned: Plan) -> None:
         event, sequence = planned.event, msg.metadata.sequence.stream
@@ -177,3 +188,9 @@ class Intake:
         await msg.ack()
         self.metrics.events.labels(self.kind, "dead").inc()
         self.metrics.dead.labels(self.kind, reason).inc()
+
+
+def _hops(msg: Msg) -> int:
+    """How many messages of MSS's own led to this one; more than it may be where nobody can say."""
+    text = (msg.headers or {}).get(HOPS, "0")
+    return int(text) if text.isdecimal() and len(text) < 10 else MOST_HOPS + 1

@@ -65,6 +65,10 @@ class Problem:
         return f"{self.place}: {self.severity}: {self.message} [{self.code}]{hint}"
 
 
+HOPS = "Mss-Hops"  # header of what MSS publishes: how many messages of its own led to it, itself included
+MOST_HOPS = 1  # an announcement of MSS's own may tell somebody; what that leads to may not
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
     """One notice, audit or log message as received."""
@@ -75,6 +79,7 @@ class Event:
     payload: Mapping[str, Any]
     sent: int  # the sender's clock, microseconds since the epoch
     received: int  # when the broker took it, microseconds since the epoch
+    hops: int = 0  # how many messages of MSS's own led to it
 
     @property
     def name(self) -> str:
@@ -133,6 +138,7 @@ class Delivery:
     payload: Mapping[str, Any] | None = None  # for channels that carry the event itself to a machine
     secrets: tuple[str, ...] = ()  # values to mask wherever the delivery is shown
     created: int = 0  # when the broker took the event, microseconds since the epoch
+    hops: int = 0  # as the event's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,7 +159,7 @@ class Suppressed:
 
     rule: str
     channel: str
-    reason: str  # shadow, no_address, bad_address, condition
+    reason: str  # shadow, no_address, bad_address, condition, hops, budget
     detail: str = ""
 
 

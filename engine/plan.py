@@ -15,7 +15,7 @@ from . import locales
 from .addresses import parse_mailbox, parse_phone
 from .catalogue import LOCALE, USER
 from .errors import TemplateError
-from .model import Delivery, Event, Failure, Message, Recipient, Suppressed
+from .model import MOST_HOPS, Delivery, Event, Failure, Message, Recipient, Suppressed
 from .paths import resolve
 from .rulebook import Audience, ChannelSpec, Match, Mode, Notify, Rule, Rulebook
 from .templates import render
@@ -98,6 +98,9 @@ def _deliver(
 
     if rule.mode is Mode.SHADOW:
         yield suppress("shadow")
+        return
+    if event.hops > MOST_HOPS:
+        yield suppress("hops", f"{event.hops} messages of MSS's own led to this event")
         return
     if notify.when is not None and not notify.when.holds(event.payload):
         yield suppress("condition")
@@ -200,6 +203,7 @@ def _write(order: _Order, to: tuple[str, ...]) -> Delivery:
         payload=None if channel.words else event.payload,
         secrets=order.secrets,
         created=event.received,
+        hops=event.hops,
     )
 
 

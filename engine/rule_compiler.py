@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import locales
+from .budget import Budget
 from .catalogue import Catalogue
 from .condition_compiler import compile_block
 from .conditions import Block
 from .cursors import Complaints, Cursor
+from .durations import parse_count_per
 from .model import Place, Problem, Recipient, Severity
 from .paths import Path, parse_path
 from .rulebook import Audience, ChannelSpec, Defaults, Mode, Notify, Rule
@@ -48,6 +50,7 @@ class RuleCompiler:
             notify=tuple(each for _, each in notify),
             template=value.get("template", value["id"]),
             vars=value.get("vars", {}),
+            budget=budget_of(value),
             place=entry.place,
         )
         for at, each in notify:
@@ -151,6 +154,14 @@ class RuleCompiler:
                 message = f"nothing says where {pattern} has the {kind} that channel {channel.name!r} needs"
                 hint = f"add to the rule: to: {{{kind}: <path into the payload>}}"
                 self.complaints.add(at, "no-address", message, hint=hint)
+
+
+def budget_of(settings: Mapping[str, Any]) -> Budget | None:
+    """What ``budget`` says, which the schema has passed."""
+    if "budget" not in settings:
+        return None
+    count, per = parse_count_per(settings["budget"])
+    return Budget(limit=count, per=per)
 
 
 def _missing_subject(words: Words) -> Problem:

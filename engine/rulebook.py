@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from .budget import Budget
 from .catalogue import Catalogue
 from .conditions import Block
 from .index import RuleIndex
@@ -78,6 +79,7 @@ class Rule:
     notify: tuple[Notify, ...]
     template: str
     vars: Mapping[str, Any] = field(default_factory=dict)
+    budget: Budget | None = None  # of deliveries; None: as many as there are
     place: Place
 
 
@@ -114,6 +116,7 @@ class Defaults:
 
     locale: str = "en"
     site: Mapping[str, Any] = field(default_factory=dict)  # for templates: name, links, ...
+    budget: Budget | None = None  # of all deliveries of the policy together
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -34,9 +34,11 @@ from .intake import Intake
 from .loader import settle
 from .metrics import Metrics
 from .model import Kind
+from .notices import Herald
 from .pace import Pace
 from .rulebook import ActionSpec, ChannelSpec, Rulebook
 from .settings import Settings
+from .spending import Spending
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +85,7 @@ class _Session:
     publisher: Publisher
     ledger: KeyValue
     state: KeyValue
+    herald: Herald
     channels: Mapping[str, Channel]
     actions: Actions
 
@@ -208,6 +211,7 @@ class Server:
             publisher=publisher,
             ledger=ledger,
             state=state,
+            herald=Herald(topology=topology, publisher=publisher, state=state, clock=now),
             channels=self._open_channels(resources, stack),
             actions=make_actions(
                 self.settings,
@@ -252,6 +256,7 @@ class Server:
             topology=session.topology,
             connection=session.connection,
             publisher=session.publisher,
+            spending=Spending(state=session.state, herald=session.herald, clock=now),
             rulebook=lambda: self.rulebook,
             metrics=self.metrics,
             clock=now,
@@ -277,6 +282,7 @@ class Server:
             publisher=session.publisher,
             entrance=entrance,
             claims=Claims(bucket=session.ledger),
+            herald=session.herald,
             metrics=self.metrics,
             clock=now,
         )

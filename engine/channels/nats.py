@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass
 
 from ..errors import BrokerError, Deferred, MessageTooLarge, Refused, Unknown
-from ..model import Delivery
+from ..model import HOPS, Delivery
 from ..rulebook import ChannelSpec
 from ..subjects import valid_key
 from . import Resources, unusable
@@ -23,7 +23,8 @@ class Settings:
 class NatsChannel:
     """Publishes each delivery on one fixed subject.
 
-    ``Nats-Msg-Id`` is the delivery's id, so that a stream on the subject drops a repeat.
+    ``Nats-Msg-Id`` is the delivery's id, so that a stream on the subject drops a repeat; ``Mss-Hops``
+    keeps a subject that MSS listens to from going round for ever.
     """
 
     def __init__(self, settings: Settings, resources: Resources, timeout: float) -> None:
@@ -32,7 +33,7 @@ class NatsChannel:
         self._timeout = timeout
 
     async def send(self, delivery: Delivery) -> str:
-        headers = {"Nats-Msg-Id": delivery.id}
+        headers = {"Nats-Msg-Id": delivery.id, HOPS: str(delivery.hops + 1)}
         subject = self._settings.subject
         try:
             async with asyncio.timeout(self._timeout):

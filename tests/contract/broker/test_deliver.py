@@ -24,6 +24,7 @@ from engine.entrance import Entrance
 from engine.errors import Deferred, Refused, Unknown
 from engine.metrics import Metrics
 from engine.model import Delivery, Kind, Message, Outcome, Place, Receipt, Severity
+from engine.notices import Herald
 from engine.retry import RetryPolicy
 from engine.rulebook import ChannelSpec
 from engine.server import now
@@ -109,6 +110,9 @@ async def delivering(
         ),
         entrance=entrance,
         claims=Claims(bucket=await topology.ledger(connection)),
+        herald=Herald(
+            topology=topology, publisher=publisher, state=await topology.state(connection), clock=clock
+        ),
         channel=bench.channel,
         topology=topology,
         connection=connection,

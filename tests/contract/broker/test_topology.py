@@ -24,7 +24,7 @@ async def test_everything_is_made_once(connection: Connection) -> None:
     names = {info.config.name for info in await connection.js.streams_info()}
     assert names == {
         "MSS_NOTICE", "MSS_AUDIT", "MSS_LOG", "MSS_ARCHIVE_NOTICE", "MSS_ARCHIVE_AUDIT", "MSS_ARCHIVE_LOG",
-        "MSS_DELIVERY", "MSS_TIMER", "MSS_DEAD", "MSS_HISTORY",
+        "MSS_DELIVERY", "MSS_TIMER", "MSS_DEAD", "MSS_HISTORY", "MSS_EPOCH",
         "KV_MSS_LEDGER", "KV_MSS_STATE", "KV_MSS_PREFERENCES",
     }  # fmt: skip
     notice = (await connection.js.stream_info("MSS_NOTICE")).config

@@ -16,7 +16,7 @@ async def test_the_event_is_published_under_the_deliverys_id(world: World, deliv
     assert await channel.send(delivery) == "published on siem.iam.events"
     ((subject, payload, headers),) = world.published
     assert subject == "siem.iam.events"
-    assert headers == {"Nats-Msg-Id": delivery.id}
+    assert headers == {"Nats-Msg-Id": delivery.id, "Mss-Hops": "1"}
     body = json.loads(payload)
     assert (body["type"], body["data"]["payload"]) == ("notice.login.abnormal", delivery.payload)
 

@@ -1,0 +1,103 @@
+"""What MSS itself announces, for rules to tell the operators: once for each cause in an hour.
+
+These are notices like any other, ``notice.mss.<what>``. They carry how many announcements led to
+them, so that what MSS says about its own deliveries comes to rest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import nats.errors
+import nats.js.errors
+from nats.js.kv import KeyValue
+
+from msc import wire
+
+from .broker import Outgoing, Publisher, Topology
+from .budget import EVERYTHING, Budget
+from .codec import encode
+from .errors import BrokerError
+from .model import HOPS, Delivery, Kind
+from .subjects import token
+
+log = logging.getLogger(__name__)
+
+_QUIET = 3600.0  # seconds in which the same is not announced again
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Herald:
+    """Announces what operators should know."""
+
+    topology: Topology
+    publisher: Publisher
+    state: KeyValue
+    clock: Callable[[], int]  # microseconds since the epoch
+
+    async def dead_letter(self, delivery: Delivery, reason: str, detail: str) -> None:
+        """A delivery was given up; ``detail`` shows no secret."""
+        payload = {
+            "channel": delivery.channel,
+            "reason": reason,
+            "detail": detail,
+            "rule": delivery.rule,
+            "event": f"{delivery.kind}.{delivery.key}",
+            "reqid": delivery.reqid,
+        }
+        await self._announce("dead", (delivery.channel, reason), payload, hops=delivery.hops)
+
+    async def budget_used_up(self, name: str, budget: Budget, *, until: int, hops: int) -> None:
+        """A budget is used up: what comes until ``until`` is not sent."""
+        payload = {
+            "rule": "" if name == EVERYTHING else name,
+            "limit": budget.limit,
+            "per": budget.per,
+            "until": until,
+        }
+        log.warning("the budget of %s is used up", "the policy" if name == EVERYTHING else f"rule {name}")
+        await self._announce("budget", (name,), payload, hops=hops)
+
+    async def _announce(
+        self, what: str, about: tuple[str, ...], payload: Mapping[str, Any], *, hops: int
+    ) -> None:
+        """Never raises: an announcement that fails must not keep a delivery from its end."""
+        if hops or Kind.NOTICE not in self.topology.kinds:
+            return  # what MSS says about its own announcements would never come to rest
+        now = self.clock()
+        window = int(now // (_QUIET * 1e6))
+        cause = ".".join(token(each) for each in (what, *about))
+        try:
+            if not await self._is_first(f"notice.{cause}", window):
+                return
+            reqid = hashlib.sha256(f"{cause}.{window}".encode()).hexdigest()[:32]
+            await self.publisher.store(
+                Outgoing(
+                    subject=f"{self.topology.prefix}.notice.mss.{what}",
+                    payload=wire.seal(encode(payload), time=now, reqid=reqid),
+                    id=reqid,
+                    headers={HOPS: str(hops + 1)},
+                )
+            )
+        except (nats.errors.Error, TimeoutError, BrokerError) as error:
+            log.warning("notice.mss.%s could not be announced: %s", what, error or "no answer")
+
+    async def _is_first(self, key: str, window: int) -> bool:
+        """Whether no replica has announced it in this window."""
+        try:
+            entry = await self.state.get(key)
+        except nats.js.errors.KeyNotFoundError:
+            revision = 0
+        else:
+            revision = entry.revision or 0
+            if entry.value == str(window).encode():
+                return False
+        try:
+            await self.state.update(key, str(window).encode(), last=revision)
+        except nats.js.errors.KeyWrongLastSequenceError:
+            return False
+        return True

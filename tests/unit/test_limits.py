@@ -1,0 +1,103 @@
+"""What is left alone, and how much may go out: the pure halves."""
+
+from __future__ import annotations
+
+import pytest
+
+from engine.breaker import Breaker
+from engine.budget import EVERYTHING, Budget, Spent, demand
+from engine.durations import parse_count_per, parse_rate
+
+HOUR = 3_600_000_000  # microseconds
+
+
+def broken(breaker: Breaker, now: float = 0.0) -> None:
+    for _ in range(5):
+        assert breaker.wait(now) == 0.0
+        breaker.failed(now)
+
+
+def test_a_few_failures_change_nothing() -> None:
+    breaker = Breaker()
+    for _ in range(4):
+        breaker.failed(0.0)
+    assert breaker.wait(0.0) == 0.0
+    breaker.succeeded()
+    for _ in range(4):
+        breaker.failed(0.0)
+    assert not breaker.is_open
+
+
+def test_what_fails_steadily_is_probed_by_one_at_growing_intervals() -> None:
+    breaker = Breaker(first=2.0, longest=10.0)
+    broken(breaker)
+    now, waits = 0.0, []
+    for _ in range(6):
+        waits.append(breaker.wait(now))
+        now += waits[-1]
+        assert breaker.wait(now) == 0.0  # the probe
+        assert breaker.wait(now) == 10.0  # everybody else
+        breaker.failed(now)
+    assert waits == [2.0, 4.0, 8.0, 10.0, 10.0, 10.0]
+
+
+def test_a_probe_that_succeeds_lets_everybody_in() -> None:
+    breaker = Breaker()
+    broken(breaker)
+    assert breaker.wait(5.0) == 0.0
+    breaker.succeeded()
+    assert [breaker.wait(5.0) for _ in range(3)] == [0.0, 0.0, 0.0]
+
+
+def test_what_asks_for_a_pause_gets_it_within_reason() -> None:
+    breaker = Breaker(first=2.0, longest=60.0)
+    broken(breaker)
+    breaker.wait(100.0)
+    breaker.failed(100.0, asked=30.0)
+    assert breaker.wait(100.0) == 30.0
+    breaker.wait(130.0)
+    breaker.failed(130.0, asked=86400.0)
+    assert breaker.wait(130.0) == 60.0
+
+
+def test_a_probe_that_is_never_heard_of_again_does_not_close_the_way_for_ever() -> None:
+    breaker = Breaker(longest=60.0)
+    broken(breaker)
+    assert breaker.wait(10.0) == 0.0
+    assert breaker.wait(70.0) == 0.0
+
+
+def test_a_budget_lets_through_what_it_has_and_begins_anew() -> None:
+    budget, spent = Budget(limit=5, per=3600.0), Spent()
+    spent, granted = spent.take(budget, 3, now=0)
+    assert granted == 3
+    spent, granted = spent.take(budget, 3, now=HOUR - 1)
+    assert (granted, spent.held) == (2, 1)
+    assert spent.take(budget, 1, now=HOUR - 1)[1] == 0
+    spent, granted = spent.take(budget, 3, now=HOUR)
+    assert (granted, spent) == (3, Spent(window=1, used=3))
+    assert budget.ends(HOUR - 1) == HOUR
+
+
+def test_an_event_wants_of_its_rules_budgets_and_of_the_whole() -> None:
+    budget = Budget(limit=5, per=1.0)
+    assert demand({"a": budget}, {"a": 2, "b": 3}, budget) == {"a": 2, EVERYTHING: 5}
+    assert demand({"a": budget}, {"b": 3}, None) == {}
+    assert demand({"a": budget}, {}, budget) == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("10/s", (10, 1.0)), ("100/m", (100, 60.0)), ("5/2h", (5, 7200.0)), ("1/500ms", (1, 0.5))],
+)
+def test_rates(text: str, expected: tuple[int, float]) -> None:
+    assert parse_count_per(text) == expected
+    assert parse_rate(text) == expected[0] / expected[1]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "10", "10/", "/s", "0/s", "-1/s", "1.5/s", "10/x", "10/0s", "10/s/s", "١/s", 5]
+)
+def test_what_is_no_rate(text: object) -> None:
+    with pytest.raises(ValueError, match="is not a rate"):
+        parse_rate(text)  # type: ignore[arg-type]
