@@ -62,6 +62,18 @@ class Metrics:
             ["action"],
             registry=self.registry,
         )
+        self.reloads = Counter(
+            "mss_reloads", "Reloads, by how they ended: ok, refused", ["result"], registry=self.registry
+        )
+        self.reload_ok = Gauge(
+            "mss_reload_last_ok", "1 unless the last reload was refused", registry=self.registry
+        )
+        self.reload_ok.set(1)
+        self.reload_time = Gauge(
+            "mss_reload_last_ok_timestamp_seconds",
+            "When a policy was last read without an error, in seconds since 1970",
+            registry=self.registry,
+        )
         self.rules = Gauge("mss_rules", "Rules in force", registry=self.registry)
         self.revision = Gauge(
             "mss_revision_info",

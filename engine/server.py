@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -39,6 +39,7 @@ from .pace import Pace
 from .rulebook import ActionSpec, ChannelSpec, Rulebook
 from .settings import Settings
 from .spending import Spending
+from .workers import Workers
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +87,6 @@ class _Session:
     ledger: KeyValue
     state: KeyValue
     herald: Herald
-    channels: Mapping[str, Channel]
     actions: Actions
 
 
@@ -99,6 +99,7 @@ class Server:
     metrics: Metrics = field(default_factory=Metrics)
     ready: asyncio.Event = field(default_factory=asyncio.Event)  # events are being taken
     _actions: Actions | None = None  # of the present session
+    _workers: Workers | None = None
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until ``stop`` is set; then finish what is in hand within the grace and return.
@@ -106,8 +107,7 @@ class Server:
         Raises BrokerUnfit when the broker cannot serve MSS at the first start; later that is logged
         and tried again, as a lost connection is.
         """
-        self.metrics.rules.set(len(self.rulebook.rules))
-        self.metrics.revision.labels(self.rulebook.revision).set(1)
+        self._show()
         settle()
         stopped = asyncio.create_task(stop.wait(), name="stop")
         try:
@@ -118,11 +118,32 @@ class Server:
         finally:
             stopped.cancel()
 
-    async def switch_actions(self, *, on: bool = True, off: frozenset[str] = frozenset()) -> None:
-        """Serve all actions but those in ``off``, or none, from now on; no request is lost over it."""
-        self.settings = replace(self.settings, actions=on, actions_off=off)
-        if self._actions is not None:
-            await self._actions.apply(self._action_specs())
+    async def adopt(self, rulebook: Rulebook, settings: Settings) -> None:
+        """Go by ``rulebook`` and ``settings`` from now on; of the settings, by what can change live.
+
+        Raises PolicyError or BrokerError, having changed nothing, when something does not open.
+        """
+        before = (self.rulebook, self.settings)
+        actions, workers = self._actions, self._workers
+        opened = await workers.prepare(rulebook.channels) if workers else {}
+        self.rulebook, self.settings = rulebook, settings
+        try:
+            if actions is not None:
+                await actions.apply(self._action_specs())
+        except BaseException:
+            self.rulebook, self.settings = before
+            for channel in opened.values():
+                await channel.close()
+            raise
+        # From here on nothing can fail.
+        if workers is not None and workers is self._workers:
+            workers.commit(rulebook.channels, opened)
+        self._show()
+
+    def _show(self) -> None:
+        self.metrics.rules.set(len(self.rulebook.rules))
+        self.metrics.revision.clear()
+        self.metrics.revision.labels(self.rulebook.revision).set(1)
 
     async def _finish(self, session: asyncio.Task[Exception | None]) -> None:
         """Wait for a session that is over or told to stop; cancel it when the grace is used up."""
@@ -160,7 +181,6 @@ class Server:
             session = await self._begin(stack)
             consumers = [
                 *(self._intake(session, kind) for kind in self.settings.kinds),
-                *(self._deliverer(session, spec) for spec in self.rulebook.channels.values()),
                 self._due(session),
             ]
             async with asyncio.TaskGroup() as tasks:
@@ -170,25 +190,31 @@ class Server:
                     tasks.create_task(session.connection.keep_since(session.topology.epoch), name="epoch"),
                 ]
                 consuming = [tasks.create_task(consumer.run(), name="consumer") for consumer in consumers]
+                workers = self._make_workers(session, tasks)
+                workers.commit(self.rulebook.channels, await workers.prepare(self.rulebook.channels))
                 acting = tasks.create_task(session.actions.run(self._action_specs()), name="actions")
                 await session.actions.started.wait()
                 for consumer in consumers:
                     await consumer.pulling.wait()
+                await workers.pulling()
                 await session.connection.round_trip(_START_LIMIT)
                 session.connection.require_permitted()
                 await session.actions.visibility.start()
-                self._actions = session.actions
+                self._actions, self._workers = session.actions, workers
                 self.ready.set()
                 log.info(
                     "serving %s.* with %d rules, revision %s",
                     self.settings.prefix, len(self.rulebook.rules), self.rulebook.revision,
                 )  # fmt: skip
                 await stop.wait()
-                in_hand = sum(consumer.in_hand for consumer in consumers) + session.actions.in_hand
+                self._actions = self._workers = None
+                in_hand = sum(consumer.in_hand for consumer in consumers)
+                in_hand += workers.in_hand + session.actions.in_hand
                 log.info("stopping: finishing %d in hand", in_hand)
                 session.actions.stop()
                 for consumer in consumers:
                     consumer.stop()
+                await workers.close()
                 await asyncio.wait((*consuming, acting))
                 for task in attending:
                     task.cancel()
@@ -199,7 +225,6 @@ class Server:
         stack.push_async_callback(connection.close)
         topology = topology_of(self.settings)
         await topology.prepare(connection)
-        await topology.ensure_workers(connection, list(self.rulebook.channels))
         publisher = Publisher(connection)
         await publisher.start()
         stack.push_async_callback(publisher.close)
@@ -212,7 +237,6 @@ class Server:
             ledger=ledger,
             state=state,
             herald=Herald(topology=topology, publisher=publisher, state=state, clock=now),
-            channels=self._open_channels(resources, stack),
             actions=make_actions(
                 self.settings,
                 connection,
@@ -236,12 +260,15 @@ class Server:
         )
         return options.to_nats()
 
-    def _open_channels(self, resources: Resources, stack: AsyncExitStack) -> dict[str, Channel]:
-        channels: dict[str, Channel] = {}
-        for name, spec in self.rulebook.channels.items():
-            channels[name] = open_channel(spec, resources)
-            stack.push_async_callback(channels[name].close)
-        return channels
+    def _make_workers(self, session: _Session, tasks: asyncio.TaskGroup) -> Workers:
+        return Workers(
+            connection=session.connection,
+            topology=session.topology,
+            open_channel=partial(open_channel, resources=_resources(session.connection)),
+            consumer=partial(self._deliverer, session),
+            ensure=partial(session.topology.ensure_workers, session.connection),
+            tasks=tasks,
+        )
 
     def _action_specs(self) -> dict[str, ActionSpec]:
         """The policy's actions without those that are left to others."""
@@ -271,12 +298,12 @@ class Server:
             handle=intake.handle,
         )
 
-    def _deliverer(self, session: _Session, spec: ChannelSpec) -> Consumer:
+    def _deliverer(self, session: _Session, spec: ChannelSpec, channel: Channel) -> Consumer:
         pace = spec.rate and Pace(rate=spec.rate, key=f"rate.{spec.name}", state=session.state, clock=now)
         entrance = Entrance(name=spec.name, pace=pace or None)
         deliverer = Deliverer(
             spec=spec,
-            channel=session.channels[spec.name],
+            channel=channel,
             topology=session.topology,
             connection=session.connection,
             publisher=session.publisher,

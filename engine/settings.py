@@ -37,6 +37,7 @@ class Settings:
     ack_wait: float = 10.0  # seconds
     shutdown_grace: float = 20.0  # seconds
     metrics: str = "127.0.0.1:9180"  # host:port; "" serves none
+    require_tests: bool = True  # whether a reload needs the policy's own tests to pass
     log_level: str = "info"
     log_format: str = "text"
 
@@ -99,6 +100,7 @@ def _settings(data: Mapping[str, Any], folder: Path) -> Settings:
         ack_wait=seconds(data, "ack_wait", defaults.ack_wait),
         shutdown_grace=seconds(data, "shutdown_grace", defaults.shutdown_grace),
         metrics="" if metrics is False else metrics.get("listen", defaults.metrics),
+        require_tests=data.get("reload", {}).get("require_tests", defaults.require_tests),
         log_level=log.get("level", defaults.log_level),
         log_format=log.get("format", defaults.log_format),
     )

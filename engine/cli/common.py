@@ -6,7 +6,7 @@ import asyncio
 import json
 import signal
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -89,6 +89,16 @@ def payload_of(file: Any) -> Any:
         return json.loads(file.read(), parse_constant=refuse)
     except (ValueError, RecursionError) as error:
         raise click.UsageError(f"--payload: no JSON: {error}") from error
+
+
+async def reload_by_signal(reload: Callable[[], Awaitable[object]]) -> None:
+    """Call ``reload`` at each SIGHUP; for ever, until cancelled."""
+    asked = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, asked.set)
+    while True:
+        await asked.wait()
+        asked.clear()
+        await reload()
 
 
 def ended_by_signal() -> asyncio.Event:

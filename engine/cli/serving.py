@@ -14,9 +14,10 @@ from ..demo import run_demo
 from ..embedded import embedded_broker
 from ..health import health_pages
 from ..loader import load_policy
+from ..reload import Reloader
 from ..server import Server
-from ..settings import Settings
-from .common import CONFIG, ended_by_signal, out, run, settings_of
+from ..settings import Settings, load_settings
+from .common import CONFIG, ended_by_signal, out, reload_by_signal, run, settings_of
 from .logs import log_to_stderr
 
 
@@ -64,18 +65,29 @@ def serve(config: Path | None, rules: Path | None, embedded: bool, data: Path) -
     settings = settings_of(config)
     log_to_stderr(settings.log_level, settings.log_format)
     folder = rules or settings.rules
-    run(lambda: _serve(settings, folder, data if embedded else None), str(folder), fast=True)
+    run(lambda: _serve(settings, config, rules, data if embedded else None), str(folder), fast=True)
 
 
-async def _serve(settings: Settings, folder: Path, data: Path | None) -> None:
+async def _serve(settings: Settings, config: Path | None, rules: Path | None, data: Path | None) -> None:
     stop = ended_by_signal()
+    folder = rules or settings.rules
     rulebook = load_policy(folder).require()
     async with AsyncExitStack() as stack:
         if data is not None:
             port = int(settings.servers[0].rpartition(":")[2])
             address = await stack.enter_async_context(embedded_broker(data, port=port))
             settings = replace(settings, servers=(address,))
+        embedded = settings.servers
+
+        def read() -> Settings:
+            anew = load_settings(config)
+            return replace(anew, servers=embedded) if data is not None else anew
+
         server = Server(settings=settings, rulebook=rulebook)
         if settings.metrics:
             await stack.enter_async_context(health_pages(settings.metrics, server.metrics, server.ready))
-        await server.run(stop)
+        reloader = Reloader(server=server, settings=read, folder=rules)
+        async with asyncio.TaskGroup() as tasks:
+            reloading = tasks.create_task(reload_by_signal(reloader.reload), name="reload")
+            await server.run(stop)
+            reloading.cancel()

@@ -72,9 +72,11 @@ EDGES = [
     "entrance",
     "claims",
     "deliver",
+    "workers",
     "health",
     "embedded",
     "server",
+    "reload",
 ]
 FACES = [
     "excerpts",
