@@ -12,7 +12,7 @@ from typing import Any
 from .paths import ALL, ANY, NOT, Path, format_path, resolve
 from .questions import Finding, Question
 
-__all__ = ["Block", "Combination", "Condition", "Finding", "reading"]
+__all__ = ["Block", "Combination", "Condition", "Finding"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,6 +67,11 @@ class Block:
     parts: tuple[Condition | Combination, ...] = ()
     source: Any = None  # as written
 
+    @property
+    def test(self) -> Callable[[Mapping[str, Any]], bool]:
+        """``holds``, without a detour where the block has one part."""
+        return self.parts[0].test if len(self.parts) == 1 else self.holds
+
     def holds(self, payload: Mapping[str, Any]) -> bool:
         for part in self.parts:  # noqa: SIM110 - half the time of all() over a generator
             if not part.test(payload):
@@ -98,26 +103,3 @@ class Block:
     def paths(self) -> tuple[Path, ...]:
         """Every path that is asked about, each once."""
         return tuple(dict.fromkeys(condition.path for condition in self.conditions()))
-
-
-def reading(path: Path, question: Question | None) -> Callable[[Mapping[str, Any]], bool]:
-    """Whether ``path`` leads somewhere in a payload and what is there answers the question; None: nowhere."""
-    if question is None:
-        return lambda payload: not resolve(payload, path)
-    one = question.one
-
-    def through_lists(payload: Mapping[str, Any]) -> bool:
-        found = resolve(payload, path)
-        return bool(found) and question.among(found)
-
-    def test(payload: Mapping[str, Any]) -> bool:
-        value: Any = payload
-        for key in path:  # the common way: mappings all along
-            if not isinstance(value, dict):
-                return through_lists(payload)
-            if key not in value:
-                return False
-            value = value[key]
-        return question.among((value,)) if isinstance(value, list) else one(value)
-
-    return test

@@ -74,16 +74,15 @@ def one_of(scalars: Iterable[Scalar]) -> Predicate:
     strings = frozenset(s for s in known if isinstance(s, str))
     booleans = frozenset(s for s in known if isinstance(s, bool))
     numbers = frozenset(s for s in known if is_number(s))
-    null = None in known
+    null = frozenset(s for s in known if s is None)
+    # By class, since to Python True is 1.
+    by_class = {str: strings, bool: booleans, int: numbers, float: numbers, type(None): null}.get
 
     def holds(value: object) -> bool:
-        if isinstance(value, str):
-            return value in strings
-        if isinstance(value, bool):  # before numbers: to Python True is 1
-            return value in booleans
-        if isinstance(value, int | float):
-            return value in numbers
-        return null and value is None
+        fit = by_class(value.__class__)
+        if fit is None:  # no class that JSON is read into
+            return isinstance(value, str) and value in strings
+        return value in fit
 
     return holds
 
@@ -115,22 +114,54 @@ def _looks_numeric(text: str) -> bool:
 
 def _gt(argument: object) -> Predicate:
     bound = _bound("gt", argument)
-    return lambda value: is_number(value) and value > bound
+    return lambda value: (value.__class__ is int or is_number(value)) and value > bound
 
 
 def _gte(argument: object) -> Predicate:
     bound = _bound("gte", argument)
-    return lambda value: is_number(value) and value >= bound
+    return lambda value: (value.__class__ is int or is_number(value)) and value >= bound
 
 
 def _lt(argument: object) -> Predicate:
     bound = _bound("lt", argument)
-    return lambda value: is_number(value) and value < bound
+    return lambda value: (value.__class__ is int or is_number(value)) and value < bound
 
 
 def _lte(argument: object) -> Predicate:
     bound = _bound("lte", argument)
-    return lambda value: is_number(value) and value <= bound
+    return lambda value: (value.__class__ is int or is_number(value)) and value <= bound
+
+
+def between(operators: Mapping[str, object]) -> Predicate | None:
+    """A lower and an upper bound in one comparison; None where ``operators`` are anything else."""
+    make = _BETWEEN.get(tuple(sorted(map(str, operators))))
+    bounds = [operators[name] for name in sorted(operators)] if make else []
+    return make(*bounds) if make and all(map(is_number, bounds)) else None
+
+
+_BETWEEN: dict[tuple[str, ...], Callable[[Any, Any], Predicate]] = {
+    ("gt", "lt"): lambda least, most: (
+        lambda value: (value.__class__ is int or is_number(value)) and least < value < most
+    ),
+    ("gt", "lte"): lambda least, most: (
+        lambda value: (value.__class__ is int or is_number(value)) and least < value <= most
+    ),
+    ("gte", "lt"): lambda least, most: (
+        lambda value: (value.__class__ is int or is_number(value)) and least <= value < most
+    ),
+    ("gte", "lte"): lambda least, most: (
+        lambda value: (value.__class__ is int or is_number(value)) and least <= value <= most
+    ),
+}
+
+
+def length_of(bounds: Mapping[str, int]) -> Predicate:
+    """Is a string or a list of a length within ``bounds``, each ``equals``, ``gt``, ``gte``, ``lt`` or ``lte``."""
+    least = max((bound + (name == "gt") for name, bound in bounds.items() if name[0] != "l"), default=0)
+    most = min((bound - (name == "lt") for name, bound in bounds.items() if name[0] != "g"), default=None)
+    if most is None:
+        return lambda value: isinstance(value, (str, list)) and len(value) >= least
+    return lambda value: isinstance(value, (str, list)) and least <= len(value) <= most
 
 
 def _strings(name: str, argument: object) -> tuple[str, ...]:
@@ -157,6 +188,9 @@ def _suffix(argument: object) -> Predicate:
 
 def _contains(argument: object) -> Predicate:
     parts = _strings("contains", argument)
+    if len(parts) == 1:
+        (only,) = parts
+        return lambda value: isinstance(value, str) and only in value
     return lambda value: isinstance(value, str) and any(part in value for part in parts)
 
 

@@ -9,6 +9,7 @@ range, or its patterns, and what else it demands is asked of the few rules that 
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -18,7 +19,7 @@ from .demands import EXACT, RANGE, Demand, Test, demands_of, parts_of
 from .estimates import SubjectCensus
 from .filing import Cabinet, Filing
 from .nodes import Drawer, walk
-from .residues import quick
+from .residues import Residue
 from .trie import REMEMBERED, SubjectIndex
 
 __all__ = ["PLAIN_UP_TO", "REMEMBERED", "SPLIT_ABOVE", "RuleIndex", "SubjectIndex"]
@@ -26,11 +27,12 @@ __all__ = ["PLAIN_UP_TO", "REMEMBERED", "SPLIT_ABOVE", "RuleIndex", "SubjectInde
 T = TypeVar("T")
 
 PLAIN_UP_TO = 100  # rules; so few are asked faster than values are looked up
+APART_UP_TO = 4  # patterns of a rule; it is filed under each, where they are more under all together
 SPLIT_ABOVE = 24  # entries of a drawer; fewer are asked faster than filed further
 
 # What is remembered of a subject: the sets of patterns that fit it, the numbers of the rules that
 # match without more, those rules, and the tests and numbers of those that are to be asked.
-_Plan = tuple[frozenset[int], tuple[int, ...], tuple[Any, ...], tuple[tuple[Test, int], ...]]
+_Plan = tuple[frozenset[int], tuple[int, ...], tuple[Any, ...], tuple[tuple[Residue, int], ...]]
 
 
 class RuleIndex(Generic[T]):
@@ -52,15 +54,16 @@ class RuleIndex(Generic[T]):
         self._items = [item for _, _, item in written]
         self._plans: dict[str, _Plan] = {}
         census = SubjectCensus([patterns for patterns, _, _ in written])
-        sets: dict[tuple[Pattern, ...], tuple[int, float]] = {}
+        sets = _Sets()
+        shares: dict[tuple[Pattern, ...], float] = {}
         parts = _Parts()
         filings = []
         for number, (patterns, block, _) in enumerate(written):
-            if patterns not in sets:
-                sets[patterns] = len(sets), census.share(patterns)
+            if patterns not in shares:
+                shares[patterns] = census.share(patterns)
             tests, demands = parts.of(block)
-            filings.append(Filing(number, *sets[patterns], tests, demands))
-        self._trie = SubjectIndex((patterns, n) for patterns, (n, _) in sets.items())
+            filings.append(Filing(number, sets.of(patterns), shares[patterns], tests, demands))
+        self._trie = SubjectIndex((patterns, n) for patterns, n in sets.numbers.items())
         self.unselective = tuple(
             item
             for filing, (patterns, _, item) in zip(filings, written, strict=True)
@@ -74,10 +77,11 @@ class RuleIndex(Generic[T]):
             tables, rest = cabinet.file(filings, 0)
             root = cabinet.node(tables, (), by_patterns=False)
         self._fields = root.fields
-        self._by_patterns: dict[int, list[tuple[Test | None, int]]] = {}
+        self._by_patterns: dict[int, list[tuple[Residue, int]]] = {}
         for filing in rest:
             entry = cabinet.residues.of(filing.tests), filing.number
-            self._by_patterns.setdefault(filing.patterns, []).append(entry)
+            for patterns in filing.patterns:
+                self._by_patterns.setdefault(patterns, []).append(entry)
 
     def __len__(self) -> int:
         return len(self._items)
@@ -89,23 +93,38 @@ class RuleIndex(Generic[T]):
         if not fitting:
             return []
         found: list[int] = []
-        for test, number in asked:
-            if test(payload):
+        for tests, number in asked:
+            for test in tests:
+                if not test(payload):
+                    break
+            else:
                 found.append(number)
         if self._fields:
-            drawers: list[Drawer] = []
+            drawers: list[Any] = []
             walk(self._fields, payload, payload, drawers)
+            disjoint = fitting.isdisjoint
             for drawer in drawers:  # grows on the way
-                if isinstance(drawer, tuple):
-                    for patterns, residue, number in drawer:
-                        if patterns in fitting and (residue is None or residue(payload)):
-                            found.append(number)
+                if drawer.__class__ is tuple:
+                    patterns, entries = drawer
+                    if disjoint(patterns):
+                        continue
+                    for one, tests, number in entries:
+                        if one in fitting:
+                            for test in tests:
+                                if not test(payload):
+                                    break
+                            else:
+                                found.append(number)
                 else:
                     drawer.open(payload, fitting, drawers)
         if not found:
             return [*items]
-        # A rule that is filed under several keys may have been found by each of them.
         by_number = self._items
+        if len(found) == 1:
+            matched = [*items]
+            matched.insert(bisect_left(sure, found[0]), by_number[found[0]])
+            return matched
+        # A rule that is filed under several keys may have been found by each of them.
         return [by_number[number] for number in sorted({*sure, *found})]
 
     def candidates(self, subject: str, payload: Mapping[str, Any]) -> int:
@@ -116,22 +135,39 @@ class RuleIndex(Generic[T]):
         count = len(sure) + len(asked)
         for drawer in drawers:
             if isinstance(drawer, tuple):
-                count += len(drawer)
+                count += len(drawer[0])
             else:
                 drawer.open(payload, fitting, drawers)
         return count
 
     def _plan(self, subject: str) -> _Plan:
         fitting = self._trie.find(subject)
-        entries = [entry for patterns in fitting for entry in self._by_patterns.get(patterns, ())]
-        sure = tuple(sorted(number for test, number in entries if test is None))
-        asked = tuple((test, number) for test, number in entries if test is not None)
+        # A rule is there under each of its patterns, and several may fit.
+        entries = {n: tests for each in fitting for tests, n in self._by_patterns.get(each, ())}
+        sure = tuple(sorted(number for number, tests in entries.items() if not tests))
+        asked = tuple((tests, number) for number, tests in entries.items() if tests)
         if len(self._plans) >= REMEMBERED:
             # Subjects may carry ids: without a bound, memory would grow with every one of them.
             self._plans.clear()
         items = tuple(self._items[number] for number in sure)
         plan = self._plans[subject] = frozenset(fitting), sure, items, asked
         return plan
+
+
+class _Sets:
+    """Numbers for sets of patterns.
+
+    A few patterns of one rule are each a set of its own, shared with other rules: combinations
+    would be many more, and each subject would have to remember all that fit it.
+    """
+
+    def __init__(self) -> None:
+        self.numbers: dict[tuple[Pattern, ...], int] = {}
+
+    def of(self, patterns: tuple[Pattern, ...]) -> tuple[int, ...]:
+        few = len(patterns) <= APART_UP_TO
+        apart = [(pattern,) for pattern in dict.fromkeys(patterns)] if few else [patterns]
+        return tuple(self.numbers.setdefault(each, len(self.numbers)) for each in apart)
 
 
 class _Parts:
@@ -157,9 +193,9 @@ class _Parts:
                 else (part.operator, repr(part.source))
             )
         except (ValueError, RecursionError):  # thousands of digits
-            return quick(part), demands_of(part)
+            return part.test, demands_of(part)
         if key not in self._known:
-            self._known[key] = quick(part), demands_of(part)
+            self._known[key] = part.test, demands_of(part)
         return self._known[key]
 
 

@@ -13,6 +13,7 @@ _USUAL = 0.1
 _FEW_VALUES = 0.3  # at least so many events have a given boolean, or null
 _WITHIN, _BEYOND = 0.25, 0.5  # so many are between two bounds, beyond one
 _HAS_PART = 0.05
+_LOOKED_AT = 32  # rules under one key; more are filed further
 
 # What looking a slot up costs an event, in candidates that could be tested in the time.
 COSTS = defaultdict(lambda: 1.0, {EXACT: 0.5, RANGE: 5.0, PART: 60.0})
@@ -29,6 +30,7 @@ class Census:
                 counted[value] = counted.get(value, 0) + 1
         self._slots = {slot: (counted, sum(counted.values())) for slot, counted in named.items()}
         self._shares: dict[Demand, float] = {}
+        self._crowds: dict[Demand, float] = {}
 
     def share(self, demand: Demand) -> float:
         """The share of events that may meet ``demand``; of its choices, at their best."""
@@ -41,6 +43,19 @@ class Census:
                 share += min(map(self.share, choice))
             self._shares[demand] = share
         return share
+
+    def crowd(self, demand: Demand) -> float:
+        """The share of events that have the rule looked at: of many under one key only few are."""
+        crowd = self._crowds.get(demand)
+        if crowd is None:
+            crowd = 0.0
+            for slot, value in demand.keys:
+                named = 1 if slot[1] in (RANGE, PART) else self._slots[slot][0][value]
+                crowd += self._key_share(slot, value) * min(1.0, _LOOKED_AT / named)
+            for choice in demand.choices:
+                crowd += min(map(self.crowd, choice))
+            self._crowds[demand] = crowd
+        return crowd
 
     def best(self, demand: Demand, allowed: Iterable[Slot]) -> tuple[Key, ...] | None:
         """The keys under which to file for ``demand``, all in ``allowed`` slots; None where it cannot be."""

@@ -14,7 +14,7 @@ from typing import Any
 from ..paths import Path
 from .demands import PART, RANGE, SHORTEST_PART, Demand, Key, Slot, Test
 from .estimates import COSTS, Census
-from .nodes import Drawer, Leaf, Node
+from .nodes import Drawer, Entry, Leaf, Node, leaf_of
 from .residues import Residues
 from .tables import Bounds, Table
 
@@ -30,7 +30,7 @@ class Filing:
     """A rule that is to be filed."""
 
     number: int  # place in the order of rules
-    patterns: int  # number of its set of patterns
+    patterns: tuple[int, ...]  # numbers of its sets of patterns
     share: float  # of events that its patterns may fit
     tests: tuple[Test, ...]  # what has to be asked once the patterns fit
     demands: tuple[tuple[Demand, Test | None], ...]  # not used yet; the test that each makes needless
@@ -59,9 +59,12 @@ class Cabinet:
                 shares = {id(test): census.share(demand) for demand, test in filing.demands if test}
                 filing.tests = tuple(sorted(filing.tests, key=lambda test: shares.get(id(test), 1.0)))
 
-    def leaf(self, filings: Sequence[Filing]) -> Leaf:
+    def entries(self, filings: Sequence[Filing]) -> list[Entry]:
         of = self.residues.of
-        return tuple([(filing.patterns, of(filing.tests), filing.number) for filing in filings])
+        return [(each, of(filing.tests), filing.number) for filing in filings for each in filing.patterns]
+
+    def leaf(self, filings: Sequence[Filing]) -> Leaf:
+        return leaf_of(self.entries(filings))
 
     def drawer(self, filings: list[Filing], depth: int) -> Drawer:
         if len(filings) <= self.split_above or depth >= DEEPEST:
@@ -76,10 +79,10 @@ class Cabinet:
     ) -> Node:
         if not by_patterns:
             return Node(drawers, self.leaf(rest), {})
-        grouped: defaultdict[int, list[Filing]] = defaultdict(list)
-        for filing in rest:
-            grouped[filing.patterns].append(filing)
-        return Node(drawers, (), {patterns: self.leaf(each) for patterns, each in grouped.items()})
+        grouped: defaultdict[int, list[Entry]] = defaultdict(list)
+        for entry in self.entries(rest):
+            grouped[entry[0]].append(entry)
+        return Node(drawers, leaf_of([]), {patterns: leaf_of(each) for patterns, each in grouped.items()})
 
     def file(self, filings: Sequence[Filing], depth: int) -> tuple[dict[Path, Table[Drawer]], list[Filing]]:
         """Tables by path, and the rules for which no demand is worth looking up."""
@@ -102,7 +105,7 @@ class Cabinet:
         gains: defaultdict[Slot, float] = defaultdict(float)
         for filing in filings:
             for demand, _ in filing.demands:
-                if (gain := TEST * filing.share - census.share(demand)) > 0.0:
+                if (gain := TEST * filing.share - cost(census, filing, demand)) > 0.0:
                     for slot in {slot for slot, _ in demand.all_keys()}:
                         gains[slot] += gain
         return {slot for slot, gain in gains.items() if not self.frugal or gain > COSTS[slot[1]]}
@@ -133,19 +136,20 @@ class _Choices:
         self._allowed = set(slots)
         self._options = [
             sorted(
-                ((census.share(demand), n, demand) for n, (demand, _) in enumerate(filing.demands)),
+                ((cost(census, filing, demand), n, demand) for n, (demand, _) in enumerate(filing.demands)),
                 key=lambda option: option[:2],
             )
             for filing in filings
         ]
-        self._shares = [TEST * filing.share for filing in filings]
+        self._plain = [TEST * filing.share for filing in filings]
+        self._filings = filings
         self.made = [self._choose(n) for n in range(len(filings))]
         if frugal:
             self._drop_idle()
 
     def _choose(self, n: int, without: Slot | None = None) -> tuple[Demand, tuple[Key, ...]] | None:
-        for share, _, demand in self._options[n]:
-            if share >= self._shares[n]:
+        for spent, _, demand in self._options[n]:
+            if spent >= self._plain[n]:
                 return None
             keys = self._census.best(demand, self._allowed)
             if keys is not None and not any(slot == without for slot, _ in keys):
@@ -168,7 +172,7 @@ class _Choices:
                 if choice is None or not any(used == slot for used, _ in choice[1]):
                     continue
                 other = self._choose(n, without=slot)
-                gain += self._share(n, other) - self._share(n, choice)
+                gain += self._cost(n, other) - self._cost(n, choice)
                 if gain > COSTS[slot[1]]:
                     break
                 alternatives.append((n, other))
@@ -179,8 +183,13 @@ class _Choices:
                     for used in {used for used, _ in other[1]} if other else ():
                         users[used].append(n)
 
-    def _share(self, n: int, choice: tuple[Demand, tuple[Key, ...]] | None) -> float:
-        return self._shares[n] if choice is None else self._census.share(choice[0])
+    def _cost(self, n: int, choice: tuple[Demand, tuple[Key, ...]] | None) -> float:
+        return self._plain[n] if choice is None else cost(self._census, self._filings[n], choice[0])
+
+
+def cost(census: Census, filing: Filing, demand: Demand) -> float:
+    """What a rule filed under ``demand`` costs an event, in candidates looked at."""
+    return census.crowd(demand) + TEST * filing.share * census.share(demand)
 
 
 def _by_rarest_part(filed: Mapping[str, list[Filing]]) -> dict[str, list[Filing]]:

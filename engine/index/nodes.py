@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Union
 
 from ..paths import Path, flatten, resolve
-from .demands import Test
+from .residues import Residue
 from .tables import Search, Table
 
-Entry = tuple[int, Test | None, int]  # number of the set of patterns, what is left to ask, number of the rule
-Leaf = tuple[Entry, ...]
+Entry = tuple[int, Residue, int]  # number of the set of patterns, what is left to ask, number of the rule
+Leaf = tuple[tuple[int, ...], tuple[Entry, ...]]  # the sets of patterns of the entries, and the entries
 Drawer = Union["Leaf", "Node"]
 
 # A key of a mapping: its name, then what a string there leads to: the exact drawers and further
 # searches; then the fields of a mapping there; then what to do with all else.
 Field = tuple[str, Any, "Search[Drawer] | None", "tuple[Field, ...]", "_Spot"]
+
+
+def leaf_of(entries: Sequence[Entry]) -> Leaf:
+    return tuple([patterns for patterns, _, _ in entries]), tuple(entries)
 
 
 class Node:
@@ -32,7 +36,7 @@ class Node:
 
     def open(self, payload: Mapping[str, Any], fitting: Collection[int], drawers: list[Drawer]) -> None:
         """Add the drawers that the event leads to; ``fitting`` are the sets of patterns that fit it."""
-        if self._rest:
+        if self._rest[0]:
             drawers.append(self._rest)
         if self._by_patterns:
             known = self._by_patterns

@@ -28,6 +28,8 @@ PURE = [
     "paths",
     "payload_types",
     "questions",
+    "question_compiler",
+    "readings",
     "conditions",
     "condition_compiler",
     "logic",
