@@ -67,7 +67,9 @@ class _Compiler(QuestionCompiler):
             self.check_alone(operators, at)
         else:
             question = self.operators(source, operators, at, fold=False)
-        return None if path is None else Condition(path, operators, question, reading(path, question, operators))
+        return (
+            None if path is None else Condition(path, operators, question, reading(path, question, operators))
+        )
 
     def check_alone(self, operators: Mapping[str, Any], at: At) -> None:
         others = {name: argument for name, argument in operators.items() if name != "exists"}

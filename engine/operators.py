@@ -156,7 +156,7 @@ _BETWEEN: dict[tuple[str, ...], Callable[[Any, Any], Predicate]] = {
 
 
 def length_of(bounds: Mapping[str, int]) -> Predicate:
-    """Is a string or a list of a length within ``bounds``, each ``equals``, ``gt``, ``gte``, ``lt`` or ``lte``."""
+    """Is a string or a list of length within ``bounds``, by ``equals``, ``gt``, ``gte``, ``lt``, ``lte``."""
     least = max((bound + (name == "gt") for name, bound in bounds.items() if name[0] != "l"), default=0)
     most = min((bound - (name == "lt") for name, bound in bounds.items() if name[0] != "g"), default=None)
     if most is None:

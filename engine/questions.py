@@ -68,11 +68,11 @@ class Question:
         )
 
 
-def negated(predicate: Predicate) -> Predicate:
+def negated(predicate: Callable[[Any], bool]) -> Callable[[Any], bool]:
     return lambda value: not predicate(value)
 
 
-def all_hold(predicates: Sequence[Predicate]) -> Predicate:
+def all_hold(predicates: Sequence[Callable[[Any], bool]]) -> Callable[[Any], bool]:
     """One for several; written out, since ``all()`` over a generator takes twice as long."""
     if len(predicates) == 1:
         return predicates[0]
@@ -80,7 +80,7 @@ def all_hold(predicates: Sequence[Predicate]) -> Predicate:
         first, second = predicates
         return lambda value: first(value) and second(value)
 
-    def holds(value: object) -> bool:
+    def holds(value: Any) -> bool:
         for each in predicates:  # noqa: SIM110
             if not each(value):
                 return False
@@ -89,7 +89,7 @@ def all_hold(predicates: Sequence[Predicate]) -> Predicate:
     return holds
 
 
-def one_holds(predicates: Sequence[Predicate]) -> Predicate:
+def one_holds(predicates: Sequence[Callable[[Any], bool]]) -> Callable[[Any], bool]:
     """As ``all_hold``, where one is enough."""
     if len(predicates) == 1:
         return predicates[0]
@@ -97,7 +97,7 @@ def one_holds(predicates: Sequence[Predicate]) -> Predicate:
         first, second = predicates
         return lambda value: first(value) or second(value)
 
-    def holds(value: object) -> bool:
+    def holds(value: Any) -> bool:
         for each in predicates:  # noqa: SIM110
             if each(value):
                 return True

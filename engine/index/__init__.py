@@ -18,21 +18,22 @@ from ..subjects import ONE, REST, Pattern
 from .demands import EXACT, RANGE, Demand, Test, demands_of, parts_of
 from .estimates import SubjectCensus
 from .filing import Cabinet, Filing
-from .nodes import Drawer, walk
+from .nodes import Drawer, ask, pick, walk
 from .residues import Residue
-from .trie import REMEMBERED, SubjectIndex
+from .trie import REMEMBERED, PatternSets, SubjectIndex
 
 __all__ = ["PLAIN_UP_TO", "REMEMBERED", "SPLIT_ABOVE", "RuleIndex", "SubjectIndex"]
 
 T = TypeVar("T")
 
 PLAIN_UP_TO = 100  # rules; so few are asked faster than values are looked up
-APART_UP_TO = 4  # patterns of a rule; it is filed under each, where they are more under all together
 SPLIT_ABOVE = 24  # entries of a drawer; fewer are asked faster than filed further
 
-# What is remembered of a subject: the sets of patterns that fit it, the numbers of the rules that
-# match without more, those rules, and the tests and numbers of those that are to be asked.
-_Plan = tuple[frozenset[int], tuple[int, ...], tuple[Any, ...], tuple[tuple[Residue, int], ...]]
+# What is remembered of a subject: the sets of patterns that fit it, and their marks, the numbers of the
+# rules that match without more, those rules, and the tests and numbers of those that are to be asked.
+_Plan = tuple[
+    frozenset[int], frozenset[int], tuple[int, ...], tuple[Any, ...], tuple[tuple[Residue, int], ...]
+]
 
 
 class RuleIndex(Generic[T]):
@@ -54,7 +55,7 @@ class RuleIndex(Generic[T]):
         self._items = [item for _, _, item in written]
         self._plans: dict[str, _Plan] = {}
         census = SubjectCensus([patterns for patterns, _, _ in written])
-        sets = _Sets()
+        sets = PatternSets()
         shares: dict[tuple[Pattern, ...], float] = {}
         parts = _Parts()
         filings = []
@@ -63,7 +64,7 @@ class RuleIndex(Generic[T]):
                 shares[patterns] = census.share(patterns)
             tests, demands = parts.of(block)
             filings.append(Filing(number, sets.of(patterns), shares[patterns], tests, demands))
-        self._trie = SubjectIndex((patterns, n) for patterns, n in sets.numbers.items())
+        self._trie = SubjectIndex(sets.numbers.items())
         self.unselective = tuple(
             item
             for filing, (patterns, _, item) in zip(filings, written, strict=True)
@@ -80,43 +81,30 @@ class RuleIndex(Generic[T]):
         self._by_patterns: dict[int, list[tuple[Residue, int]]] = {}
         for filing in rest:
             entry = cabinet.residues.of(filing.tests), filing.number
-            for patterns in filing.patterns:
-                self._by_patterns.setdefault(patterns, []).append(entry)
+            for each in filing.patterns:
+                self._by_patterns.setdefault(each, []).append(entry)
 
     def __len__(self) -> int:
         return len(self._items)
 
     def lookup(self, subject: str, payload: Mapping[str, Any]) -> list[T]:
         """The rules of which a pattern fits ``subject`` and the conditions hold for ``payload``, in order."""
-        plan = self._plans.get(subject)
-        fitting, sure, items, asked = self._plan(subject) if plan is None else plan
+        plan = self._plans.get(subject) or self._plan(subject)
+        fitting, marks, sure, items, asked = plan
         if not fitting:
             return []
         found: list[int] = []
-        for tests, number in asked:
-            for test in tests:
-                if not test(payload):
-                    break
-            else:
-                found.append(number)
+        if asked:
+            ask(asked, payload, found)
         if self._fields:
             drawers: list[Any] = []
             walk(self._fields, payload, payload, drawers)
-            disjoint = fitting.isdisjoint
+            disjoint = marks.isdisjoint
             for drawer in drawers:  # grows on the way
-                if drawer.__class__ is tuple:
-                    patterns, entries = drawer
-                    if disjoint(patterns):
-                        continue
-                    for one, tests, number in entries:
-                        if one in fitting:
-                            for test in tests:
-                                if not test(payload):
-                                    break
-                            else:
-                                found.append(number)
-                else:
+                if drawer.__class__ is not tuple:
                     drawer.open(payload, fitting, drawers)
+                elif not disjoint(drawer[0]):
+                    pick(drawer, fitting, marks, payload, found)
         if not found:
             return [*items]
         by_number = self._items
@@ -129,7 +117,7 @@ class RuleIndex(Generic[T]):
 
     def candidates(self, subject: str, payload: Mapping[str, Any]) -> int:
         """How many rules ``lookup`` looks at one by one: the measure of its work."""
-        fitting, sure, _, asked = self._plans.get(subject) or self._plan(subject)
+        fitting, _, sure, _, asked = self._plans.get(subject) or self._plan(subject)
         drawers: list[Drawer] = []
         walk(self._fields, payload, payload, drawers)
         count = len(sure) + len(asked)
@@ -150,24 +138,9 @@ class RuleIndex(Generic[T]):
             # Subjects may carry ids: without a bound, memory would grow with every one of them.
             self._plans.clear()
         items = tuple(self._items[number] for number in sure)
-        plan = self._plans[subject] = frozenset(fitting), sure, items, asked
+        marks = frozenset(patterns & 0xFF for patterns in fitting)
+        plan = self._plans[subject] = frozenset(fitting), marks, sure, items, asked
         return plan
-
-
-class _Sets:
-    """Numbers for sets of patterns.
-
-    A few patterns of one rule are each a set of its own, shared with other rules: combinations
-    would be many more, and each subject would have to remember all that fit it.
-    """
-
-    def __init__(self) -> None:
-        self.numbers: dict[tuple[Pattern, ...], int] = {}
-
-    def of(self, patterns: tuple[Pattern, ...]) -> tuple[int, ...]:
-        few = len(patterns) <= APART_UP_TO
-        apart = [(pattern,) for pattern in dict.fromkeys(patterns)] if few else [patterns]
-        return tuple(self.numbers.setdefault(each, len(self.numbers)) for each in apart)
 
 
 class _Parts:

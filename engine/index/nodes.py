@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Union
 
 from ..paths import Path, flatten, resolve
@@ -10,7 +10,9 @@ from .residues import Residue
 from .tables import Search, Table
 
 Entry = tuple[int, Residue, int]  # number of the set of patterns, what is left to ask, number of the rule
-Leaf = tuple[tuple[int, ...], tuple[Entry, ...]]  # the sets of patterns of the entries, and the entries
+# Entries, and before them one byte for the patterns of each: most leaves have no rule whose patterns
+# fit, and that is seen without going to where in memory the entries are.
+Leaf = tuple[bytes, tuple[Entry, ...]]
 Drawer = Union["Leaf", "Node"]
 
 # A key of a mapping: its name, then what a string there leads to: the exact drawers and further
@@ -19,7 +21,7 @@ Field = tuple[str, Any, "Search[Drawer] | None", "tuple[Field, ...]", "_Spot"]
 
 
 def leaf_of(entries: Sequence[Entry]) -> Leaf:
-    return tuple([patterns for patterns, _, _ in entries]), tuple(entries)
+    return bytes([patterns & 0xFF for patterns, _, _ in entries]), tuple(entries)
 
 
 class Node:
@@ -44,6 +46,32 @@ class Node:
             drawers.extend(known[patterns] for patterns in few if patterns in many)
         if self.fields:
             walk(self.fields, payload, payload, drawers)
+
+
+def ask(asked: Iterable[tuple[Residue, int]], payload: Mapping[str, Any], found: list[int]) -> None:
+    """Add the numbers of the rules of which every test holds."""
+    for tests, number in asked:
+        for test in tests:
+            if not test(payload):
+                break
+        else:
+            found.append(number)
+
+
+def pick(
+    leaf: Leaf, fitting: Collection[int], marks: Collection[int], payload: Mapping[str, Any], found: list[int]
+) -> None:
+    """Add the numbers of the rules in ``leaf`` that match; ``marks`` are those of ``fitting`` patterns."""
+    entries = leaf[1]
+    for place, mark in enumerate(leaf[0]):
+        if mark in marks:
+            patterns, tests, number = entries[place]
+            if patterns in fitting:
+                for test in tests:
+                    if not test(payload):
+                        break
+                else:
+                    found.append(number)
 
 
 def walk(

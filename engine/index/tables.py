@@ -87,6 +87,14 @@ def _searches(kinds: Mapping[str, Mapping[Any, L]]) -> Iterable[Search[L]]:
 def _one_by_one(searches: list[Search[L]]) -> Search[L] | None:
     if len(searches) < 2:
         return searches[0] if searches else None
+    if len(searches) == 2:
+        first, second = searches
+
+        def both(value: str, leaves: list[L]) -> None:
+            first(value, leaves)
+            second(value, leaves)
+
+        return both
 
     def search(value: str, leaves: list[L]) -> None:
         for each in searches:
@@ -146,9 +154,11 @@ def _by_network(filed: Mapping[tuple[int, int, int], L]) -> Search[L]:
         for version, by_free in known.items()
     }
 
-    four = getters[4]
+    four, heads = getters[4], _heads(filed)
 
     def search(value: str, leaves: list[L]) -> None:
+        if heads is not None and ":" not in value and value[: value.rfind(".")] not in heads:
+            return
         try:  # half the time of parse_address, for what most addresses are
             first, second, third, fourth = value.split(".", 4)
             number = _OCTETS[first] << 24 | _OCTETS[second] << 16 | _OCTETS[third] << 8 | _OCTETS[fourth]
@@ -162,6 +172,15 @@ def _by_network(filed: Mapping[tuple[int, int, int], L]) -> Search[L]:
                 leaves.append(leaf)
 
     return search
+
+
+def _heads(filed: Iterable[tuple[int, int, int]]) -> frozenset[str] | None:
+    """What stands before the last dot of IPv4 addresses in the networks; None where there are wide ones."""
+    fours = [(free, number) for version, free, number in filed if version == 4]
+    if any(free > 8 for free, _ in fours):
+        return None
+    threes = {number >> (8 - free) for free, number in fours}
+    return frozenset(f"{three >> 16}.{three >> 8 & 255}.{three & 255}" for three in threes)
 
 
 def _by_part(filed: Mapping[str, L]) -> Search[L]:

@@ -10,6 +10,7 @@ from ..subjects import ONE, REST, Pattern
 T = TypeVar("T")
 
 REMEMBERED = 8192  # subjects whose answer is kept; all are forgotten when there are more
+APART_UP_TO = 4  # patterns of a rule; it is filed under each, where they are more under all together
 
 
 class _Node:
@@ -87,3 +88,19 @@ class SubjectIndex(Generic[T]):
         for node in nodes:
             places.update(node.here)
         return places
+
+
+class PatternSets:
+    """Numbers for sets of patterns.
+
+    A few patterns of one rule are each a set of its own, shared with other rules: combinations
+    would be many more, and each subject would have to remember all that fit it.
+    """
+
+    def __init__(self) -> None:
+        self.numbers: dict[tuple[Pattern, ...], int] = {}
+
+    def of(self, patterns: tuple[Pattern, ...]) -> tuple[int, ...]:
+        few = len(patterns) <= APART_UP_TO
+        apart = [(pattern,) for pattern in dict.fromkeys(patterns)] if few else [patterns]
+        return tuple([self.numbers.setdefault(each, len(self.numbers)) for each in apart])

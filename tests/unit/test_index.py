@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from engine import index
 from engine.condition_compiler import compile_block
 from engine.conditions import Block
-from engine.index import RuleIndex, SubjectIndex, demands, tables
+from engine.index import RuleIndex, SubjectIndex, demands, nodes, tables
 from engine.subjects import Pattern, parse_pattern
 
 Written = tuple[list[Pattern], Any]
@@ -334,6 +334,23 @@ def test_rules_are_filed_by_pattern_where_that_is_rare() -> None:
     built = RuleIndex(entries(rules))
     assert built.lookup("audit.77.x", {"score": 6}) == [77]
     assert built.candidates("audit.77.x", {"score": 6}) == 1
+
+
+def test_patterns_with_one_mark_are_told_apart() -> None:
+    """A leaf has a byte for each set of patterns, and there may be more sets than bytes."""
+    leaf = nodes.leaf_of([(5, (), 1), (261, (), 2), (517, (lambda _: False,), 3)])
+    found: list[int] = []
+    nodes.pick(leaf, {261, 517}, {5}, {}, found)
+    assert found == [2]
+
+
+@pytest.mark.parametrize("apart", [2, 5])
+def test_a_rule_comes_once_however_many_of_its_patterns_fit(apart: int) -> None:
+    fitting = [parse_pattern(text) for text in ("a.b", "a.*", "*.b", "*.*", ">")[:apart]]
+    rules = [(fitting, rule(">", when)[1]) for when in ({}, {"k": 1}, {"k": {"gte": 1}})]
+    for built in ways(rules):
+        assert built.lookup("a.b", {"k": 1}) == [0, 1, 2]
+        assert built.lookup("a.b", {"k": 0}) == [0]
 
 
 def test_a_list_of_equal_elements_is_looked_up_once() -> None:

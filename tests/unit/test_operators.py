@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,34 @@ def test_a_case_file_is_about_its_operator(file: Path) -> None:
     assert len({case["why"] for case in cases}) == len(cases), "two cases say the same"
     shorthand = {"equals", "any_of"}  # these are also written without their name
     assert file.stem in shorthand or all(f"'{file.stem}'" in str(case["when"]) for case in cases[:10])
+
+
+def anywhere(tree: Any, wanted: Callable[[Any], bool]) -> bool:
+    inside = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ()
+    return wanted(tree) or any(anywhere(each, wanted) for each in inside)
+
+
+ODD_PAYLOADS: dict[str, Callable[[Any], bool]] = {
+    "absent": lambda payload: not payload,
+    "null": lambda payload: anywhere(payload, lambda value: value is None),
+    "list": lambda payload: anywhere(payload, lambda value: isinstance(value, list)),
+    "nested list": lambda payload: anywhere(
+        payload, lambda value: isinstance(value, list) and any(isinstance(each, list) for each in value)
+    ),
+    "Unicode": lambda payload: anywhere(
+        payload, lambda value: isinstance(value, str) and not value.isascii()
+    ),
+    "large integer": lambda payload: anywhere(
+        payload, lambda value: isinstance(value, int) and abs(value) > 2**53
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", ODD_PAYLOADS)
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_a_case_file_has_odd_payloads(file: Path, kind: str) -> None:
+    cases = yaml.safe_load(file.read_text(encoding="utf-8"))
+    assert any(ODD_PAYLOADS[kind](case["payload"]) for case in cases), f"{file.stem}: none is {kind}"
 
 
 def test_the_schema_knows_the_same_operators() -> None:
