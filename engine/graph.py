@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 from .errors import MssError
 from .rulebook import Mode, Notify, Rule, Rulebook
 
-_PROGRAM = "dot"
 _LIMIT = 60.0  # seconds to draw
+_DRAW = (
+    "import sys, pygraphviz; "
+    "graph = pygraphviz.AGraph(string=sys.stdin.buffer.read().decode()); "
+    "sys.stdout.buffer.write(graph.draw(format='svg', prog='dot'))"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,16 +134,27 @@ def _dot(text: str) -> str:
 
 
 def as_svg(graph: Graph) -> str:
-    """The picture, drawn by Graphviz. MssError where it is not installed or fails."""
-    program = shutil.which(_PROGRAM)
-    if program is None:
-        raise MssError("SVG needs Graphviz, and there is no 'dot' on the PATH; --format dot prints its input")
+    """The picture, drawn by Graphviz. MssError where there is none or it fails."""
+    command = _graphviz()
     try:
-        done = subprocess.run(  # noqa: S603 -- a program of the PATH, by its absolute path
-            [program, "-Tsvg"], input=as_dot(graph).encode(), capture_output=True, timeout=_LIMIT, check=False
+        done = subprocess.run(  # noqa: S603 -- a program of the PATH, or this Python, by its absolute path
+            command, input=as_dot(graph).encode(), capture_output=True, timeout=_LIMIT, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise MssError(f"{program}: {error}") from error
+        raise MssError(f"Graphviz: {error}") from error
     if done.returncode:
-        raise MssError(f"{program}: {done.stderr.decode('utf-8', 'replace').strip() or done.returncode}")
+        complaint = done.stderr.decode("utf-8", "replace").strip()
+        raise MssError(f"Graphviz: {complaint or f'it ended with {done.returncode}'}")
     return done.stdout.decode("utf-8", "replace")
+
+
+def _graphviz() -> list[str]:
+    """What draws: the program where it is installed, else the library, outside our process for its limit."""
+    if program := shutil.which("dot"):
+        return [program, "-Tsvg"]
+    if find_spec("pygraphviz") is not None:
+        return [sys.executable, "-c", _DRAW]
+    raise MssError(
+        "SVG needs Graphviz: install its program 'dot', or pip install 'mss-server[svg]'; "
+        "--format dot prints what it draws from"
+    )

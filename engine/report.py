@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
 from .excerpts import Excerpts, printable
+from .layout import indented
 from .loader import Policy
 from .model import Problem
 from .report_check import file_of
@@ -19,10 +20,10 @@ _COLOURS = {"error": "bold red", "warning": "bold yellow", "info": "bold blue"}
 
 
 def show_problems(
-    console: Console, folder: str, problems: Iterable[Problem], texts: Mapping[str, str] | None = None
+    console: Console, folder: str, problems: Sequence[Problem], texts: Mapping[str, str] | None = None
 ) -> None:
     """Each problem with the line it is about and its hint; ``texts`` are files that are not on disk."""
-    excerpts = Excerpts(folder, texts or {})
+    excerpts = Excerpts(folder, texts or {}, _secrets(problems))
     for problem in problems:
         place = problem.place
         line = Text.assemble(
@@ -32,16 +33,37 @@ def show_problems(
             f": {printable(problem.message)} ",
             (f"[{problem.code}]", "dim"),
         )
-        console.print(line, soft_wrap=True)
-        if (excerpt := excerpts.at(place)) is not None:
+        _print(console, line)
+        number = f"{place.line:>4} | "
+        if (excerpt := excerpts.at(place, console.width - len(number))) is not None:
             text, blanks = excerpt
-            number = f"{place.line:>4} | "
             console.print(Text.assemble((number, "dim"), text), soft_wrap=True)
             margin = f"{'| ':>{len(number)}}"
             caret = ("^", _COLOURS.get(problem.severity, ""))
             console.print(Text.assemble((margin, "dim"), blanks, caret), soft_wrap=True)
         if problem.hint:
-            console.print(Text.assemble("    ", (printable(problem.hint), "green")), soft_wrap=True)
+            _print(console, Text.assemble("    ", (printable(problem.hint), "green")))
+
+
+def _print(console: Console, line: Text) -> None:
+    """On a terminal wrapped between words; elsewhere one line stays one, for programs to find."""
+    first = line.wrap(console, console.width)[0] if console.is_terminal else line
+    console.print(first, soft_wrap=True)
+    rest = line.plain[len(first) :].lstrip()
+    if rest:
+        indented(console, line[len(line) - len(rest) :], 4)
+
+
+def _secrets(problems: Iterable[Problem]) -> dict[tuple[str, int], int]:
+    """Where in its line the first secret begins, by file and line."""
+    found: dict[tuple[str, int], int] = {}
+    for problem in problems:
+        if problem.code == "secret-in-the-open":
+            place = problem.place
+            found[place.file, place.line] = min(
+                place.column, found.get((place.file, place.line), place.column)
+            )
+    return found
 
 
 def show_check(console: Console, folder: str, policy: Policy, texts: Mapping[str, str] | None = None) -> None:

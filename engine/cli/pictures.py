@@ -110,7 +110,11 @@ def _unknown(what: str, name: str, allowed: Any) -> str:
     "--format", "format_", type=click.Choice(["mermaid", "dot", "svg"]), default="mermaid", show_default=True
 )
 def graph(folder: Path, format_: str) -> None:
-    """Print the policy as a picture: events, rules, channels. SVG needs Graphviz."""
+    """Print the policy as a picture: events, rules, channels.
+
+    Dashed: under conditions, or in shadow. SVG needs Graphviz: its program dot, or the extra svg of
+    mss-server.
+    """
     picture = graph_of(rulebook_of(folder, load_policy(folder)))
     try:
         click.echo({"mermaid": as_mermaid, "dot": as_dot, "svg": as_svg}[format_](picture))

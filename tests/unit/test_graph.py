@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from xml.etree import ElementTree as Xml
 
 import pytest
 from click.testing import CliRunner, Result
 from policies import policy
 
+from engine import graph as graph_module
 from engine.cli import cli
 from engine.graph import Graph, as_dot, as_mermaid, graph_of
 
@@ -94,9 +96,22 @@ def test_svg_is_drawn_by_graphviz(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert result.exit_code == 1 and "syntax error near line 1" in result.output
 
 
+def test_svg_is_drawn_by_the_library_where_there_is_no_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("pygraphviz", reason="it has no wheel for this platform")
+    policy(tmp_path, RULES)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    result = mss(tmp_path, "--format", "svg")
+    assert result.exit_code == 0, result.output
+    words = {text.text for text in Xml.fromstring(result.stdout).iter("{http://www.w3.org/2000/svg}text")}
+    assert {"notice.login.abnormal", "a", "c", "email", "terminal", "ops"} <= words
+
+
 def test_without_graphviz_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     policy(tmp_path, RULES)
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(graph_module, "find_spec", lambda _: None)
     result = mss(tmp_path, "--format", "svg")
     assert result.exit_code == 1 and "needs Graphviz" in result.output
     assert mss(tmp_path, "--format", "dot").output.startswith("digraph")

