@@ -8,13 +8,11 @@ from difflib import SequenceMatcher
 from itertools import zip_longest
 from typing import Any
 
-from inscriptis import get_text
-from inscriptis.model.config import ParserConfig
-
 from . import locales
 from .model import Delivery, Suppressed
 from .plan import usable_address
 from .rulebook import Rulebook
+from .templates import as_text
 
 _MOST = 300  # characters of a message in a comparison
 
@@ -118,8 +116,8 @@ def _title(_: Rulebook, wanted: Any, delivery: Delivery) -> Row:
 def _contains(_: Rulebook, wanted: Any, delivery: Delivery) -> Row:
     """Each text is in the title, or in every part of the body: no reader sees more than one part."""
     message = delivery.message
-    parts = {"text": message.text, "HTML": get_text(message.html, ParserConfig(display_links=True))}
-    parts = {name: part.strip() for name, part in parts.items() if part.strip()}
+    parts = {"text": message.text.strip(), "HTML": as_text(message.html)}
+    parts = {name: part for name, part in parts.items() if part}
     for text in wanted if isinstance(wanted, list) else [wanted]:
         if _folded(text) in _folded(message.title):
             continue

@@ -7,25 +7,26 @@ only where the path is known to lead to a single value. ``single`` says that.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import product
 from typing import Any
 
-from .condition_compiler import At, compile_block
-from .conditions import Block
-from .operators import is_number, is_scalar, one_of
+from .condition_compiler import At
+from .constraints import (
+    IGNORE_CASE,
+    candidates_of,
+    denies_itself,
+    is_empty,
+    operators_of,
+    satisfies,
+    stronger,
+    without_whole,
+)
+from .operators import is_scalar
 from .paths import ALL, ANY, COMBINATORS, NOT, Path, format_path, parse_path
-from .payload_types import TYPES
 
 MOST_CASES = 64  # ways in which a block may hold; beyond that nothing is said of it
-
-NUMERIC = ("gt", "gte", "lt", "lte")
-TEXTUAL = ("prefix", "suffix", "contains", "wildcard", "regex", "cidr")
-_WHOLE = ("exists", "is", "length", "some")  # look at the value itself, a list as a list
-_IGNORE_CASE = "ignore_case"
 
 Single = Callable[[Path], bool]
 
@@ -53,13 +54,6 @@ class Clash:
 
 class _TooMany(Exception):  # noqa: N818 -- it ends the reading; nobody outside sees it
     """More cases than are looked at."""
-
-
-def operators_of(written: object) -> Mapping[str, Any]:
-    """A condition in its long form."""
-    if isinstance(written, Mapping):
-        return written
-    return {"any_of": written} if isinstance(written, list) else {"equals": written}
 
 
 def conditions(block: Mapping[str, Any], at: At = ()) -> Iterator[tuple[At, Path, Any]]:
@@ -127,7 +121,7 @@ def _nothing_left(case: Case, paths: Iterable[Path], single: Single) -> Clash | 
     for path in paths:
         denied = [literal for literal in case if not literal.holds and literal.path == path]
         asked = [each.operators for each in case if each.holds and each.path == path and not _absent(each)]
-        if asked and denied and single(path) and _is_empty(asked, [literal.operators for literal in denied]):
+        if asked and denied and single(path) and is_empty(asked, [literal.operators for literal in denied]):
             return Clash(literal=denied[0], reason=f"no value of {format_path(path)} is left over")
     return None
 
@@ -172,9 +166,9 @@ def _alternatives(operators: Mapping[str, Any]) -> list[Mapping[str, Any]]:
         return [operators]
     rest = {name: argument for name, argument in operators.items() if name != "any_of"}
     mappings = [item for item in items if isinstance(item, Mapping)]
-    if any(_IGNORE_CASE in each or set(each) & set(rest) for each in (rest, *mappings) if each is not rest):
+    if any(IGNORE_CASE in each or set(each) & set(rest) for each in (rest, *mappings) if each is not rest):
         return [operators]
-    if _IGNORE_CASE in rest or len(items) > MOST_CASES:
+    if IGNORE_CASE in rest or len(items) > MOST_CASES:
         return [operators]
     found: list[Mapping[str, Any]] = []
     if scalars := [item for item in items if is_scalar(item)]:
@@ -199,7 +193,7 @@ def _clash_of(literal: Literal, given: Sequence[Literal], single: Single) -> Cla
         return None
     asked = [literal.operators]
     one = single(literal.path)
-    if _is_empty(asked if one else [_without_whole(literal.operators)]) or _denies_itself(literal.operators):
+    if is_empty(asked if one else [without_whole(literal.operators)]) or denies_itself(literal.operators):
         return Clash(literal=literal, reason=f"no value of {name} satisfies all of this together")
     if one:
         for other in given:
@@ -207,95 +201,9 @@ def _clash_of(literal: Literal, given: Sequence[Literal], single: Single) -> Cla
                 break  # the ones after it find it above them
             if other.path == literal.path and not _absent(other):
                 asked.append(other.operators)
-        if len(asked) > 1 and _is_empty(asked):
+        if len(asked) > 1 and is_empty(asked):
             return Clash(literal=literal, reason=f"no value of {name} satisfies this and what is asked above")
     return None
-
-
-def _denies_itself(operators: Mapping[str, Any]) -> bool:
-    """Whether a ``not`` excludes all that the operators beside it ask for."""
-    if "not" not in operators or _IGNORE_CASE in operators:
-        return False
-    rest = {name: argument for name, argument in operators.items() if name not in ("not", *_WHOLE)}
-    return bool(rest) and _stronger(rest, operators_of(operators["not"]), False)
-
-
-def _without_whole(operators: Mapping[str, Any]) -> Mapping[str, Any]:
-    return {name: argument for name, argument in operators.items() if name not in _WHOLE}
-
-
-def _is_empty(asked: Sequence[Mapping[str, Any]], denied: Sequence[Mapping[str, Any]] = ()) -> bool:
-    """Whether no single value satisfies all that is asked and nothing that is denied."""
-    candidates = _candidates(asked)
-    if candidates is not None:
-        return not any(
-            all(_satisfies(each, value) for each in asked)
-            and not any(_satisfies(each, value) for each in denied)
-            for value in candidates
-        )
-    types = TYPES
-    for operators in asked:
-        types &= _types(operators)
-    if not types:
-        return True
-    return _no_number(asked) or _no_text(asked, "prefix") or _no_text(asked, "suffix")
-
-
-def _candidates(asked: Sequence[Mapping[str, Any]]) -> list[Any] | None:
-    """The values of which one it must be; None where they are not listed."""
-    for operators in asked:
-        if _IGNORE_CASE in operators:
-            continue
-        if "equals" in operators:
-            return [operators["equals"]]
-        items = operators.get("any_of")
-        if isinstance(items, list) and all(is_scalar(item) for item in items):
-            return list(items)
-    return None
-
-
-def _types(operators: Mapping[str, Any]) -> frozenset[str]:
-    types = TYPES
-    for name, argument in operators.items():
-        if name in NUMERIC:
-            types &= {"number"}
-        elif name in TEXTUAL:
-            types &= {"string"}
-        elif name == "is":
-            types &= {argument} if isinstance(argument, str) else set(argument)
-        elif name == "length":
-            types &= {"string", "list"}
-        elif name == "some":
-            types &= {"list"}
-    return types
-
-
-def _no_number(asked: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether the bounds leave no number."""
-    low = max(((o[n], n == "gt") for o in asked for n in ("gt", "gte") if n in o), default=None)
-    high = min(((o[n], n != "lt") for o in asked for n in ("lt", "lte") if n in o), default=None)
-    if low is None or high is None:
-        return False
-    return bool(low[0] > high[0] or (low[0] == high[0] and (low[1] or not high[1])))
-
-
-def _no_text(asked: Sequence[Mapping[str, Any]], name: str) -> bool:
-    """Whether two demands on the start (the end) of a string exclude each other."""
-    turned = 1 if name == "prefix" else -1
-    sets = [
-        [text[::turned] for text in _texts(operators[name])]
-        for operators in asked
-        if name in operators and _IGNORE_CASE not in operators
-    ]
-    return any(
-        not any(one.startswith(two) or two.startswith(one) for one in first for two in second)
-        for place, first in enumerate(sets)
-        for second in sets[place + 1 :]
-    )
-
-
-def _texts(argument: Any) -> list[str]:
-    return [argument] if isinstance(argument, str) else list(argument)
 
 
 def _implied(literal: Literal, given: Sequence[Literal], single: Single) -> bool:
@@ -307,82 +215,10 @@ def _implied(literal: Literal, given: Sequence[Literal], single: Single) -> bool
         return any(not _absent(each) and each.path[: len(path)] == path for each in given)
     here = [each.operators for each in given if each.path == path and not _absent(each)]
     one = single(path)
-    if any(_stronger(operators, wanted, one) for operators in here):
+    if any(stronger(operators, wanted, one) for operators in here):
         return True
-    candidates = _candidates(here) if one and len(here) > 1 else None
+    candidates = candidates_of(here) if one and len(here) > 1 else None
     if candidates is None:
         return False
-    left = [value for value in candidates if all(_satisfies(each, value) for each in here)]
-    return bool(left) and all(_satisfies(wanted, value) for value in left)
-
-
-def _stronger(narrow: Mapping[str, Any], wide: Mapping[str, Any], one: bool) -> bool:
-    """Whether a value that satisfies all of ``narrow`` satisfies all of ``wide``."""
-    if _same(narrow, wide):
-        return True
-    candidates = _candidates([narrow])
-    if candidates is not None and (one or _is_elementwise(wide)):
-        left = [value for value in candidates if _satisfies(narrow, value)]
-        if left and all(_satisfies(wide, value) for value in left):
-            return True
-    return all(_covers(narrow, wide, name) for name in wide if name != _IGNORE_CASE)
-
-
-def _covers(narrow: Mapping[str, Any], wide: Mapping[str, Any], name: str) -> bool:
-    """Whether ``narrow`` makes certain what the operator ``name`` of ``wide`` asks."""
-    argument = wide[name]
-    folded = narrow.get(_IGNORE_CASE, False), wide.get(_IGNORE_CASE, False)
-    if name in narrow and folded[0] == folded[1] and _same(narrow[name], argument):
-        return True
-    if name == "exists" or folded != (False, False):
-        return name == "exists"
-    if name in NUMERIC:
-        return any(_bounds(narrow, each, name, argument) for each in (name[:2], f"{name[:2]}e"))
-    if name in ("prefix", "suffix", "contains") and name in narrow:
-        fits = {"prefix": str.startswith, "suffix": str.endswith, "contains": str.__contains__}[name]
-        return all(any(fits(text, part) for part in _texts(argument)) for text in _texts(narrow[name]))
-    if name == "any_of":
-        return any(_stronger(narrow, item, False) for item in argument if isinstance(item, Mapping))
-    return False
-
-
-def _bounds(narrow: Mapping[str, Any], bound: str, asked: str, limit: Any) -> bool:
-    """Whether the ``bound`` that ``narrow`` has keeps a number within what ``asked`` allows."""
-    if not is_number(given := narrow.get(bound)):
-        return False
-    if given == limit:
-        return (bound.endswith("e"), asked.endswith("e")) != (True, False)
-    return bool(given > limit if asked.startswith("g") else given < limit)
-
-
-def _is_elementwise(operators: Any) -> bool:
-    """Whether one element of a list is enough to satisfy it, whatever the others are."""
-    if isinstance(operators, Mapping):
-        return not set(operators) & {"not", *_WHOLE} and all(map(_is_elementwise, operators.values()))
-    return all(map(_is_elementwise, operators)) if isinstance(operators, list) else True
-
-
-def _same(one: Any, two: Any) -> bool:
-    """Whether both are written alike: to Python ``True`` is ``1``."""
-    if type(one) is not type(two):
-        return False
-    if isinstance(one, dict):
-        return one.keys() == two.keys() and all(_same(value, two[key]) for key, value in one.items())
-    if isinstance(one, list):
-        return len(one) == len(two) and all(map(_same, one, two))
-    return bool(one == two)
-
-
-def _satisfies(operators: Mapping[str, Any], value: Any) -> bool:
-    if len(operators) == 1:  # by far the most, and quick to say
-        if "equals" in operators:
-            return one_of((operators["equals"],))(value)
-        if "prefix" in operators:
-            return isinstance(value, str) and value.startswith(tuple(_texts(operators["prefix"])))
-    text = json.dumps(operators, sort_keys=True, ensure_ascii=False, default=str)
-    return _compiled(text).holds({"value": value})
-
-
-@lru_cache(maxsize=4096)
-def _compiled(operators: str) -> Block:
-    return compile_block({"value": json.loads(operators)})[0]
+    left = [value for value in candidates if all(satisfies(each, value) for each in here)]
+    return bool(left) and all(satisfies(wanted, value) for value in left)

@@ -144,14 +144,16 @@ class Library:
 def render(words: Words, context: Mapping[str, Any]) -> Message:
     """The finished message. Raises TemplateError when the event does not bring what it needs."""
     html = _fill(words.markup.body, context).strip() if words.markup else ""
-    if words.text:
-        text = _fill(words.text.body, context).strip()
-    else:
-        text = get_text(html, ParserConfig(display_links=True)).strip()
+    text = _fill(words.text.body, context).strip() if words.text else as_text(html)
     title = " ".join(_fill(words.subject, context).split()) if words.subject else ""
     inline = tuple(picture for name, picture in words.pictures.items() if f"cid:{name}" in html)
     markdown = words.text is not None and words.text.format == "md"
     return Message(title=title, text=text, html=html, markdown=markdown, inline=inline)
+
+
+def as_text(html: str) -> str:
+    """What a reader without HTML sees of it, the targets of links beside their words."""
+    return get_text(html, ParserConfig(display_links=True)).strip()
 
 
 def _fill(template: jinja2.Template, context: Mapping[str, Any]) -> str:

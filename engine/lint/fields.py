@@ -6,9 +6,10 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..constraints import NUMERIC, TEXTUAL, operators_of
 from ..cursors import Complaints, Cursor
 from ..documents import Path as At
-from ..logic import NUMERIC, TEXTUAL, conditions, operators_of
+from ..logic import conditions
 from ..operators import OPERATORS, is_scalar, one_of
 from ..paths import Path, format_path, parse_path
 from ..payload_types import Shape, in_words, type_of

@@ -32,6 +32,7 @@ PURE = [
     "readings",
     "conditions",
     "condition_compiler",
+    "constraints",
     "logic",
     "index",
     "templates",
@@ -83,8 +84,8 @@ EDGES = [
 FACES = [
     "excerpts",
     "report_check",
-    "report",
     "layout",
+    "report",
     "report_tests",
     "report_explain",
     "render",
