@@ -9,7 +9,7 @@ from typing import Any
 
 from . import documents, locales, references
 from .actions import check_handler
-from .actions.payloads import SHAPES
+from .actions.shapes import SHAPES
 from .catalogue import LOCALE, USER
 from .cursors import Complaints, Cursor
 from .durations import parse_duration

@@ -153,7 +153,7 @@ def render(words: Words, context: Mapping[str, Any]) -> Message:
 
 def as_text(html: str) -> str:
     """What a reader without HTML sees of it, the targets of links beside their words."""
-    return get_text(html, ParserConfig(display_links=True)).strip()
+    return str(get_text(html, ParserConfig(display_links=True))).strip()
 
 
 def _fill(template: jinja2.Template, context: Mapping[str, Any]) -> str:

@@ -22,7 +22,8 @@ from ..model import Problem
 from ..rulebook import ActionSpec
 from . import Answer, Request, Resources, failed, unusable
 from .geo import NotLocatableError, locate, public_address
-from .payloads import SHAPES, read_payload
+from .payloads import read_payload
+from .shapes import SHAPES
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,8 @@ from ..errors import ChannelError, Deferred, Refused, TemplateError
 from ..model import Delivery, Problem
 from ..rulebook import ActionSpec, ChannelSpec
 from . import NOT_BEGUN, OUTCOME_UNKNOWN, Answer, Request, Resources, failed
-from .payloads import ANY, SHAPES, read_payload
+from .payloads import read_payload
+from .shapes import ANY, SHAPES
 from .telling import UnreachableError, tell
 
 _REFUSED = "not delivered: the other side refuses it"

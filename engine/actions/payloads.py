@@ -14,20 +14,6 @@ from msc.wire import WireError
 
 _LONGEST_VALUE = 100  # characters of a value in a message
 
-# Field -> what the original calls it in its messages. All are texts.
-SHAPES: dict[str, Mapping[str, str]] = {
-    "iplocation": {"ipaddr": "IpAddr", "locale": "Locale"},
-    "sendverifyemail": {
-        "subject": "Subject",
-        "userid": "UserId",
-        "to": "To",
-        "href": "Href",
-        "locale": "Locale",
-        "expire": "Expire",
-    },
-}
-ANY: Mapping[str, str] = {}  # the shape of an action that is known to nobody
-
 
 def read_payload(payload: Any, shape: Mapping[str, str]) -> dict[str, Any]:
     """``payload`` with every field of ``shape`` in it, as a text."""

@@ -24,6 +24,7 @@ from ..errors import ChannelError, Deferred, Refused, Unknown
 from ..model import Delivery, Message, Severity
 from ..rulebook import ChannelSpec
 from . import Resources, unusable
+from .apprise_plugins import usable_alone
 
 _SAMPLE_ADDRESS = ("+15550001111",)  # for a URL that is looked at and not called
 _THREADS_AT_MOST = 8
@@ -149,14 +150,17 @@ class AppriseChannel:
 
 
 def open_channel(spec: ChannelSpec, resources: Resources) -> AppriseChannel:
+    _load()
     return AppriseChannel(read_settings(spec), timeout=spec.timeout, concurrency=spec.concurrency)
 
 
 def read_settings(spec: ChannelSpec) -> Settings:
-    _load()
+    _silence()
     settings = Settings(url=spec.options["url"])
     try:
-        instantiate(settings.for_address(_SAMPLE_ADDRESS), None)
+        url = settings.for_address(_SAMPLE_ADDRESS)
+        if not usable_alone(url):
+            instantiate(url, None)
     except Refused as error:
         raise unusable(spec, str(error)) from error
     return settings
@@ -233,14 +237,18 @@ def _content(message: Message, plugin: Any) -> tuple[str, apprise.NotifyFormat]:
     return message.text, markdown
 
 
-def _load() -> None:
-    """Load every plugin now rather than within the first message's time limit."""
+def _silence() -> None:
     log = logging.getLogger("apprise")
     # Its lines hold tokens and messages: they go into receipts, weeded, and into no log.
     log.propagate = False
     log.setLevel(logging.DEBUG)  # the cause of a failure is told at this level
     if not log.handlers:
         log.addHandler(logging.NullHandler())
+
+
+def _load() -> None:
+    """Load every plugin now rather than within the first message's time limit."""
+    _silence()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of what the plugins import
         apprise.Apprise.instantiate("json://localhost")

@@ -12,7 +12,8 @@ import msc
 
 from .. import report
 from ..settings import Settings
-from .common import CONFIG, PAYLOAD, SERVER, payload_of, run, settings_of
+from .common import CONFIG, PAYLOAD, SERVER, payload_of, settings_of
+from .running import run
 
 
 @click.command()

@@ -17,8 +17,9 @@ from ..loader import load_policy
 from ..reload import Reloader
 from ..server import Server
 from ..settings import Settings, load_settings
-from .common import CONFIG, ended_by_signal, out, reload_by_signal, run, settings_of
+from .common import CONFIG, out, settings_of
 from .logs import log_to_stderr
+from .running import ended_by_signal, reload_by_signal, run
 
 
 @click.command()

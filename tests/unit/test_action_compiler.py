@@ -11,7 +11,7 @@ from policies import policy
 
 from engine import schemas
 from engine.actions import HANDLERS
-from engine.actions.payloads import SHAPES
+from engine.actions.shapes import SHAPES
 from engine.loader import Policy, load_policy
 
 USED = """

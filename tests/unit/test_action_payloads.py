@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.actions.geo import NotLocatableError, locate, public_address
-from engine.actions.payloads import ANY, SHAPES, read_payload
+from engine.actions.payloads import read_payload
+from engine.actions.shapes import ANY, SHAPES
 from msc.wire import WireError
 
 IP = SHAPES["iplocation"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -94,6 +96,17 @@ def test_schemas_are_listed_and_printed() -> None:
 )
 def test_wrong_usage_is_2(arguments: list[str]) -> None:
     assert mss(*arguments, input="no json").exit_code == 2
+
+
+def test_checking_does_not_load_the_client() -> None:
+    """nats-py and aiohttp take as long to import as a small policy to check."""
+    commands = "policy, rehearsal, pictures, starting"
+    looked = "print(sorted({'nats', 'aiohttp', 'apprise', 'msc'} & set(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; from engine.cli import {commands}; {looked}"],
+        check=True, text=True, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert done.stdout.strip() == "[]"
 
 
 def test_what_cannot_be_reached_is_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

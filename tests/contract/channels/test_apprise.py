@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from apprise.manager_plugins import NotificationManager
 from contract.channels.sides import DROP, PATIENT, SILENT, TIMEOUT, FakeWeb, World, free_port
 
-from engine.channels import Channel
+from engine.channels import Channel, apprise_plugins
+from engine.channels.apprise import instantiate
 from engine.errors import ChannelError, Deferred, PolicyError, Refused, Unknown
 from engine.model import Delivery, Message
 
@@ -167,3 +171,46 @@ async def test_no_secret_of_the_url_gets_into_a_receipt(world: World, delivery: 
 def test_a_url_that_means_no_service_does_not_open(url: str, world: World) -> None:
     with pytest.raises(PolicyError, match=r"Apprise"):
         world.open("apprise", url=url)
+
+
+def test_a_plugin_found_alone_is_the_one_that_apprise_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    sources = apprise_plugins._sources()
+    monkeypatch.setattr(apprise_plugins, "_sources", lambda: sources)
+    every = NotificationManager()
+    found = {schema: apprise_plugins.plugin_of(schema) for schema in every.schemas()}
+    assert all(plugin in (None, every[schema]) for schema, plugin in found.items())
+    assert sum(plugin is not None for plugin in found.values()) > 0.9 * len(found)
+
+
+@pytest.mark.parametrize(
+    ("url", "usable"),
+    [
+        ("json://127.0.0.1:80/x", True),
+        ("slack://T1JJ3T3L2/A1BRTD4JD/TIiajkdnlazkcOXrIdevi7FQ/#x", True),
+        ("slack://a", False),
+        ("slck://a/b/c", False),
+        (
+            "https://hooks.slack.com/services/T1JJ3T3L2/A1BRTD4JD/TIiajkdnlazkcOXrIdevi7FQ",
+            False,
+        ),  # not by its schema
+        ("no url", False),
+    ],
+)
+def test_what_is_usable_alone_is_usable(url: str, usable: bool) -> None:
+    assert apprise_plugins.usable_alone(url) is usable
+    if usable:
+        assert instantiate(url, None) is not None
+
+
+def test_one_channel_does_not_load_every_plugin() -> None:
+    """It takes longer than everything else that a check does."""
+    policy = "channels: {t: {type: apprise, url: 'json://127.0.0.1:80/x'}}"
+    checked = "from engine.loader import load_bytes; assert load_bytes(sys.stdin.buffer.read(), 'x', {}).ok"
+    counted = "print(sum(name.startswith('apprise.plugins.') for name in sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; {checked}; {counted}"],
+        input=policy.encode(),
+        check=True,
+        stdout=subprocess.PIPE,
+    )
+    assert 1 <= int(done.stdout) < 20
