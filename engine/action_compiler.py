@@ -10,7 +10,6 @@ from typing import Any
 from . import documents, locales, references
 from .actions import check_handler
 from .actions.shapes import SHAPES
-from .catalogue import LOCALE, USER
 from .cursors import Complaints, Cursor
 from .durations import parse_duration
 from .paths import Path, parse_path
@@ -75,10 +74,7 @@ class ActionCompiler:
         to = entry.get("to")
         if to is None:
             return {}
-        fields = {each.name: path for each in to.items() if (path := self._path(each, entry.name))}
-        if not set(fields) - {USER, LOCALE} and fields:
-            self.complaints.add(to, "no-address", "nothing says where the address is", hint="add: email: to")
-        return fields
+        return {each.name: path for each in to.items() if (path := self._path(each, entry.name))}
 
     def _paths(self, sensitive: Cursor | None) -> tuple[Path, ...]:
         if sensitive is None:
@@ -130,9 +126,9 @@ class ActionCompiler:
             self.complaints.add(at, "missing-subject", message, at_key=at is entry)
 
     def _check_reachable(self, entry: Cursor, spec: ActionSpec, channel: ChannelSpec) -> None:
-        if channel.address is None or channel.address in spec.to:
-            return
         to = entry.get("to")
+        if channel.address is None or (to is not None and channel.address in to.value):
+            return
         self.complaints.add(
             to or entry,
             "no-address",

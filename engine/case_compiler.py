@@ -51,7 +51,7 @@ class CaseCompiler:
                 try:
                     at += timedelta(seconds=parse_duration(after.value))
                 except (ValueError, OverflowError):
-                    self.complaints.add(after, "bad-format", f"{after.value!r} is longer than time goes on")
+                    self.complaints.add(after, "bad-format", f"{after.value!r} leads beyond the year 9999")
             name = given.value["event"]
             kind, _, key = name.partition(".")
             now = (at - _EPOCH) // timedelta(microseconds=1)

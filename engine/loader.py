@@ -150,7 +150,7 @@ def _read_files(folder: Path, problems: list[Problem]) -> Iterator[tuple[str, by
         problems.append(Problem(place=Place(file=name), code=code, message=message))
 
     if not folder.is_dir():
-        complain(str(folder), "unreadable", "there is no such folder")
+        problems.append(_no_folder(folder))
         return
     size = 0
     for count, (name, path) in enumerate(_walk(folder, folder, frozenset(), complain)):
@@ -171,6 +171,13 @@ def _read_files(folder: Path, problems: list[Problem]) -> Iterator[tuple[str, by
             complain(name, "file-too-big", f"all files together have at most {MAX_POLICY // 1024 // 1024} MB")
             return
         yield name, data
+
+
+def _no_folder(folder: Path) -> Problem:
+    message, hint = "there is no such folder", "mss init writes a first policy"
+    if folder.exists():
+        message, hint = "this is no folder", "give the policy's folder; - reads one file from standard input"
+    return Problem(place=Place(file=""), code="unreadable", message=message, hint=hint)
 
 
 def _walk(

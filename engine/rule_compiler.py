@@ -85,7 +85,8 @@ class RuleCompiler:
             return None
         block, flaws = compile_block(when.value)
         for flaw in flaws:
-            self.complaints.add(when.below(flaw.path), flaw.code, flaw.message, hint=flaw.hint)
+            at_key = flaw.code == "bad-path"  # the path is the key
+            self.complaints.add(when.below(flaw.path), flaw.code, flaw.message, hint=flaw.hint, at_key=at_key)
         return block
 
     def _audience(self, to: Cursor | None) -> Audience | None:

@@ -261,9 +261,6 @@ class _Compiler:
         except jinja2.TemplateSyntaxError as error:
             self._flaw(source, error.lineno + offset, "template-syntax", error.message or "syntax error")
             return False
-        except jinja2.TemplateAssertionError as error:  # an unknown filter or test
-            self._flaw(source, error.lineno + offset, "template-syntax", error.message or "unknown name")
-            return False
         ok = True
         unknown = jinja2.meta.find_undeclared_variables(tree) - {*VARIABLES, *environment.globals}
         for name in tree.find_all(nodes.Name):

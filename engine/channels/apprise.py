@@ -160,6 +160,7 @@ def read_settings(spec: ChannelSpec) -> Settings:
     try:
         url = settings.for_address(_SAMPLE_ADDRESS)
         if not usable_alone(url):
+            _load()
             instantiate(url, None)
     except Refused as error:
         raise unusable(spec, str(error)) from error

@@ -244,7 +244,7 @@ class Composer:
         try:
             return float(value) if name == "float" else value
         except OverflowError:
-            self._fault("yaml-number", start, f"the number {value} is too large")
+            self._fault("yaml-number", start, f"the number {str(value)[:20]}… is too large")
             return value
 
     def _text(self, event: Any) -> str:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from jsonschema import Draft202012Validator
-from referencing import Registry
+from referencing import Registry, Resource
 from referencing.exceptions import Unresolvable
+from referencing.jsonschema import DRAFT202012
 
 from ..documents import Document, pointer
+from ..documents import Path as At
 from ..model import Problem
 from ..spelling import nearest
 from .findings import Finding, findings
@@ -22,6 +25,7 @@ DATA = _HERE / "_data" if (_HERE / "_data").is_dir() else _HERE.parent  # in a w
 
 _FIRST = ("policy", "mss", "envelope")  # before the events in names()
 _SUFFIX = ".schema.json"
+_SAMPLES = ("const", "default", "enum", "examples")  # values, in which $ref is a key like another
 
 
 def names() -> list[str]:
@@ -77,9 +81,35 @@ def check_value(data: Any, schema: Schema | bool) -> list[Finding]:
 
 
 def check_schema(schema: Any) -> list[Finding]:
-    """What makes ``schema`` no schema of draft 2020-12. Only one without may go to ``check_value``."""
+    """What makes ``schema`` no schema of draft 2020-12, or one that refers to what is not in it.
+
+    Only one without may go to ``check_value``.
+    """
     draft = Draft202012Validator
-    return findings(schema, draft(draft.META_SCHEMA, format_checker=draft.FORMAT_CHECKER))
+    flaws = findings(schema, draft(draft.META_SCHEMA, format_checker=draft.FORMAT_CHECKER))
+    return flaws or list(_dangling(schema))
+
+
+def _dangling(schema: Any) -> Iterator[Finding]:
+    """References that lead out of the schema: nothing is fetched."""
+    resource = Resource.from_contents(schema, DRAFT202012)
+    name = resource.id() or ""
+    inside = Registry().with_resource(name, resource).resolver(name)
+    for path, reference in _references(schema, ()):
+        try:
+            inside.lookup(reference)
+        except (Unresolvable, ValueError):
+            message = f"the schema refers to '{reference}', which is not in it"
+            yield Finding(path=path, code="bad-schema", message=message, hint="write it under $defs")
+
+
+def _references(schema: Any, at: At) -> Iterator[tuple[At, str]]:
+    inside: Iterable[tuple[Any, Any]] = schema.items() if isinstance(schema, dict) else ()
+    for key, value in enumerate(schema) if isinstance(schema, list) else inside:
+        if key in ("$ref", "$dynamicRef") and isinstance(value, str):
+            yield (*at, key), value
+        elif key not in _SAMPLES:
+            yield from _references(value, (*at, key))
 
 
 @cache

@@ -65,11 +65,11 @@ def sections() -> dict[str, Section]:
 
 def codes(folder: Path, language: str, text: str) -> set[str]:
     """What is found in the policy that an example makes of the base."""
-    added = (
-        {"example.yaml": MAIL, "templates/example/email.txt": text.encode()}
-        if language == "jinja"
-        else {"example.yaml": text.encode()}
-    )
+    added = {
+        "jinja": {"example.yaml": MAIL, "templates/example/email.txt": text.encode()},
+        "json": {"events/notice/example.schema.json": text.encode()},
+        "yaml": {"example.yaml": text.encode()},
+    }[language]
     environment = {"SMTP_PASSWORD": "s3cret"}
     return {problem.code for problem in load_policy(write(folder, {**BASE, **added}), environment).problems}
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -17,6 +20,7 @@ from engine.codes import CODES
 from engine.loader import Policy, load_bytes, load_policy
 
 GOOD = "channels: {t: {type: console}}\n"
+NOBODY = 65534  # the user who owns nothing
 
 
 def codes(policy: Policy) -> list[tuple[str, str]]:
@@ -85,16 +89,45 @@ def test_a_binary_file(tmp_path: Path) -> None:
     assert codes(load_policy(write(tmp_path, files), {})) == [("b.yaml", "binary"), ("c.yaml", "not-utf8")]
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="the super-user may read everything")
-def test_what_may_not_be_read(tmp_path: Path) -> None:
-    write(tmp_path, {"a.yaml": GOOD, "secret.yaml": GOOD, "shut/x.yaml": GOOD})
-    (tmp_path / "secret.yaml").chmod(0)
-    (tmp_path / "shut").chmod(stat.S_IRUSR)  # it can be listed and not entered
+@contextmanager
+def as_nobody() -> Iterator[None]:
+    """Without the rights of the super-user, who may read everything."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(NOBODY)
     try:
-        found = codes(load_policy(tmp_path, {}))
+        yield
     finally:
-        (tmp_path / "shut").chmod(stat.S_IRWXU)
-    assert found == [("secret.yaml", "unreadable"), ("shut/x.yaml", "unreadable")]
+        os.seteuid(0)
+
+
+def test_what_may_not_be_read() -> None:
+    with TemporaryDirectory() as temporary:  # pytest's own folders are shut to others
+        folder = write(
+            Path(temporary), {"a.yaml": GOOD, "secret.yaml": GOOD, "in/x.yaml": GOOD, "out/x.yaml": GOOD}
+        )
+        load_policy(folder, {})  # imports what it imports late, perhaps from where nobody may read
+        if os.geteuid() == 0:
+            for path in (folder, *folder.rglob("*")):
+                os.chown(path, NOBODY, -1)
+        (folder / "secret.yaml").chmod(0)
+        (folder / "in").chmod(stat.S_IRUSR)  # it can be listed and not entered
+        (folder / "out").chmod(0)
+        try:
+            with as_nobody():
+                policy = load_policy(folder, {})
+        finally:
+            for path in folder.iterdir():
+                path.chmod(stat.S_IRWXU)
+    assert codes(policy) == [
+        ("in/x.yaml", "unreadable"),
+        ("out", "unreadable"),
+        ("secret.yaml", "unreadable"),
+    ]
+    assert {problem.message for problem in policy.problems if problem.code == "unreadable"} == {
+        "Permission denied"
+    }
 
 
 def test_a_file_that_fails_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

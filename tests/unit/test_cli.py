@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 from policies import CHANNELS, write
 
+import msc
 from engine.cli import cli
 
 GOOD = {
@@ -111,6 +113,7 @@ def test_checking_does_not_load_the_client() -> None:
 
 def test_what_cannot_be_reached_is_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(msc, "connect", partial(msc.connect, connect_timeout=0.5))
     result = mss("request", "x", "--payload", "-", "--server", "nats://127.0.0.1:1", input="{}")
     assert result.exit_code == 1
     assert result.output.startswith("Error: ")
