@@ -6,8 +6,8 @@ exists, that its template has words, that somebody can be reached.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from . import documents, lint, references, schemas
@@ -29,6 +29,10 @@ from .rulebook import ChannelSpec, Defaults, Mode, Rulebook, in_order
 from .sections import Sections
 from .templates import TEMPLATE_FOLDER, Library, Source, compile_library
 
+_INDEPENDENT = (  # what a mistake elsewhere in its rule cannot have led to
+    "unknown-channel", "unknown-person", "unknown-event", "bad-event", "bad-path", "bad-argument",
+    "empty-range", "exists-inside", "exists-with-others", "unknown-path", "operator-type", "impossible-value",
+)  # fmt: skip
 _COMMON = ("type", "address", "timeout", "concurrency", "rate", "on_unknown", "retry")  # of every channel
 
 
@@ -91,6 +95,10 @@ def compile_policy(folder: Folder, environment: Mapping[str, str]) -> Compiled:
         before = len(complaints.problems)
         rule = rule_compiler.rule(entry)
         written.append(surroundings.written(entry, rule, complaints.problems[before:]))
+    for entry in sections.remnants("rules"):
+        complaints.problems.extend(_of_remnant(entry, rule_compiler, surroundings))
+    for entry in sections.remnants("channels"):
+        lint.check_secrets(entry, complaints)
     rules = in_order(tuple(each.rule for each in written))
     live = tuple(rule for rule in rules if rule.mode is not Mode.OFF)
     actions = {}
@@ -131,6 +139,15 @@ def compile_policy(folder: Folder, environment: Mapping[str, str]) -> Compiled:
     )
 
 
+def _of_remnant(entry: Cursor, compiler: RuleCompiler, surroundings: lint.Surroundings) -> Iterator[Problem]:
+    """What is wrong with a rule beside what the schema refused, as far as that does not depend on it."""
+    whole = Cursor(entry.document, entry.path, {"id": "", "event": [], "notify": [], **entry.value})
+    complaints = Complaints()
+    rule = replace(compiler, complaints=complaints).rule(whole)
+    lint.check_fields(surroundings.written(whole, rule, complaints.problems), complaints)
+    return (problem for problem in complaints.problems if problem.code in _INDEPENDENT)
+
+
 def _catalogue(events: Mapping[str, Document], complaints: Complaints) -> Catalogue:
     """The built-in payload schemas, and those beside the rules, which come first."""
     known = {}
@@ -156,7 +173,7 @@ def _library(folder: Folder, complaints: Complaints) -> Library:
     library, flaws = compile_library(folder.sources, folder.pictures)
     complaints.problems.extend(
         Problem(
-            place=Place(file=TEMPLATE_FOLDER + flaw.path, line=flaw.line),
+            place=Place(file=TEMPLATE_FOLDER + flaw.path, line=flaw.line, column=flaw.column),
             code=flaw.code,
             message=flaw.message,
         )

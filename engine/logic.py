@@ -56,16 +56,20 @@ class _TooMany(Exception):  # noqa: N818 -- it ends the reading; nobody outside 
     """More cases than are looked at."""
 
 
-def conditions(block: Mapping[str, Any], at: At = ()) -> Iterator[tuple[At, Path, Any]]:
-    """Every condition of a sound block, those of inner blocks too: where, path, as written."""
+def conditions(
+    block: Mapping[str, Any], at: At = (), flawed: Callable[[At], bool] = lambda _: False
+) -> Iterator[tuple[At, Path, Any]]:
+    """Every condition of a block that is not flawed, those of inner blocks too: where, path, as written."""
     for key, value in block.items():
+        here = (*at, key)
         if key not in COMBINATORS:
-            yield (*at, key), parse_path(key), value
+            if not flawed(here):
+                yield here, parse_path(key), value
         elif key == NOT:
-            yield from conditions(value, (*at, key))
+            yield from conditions(value, here, flawed)
         else:
             for position, inner in enumerate(value):
-                yield from conditions(inner, (*at, key, position))
+                yield from conditions(inner, (*here, position), flawed)
 
 
 def cases(block: Mapping[str, Any], at: At = (), *, holds: bool = True) -> list[Case] | None:

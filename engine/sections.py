@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
+from typing import Any
 
 from . import documents, schemas
 from .cursors import Complaints, Cursor
@@ -18,15 +20,15 @@ class Sections:
         self._complaints = complaints
         self._documents = [document for document in files if isinstance(document.data, dict)]
         self._unreadable = any(document.problems for document in files)
-        self._refused: set[tuple[str, str]] = set()  # file, pointer of an entry
+        self._refusals: list[tuple[str, str]] = []  # file, pointer of what is wrong
         for document in files:
             problems = schemas.check(document, "policy")
             complaints.problems.extend(problems)
-            # One mistake makes one problem: an entry with a mistake in it is looked at no further.
-            self._refused |= {(document.file, _entry(problem.pointer)) for problem in problems}
+            # One mistake makes one problem: of an entry with a mistake in it only remnants are looked at.
             # What an alias to nothing or a strange tag leaves behind may be anything; a repeated key is fine.
-            unread = (p for p in document.problems if p.code != "duplicate-key")
-            self._refused |= {(document.file, _entry(problem.pointer)) for problem in unread}
+            unread = [p for p in document.problems if p.code != "duplicate-key"]
+            self._refusals += [(document.file, problem.pointer) for problem in (*problems, *unread)]
+        self._refused = {(file, _entry(pointer)) for file, pointer in self._refusals}
 
     def named(self, section: str) -> Iterator[Cursor]:
         """Every sound entry of a section of names; the same name twice is a complaint."""
@@ -44,15 +46,15 @@ class Sections:
         """Every sound rule, in order of file and position; the same id twice is a complaint."""
         first: dict[str, Cursor] = {}
         for rule in self._entries("rules"):
-            if not self._is_sound(rule):
-                continue
-            id_ = rule / "id"
-            if id_.value in first:
-                message = f"the rule {id_.value!r} is in {first[id_.value].place} already"
-                self._complaints.add(id_, "defined-twice", message)
-                continue
-            first[id_.value] = id_
-            yield rule
+            id_ = rule.get("id")
+            if id_ is not None and isinstance(id_.value, str):
+                known = first.setdefault(id_.value, id_)
+                if known is not id_:
+                    message = f"the rule {id_.value!r} is in {known.place} already"
+                    self._complaints.add(id_, "defined-twice", message)
+                    continue
+            if self._is_sound(rule):
+                yield rule
 
     def tests(self) -> Iterator[Cursor]:
         """Every sound test, in order of file and position; a name twice in one file is a complaint."""
@@ -64,6 +66,20 @@ class Sections:
                 message = f"the test {name.value!r} is in {known.place} already"
                 self._complaints.add(name, "defined-twice", message)
             yield test
+
+    def remnants(self, section: str) -> Iterator[Cursor]:
+        """The entries that were refused, without what was refused in them."""
+        for entry in self._entries(section):
+            if not self._is_sound(entry) and isinstance(entry.value, dict):
+                yield Cursor(entry.document, entry.path, self._without_refused(entry))
+
+    def _without_refused(self, entry: Cursor) -> dict[str, Any]:
+        value: dict[str, Any] = deepcopy(entry.value)
+        here = documents.pointer(entry.path)
+        for file, pointer in self._refusals:
+            if file == entry.document.file and pointer.startswith(f"{here}/"):
+                _drop(value, pointer.removeprefix(here).split("/")[1:])
+        return value
 
     def rule_ids(self) -> set[str]:
         """The ids of every rule that is written, sound or not."""
@@ -101,3 +117,20 @@ class Sections:
 def _entry(pointer: str) -> str:
     """The pointer of the entry, ``/section/name``, that holds the place at ``pointer``."""
     return "/".join(pointer.split("/")[:3])
+
+
+def _drop(value: Any, steps: list[str]) -> None:
+    """Take the key at ``steps`` out of its mapping; an entry of a list would move the others, so all go."""
+    holder, key = None, ""
+    for step in (step.replace("~1", "/").replace("~0", "~") for step in steps):
+        if isinstance(value, dict):
+            holder, key = value, step
+        if isinstance(value, dict) and step in value:
+            value = value[step]
+        elif isinstance(value, list) and step.isdigit() and int(step) < len(value):
+            value = value[int(step)]
+        else:
+            break  # it went with another
+    else:
+        if holder is not None:
+            holder.pop(key, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -57,6 +58,7 @@ class Flaw:
     line: int
     code: str
     message: str
+    column: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,8 +231,12 @@ class _Compiler:
         flawed = frozenset(PurePosixPath(flaw.path).parts[0] for flaw in self.flaws)
         return Library(shelves=shelves, flawed=flawed), tuple(self.flaws)
 
-    def _flaw(self, source: Source, line: int, code: str, message: str) -> None:
-        self.flaws.append(Flaw(path=source.path, line=line, code=code, message=message))
+    def _flaw(self, source: Source, line: int, code: str, message: str, at: str = "") -> None:
+        """``at``: what the column is that of, as a pattern; the parser knows lines only."""
+        lines = source.text.splitlines()
+        found = re.search(at, lines[line - 1]) if at and line <= len(lines) else None
+        column = found.start() + 1 if found else 1
+        self.flaws.append(Flaw(path=source.path, line=line, code=code, message=message, column=column))
 
     def _markup(self, source: Source) -> str:
         if not source.path.endswith(".mjml"):
@@ -259,22 +265,25 @@ class _Compiler:
             tree = environment.parse(text, source.path)
             environment.compile(tree, source.path)
         except jinja2.TemplateSyntaxError as error:
-            self._flaw(source, error.lineno + offset, "template-syntax", error.message or "syntax error")
+            words = error.message or "syntax error"
+            self._flaw(source, error.lineno + offset, "template-syntax", words, at=r"\{[{%#]")
             return False
         ok = True
         unknown = jinja2.meta.find_undeclared_variables(tree) - {*VARIABLES, *environment.globals}
         for name in tree.find_all(nodes.Name):
             if name.name in unknown:
                 unknown.discard(name.name)
-                self._flaw(source, name.lineno + offset, "unknown-variable",
-                           f"{name.name!r} is no variable; there are {', '.join(VARIABLES)}")  # fmt: skip
+                words = f"{name.name!r} is no variable; there are {', '.join(VARIABLES)}"
+                at = rf"\b{name.name}\b"
+                self._flaw(source, name.lineno + offset, "unknown-variable", words, at)
                 ok = False
         known = {source.path for source in self.sources}
         for node in environment.parse(text).find_all(_REFERRING):
             for reference in jinja2.meta.find_referenced_templates(nodes.Template([node], lineno=1)):
                 if reference is not None and reference not in known:
-                    self._flaw(source, node.lineno + offset, "missing-template",
-                               f"there is no {reference!r} in templates/")  # fmt: skip
+                    words = f"there is no {reference!r} in templates/"
+                    at = re.escape(reference)
+                    self._flaw(source, node.lineno + offset, "missing-template", words, at)
                     ok = False
         return ok
 

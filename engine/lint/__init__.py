@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from ..cursors import Complaints
 from . import fields, leftovers, reach, words
+from .fields import check as check_fields
 from .policy import Policy, Surroundings, Written
 from .secrets import check_secrets
 
-__all__ = ["Policy", "Surroundings", "Written", "check", "check_secrets"]
+__all__ = ["Policy", "Surroundings", "Written", "check", "check_fields", "check_secrets"]
 
 
 def check(policy: Policy, complaints: Complaints) -> None:

@@ -43,7 +43,7 @@ class _Rule:
         self.audience(entry.get("to"), rule.to)
         for at, notify in self.written.notify():
             self.audience(at.get("to"), notify.to)
-        if not self.events.checkable or not self.written.sound:
+        if not self.events.checkable:
             return
         shapes = list(self.events.shapes.values())
         for holder in (entry, *(entry / "notify").items()):
@@ -71,7 +71,10 @@ class _Rule:
     def block(
         self, when: Cursor, block: Mapping[str, Any], at: At, shapes: Sequence[Shape], above: Path
     ) -> None:
-        for place, path, source in conditions(block, at):
+        def is_flawed(at: At) -> bool:
+            return self.written.is_flawed((*when.path, *at))
+
+        for place, path, source in conditions(block, at, is_flawed):
             found = [inside for shape in shapes if (inside := shape.at(path)) is not None]
             if not found:
                 self.unknown(when.below(place), (*above, *path), list(self.events.shapes), at_key=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,7 +52,17 @@ class Written:
     rule: Rule
     entry: Cursor
     events: Events
-    sound: bool  # its conditions compiled
+    flaws: Collection[str]  # pointers of conditions that did not compile
+
+    @property
+    def sound(self) -> bool:
+        """Whether its conditions compiled."""
+        return not self.flaws
+
+    def is_flawed(self, path: documents.Path) -> bool:
+        """Whether something at or below ``path`` did not compile."""
+        here = documents.pointer(path) if self.flaws else ""
+        return any(flaw == here or flaw.startswith(f"{here}/") for flaw in self.flaws)
 
     @property
     def when(self) -> Mapping[str, Any]:
@@ -91,8 +101,8 @@ class Surroundings:
     def written(self, entry: Cursor, rule: Rule, problems: Sequence[Problem]) -> Written:
         """``rule`` with its place; ``problems`` are those found while it was compiled."""
         here = documents.pointer(entry.path)
-        sound = not any(p.pointer.startswith(here) and "/when" in p.pointer for p in problems)
-        return Written(rule=rule, entry=entry, events=self._events(rule), sound=sound)
+        flaws = [p.pointer for p in problems if p.pointer.startswith(f"{here}/") and "/when" in p.pointer]
+        return Written(rule=rule, entry=entry, events=self._events(rule), flaws=flaws)
 
     def _events(self, rule: Rule) -> Events:
         if rule.events not in self._of:
