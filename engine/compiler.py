@@ -27,7 +27,8 @@ from .retry import RetryPolicy
 from .rule_compiler import RuleCompiler, budget_of
 from .rulebook import ChannelSpec, Defaults, Mode, Rulebook, in_order
 from .sections import Sections
-from .templates import TEMPLATE_FOLDER, Library, Source, compile_library
+from .template_compiler import compile_library
+from .templates import TEMPLATE_FOLDER, Library, Source
 
 _INDEPENDENT = (  # what a mistake elsewhere in its rule cannot have led to
     "unknown-channel", "unknown-person", "unknown-event", "bad-event", "bad-path", "bad-argument",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from functools import cache
 from importlib import import_module
 from inspect import isclass
 from pathlib import Path
@@ -39,6 +40,7 @@ def usable_alone(url: str) -> bool:
         return False  # Apprise says it in its own words
 
 
+@cache
 def plugin_of(schema: str) -> Any | None:
     """The class that serves ``schema``; None where no one file says that it does."""
     names = [name for name, text in _sources() if _serves(text, schema)]

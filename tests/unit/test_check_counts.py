@@ -18,7 +18,7 @@ from engine.codes import CODES
 
 ENGINE = ROOT / "engine"
 LOADING = [
-    *("loader", "sections", "compiler", "references", "templates", "catalogue", "cursors"),
+    *("loader", "sections", "compiler", "references", "template_compiler", "catalogue", "cursors"),
     *(
         "condition_compiler",
         "rule_compiler",

@@ -36,6 +36,7 @@ PURE = [
     "logic",
     "index",
     "templates",
+    "template_compiler",
     "catalogue",
     "rulebook",
     "plan",

@@ -9,7 +9,8 @@ import pytest
 from engine import locales
 from engine.errors import TemplateError
 from engine.model import Message
-from engine.templates import MAX_OUTPUT, Library, Source, compile_library, render
+from engine.template_compiler import compile_library
+from engine.templates import MAX_OUTPUT, Library, Source, render
 
 CONTEXT: dict[str, Any] = {
     "payload": {}, "event": {}, "rule": {}, "recipient": {}, "vars": {}, "site": {"name": "S"},

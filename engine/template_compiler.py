@@ -1,0 +1,192 @@
+"""From template files to a library: each compiled once, what is wrong in them told with its place."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+import jinja2
+import jinja2.meta
+import mrml
+from jinja2 import nodes
+
+from . import locales
+from .model import Inline
+from .templates import MARKUP, PICTURES, VARIABLES, Library, Sandbox, Source, Variant, Words
+
+_REFERRING = (nodes.Extends, nodes.Include, nodes.Import, nodes.FromImport)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flaw:
+    """Something wrong in one template file."""
+
+    path: str
+    line: int
+    code: str
+    message: str
+    column: int = 1
+
+
+def _environment(sources: Mapping[str, str]) -> Sandbox:
+    return Sandbox(
+        loader=jinja2.DictLoader(sources),
+        undefined=jinja2.StrictUndefined,
+        autoescape=jinja2.select_autoescape(enabled_extensions=MARKUP, default_for_string=False),
+        finalize=lambda value: "" if value is None else value,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        cache_size=-1,
+    )
+
+
+def compile_library(
+    sources: Iterable[Source], pictures: Mapping[str, bytes]
+) -> tuple[Library, tuple[Flaw, ...]]:
+    """Compile every file; what is wrong with one comes back as a Flaw and does not hide the others."""
+    return _Compiler(tuple(sources), pictures).compile()
+
+
+class _Compiler:
+    def __init__(self, sources: tuple[Source, ...], pictures: Mapping[str, bytes]) -> None:
+        self.sources = sources
+        self.pictures = pictures
+        self.flaws: list[Flaw] = []
+        self._names: frozenset[str] | None = None
+
+    def compile(self) -> tuple[Library, tuple[Flaw, ...]]:
+        texts = {source.path: self._markup(source) for source in self.sources}
+        environment = _environment(texts)
+        found: dict[str, dict[str, dict[str, dict[str, Variant]]]] = {}
+        spelled: dict[tuple[str, str], str] = {}
+        for source in self.sources:
+            path = PurePosixPath(source.path)
+            name, *middle = path.parts[:-1] or ("",)
+            if name.startswith("_"):  # a partial, for include and extends
+                self._compiled(environment, source, source.text, 0, bound=self._bound(environment))
+                continue
+            if not name or len(middle) > 1 or (middle and not locales.normal(middle[0])):
+                self._flaw(source, 1, "template-path", "a template lies at <name>/<channel>.<ext> or "
+                           "<name>/<locale>/<channel>.<ext>")  # fmt: skip
+                continue
+            variant = self._variant(environment, source)
+            if variant is None:
+                continue
+            spelling = middle[0] if middle else ""
+            locale = locales.normal(spelling)
+            spelled[name, locale] = spelling
+            part = "markup" if variant.format in MARKUP else "text"
+            parts = found.setdefault(name, {}).setdefault(locale, {}).setdefault(path.stem, {})
+            if part in parts:
+                self._flaw(source, 1, "template-twice", f"{parts[part].path} says the same already")
+            parts[part] = variant
+        shelves = {
+            name: {
+                locale: {
+                    channel: Words(
+                        locale=spelled[name, locale],
+                        markup=parts.get("markup"),
+                        text=parts.get("text"),
+                        pictures=self._beside(name, spelled[name, locale]),
+                    )
+                    for channel, parts in channels.items()
+                }
+                for locale, channels in by_locale.items()
+            }
+            for name, by_locale in found.items()
+        }
+        flawed = frozenset(PurePosixPath(flaw.path).parts[0] for flaw in self.flaws)
+        return Library(shelves=shelves, flawed=flawed), tuple(self.flaws)
+
+    def _flaw(self, source: Source, line: int, code: str, message: str, at: str = "") -> None:
+        """``at``: what the column is that of, as a pattern; the parser knows lines only."""
+        lines = source.text.splitlines()
+        found = re.search(at, lines[line - 1]) if at and line <= len(lines) else None
+        column = found.start() + 1 if found else 1
+        self.flaws.append(Flaw(path=source.path, line=line, code=code, message=message, column=column))
+
+    def _markup(self, source: Source) -> str:
+        if not source.path.endswith(".mjml"):
+            return source.text
+        try:
+            return str(mrml.to_html(source.text.strip()).content)
+        except OSError as error:
+            self._flaw(source, 1, "template-mjml", f"MJML: {error}")
+            return ""
+
+    def _variant(self, environment: Sandbox, source: Source) -> Variant | None:
+        body = self._compiled(environment, source, source.text, 0)
+        subject = None
+        if source.subject is not None:
+            subject = self._compiled(environment, source, source.subject, source.subject_line - 1)
+        if body is None or (subject is None and source.subject is not None):
+            return None
+        format_ = source.path.rpartition(".")[2]
+        if format_ == "mjml":  # checked as it is written, filled as the HTML that it means
+            body = environment.get_template(source.path)
+        return Variant(path=source.path, format=format_, body=body, subject=subject)
+
+    def _compiled(
+        self,
+        environment: Sandbox,
+        source: Source,
+        text: str,
+        offset: int,
+        bound: frozenset[str] = frozenset(),
+    ) -> jinja2.Template | None:
+        """``bound``: variables that the file may have from where it is included."""
+        before = len(self.flaws)
+        try:
+            tree = environment.parse(text, source.path)
+            names = list(tree.find_all(nodes.Name))
+            references = [
+                (node.lineno, reference)
+                for node in tree.find_all(_REFERRING)
+                for reference in jinja2.meta.find_referenced_templates(nodes.Template([node], lineno=1))
+            ]
+            unknown = jinja2.meta.find_undeclared_variables(tree) - {*VARIABLES, *environment.globals, *bound}
+            code = environment.compile(tree, source.path)
+        except jinja2.TemplateSyntaxError as error:
+            words = error.message or "syntax error"
+            self._flaw(source, error.lineno + offset, "template-syntax", words, at=r"\{[{%#]")
+            return None
+        for name in names:
+            if name.name in unknown:
+                unknown.discard(name.name)
+                words = f"{name.name!r} is no variable; there are {', '.join(VARIABLES)}"
+                at = rf"\b{name.name}\b"
+                self._flaw(source, name.lineno + offset, "unknown-variable", words, at)
+        known = {source.path for source in self.sources}
+        for line, reference in references:
+            if reference is not None and reference not in known:
+                words = f"there is no {reference!r} in templates/"
+                self._flaw(source, line + offset, "missing-template", words, at=re.escape(reference))
+        if len(self.flaws) > before:
+            return None
+        return environment.template_class.from_code(environment, code, environment.make_globals(None))
+
+    def _bound(self, environment: Sandbox) -> frozenset[str]:
+        """Every variable that some file sets."""
+        if self._names is None:
+            self._names = frozenset(_set_in(environment, self.sources))
+        return self._names
+
+    def _beside(self, name: str, locale: str) -> dict[str, Inline]:
+        """The pictures that lie beside a template, or beside the partials that all may use."""
+        folders = (name, f"{name}/{locale}") if locale else (name,)
+        return {
+            path.name: Inline(name=path.name, media_type=PICTURES[path.suffix[1:].lower()], data=data)
+            for path, data in ((PurePosixPath(p), d) for p, d in self.pictures.items())
+            if str(path.parent) in folders or path.parts[0].startswith("_")
+        }
+
+
+def _set_in(environment: Sandbox, sources: Iterable[Source]) -> Iterator[str]:
+    for source in sources:
+        with contextlib.suppress(jinja2.TemplateSyntaxError):  # which is told where it is compiled
+            for name in environment.parse(source.text).find_all(nodes.Name):
+                if name.ctx != "load":
+                    yield name.name
