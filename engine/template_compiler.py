@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain
 from pathlib import PurePosixPath
+from types import CodeType
 
 import jinja2
 import jinja2.meta
@@ -66,7 +68,7 @@ class _Compiler:
             path = PurePosixPath(source.path)
             name, *middle = path.parts[:-1] or ("",)
             if name.startswith("_"):  # a partial, for include and extends
-                self._compiled(environment, source, source.text, 0, bound=self._bound(environment))
+                self._compiled(environment, source, source.text, 0, bound=self._bound())
                 continue
             if not name or len(middle) > 1 or (middle and not locales.normal(middle[0])):
                 self._flaw(source, 1, "template-path", "a template lies at <name>/<channel>.<ext> or "
@@ -140,38 +142,28 @@ class _Compiler:
         """``bound``: variables that the file may have from where it is included."""
         before = len(self.flaws)
         try:
-            tree = environment.parse(text, source.path)
-            names = list(tree.find_all(nodes.Name))
-            references = [
-                (node.lineno, reference)
-                for node in tree.find_all(_REFERRING)
-                for reference in jinja2.meta.find_referenced_templates(nodes.Template([node], lineno=1))
-            ]
-            unknown = jinja2.meta.find_undeclared_variables(tree) - {*VARIABLES, *environment.globals, *bound}
-            code = environment.compile(tree, source.path)
+            parsed = _parsed(text, source.path)
         except jinja2.TemplateSyntaxError as error:
             words = error.message or "syntax error"
             self._flaw(source, error.lineno + offset, "template-syntax", words, at=r"\{[{%#]")
             return None
-        for name in names:
-            if name.name in unknown:
-                unknown.discard(name.name)
-                words = f"{name.name!r} is no variable; there are {', '.join(VARIABLES)}"
-                at = rf"\b{name.name}\b"
-                self._flaw(source, name.lineno + offset, "unknown-variable", words, at)
+        for name, line in parsed.undeclared:
+            if name not in (*VARIABLES, *bound):
+                words = f"{name!r} is no variable; there are {', '.join(VARIABLES)}"
+                self._flaw(source, line + offset, "unknown-variable", words, at=rf"\b{name}\b")
         known = {source.path for source in self.sources}
-        for line, reference in references:
-            if reference is not None and reference not in known:
+        for reference, line in parsed.references:
+            if reference not in known:
                 words = f"there is no {reference!r} in templates/"
                 self._flaw(source, line + offset, "missing-template", words, at=re.escape(reference))
         if len(self.flaws) > before:
             return None
-        return environment.template_class.from_code(environment, code, environment.make_globals(None))
+        return environment.template_class.from_code(environment, parsed.code, environment.make_globals(None))
 
-    def _bound(self, environment: Sandbox) -> frozenset[str]:
+    def _bound(self) -> frozenset[str]:
         """Every variable that some file sets."""
         if self._names is None:
-            self._names = frozenset(_set_in(environment, self.sources))
+            self._names = frozenset(chain.from_iterable(map(_set_in, self.sources)))
         return self._names
 
     def _beside(self, name: str, locale: str) -> dict[str, Inline]:
@@ -184,9 +176,41 @@ class _Compiler:
         }
 
 
-def _set_in(environment: Sandbox, sources: Iterable[Source]) -> Iterator[str]:
-    for source in sources:
-        with contextlib.suppress(jinja2.TemplateSyntaxError):  # which is told where it is compiled
-            for name in environment.parse(source.text).find_all(nodes.Name):
-                if name.ctx != "load":
-                    yield name.name
+def _set_in(source: Source) -> frozenset[str]:
+    try:
+        return _parsed(source.text, source.path).set
+    except jinja2.TemplateSyntaxError:  # which is told where it is compiled
+        return frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Parsed:
+    """What one text holds, whatever the files beside it."""
+
+    code: CodeType
+    undeclared: Sequence[tuple[str, int]]  # variables that it does not set, and the line of each
+    references: Sequence[tuple[str, int]]  # files that it names, and the line of each
+    set: frozenset[str]  # variables
+
+
+@lru_cache(maxsize=4096)  # a reload changes few files
+def _parsed(text: str, path: str) -> _Parsed:
+    tree = _PARSER.parse(text, path)
+    names = list(tree.find_all(nodes.Name))
+    references = [
+        (reference, node.lineno)
+        for node in tree.find_all(_REFERRING)
+        for reference in jinja2.meta.find_referenced_templates(nodes.Template([node], lineno=1))
+        if reference is not None
+    ]
+    lines = {name.name: name.lineno for name in reversed(names)}  # the first of each
+    undeclared = jinja2.meta.find_undeclared_variables(tree) - set(_PARSER.globals)
+    return _Parsed(
+        undeclared=[(name, lines[name]) for name in sorted(undeclared)],
+        references=references,
+        set=frozenset(name.name for name in names if name.ctx != "load"),
+        code=_PARSER.compile(tree, path),
+    )
+
+
+_PARSER = _environment({})

@@ -6,6 +6,7 @@ import posixpath
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import jinja2
@@ -184,6 +185,7 @@ def _reachable(path: str, texts: Mapping[str, _Text]) -> Iterator[str]:
             yield file
 
 
+@lru_cache(maxsize=4096)  # a reload changes few files
 def _read(source: Source) -> _Text | None:
     reader = _Reader(source.path)
     try:
