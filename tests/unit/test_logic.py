@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from engine.condition_compiler import compile_block
+from engine.conditions import Block
 from engine.logic import cases, clash, implies
 from engine.payload_types import Shape
 
@@ -51,59 +53,110 @@ BLOCKS = st.recursive(
     ),
     max_leaves=3,
 )  # fmt: skip
-VALUES = SCALARS | st.lists(SCALARS | st.fixed_dictionaries({"y": SCALARS}), max_size=3)
-PAYLOADS = st.fixed_dictionaries(
-    {}, optional={"x": VALUES | st.fixed_dictionaries({}, optional={"y": VALUES}), "z": VALUES}
-)
-PLAIN = st.fixed_dictionaries(
-    {}, optional={"x": SCALARS | st.fixed_dictionaries({}, optional={"y": SCALARS}), "z": SCALARS}
-)
+SMALL = st.dictionaries(PATHS, CONDITIONS, min_size=1, max_size=2)  # of which one often implies another
+MANY = settings.default.max_examples
+
+# Drawing takes far longer than asking: each block is asked about all of these.
+VALUES = ["a", "ab", "Ab", "b", "B", "", 1, 2, 3, 3.5, True, False, None]
+LISTS = [
+    [],
+    ["a"],
+    ["a", "b"],
+    ["B", 2],
+    [1, 3.5],
+    [None, True, ""],
+    [{"y": "a"}, {"y": 2}],
+    [["ab"], "b"],
+    [{}],
+]
+ABSENT = object()
+PLAIN = [
+    {name: value for name, value in (("x", x), ("z", z)) if value is not ABSENT}
+    for x in (ABSENT, {}, *VALUES, *({"y": value} for value in VALUES))
+    for z in (ABSENT, *VALUES)
+]
+PAYLOADS = PLAIN + [
+    {name: value for name, value in (("x", x), ("z", z)) if value is not ABSENT}
+    for x in (*LISTS, *({"y": value} for value in LISTS))
+    for z in (ABSENT, "a", 1, *LISTS)
+]
 
 
-def holds(block: dict[str, Any], payload: dict[str, Any]) -> bool:
-    compiled, flaws = compile_block(block)
+def compiled(block: dict[str, Any]) -> Block:
+    made, flaws = compile_block(block)
     assume(not flaws)
-    return compiled.holds(payload)
+    return made
 
 
-@settings(max_examples=400, deadline=None)
-@given(BLOCKS, PAYLOADS, PLAIN)
-def test_what_never_holds_never_does(
-    block: dict[str, Any], payload: dict[str, Any], plain: dict[str, Any]
-) -> None:
-    assume(not compile_block(block)[1])
-    for sees, single in ((payload, False), (plain, False), (plain, True)):
-        ways = cases(block)
+# One path, every pair of these: here drawing at random would seldom meet what matters.
+SIMPLE: list[Any] = [
+    *("a", "ab", "b", 1, 2, 3.5, True, None, ["a", "b"], ["a", 1], [1, 2, 3], ["a", {"prefix": "b"}]),
+    *({name: bound} for name in ("gt", "gte", "lt", "lte") for bound in (1, 2, 3)),
+    *({"gte": 1, "lt": 3}, {"gt": 1, "lte": 3}, {"gt": 1, "not": 2}, {"gte": 2, "lte": 2}),
+    *({name: text} for name in ("prefix", "suffix", "contains") for text in ("a", "ab", ["a", "b"], ["ab", "b"])),
+    *({"prefix": "a", "suffix": "b"}, {"prefix": "a", "not": "ab"}, {"prefix": "a", "not": {"suffix": "b"}}),
+    *({"not": "a"}, {"not": ["a", "b"]}, {"not": {"prefix": "a"}}, {"not": {"gt": 2}}, {"not": {"not": "a"}}),
+    *({"is": "string"}, {"is": "number"}, {"is": "list"}, {"is": ["string", "null"]}, {"exists": True}),
+    *({"exists": False}, {"length": 1}, {"length": {"gte": 1}}, {"some": {"y": "a"}}, {"wildcard": "a*"}),
+    *({"equals": "B", "ignore_case": True}, {"prefix": "a", "ignore_case": True}, {"contains": "B", "ignore_case": True}),
+    *({"any_of": ["B", "a"], "ignore_case": True}, {"any_of": [{"gt": 2}, {"prefix": "a"}]}, {"regex": "a.*"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("payloads", "single"), [(PAYLOADS, False), (PLAIN, True)], ids=["any", "single"])
+def test_every_pair_of_conditions(payloads: list[Any], single: bool) -> None:
+    made = [compile_block({"x": each})[0] for each in SIMPLE]
+    satisfied = [{at for at, payload in enumerate(payloads) if block.holds(payload)} for block in made]
+    ways = [cases({"x": each}) or [] for each in SIMPLE]
+    denied = [cases({"x": each}, holds=False) or [] for each in SIMPLE]
+    found = 0
+    for one, other in product(range(len(SIMPLE)), repeat=2):
+        shown = SIMPLE[one], SIMPLE[other]
+        if implies(ways[one], denied[other], lambda _: single):
+            found += satisfied[one] <= satisfied[other]
+            assert satisfied[one] <= satisfied[other], shown
+        both = [(*mine, *others) for mine in ways[one] for others in ways[other]]
+        if all(clash(case, lambda _: single) for case in both):
+            assert not satisfied[one] & satisfied[other], shown
+    assert found > 2 * len(SIMPLE)  # beside each and itself
+
+
+@settings(max_examples=MANY // 4)
+@given(BLOCKS)
+def test_what_never_holds_never_does(block: dict[str, Any]) -> None:
+    made, ways = compiled(block), cases(block)
+    for payloads, single in ((PAYLOADS, False), (PLAIN, True)):
         if ways is not None and all(clash(way, lambda _, single=single: single) for way in ways):
-            assert not holds(block, sees)
+            assert not any(map(made.holds, payloads))
 
 
-@settings(max_examples=600, deadline=None)
-@given(BLOCKS, BLOCKS, PAYLOADS, PLAIN)
-def test_what_is_implied_holds(
-    narrow: dict[str, Any], wide: dict[str, Any], payload: dict[str, Any], plain: dict[str, Any]
-) -> None:
-    assume(not compile_block(narrow)[1] and not compile_block(wide)[1])
+@settings(max_examples=MANY // 4)
+@given(st.tuples(SMALL, SMALL) | st.tuples(BLOCKS, BLOCKS))
+def test_what_is_implied_holds(blocks: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    narrow, wide = blocks
+    less, more = compiled(narrow), compiled(wide)
     ways, denied = cases(narrow), cases(wide, holds=False)
     assume(ways is not None and denied is not None)
-    for sees, single in ((payload, False), (plain, False), (plain, True)):
-        if implies(ways or [], denied or [], lambda _, single=single: single) and holds(narrow, sees):
-            assert holds(wide, sees)
+    for payloads, single in ((PAYLOADS, False), (PLAIN, True)):
+        if implies(ways or [], denied or [], lambda _, single=single: single):
+            assert all(more.holds(payload) for payload in payloads if less.holds(payload))
 
 
-@settings(max_examples=300, deadline=None)
-@given(BLOCKS, PAYLOADS)
-def test_a_block_taken_apart_means_the_same(block: dict[str, Any], payload: dict[str, Any]) -> None:
+@settings(max_examples=MANY // 8)
+@given(BLOCKS)
+def test_a_block_taken_apart_means_the_same(block: dict[str, Any]) -> None:
     """A block holds where one of its cases comes true, and does not where one of its denials does."""
-    expected = holds(block, payload)
+    made = compiled(block)
     for wanted in (True, False):
         ways = cases(block, holds=wanted)
         assume(ways is not None)
-        comes_true = any(
-            all(holds({".".join(each.path): dict(each.operators)}, payload) is each.holds for each in way)
+        parts = [
+            [(compiled({".".join(each.path): dict(each.operators)}), each.holds) for each in way]
             for way in ways or []
-        )
-        assert comes_true is (expected is wanted)
+        ]
+        for payload in PAYLOADS:
+            comes_true = any(all(part.holds(payload) is holds for part, holds in way) for way in parts)
+            assert comes_true is (made.holds(payload) is wanted)
 
 
 @pytest.mark.parametrize(
