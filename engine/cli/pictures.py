@@ -18,11 +18,11 @@ from ..layout import harmless, indented
 from ..loader import load_policy
 from ..render import Page, pages, write_pages
 from ..spelling import nearest
-from .common import out, payload_of
+from .common import err, out, payload_of
 from .rehearsal import FOLDER, rulebook_of
 
 
-@click.command()
+@click.command(short_help="Show a template as its reader will see it.")
 @click.argument("name")
 @click.option(
     "--rules", "folder", type=click.Path(path_type=Path), default=Path("rules"), show_default=True,
@@ -48,8 +48,9 @@ def render(
 ) -> None:
     """Show the template NAME as its reader will see it.
 
-    The sample is the payload given, else the event's example, else that of the first test whose rule uses
-    the template.
+    On each channel and in each language, or as the options say. The sample is the payload given, else the
+    event's example, else that of the first test whose rule uses the template. With --out the messages are
+    written as HTML and text, with an index.html that shows them all.
     """
     if locale and not locales.normal(locale):
         raise click.UsageError(f"--locale: {locale!r} is no language tag such as en or zh-CN")
@@ -76,7 +77,7 @@ def _rendered(
     if payload is not None and not isinstance(payload, dict):
         raise click.UsageError("--payload: an event's payload is an object")
     policy = load_policy(folder)
-    rulebook = rulebook_of(folder, policy)
+    rulebook = rulebook_of(folder, policy, console=err())
     if name not in rulebook.library:
         raise click.UsageError(_unknown("template", name, rulebook.library.names))
     every = pages(rulebook, policy.cases, name, locale=locale, payload=payload)
@@ -104,7 +105,7 @@ def _unknown(what: str, name: str, allowed: Any) -> str:
     return f"unknown {what} {name!r}; {nearest(name, names) or 'there are: ' + (', '.join(names) or 'none')}"
 
 
-@click.command()
+@click.command(short_help="Print the policy as a picture: events, rules, channels.")
 @FOLDER
 @click.option(
     "--format", "format_", type=click.Choice(["mermaid", "dot", "svg"]), default="mermaid", show_default=True
@@ -115,7 +116,7 @@ def graph(folder: Path, format_: str) -> None:
     Dashed: under conditions, or in shadow. SVG needs Graphviz: its program dot, or the extra svg of
     mss-server.
     """
-    picture = graph_of(rulebook_of(folder, load_policy(folder)))
+    picture = graph_of(rulebook_of(folder, load_policy(folder), console=err()))
     try:
         click.echo({"mermaid": as_mermaid, "dot": as_dot, "svg": as_svg}[format_](picture))
     except MssError as error:

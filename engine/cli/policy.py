@@ -20,12 +20,19 @@ STDIN = "<stdin>"
 
 @click.command()
 @click.argument("folder", metavar="[DIR]", type=click.Path(path_type=Path), default=Path("rules"))
-@click.option("--format", "format_", type=click.Choice(FORMATS), default="text", show_default=True)
+@click.option(
+    "--format", "format_", type=click.Choice(FORMATS), default="text", show_default=True,
+    help="github: annotations; sarif: for code scanning.",
+)  # fmt: skip
 @click.option("--strict", is_flag=True, help="Fail on warnings too.")
 def check(folder: Path, format_: str, strict: bool) -> None:
     """Check a policy and name every problem with file, line and column.
 
-    DIR is the policy's folder; - is a policy of one file on standard input.
+    DIR is the policy's folder, by default rules; - is a policy of one file on standard input.
+    docs/problems.md explains every code. ${NAME} in channels is taken from the environment: set what
+    they need, or give a default, as ${NAME:-text}.
+
+    Exit code 0: it can be served (with --strict: and there is no warning); 1: it cannot.
     """
     texts: dict[str, str] = {}
     name = str(folder)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from rich.console import Console
 
 from .. import report
 from ..case_compiler import parse_time
@@ -27,20 +28,26 @@ FOLDER = click.argument("folder", metavar="[DIR]", type=click.Path(path_type=Pat
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-@click.command()
+@click.command(short_help="Run the policy's own tests; nothing is sent.")
 @FOLDER
 @click.option(
-    "--format", "format_", type=click.Choice(["text", "json", "junit"]), default="text", show_default=True
-)
+    "--format", "format_", type=click.Choice(["text", "json", "junit"]), default="text", show_default=True,
+    help="junit is XML for CI servers.",
+)  # fmt: skip
 @click.option(
     "--require-coverage", is_flag=True,
     help="Fail too when a rule, a notify entry or a language is touched by no test.",
 )  # fmt: skip
 def test(folder: Path, format_: str, require_coverage: bool) -> None:
-    """Run the policy's own tests, on a virtual clock and with nothing sent."""
+    """Run the tests beside the rules, on a virtual clock and with nothing sent.
+
+    Of each failure it shows what was expected beside what came, and which condition was the reason; then
+    which rules, notify entries and languages no test has touched. DIR is the policy's folder; default: rules.
+    """
     policy = load_policy(folder)
     if not policy.ok and format_ == "junit":
-        click.echo(problems_as_junit(str(folder), policy.problems))
+        errors = [problem for problem in policy.problems if problem.severity == "error"]
+        click.echo(problems_as_junit(str(folder), errors))
         sys.exit(1)
     rulebook = rulebook_of(folder, policy, json=format_ == "json")
     verdicts = [try_case(rulebook, case) for case in policy.cases]
@@ -55,14 +62,21 @@ def test(folder: Path, format_: str, require_coverage: bool) -> None:
         sys.exit(1)
 
 
-@click.command()
+@click.command(short_help="Say for one event which rules match and what is sent.")
 @FOLDER
 @click.option("--event", "name", metavar="KIND.KEY", required=True, help="For example notice.login.abnormal.")
 @PAYLOAD
 @click.option("--at", metavar="TIME", help="When it arrives, as 2026-03-02T23:30:00+08:00; default: now.")
 @click.option("--format", "format_", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def explain(folder: Path, name: str, payload_file: Any, at: str | None, format_: str) -> None:
-    """Say for one event which rules match, why the others do not, and what would be sent."""
+    """Say for one event which rules match, why the others do not, and what would be sent.
+
+    \b
+    echo '{"userid": "u1", "result": "success"}' |
+      mss explain rules --event notice.login.abnormal --payload -
+
+    Nothing is sent, and no broker is needed. DIR is the policy's folder; default: rules.
+    """
     kind, _, key = name.partition(".")
     if kind not in tuple(Kind) or not (valid_key(key) if key else name == Kind.LOG):
         raise click.UsageError(f"--event: {name!r} is no KIND.KEY such as notice.login.abnormal")
@@ -94,14 +108,16 @@ def explain(folder: Path, name: str, payload_file: Any, at: str | None, format_:
         click.echo(f"No rule looks at {name}; {hint}")
 
 
-def rulebook_of(folder: Path, policy: Policy, *, json: bool = False) -> Rulebook:
+def rulebook_of(
+    folder: Path, policy: Policy, *, json: bool = False, console: Console | None = None
+) -> Rulebook:
     """The rulebook; without one its problems are shown as ``mss check`` shows them, and that is all."""
     if policy.rulebook is not None:
         return policy.rulebook
     if json:
         click.echo(report.as_json(report.check_document(str(folder), policy)))
     else:
-        report.show_check(out(), str(folder), policy)
+        report.show_check(console or out(), str(folder), policy)
     sys.exit(1)
 
 

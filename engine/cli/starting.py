@@ -10,10 +10,14 @@ from ..errors import MssError
 from ..starting import write_starter
 
 
-@click.command()
+@click.command(short_help="Write a first policy to edit into DIR.")
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 def init(folder: Path) -> None:
-    """Write a first policy into DIR, which must be empty or new: channels, a rule, words, tests."""
+    """Write a first policy to edit into DIR, which must be empty or new.
+
+    Two channels, a rule, its words in two languages, the schema of its event, and tests: mss check and
+    mss test find nothing wrong with it.
+    """
     try:
         names = write_starter(folder)
     except (MssError, OSError) as error:

@@ -25,7 +25,7 @@ GOOD = {
 WARNED = {"policy.yaml": "channels: {t: {type: console}}\nrules: [{id: r, event: notice.own, notify: [t]}]"}
 BAD = {
     "channels.yaml": CHANNELS,
-    "a.yaml": "rules:\n  - id: r\n    event: notice.login.abnormal\n    notify: [emial]\n    templat: t\n",
+    "a.yaml": "rules:\n  - id: r\n    event: notice.login.abnormal\n    notify: [email]\n    templat: t\n",
 }
 
 

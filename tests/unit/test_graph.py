@@ -122,4 +122,5 @@ def test_without_graphviz_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_a_policy_with_errors(tmp_path: Path) -> None:
     policy(tmp_path, RULES.replace("notify: [email]", "notify: [emial]"))
     result = mss(tmp_path)
-    assert result.exit_code == 1 and "unknown channel 'emial'" in result.output
+    assert result.exit_code == 1 and "unknown channel 'emial'" in result.stderr
+    assert result.stdout == ""  # which goes into a file
