@@ -10,13 +10,14 @@ from typing import Any
 from urllib.parse import quote
 
 from . import locales
+from .actions.shapes import SHAPES
 from .cases import DEFAULT_AT, Case
 from .channels.mail import with_prefix
 from .conditions import Block
 from .errors import TemplateError
 from .model import Event, Kind, Message, Place
 from .plan import context, recipient_of, usable_address
-from .rulebook import Notify, Rule, Rulebook
+from .rulebook import ActionSpec, Audience, Notify, Rule, Rulebook
 from .subjects import ONE, REST
 from .templates import render
 
@@ -38,13 +39,14 @@ class Page:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Use:
-    """A rule that says something with the template, over one channel."""
+    """A rule, or an action, that says something with the template, over one channel."""
 
-    rule: Rule
+    rule: Rule  # of an action a stand-in
     notify: Notify
     type: str  # of the channel
     address: str | None
     prefix: str  # of titles
+    action: ActionSpec | None = None
 
 
 def pages(
@@ -76,7 +78,7 @@ def pages(
 def _page(
     rulebook: Rulebook, cases: Sequence[Case], use: _Use, locale: str, payload: Mapping[str, Any] | None
 ) -> Page:
-    event, sample = _sample(rulebook, cases, use.rule, locale, payload)
+    event, sample = _sample(rulebook, cases, use, locale, payload)
     template = use.notify.template or use.rule.template
     page = Page(template=template, channel=use.notify.channel, locale=locale, sample=sample)
     recipient = replace(recipient_of(rulebook, event, use.notify.to or use.rule.to), locale=locale)
@@ -93,41 +95,57 @@ def _page(
 
 
 def _uses(rulebook: Rulebook, name: str) -> Iterator[_Use]:
-    found = False
-    for rule in rulebook.rules:
-        for notify in rule.notify:
-            channel = rulebook.channels[notify.channel]
-            if (notify.template or rule.template) == name:
-                found = True
-                yield _Use(
-                    rule=rule,
-                    notify=notify,
-                    type=channel.type,
-                    address=channel.address,
-                    prefix=channel.options.get("subject_prefix", ""),
-                )
-    if found:
+    sayings: list[tuple[Rule, Notify, ActionSpec | None]] = [
+        (rule, notify, None)
+        for rule in rulebook.rules
+        for notify in rule.notify
+        if (notify.template or rule.template) == name
+    ]
+    for action in rulebook.actions.values():
+        if action.template == name:
+            rule = replace(_nobody(name), id=action.key, vars=action.vars, to=Audience(fields=action.to))
+            sayings += [(rule, Notify(channel=channel), action) for channel in action.channels]
+    for rule, notify, saying in sayings:
+        channel = rulebook.channels[notify.channel]
+        yield _Use(
+            rule=rule,
+            notify=notify,
+            type=channel.type,
+            address=channel.address,
+            prefix=channel.options.get("subject_prefix", ""),
+            action=saying,
+        )
+    if sayings:
         return
-    # No rule says anything with it, yet: what there is, as it is.
-    nobody = Rule(
-        id=name, events=(), when=Block(), notify=(), template=name, place=Place(file="")
-    )  # a stand-in, so that words which show their rule can be shown
+    # Nothing says anything with it, yet: what there is, as it is.
+    nobody = _nobody(name)
     for channel_name in dict.fromkeys(c for shelf in rulebook.library.shelves[name].values() for c in shelf):
         notify = Notify(channel=channel_name)
         yield _Use(rule=nobody, notify=notify, type=channel_name, address=None, prefix="")
 
 
+def _nobody(name: str) -> Rule:
+    """A stand-in, so that words which show their rule can be shown."""
+    return Rule(id=name, events=(), when=Block(), notify=(), template=name, place=Place(file=""))
+
+
 def _sample(
     rulebook: Rulebook,
     cases: Sequence[Case],
-    rule: Rule,
+    use: _Use,
     locale: str,
     payload: Mapping[str, Any] | None,
 ) -> tuple[Event, str]:
     """An event that the rule looks at, and where its payload comes from."""
+    rule = use.rule
     name = _event_name(rule)
     if payload is not None:
         return _event(rulebook, name, payload), "the payload given"
+    if use.action is not None:  # no schema describes it
+        heads = (path[0] for path in (*use.action.to.values(), *use.action.sensitive))
+        fields = SHAPES.get(use.action.key) or dict.fromkeys(heads, "")
+        sample = {field: f"({field})" for field in fields} | {"locale": locale}
+        return _event(rulebook, name, sample), f"the names of the fields of {use.action.key}"
     known = rulebook.catalogue.get(name)
     examples = known.schema.get("examples") if known else None
     if isinstance(examples, list) and examples and isinstance(examples[0], Mapping):
@@ -143,10 +161,8 @@ def _sample(
     if told:
         return told[0]
     properties = known.schema.get("properties", {}) if known else {}
-    fields = {key: spec["examples"][0] for key, spec in properties.items() if spec.get("examples")}
-    return _event(
-        rulebook, name, fields
-    ), f"the examples of {name}'s fields" if fields else "an empty payload"
+    shown = {key: spec["examples"][0] for key, spec in properties.items() if spec.get("examples")}
+    return _event(rulebook, name, shown), f"the examples of {name}'s fields" if shown else "an empty payload"
 
 
 def _event_name(rule: Rule) -> str:

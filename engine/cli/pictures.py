@@ -67,6 +67,8 @@ def render(
     for page in failed:
         click.echo(f"Error: {page.channel}, {page.locale}, with {page.sample}: {page.error}", err=True)
     if failed:
+        if payload_file is None:
+            click.echo("Give a payload that has what they need: --payload FILE", err=True)
         sys.exit(1)
 
 

@@ -143,11 +143,22 @@ def test_a_template_that_no_rule_uses_is_shown_too(tmp_path: Path) -> None:
     assert "email, en  with an empty payload" in result.output and "sms, en" in result.output
 
 
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [("verify-email", ["[KrossIAM] (subject)", "(userid)", "(href)"]), ("sms-code", ["(code)"])],
+)
+def test_what_an_action_says(template: str, words: list[str]) -> None:
+    """No schema describes its payload: its fields are shown by their names."""
+    result = mss(template, "--rules", str(ROOT / "rules"), "--locale", "en")
+    assert result.exit_code == 0, result.output
+    assert all(each in result.stdout for each in words)
+
+
 def test_words_that_need_more_than_the_sample_brings(tmp_path: Path) -> None:
     assert policy(tmp_path, RULES, **FILES).ok
     result = mss("r", "--rules", str(tmp_path))
     assert result.exit_code == 1
-    assert "Error: email, en, with an empty payload" in result.output
+    assert "Error: email, en, with an empty payload" in result.output and "--payload FILE" in result.output
     out = mss("r", "--rules", str(tmp_path), "--out", str(tmp_path / "out"))
     assert out.exit_code == 1 and "no attribute" in (tmp_path / "out/r/index.html").read_text()
 
