@@ -93,4 +93,7 @@ CODES: dict[str, Code] = {
     "unused-person": Code("A person whom no rule tells.", _WARNING),
     "unused-template": Code("A template that no rule uses.", _WARNING),
     "untested-rule": Code("A rule that no test tries.", _WARNING),
+    # of a reload
+    "failed-test": Code("A test of the policy that fails: a running server does not take the policy over."),
+    "not-adopted": Code("Something outside the policy that keeps a running server from taking it over."),
 }  # fmt: skip
