@@ -177,6 +177,7 @@ def _library(folder: Folder, complaints: Complaints) -> Library:
             place=Place(file=TEMPLATE_FOLDER + flaw.path, line=flaw.line, column=flaw.column),
             code=flaw.code,
             message=flaw.message,
+            hint=flaw.hint,
         )
         for flaw in flaws
     )

@@ -17,6 +17,7 @@ from jinja2 import nodes
 
 from . import locales
 from .model import Inline
+from .spelling import nearest
 from .templates import MARKUP, PICTURES, VARIABLES, Library, Sandbox, Source, Variant, Words
 
 _REFERRING = (nodes.Extends, nodes.Include, nodes.Import, nodes.FromImport)
@@ -30,6 +31,7 @@ class Flaw:
     line: int
     code: str
     message: str
+    hint: str = ""
     column: int = 1
 
 
@@ -103,12 +105,15 @@ class _Compiler:
         flawed = frozenset(PurePosixPath(flaw.path).parts[0] for flaw in self.flaws)
         return Library(shelves=shelves, flawed=flawed), tuple(self.flaws)
 
-    def _flaw(self, source: Source, line: int, code: str, message: str, at: str = "") -> None:
+    def _flaw(
+        self, source: Source, line: int, code: str, message: str, *, at: str = "", hint: str = ""
+    ) -> None:
         """``at``: what the column is that of, as a pattern; the parser knows lines only."""
         lines = source.text.splitlines()
         found = re.search(at, lines[line - 1]) if at and line <= len(lines) else None
         column = found.start() + 1 if found else 1
-        self.flaws.append(Flaw(path=source.path, line=line, code=code, message=message, column=column))
+        flaw = Flaw(path=source.path, line=line, code=code, message=message, hint=hint, column=column)
+        self.flaws.append(flaw)
 
     def _markup(self, source: Source) -> str:
         if not source.path.endswith(".mjml"):
@@ -150,12 +155,16 @@ class _Compiler:
         for name, line in parsed.undeclared:
             if name not in (*VARIABLES, *bound):
                 words = f"{name!r} is no variable; there are {', '.join(VARIABLES)}"
-                self._flaw(source, line + offset, "unknown-variable", words, at=rf"\b{name}\b")
+                hint = nearest(name, (*VARIABLES, *sorted(bound)))
+                self._flaw(source, line + offset, "unknown-variable", words, at=rf"\b{name}\b", hint=hint)
         known = {source.path for source in self.sources}
         for reference, line in parsed.references:
             if reference not in known:
                 words = f"there is no {reference!r} in templates/"
-                self._flaw(source, line + offset, "missing-template", words, at=re.escape(reference))
+                hint = nearest(reference, sorted(known))
+                self._flaw(
+                    source, line + offset, "missing-template", words, at=re.escape(reference), hint=hint
+                )
         if len(self.flaws) > before:
             return None
         return environment.template_class.from_code(environment, parsed.code, environment.make_globals(None))
