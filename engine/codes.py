@@ -46,6 +46,7 @@ CODES: dict[str, Code] = {
     "bad-value": Code("A value that the schema does not allow."),
     "too-deep": Code("Conditions or values nested too deep to be checked."),
     "bad-schema": Code("A payload schema that is no JSON Schema."),
+    "schema-path": Code("A payload schema in a place where none is looked for."),
     # names
     "defined-twice": Code("The same name, id or test twice."),
     "unknown-channel": Code("A channel that is not defined."),

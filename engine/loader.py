@@ -9,6 +9,7 @@ import contextlib
 import gc
 import hashlib
 import os
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from .cases import Case
 from .compiler import Folder, compile_policy
 from .documents import Document
 from .errors import PolicyError
-from .model import Place, Problem
+from .model import Kind, Place, Problem
 from .rulebook import Rulebook
 from .templates import PICTURES, Source
 
@@ -27,6 +28,7 @@ MAX_FILE = 32 * 1024 * 1024  # bytes
 MAX_POLICY = 256 * 1024 * 1024  # bytes of all its files
 _SECTIONS, _TEMPLATES, _EVENTS = (".yaml", ".yml"), "templates", "events"
 _WORDS = (".html", ".mjml", ".txt", ".md")
+_SCHEMA = re.compile(rf"({'|'.join(Kind)})/.+\.schema\.json|log\.schema\.json")
 _FENCE = "---"
 
 _Complain = Callable[[str, str, str], None]  # file, code, message
@@ -109,7 +111,10 @@ def _policy(
             else:
                 pictures[below] = data
         elif top == _EVENTS and below:
-            events[below.removesuffix(".schema.json")] = documents.read_bytes(data, name)
+            if _SCHEMA.fullmatch(below):
+                events[below.removesuffix(".schema.json")] = documents.read_bytes(data, name)
+            else:
+                problems.append(_misplaced(name))
         else:
             sections.append(documents.read_bytes(data, name))
     for document in (*sections, *events.values()):
@@ -173,6 +178,11 @@ def _read_files(folder: Path, problems: list[Problem]) -> Iterator[tuple[str, by
         yield name, data
 
 
+def _misplaced(name: str) -> Problem:
+    message = "a payload schema lies at events/<kind>/<key>.schema.json; this describes no event"
+    return Problem(place=Place(file=name), code="schema-path", message=message)
+
+
 def _no_folder(folder: Path) -> Problem:
     message, hint = "there is no such folder", "mss init writes a first policy"
     if folder.exists():
@@ -215,7 +225,7 @@ def _belongs(path: str) -> bool:
     if top == _TEMPLATES and below:
         return path.endswith(_WORDS) or path.rpartition(".")[2].lower() in PICTURES
     if top == _EVENTS and below:
-        return path.endswith(".schema.json")
+        return path.endswith(".json")
     return path.endswith(_SECTIONS)
 
 

@@ -127,6 +127,7 @@ async def test_what_a_status_amounts_to(
         (format_datetime(datetime.now(UTC) - timedelta(hours=2), usegmt=True), 0, 0),
         ("9" * 400, 86400, 86400),
     ],
+    ids=["seconds", "none", "a date", "a date gone by", "far too long"],  # a date in an id changes meanwhile
 )
 async def test_the_wait_that_is_asked_for_is_passed_on(
     status: int, header: str, least: float, most: float, world: World, delivery: Delivery
