@@ -64,6 +64,17 @@ def mask(text: str, secrets: tuple[str, ...]) -> str:
     return text
 
 
+def masked(value: Any, secrets: tuple[str, ...]) -> Any:
+    """``value`` without the values in ``secrets``, which may be numbers, or stand anywhere inside."""
+    if isinstance(value, str):
+        return mask(value, secrets)
+    if isinstance(value, Mapping):
+        return {key: masked(inside, secrets) for key, inside in value.items()}
+    if isinstance(value, list | tuple):
+        return [masked(inside, secrets) for inside in value]
+    return MASK if not isinstance(value, bool) and str(value) in secrets else value
+
+
 def _properties(
     schema: Mapping[str, Any], path: tuple[str, ...]
 ) -> Iterator[tuple[tuple[str, ...], Mapping[str, Any]]]:

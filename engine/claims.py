@@ -14,6 +14,7 @@ import nats.js.errors
 from nats.js.kv import KeyValue
 
 from .errors import BrokerError
+from .model import Delivery
 
 WasNotSent = Callable[[int], Awaitable[bool]]  # of an attempt, from 1
 
@@ -45,4 +46,23 @@ class Claims:
             return False  # another worker was quicker
         except (nats.errors.Error, TimeoutError) as error:
             raise BrokerError(f"no claim can be made: {error or 'no answer'}") from error
+        return True
+
+    async def is_first_back(self, delivery: Delivery) -> bool:
+        """Whether no other command has brought the same dead letter back. Raises BrokerError.
+
+        The stream drops the second within its window; a command that was killed before it removed the
+        letter may be run again much later.
+        """
+        revival = delivery.revival
+        if revival is None:
+            return True
+        key, value = f"letter.{revival.letter}.{delivery.id}", str(revival.at).encode()
+        try:
+            try:
+                await self.bucket.create(key, value)
+            except nats.js.errors.KeyWrongLastSequenceError:
+                return (await self.bucket.get(key)).value == value
+        except (nats.errors.Error, TimeoutError) as error:
+            raise BrokerError(f"the ledger cannot be asked: {error or 'no answer'}") from error
         return True

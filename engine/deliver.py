@@ -83,7 +83,7 @@ class Deliverer:
         attempt = _Attempt(
             msg=msg, delivery=delivery, number=attempts_before(msg) + msg.metadata.num_delivered
         )
-        if not await self.connection.is_new(msg) and await self._was_sent(attempt):
+        if await self._is_done(attempt):
             await msg.ack()
         elif self._age(delivery) > self.spec.retry.deadline:
             await self._give_up(attempt, Outcome.DEFERRED, "expired", "the deadline has passed")
@@ -96,12 +96,17 @@ class Deliverer:
             self.entrance.succeeded()
             await self._give_up(attempt, Outcome.UNKNOWN, "unknown", _LOST)
 
-    async def _was_sent(self, attempt: _Attempt) -> bool:
-        """Whether the history has it as sent; an attempt that left nothing there is written down."""
-        past = await self._past(attempt.delivery)
+    async def _is_done(self, attempt: _Attempt) -> bool:
+        """Whether it is sent already, or will be; an attempt that left no trace is written down."""
+        delivery, is_new = attempt.delivery, await self.connection.is_new(attempt.msg)
+        if is_new and delivery.revival is None:
+            return False
+        if not await self.claims.is_first_back(delivery):
+            return True  # the other one that was made of the same letter
+        past = await self._past(delivery)
         before = attempt.number - 1
-        if not past.sent and (before > past.attempt or not past.attempt):
-            lost = _Attempt(msg=attempt.msg, delivery=attempt.delivery, number=before)
+        if not (past.sent or is_new) and (before > past.attempt or not past.attempt):
+            lost = _Attempt(msg=attempt.msg, delivery=delivery, number=before)
             detail = _LOST if before else _FORGOTTEN
             await self.publisher.store(
                 self._receipt(lost, Outcome.UNKNOWN, detail, final=False, id_=f"lost.{attempt.id}")
@@ -121,7 +126,7 @@ class Deliverer:
         async def was_not_sent(number: int) -> bool:
             return number in (await self._past(attempt.delivery)).not_sent
 
-        return await self.claims.claim(attempt.delivery.id, attempt.number, was_not_sent)
+        return await self.claims.claim(attempt.delivery.run, attempt.number, was_not_sent)
 
     async def _send(self, attempt: _Attempt) -> None:
         try:
@@ -159,7 +164,7 @@ class Deliverer:
         subject = self.topology.delivery_subject(rest.kind, rest.channel)
         await self.publisher.store(
             Outgoing(subject=subject, payload=encode(rest), id=rest.id),
-            self._receipt(attempt, Outcome.SENT, detail, final=True),
+            self._receipt(attempt, Outcome.SENT, detail, final=True, rest=rest.id),
         )
         await attempt.msg.ack()
 
@@ -209,7 +214,7 @@ class Deliverer:
             kind=kind,
             reason=reason,
             detail=detail,
-            id=delivery.id if delivery else f"delivery.{msg.metadata.sequence.stream}",
+            id=delivery.run if delivery else f"delivery.{msg.metadata.sequence.stream}",
             payload=msg.data,
             about=about,
             room=self.connection.client.max_payload,
@@ -219,7 +224,14 @@ class Deliverer:
         log.warning("channel %s: dead letter: %s: %s", self.spec.name, reason, detail)
 
     def _receipt(
-        self, attempt: _Attempt, outcome: Outcome, detail: str, *, final: bool, id_: str = ""
+        self,
+        attempt: _Attempt,
+        outcome: Outcome,
+        detail: str,
+        *,
+        final: bool,
+        id_: str = "",
+        rest: str = "",
     ) -> Outgoing:
         self._attempts[outcome].inc()
         delivery = attempt.delivery
@@ -232,6 +244,7 @@ class Deliverer:
             detail=detail,
             at=self.clock(),
             final=final,
+            rest=rest,
         )
         return history.received(self.topology, receipt, id_=id_ or attempt.id)
 
@@ -244,5 +257,5 @@ class Deliverer:
         return self.metrics.latency.labels(self.spec.name)
 
     def _age(self, delivery: Delivery) -> float:
-        """Seconds since the broker took the event."""
-        return max(0.0, (self.clock() - delivery.created) / 1e6)
+        """Seconds since the broker took the event, or since it was brought back."""
+        return max(0.0, (self.clock() - delivery.since) / 1e6)

@@ -5,6 +5,7 @@ MssError
 ├── SettingsError          mss.yaml is not usable; carries every Problem
 ├── UndecodableError       a message on an event subject that is no event
 ├── TemplateError          a template could not be rendered for one recipient
+├── StaysDead              a dead letter that cannot be brought back
 ├── ChannelError           how a channel's send() ends when it does not succeed
 │   ├── Refused            never will; trying again is pointless
 │   ├── Deferred           nothing went out; it may later
@@ -12,6 +13,8 @@ MssError
 └── BrokerError            NATS does not do what MSS needs
     ├── BrokerLost         the connection is closed for good and must be made anew
     ├── BrokerUnfit        wrong version, no JetStream, a stream in the way, a permission missing
+    ├── NotPermitted       the broker's permissions do not allow us a subject
+    ├── NotThere           a message that is in no stream any more
     ├── MessageTooLarge    more than the broker's max_payload, headers included
     └── NotStored          the broker refused to store a message
 """
@@ -57,6 +60,10 @@ class TemplateError(MssError):
     def __init__(self, detail: str, *, line: int | None = None) -> None:
         super().__init__(detail)
         self.line = line  # in the template file, from 1; None where the engine does not tell
+
+
+class StaysDead(MssError):
+    """A dead letter that cannot be brought back; the text says why."""
 
 
 class ChannelError(MssError):
@@ -106,6 +113,14 @@ class BrokerLost(BrokerError):
 
 class BrokerUnfit(BrokerError):
     """The server lacks what MSS needs: the message says what, and what to do."""
+
+
+class NotPermitted(BrokerError):
+    """The broker's permissions do not allow us what was tried; the text is the broker's."""
+
+
+class NotThere(BrokerError):
+    """A message that was removed, or never was."""
 
 
 class MessageTooLarge(BrokerError):

@@ -16,17 +16,22 @@ import msgspec
 from .broker import Outgoing, Topology
 from .catalogue import mask
 from .codec import encode
-from .model import Delivery, Kind, Outcome, Receipt
+from .dead import Letter, header_value
+from .model import Delivery, Kind, Outcome, Receipt, Revival
 from .plan import Plan
+from .rulebook import Mode
 from .subjects import token
-
-_LONGEST_DETAIL = 500  # characters
 
 
 def planned(topology: Topology, plan: Plan, *, sequence: int, at: int) -> Outgoing:
-    """The first entry of an event: which rules, which deliveries, what was suppressed and why."""
+    """The first entry of an event: which rules, which deliveries, what was suppressed and why.
+
+    Of the rules only those that matched: there may be 100,000 others.
+    """
     event = plan.event
-    entry = {
+    shadow = [match.rule.id for match in plan.matches if match.rule.mode is Mode.SHADOW]
+    last = plan.matches[-1].rule if plan.matches else None
+    entry: dict[str, Any] = {
         "type": "planned",
         "at": at,
         "event": {
@@ -42,9 +47,26 @@ def planned(topology: Topology, plan: Plan, *, sequence: int, at: int) -> Outgoi
             {"id": d.id, "rule": d.rule, "channel": d.channel, "user": d.user, "to": d.to, "locale": d.locale}
             for d in plan.deliveries
         ],
-        "suppressed": plan.suppressed,
-        "failures": plan.failures,
+        "suppressed": [
+            {"rule": s.rule, "channel": s.channel, "reason": s.reason, "detail": mask(s.detail, plan.secrets)}
+            for s in plan.suppressed
+        ],
+        "failures": [
+            {
+                "rule": f.rule,
+                "channel": f.channel,
+                "delivery": f.delivery,
+                "detail": mask(f.detail, plan.secrets),
+            }
+            for f in plan.failures
+        ],
     }
+    if shadow:
+        entry["shadow"] = shadow
+    if last is not None and last.stop and last.mode is not Mode.SHADOW:
+        entry["stopped"] = True  # by the last of the rules; those after it were not asked
+    if plan.revival:
+        entry["revival"] = plan.revival
     return Outgoing(
         subject=topology.history_subject(event.kind, token(event.reqid)),
         payload=encode(entry),
@@ -68,10 +90,43 @@ def received(topology: Topology, receipt: Receipt, *, id_: str) -> Outgoing:
         "detail": mask(receipt.detail, delivery.secrets),
         "final": receipt.final,
     }
+    if delivery.revival:
+        entry["revival"] = delivery.revival
+    if receipt.rest:
+        entry["rest"] = receipt.rest
     return Outgoing(
         subject=topology.history_subject(delivery.kind, token(delivery.reqid)),
         payload=encode(entry),
         id=f"receipt.{id_}",
+    )
+
+
+def revived(topology: Topology, letter: Letter, *, at: int) -> Outgoing | None:
+    """That an operator has brought a letter back; None where its reqid is not known."""
+    return _decided(topology, "revived", letter, at)
+
+
+def dropped(topology: Topology, letter: Letter, *, at: int) -> Outgoing | None:
+    """That an operator has thrown a letter away; None where its reqid is not known."""
+    return _decided(topology, "dropped", letter, at)
+
+
+def _decided(topology: Topology, what: str, letter: Letter, at: int) -> Outgoing | None:
+    reqid = letter.said("reqid")
+    if not reqid:
+        return None
+    entry = {
+        "type": what,
+        "at": at,
+        "letter": letter.id,
+        "delivery": letter.delivery,
+        "rule": letter.said("rule"),
+        "channel": letter.said("channel"),
+    }
+    return Outgoing(
+        subject=topology.history_subject(letter.kind, token(reqid)),
+        payload=encode(entry),
+        id=f"{what}.{letter.id}",
     )
 
 
@@ -92,8 +147,11 @@ def past_of(delivery: Delivery, entries: Iterable[bytes]) -> Past:
             entry = _receipts.decode(data)
         except msgspec.MsgspecError:
             continue
-        if entry.delivery == delivery.id:
-            attempt, sent = entry.attempt, sent or entry.outcome == Outcome.SENT
+        if entry.delivery != delivery.id:
+            continue
+        sent = sent or entry.outcome == Outcome.SENT
+        if entry.revival == delivery.revival:  # attempts are counted anew after a return
+            attempt = entry.attempt
             if entry.outcome == Outcome.DEFERRED:
                 not_sent.add(attempt)
     return Past(attempt=attempt, sent=sent, not_sent=frozenset(not_sent))
@@ -105,6 +163,7 @@ class _ReceiptEntry(msgspec.Struct):
     delivery: str = ""
     attempt: int = 0
     outcome: str = ""
+    revival: Revival | None = None
 
 
 _receipts = msgspec.json.Decoder(_ReceiptEntry)
@@ -126,8 +185,8 @@ def dead(
     ``room`` is the broker's max_payload in bytes; a payload that does not fit beside its headers is
     cut and says so.
     """
-    headers = {"Mss-Reason": reason, "Mss-Detail": _one_line(detail)}
-    headers |= {f"Mss-{name.title()}": _one_line(str(value)) for name, value in about.items()}
+    headers = {"Mss-Reason": reason, "Mss-Detail": header_value(detail)}
+    headers |= {f"Mss-{name.title()}": header_value(str(value)) for name, value in about.items()}
     spare = max(0, room - 4096)
     if len(payload) > spare:
         headers["Mss-Truncated"] = str(len(payload))
@@ -135,8 +194,3 @@ def dead(
     return Outgoing(
         subject=topology.dead_subject(kind, reason), payload=payload, id=f"dead.{id}", headers=headers
     )
-
-
-def _one_line(text: str) -> str:
-    """A header's value: ASCII, without line breaks, of bounded length."""
-    return " ".join(text.split())[:_LONGEST_DETAIL].encode("ascii", "backslashreplace").decode()

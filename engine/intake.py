@@ -17,8 +17,10 @@ from msc import wire
 
 from . import history
 from .broker import AGAIN, Connection, Outgoing, Publisher, Topology, holds_any
-from .catalogue import Catalogue
+from .catalogue import Catalogue, mask
 from .codec import encode
+from .dead import again_in, narrowed
+from .dead_payload import SENSITIVE, sensitive_header
 from .errors import UndecodableError
 from .metrics import Metrics
 from .model import HOPS, MOST_HOPS, Event, Failure, Kind
@@ -94,26 +96,31 @@ class Intake:
         """Plan one event, store what it leads to, acknowledge it."""
         rulebook = self.rulebook()
         metadata = msg.metadata
+        again = again_in(msg.headers)
+        taken = int(metadata.timestamp.timestamp() * 1e6)
         try:
             event = decode(
                 msg.data,
                 kind=self.kind,
                 key=self.topology.key(self.kind, msg.subject),
-                received=int(metadata.timestamp.timestamp() * 1e6),
+                # What was a dead letter is judged by when the broker took it first.
+                received=min(taken, again.received) if again else taken,
                 tolerance=self.tolerance,
                 catalogue=rulebook.catalogue,
                 hops=_hops(msg),
             )
         except UndecodableError as error:
-            await self._bury(msg, error.reason, str(error), revision=rulebook.revision)
+            await self._bury(msg, error.reason, str(error), rulebook)
             return
         if metadata.num_delivered > _TRIES:
             detail = f"given up after {_TRIES} tries; the log has the traceback"
-            await self._bury(msg, "not-planned", detail, revision=rulebook.revision)
+            await self._bury(msg, "not-planned", detail, rulebook)
             return
-        await self._carry_out(msg, await self.spending.admit(rulebook, plan(rulebook, event)))
+        planned = plan(rulebook, event)
+        planned = await self.spending.admit(rulebook, narrowed(planned, again) if again else planned)
+        await self._carry_out(msg, planned, rulebook)
 
-    async def _carry_out(self, msg: Msg, planned: Plan) -> None:
+    async def _carry_out(self, msg: Msg, planned: Plan, rulebook: Rulebook) -> None:
         event, sequence = planned.event, msg.metadata.sequence.stream
         room = self.connection.client.max_payload - _HEADER_ROOM
         # The history comes first: an event that is not in it has no delivery in the stream either.
@@ -124,20 +131,25 @@ class Intake:
             payload = encode(delivery)
             if len(payload) > room:
                 detail = f"{len(payload)} bytes, and the broker takes {room}"
-                failures.append(Failure(rule=delivery.rule, channel=delivery.channel, detail=detail))
+                failures.append(
+                    Failure(rule=delivery.rule, channel=delivery.channel, detail=detail, delivery=delivery.id)
+                )
                 continue
             subject = self.topology.delivery_subject(event.kind, delivery.channel)
-            outgoing.append(Outgoing(subject=subject, payload=payload, id=delivery.id, headers=headers))
+            outgoing.append(Outgoing(subject=subject, payload=payload, id=delivery.run, headers=headers))
         for failure in failures:
-            outgoing.append(self._dead_failure(msg, planned, failure))
+            outgoing.append(self._dead_failure(msg, planned, failure, rulebook))
             self.metrics.dead.labels(self.kind, "not-written").inc()
             log.warning("rule %s, channel %s: %s", failure.rule, failure.channel, failure.detail)
-        if len(msg.data) <= room:
+        again = again_in(msg.headers)
+        first_time = again is None or not again.is_partial
+        if first_time and len(msg.data) <= room:
             archive = self.topology.archive_subject(self.kind, event.key)
             outgoing.append(Outgoing(subject=archive, payload=msg.data, id=f"archive.{self.kind}.{sequence}"))
         await self.publisher.store(*outgoing)
         await msg.ack()
-        self._count(planned)
+        if first_time:
+            self._count(planned)
 
     async def _was_planned(self, msg: Msg, event: Event) -> bool:
         """Whether its deliveries may be sent already, and forgotten by a broker that was killed."""
@@ -153,25 +165,25 @@ class Intake:
         for suppressed in planned.suppressed:
             self.metrics.suppressed.labels(suppressed.rule, suppressed.reason).inc()
 
-    def _dead_failure(self, msg: Msg, planned: Plan, failure: Failure) -> Outgoing:
+    def _dead_failure(self, msg: Msg, planned: Plan, failure: Failure, rulebook: Rulebook) -> Outgoing:
         return history.dead(
             self.topology,
             kind=self.kind,
             reason="not-written",
-            detail=failure.detail,
-            id=f"{self.kind}.{msg.metadata.sequence.stream}.{failure.rule}.{failure.channel}",
+            detail=mask(failure.detail, planned.secrets),
+            id=f"{self.kind}.{msg.metadata.sequence.stream}.{failure.delivery}",
             payload=msg.data,
             about={
-                "subject": msg.subject,
+                **self._about(msg, rulebook),
                 "reqid": planned.event.reqid,
                 "rule": failure.rule,
                 "channel": failure.channel,
-                "revision": planned.revision,
+                "delivery": failure.delivery,
             },
             room=self.connection.client.max_payload,
         )
 
-    async def _bury(self, msg: Msg, reason: str, detail: str, *, revision: str) -> None:
+    async def _bury(self, msg: Msg, reason: str, detail: str, rulebook: Rulebook) -> None:
         """Put the message among the dead letters and take it off the stream."""
         log.warning("%s: dead letter: %s: %s", msg.subject, reason, detail)
         letter = history.dead(
@@ -181,13 +193,30 @@ class Intake:
             detail=detail,
             id=f"{self.kind}.{msg.metadata.sequence.stream}",
             payload=msg.data,
-            about={"subject": msg.subject, "revision": revision},
+            about=self._about(msg, rulebook),
             room=self.connection.client.max_payload,
         )
         await self.publisher.store(letter)
         await msg.ack()
         self.metrics.events.labels(self.kind, "dead").inc()
         self.metrics.dead.labels(self.kind, reason).inc()
+
+    def _about(self, msg: Msg, rulebook: Rulebook) -> dict[str, str]:
+        """What a dead letter says of the event in it."""
+        again = again_in(msg.headers)
+        taken = int(msg.metadata.timestamp.timestamp() * 1e6)
+        key = self.topology.key(self.kind, msg.subject)
+        known = rulebook.catalogue.get(f"{self.kind}.{key}" if key else str(self.kind))
+        about = {
+            "subject": msg.subject,
+            "revision": rulebook.revision,
+            "received": str(again.received if again else taken),
+        }
+        if again and again.is_partial:
+            about |= {"rule": again.rule, "channel": again.channel, "delivery": again.delivery}
+        if sensitive := sensitive_header(known.secrets if known else ()):
+            about[SENSITIVE] = sensitive
+        return about
 
 
 def _hops(msg: Msg) -> int:

@@ -117,6 +117,14 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Revival:
+    """That something was a dead letter and was brought back."""
+
+    letter: str  # which letter it was; no other one is called so
+    at: int  # when an operator brought it back, microseconds since the epoch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Delivery:
     """A finished message with an address on it, ready to hand to a channel.
 
@@ -139,6 +147,17 @@ class Delivery:
     secrets: tuple[str, ...] = ()  # values to mask wherever the delivery is shown
     created: int = 0  # when the broker took the event, microseconds since the epoch
     hops: int = 0  # as the event's
+    revival: Revival | None = None  # from the dead letters
+
+    @property
+    def since(self) -> int:
+        """From when its deadline counts, microseconds since the epoch."""
+        return self.revival.at if self.revival else self.created
+
+    @property
+    def run(self) -> str:
+        """Names this life of it: attempts are counted anew after each return from the dead letters."""
+        return f"{self.id}.{self.revival.at}" if self.revival else self.id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,6 +170,7 @@ class Receipt:
     detail: str  # the other side's words, secrets masked
     at: int  # microseconds since the epoch
     final: bool  # nothing more is tried
+    rest: str = ""  # the id of the delivery that goes on for the addresses that were not served
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,3 +190,4 @@ class Failure:
     rule: str
     channel: str
     detail: str
+    delivery: str = ""  # the id that it would have had

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -15,7 +15,7 @@ from . import locales
 from .addresses import parse_mailbox, parse_phone
 from .catalogue import LOCALE, USER
 from .errors import TemplateError
-from .model import MOST_HOPS, Delivery, Event, Failure, Message, Recipient, Suppressed
+from .model import MOST_HOPS, Delivery, Event, Failure, Message, Recipient, Revival, Suppressed
 from .paths import resolve
 from .rulebook import Audience, ChannelSpec, Match, Mode, Notify, Rule, Rulebook
 from .templates import render
@@ -33,6 +33,8 @@ class Plan:
     deliveries: tuple[Delivery, ...] = ()
     suppressed: tuple[Suppressed, ...] = ()
     failures: tuple[Failure, ...] = ()
+    secrets: tuple[str, ...] = field(default=(), repr=False)  # to mask wherever it is shown
+    revival: Revival | None = None  # it was a dead letter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +86,7 @@ def plan(rulebook: Rulebook, event: Event) -> Plan:
         deliveries=tuple(deliveries.values()),
         suppressed=tuple(suppressed),
         failures=tuple(failures),
+        secrets=secrets,
     )
 
 
@@ -124,7 +127,9 @@ def _deliver(
         try:
             yield _write(order, addressed.to)
         except TemplateError as error:
-            yield Failure(rule=rule.id, channel=channel.name, detail=str(error))
+            yield Failure(
+                rule=rule.id, channel=channel.name, detail=str(error), delivery=_id(order, addressed.to)
+            )
 
 
 def recipient_of(rulebook: Rulebook, event: Event, audience: Audience) -> Recipient:
@@ -188,7 +193,7 @@ def _write(order: _Order, to: tuple[str, ...]) -> Delivery:
     if words is None and channel.words:
         raise TemplateError(f"template {order.template!r} has no words for channel {channel.name!r}")
     return Delivery(
-        id=delivery_id(event, rule.id, channel.name, order.template, to or (order.recipient.user,)),
+        id=_id(order, to),
         kind=event.kind,
         key=event.key,
         reqid=event.reqid,
@@ -205,6 +210,11 @@ def _write(order: _Order, to: tuple[str, ...]) -> Delivery:
         created=event.received,
         hops=event.hops,
     )
+
+
+def _id(order: _Order, to: tuple[str, ...]) -> str:
+    event, rule, channel = order.match.event, order.match.rule, order.channel
+    return delivery_id(event, rule.id, channel.name, order.template, to or (order.recipient.user,))
 
 
 def _context(order: _Order, to: tuple[str, ...]) -> dict[str, Any]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
-from .catalogue import MASK, mask
+from .catalogue import mask, masked
 from .conditions import Finding
 from .explain import Considered, Explanation, outline
 from .layout import indented
@@ -145,20 +144,9 @@ def _masked_finding(finding: Finding, secrets: tuple[str, ...]) -> Finding:
     return Finding(
         path=finding.path,
         operator=finding.operator,
-        expected=_masked(finding.expected, secrets),
-        actual=_masked(finding.actual, secrets),
+        expected=masked(finding.expected, secrets),
+        actual=masked(finding.actual, secrets),
         present=finding.present,
         holds=finding.holds,
         inside=tuple(_masked_finding(each, secrets) for each in finding.inside),
     )
-
-
-def _masked(value: Any, secrets: tuple[str, ...]) -> Any:
-    """``value`` without secrets, which may be numbers, or stand anywhere inside."""
-    if isinstance(value, str):
-        return mask(value, secrets)
-    if isinstance(value, Mapping):
-        return {key: _masked(inside, secrets) for key, inside in value.items()}
-    if isinstance(value, list | tuple):
-        return [_masked(inside, secrets) for inside in value]
-    return MASK if not isinstance(value, bool) and str(value) in secrets else value

@@ -24,6 +24,8 @@ COMMANDS = {
     "schema": "policy",
     "publish": "client",
     "request": "client",
+    "trace": "tracing",
+    "dead": "letters",
 }
 
 

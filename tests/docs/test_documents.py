@@ -104,6 +104,31 @@ async def test_the_first_rule_of_the_readme(tmp_path: Path, unused_tcp_port: int
         assert not any("1 cups" in line for line in lines)
 
 
+async def test_tracing_and_dead_letters_of_the_operating_page(tmp_path: Path, unused_tcp_port: int) -> None:
+    (tmp_path / "mss.yaml").write_text(f"servers: nats://127.0.0.1:{unused_tcp_port}\nmetrics: false\n")
+    environment = {**os.environ, "PATH": f"{MSS.parent}:{os.environ['PATH']}"}
+    for block in blocks(README):
+        if block.info.startswith("file=hello"):
+            path = tmp_path / block.info.removeprefix("file=")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(block.text)
+    shown = {block.info: block.text for block in blocks(OPERATING) if block.language == "sh"}
+
+    async def letter_is_there() -> bool:
+        return "not-written" in await run("mss dead list", tmp_path, environment)
+
+    async with serving("mss serve --embedded --rules hello", tmp_path, environment):
+        said = await run(shown["trace"], tmp_path, environment)
+        assert "1 delivery: 1 sent" in said and "coffee  matched" in said
+        await run(shown["dead"], tmp_path, environment)
+        await until(letter_is_there, what="a letter")
+        said = await run(shown["letters"], tmp_path, environment)
+        assert "'dict object' has no attribute 'who'" in said and "1 dead letter brought back" in said
+        await until(letter_is_there, what="the same once more")
+        assert "1 dead letter dropped" in await run(shown["dropped"], tmp_path, environment)
+        assert "no dead letters" in await run("mss dead list", tmp_path, environment)
+
+
 async def test_the_python_of_the_readme(tmp_path: Path) -> None:
     code = next(block.text for block in blocks(README) if block.language == "python")
     async with embedded_broker(tmp_path / "nats") as address:

@@ -94,6 +94,17 @@ def test_schemas_are_listed_and_printed() -> None:
         ["request", "x", "--payload", "/no/such/file"],
         ["nonsense"],
         ["check", "--format", "xml"],
+        ["trace"],
+        ["trace", ""],
+        ["trace", "r", "--format", "xml"],
+        ["dead", "retry"],  # neither IDs nor --all
+        ["dead", "retry", "--rule", "r"],
+        ["dead", "retry", "1", "--all"],
+        ["dead", "drop", "1", "--rule", "r"],
+        ["dead", "list", "--since", "2"],
+        ["dead", "list", "--kind", "action"],
+        ["dead", "list", "--limit", "-1"],
+        ["dead", "show"],
     ],
 )
 def test_wrong_usage_is_2(arguments: list[str]) -> None:

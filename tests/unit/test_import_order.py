@@ -47,6 +47,9 @@ PURE = [
     "trial",
     "coverage",
     "codec",
+    "dead",
+    "dead_payload",
+    "trace",
 ]
 EDGES = [
     "durations",
@@ -70,6 +73,8 @@ EDGES = [
     "history",
     "notices",
     "spending",
+    "letters",
+    "tracing",
     "intake",
     "due",
     "pace",
@@ -89,6 +94,8 @@ FACES = [
     "report",
     "report_tests",
     "report_explain",
+    "report_trace",
+    "report_dead",
     "render",
     "graph",
     "starting",

@@ -1,0 +1,271 @@
+"""``mss dead``: what was given up is listed, shown, brought back, thrown away."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from rich.progress import Progress
+
+from .. import report
+from ..dead import Letter, Wanted
+from ..dead_payload import shown
+from ..durations import parse_duration
+from ..errors import NotThere
+from ..letters import Disposal, Done, Letters, disposal
+from ..model import Kind
+from ..report_dead import letter_document, show_letter, show_letters
+from ..server import now, topology_of
+from ..settings import Settings
+from .common import CONFIG, SERVER, err, out, settings_of
+from .reaching import broker_of, tell_hidden
+from .running import run
+
+_MOST_PROBLEMS = 20  # listed
+_TEXT_OR_JSON = click.option(
+    "--format", "format_", type=click.Choice(["text", "json"]), default="text", show_default=True
+)
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def _filters(command: _F) -> _F:
+    """The options that say which letters are meant."""
+    options = (
+        click.option("--rule", default="", help="Of this rule."),
+        click.option("--channel", default="", help="Of this channel."),
+        click.option("--reason", default="", help="Given up for this reason: refused, exhausted, ..."),
+        click.option(
+            "--kind", type=click.Choice([str(kind) for kind in Kind]), help="Of this kind of event."
+        ),
+        click.option("--reqid", default="", help="Of this event."),
+        click.option("--since", metavar="DURATION", help="Given up within the last 2h, 30m, ..."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@click.group()
+def dead() -> None:
+    """List, show, bring back or throw away what was given up.
+
+    An ID is the number that "list" shows, or the id of a delivery.
+    """
+
+
+@dead.command("list")
+@_filters
+@click.option("--limit", default=100, show_default=True, type=click.IntRange(0), help="The newest N; 0: all.")
+@_TEXT_OR_JSON
+@CONFIG
+@SERVER
+def list_(limit: int, format_: str, config: Path | None, server: str | None, **filters: Any) -> None:
+    """List dead letters, the newest last."""
+    wanted = _wanted(filters)
+
+    async def main(letters: Letters) -> None:
+        newest: dict[Kind, deque[Letter]] = defaultdict(lambda: deque(maxlen=limit or None))
+        total = 0
+        async for letter in letters.find(wanted):
+            newest[letter.kind].append(letter)
+            total += 1
+        found = sorted((each for kept in newest.values() for each in kept), key=lambda each: each.sequence)
+        found = found[-limit:]
+        if format_ == "json":
+            documents = [letter_document(letter) for letter in found]
+            click.echo(report.as_json({"total": total, "letters": documents}))
+        else:
+            show_letters(out(), found, total)
+
+    _with_letters(config, server, main)
+
+
+@dead.command()
+@click.argument("name", metavar="ID")
+@_TEXT_OR_JSON
+@CONFIG
+@SERVER
+def show(name: str, format_: str, config: Path | None, server: str | None) -> None:
+    """Show a dead letter with what is in it; secrets are masked."""
+
+    async def main(letters: Letters) -> None:
+        found = await letters.named(name)
+        if not found:
+            raise click.ClickException(f"there is no dead letter {name}")
+        documents = []
+        for letter in found:
+            try:
+                payload = shown(letter, await letters.payload(letter))
+            except NotThere as error:
+                raise click.ClickException(f"dead letter {name} was removed just now") from error
+            if format_ == "json":
+                documents.append({**letter_document(letter), "payload": payload})
+            else:
+                show_letter(out(), letter, payload)
+        if format_ == "json":
+            click.echo(report.as_json(documents[0] if len(documents) == 1 else documents))
+
+    _with_letters(config, server, main)
+
+
+_IDS = click.argument("names", metavar="[ID]...", nargs=-1)
+_ALL = click.option("--all", "everything", is_flag=True, help="All that the other options mean.")
+
+
+@dead.command()
+@_IDS
+@_ALL
+@_filters
+@CONFIG
+@SERVER
+def retry(
+    names: tuple[str, ...], everything: bool, config: Path | None, server: str | None, **filters: Any
+) -> None:
+    """Bring dead letters back to where they came from, each once.
+
+    A delivery keeps its id, and what did go out is not sent again. An event is planned by the rules of
+    today; where one delivery of it could not be written, only that one.
+    """
+    meant = _Meant(names=names, everything=everything, wanted=_wanted(filters))
+
+    async def main(letters: Letters) -> bool:
+        return await _dispose(letters, meant, "brought back", Disposal.bring_back)
+
+    if not _with_letters(config, server, main):
+        raise SystemExit(1)
+
+
+@dead.command()
+@_IDS
+@_ALL
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@_filters
+@CONFIG
+@SERVER
+def drop(
+    names: tuple[str, ...],
+    everything: bool,
+    yes: bool,
+    config: Path | None,
+    server: str | None,
+    **filters: Any,
+) -> None:
+    """Throw dead letters away for good."""
+    meant = _Meant(names=names, everything=everything, wanted=_wanted(filters))
+
+    async def main(letters: Letters) -> bool:
+        return await _dispose(letters, meant, "dropped", Disposal.throw_away, ask=everything and not yes)
+
+    if not _with_letters(config, server, main):
+        raise SystemExit(1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Meant:
+    """Which letters a command is about: those named, or all that are wanted."""
+
+    names: tuple[str, ...]
+    everything: bool
+    wanted: Wanted
+
+    def __post_init__(self) -> None:
+        if self.names and (self.everything or self.wanted != Wanted()):
+            raise click.UsageError("give either IDs or --all with filters")
+        if not self.names and not self.everything:
+            raise click.UsageError("give IDs, or --all for all that the filters mean")
+
+    async def find(self, letters: Letters) -> tuple[list[Letter], list[str]]:
+        """The letters, from the oldest on, and the names under which there is none."""
+        if self.everything:
+            found = [letter async for letter in letters.find(self.wanted)]
+            return sorted(found, key=lambda letter: letter.sequence), []
+        by_sequence: dict[int, Letter] = {}
+        missing = []
+        for name in dict.fromkeys(self.names):
+            named = await letters.named(name)
+            if not named:
+                missing.append(name)
+            by_sequence |= {letter.sequence: letter for letter in named}
+        return [by_sequence[sequence] for sequence in sorted(by_sequence)], missing
+
+
+async def _dispose(
+    letters: Letters,
+    meant: _Meant,
+    done_to_it: str,
+    treat: Callable[[Disposal, Sequence[Letter]], Any],
+    *,
+    ask: bool = False,
+) -> bool:
+    """Do it to each letter, with progress on a terminal and a summary; whether it was done to all."""
+    found, missing = await meant.find(letters)
+    if ask and found:
+        click.confirm(f"Drop {_count(len(found))} for good?", abort=True, err=True)
+    problems = [f"{name}: there is no such dead letter" for name in missing]
+    done = 0
+    async with AsyncExitStack() as stack:
+        desk = await stack.enter_async_context(disposal(letters, now))
+        console = err()
+        progress = stack.enter_context(
+            Progress(console=console, transient=True, disable=not console.is_terminal)
+        )
+        task = progress.add_task("", total=len(found))
+        try:
+            each: Done
+            async for each in treat(desk, found):
+                progress.advance(task)
+                if each.problem:
+                    problems.append(f"{each.letter.sequence}: {each.problem}")
+                else:
+                    done += 1
+        finally:
+            progress.stop()
+            for problem in problems[:_MOST_PROBLEMS]:
+                console.print(problem, style="red", soft_wrap=True)
+            if len(problems) > _MOST_PROBLEMS:
+                console.print(f"and {len(problems) - _MOST_PROBLEMS} more", style="red")
+            total = len(found) + len(missing)
+            click.echo(
+                f"{done} of {_count(total)} {done_to_it}" if done != total else f"{_count(done)} {done_to_it}"
+            )
+    return not problems
+
+
+def _with_letters(config: Path | None, server: str | None, work: Callable[[Letters], Any]) -> Any:
+    settings = settings_of(config)
+    return run(partial(_reach, settings, server, work))
+
+
+async def _reach(settings: Settings, server: str | None, work: Callable[[Letters], Any]) -> Any:
+    async with broker_of(settings, server) as connection:
+        letters = Letters(connection=connection, topology=topology_of(settings))
+        result = await work(letters)
+        tell_hidden(letters.hidden)
+        return result
+
+
+def _wanted(filters: dict[str, Any]) -> Wanted:
+    since = filters["since"]
+    try:
+        ago = parse_duration(since) if since else 0.0
+    except ValueError as error:
+        raise click.UsageError(f"--since: {error}") from error
+    return Wanted(
+        kind=Kind(filters["kind"]) if filters["kind"] else None,
+        reason=filters["reason"],
+        rule=filters["rule"],
+        channel=filters["channel"],
+        reqid=filters["reqid"],
+        since=time.time_ns() // 1000 - int(ago * 1e6) if since else 0,
+    )
+
+
+def _count(number: int) -> str:
+    return f"{number or 'no'} dead letter{'' if number == 1 else 's'}"

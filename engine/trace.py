@@ -1,0 +1,296 @@
+"""What became of the events of one reqid, folded from the entries of the history.
+
+The entries may come in any order that the streams have, twice, or without the first of them, which the
+broker may have forgotten already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import msgspec
+
+from .model import Kind, Outcome, Revival, Suppressed
+
+WAITING, DEAD = "waiting", "dead"  # a delivery's status, where it is not the outcome of its last attempt
+
+
+class _Event(msgspec.Struct):
+    kind: str
+    key: str
+    reqid: str
+    sent: int
+    received: int
+
+
+class _Planned(msgspec.Struct):
+    id: str
+    rule: str
+    channel: str
+    user: str = ""
+    to: tuple[str, ...] = ()
+    locale: str = ""
+
+
+class _Unwritten(msgspec.Struct, frozen=True):
+    rule: str
+    channel: str
+    detail: str = ""
+    delivery: str = ""
+
+
+class Plan(msgspec.Struct, tag_field="type", tag="planned"):
+    """An entry: what an event leads to."""
+
+    at: int
+    event: _Event
+    revision: str
+    rules: tuple[str, ...] = ()
+    deliveries: tuple[_Planned, ...] = ()
+    suppressed: tuple[Suppressed, ...] = ()
+    failures: tuple[_Unwritten, ...] = ()
+    shadow: tuple[str, ...] = ()
+    stopped: bool = False
+    revival: Revival | None = None
+
+
+class Receipt(msgspec.Struct, tag_field="type", tag="receipt"):
+    """An entry: how one attempt ended."""
+
+    at: int
+    delivery: str
+    rule: str
+    channel: str
+    attempt: int
+    outcome: Outcome
+    final: bool
+    revision: str = ""
+    to: tuple[str, ...] = ()
+    detail: str = ""
+    rest: str = ""  # the delivery that goes on for the addresses that were not served
+    revival: Revival | None = None
+
+
+class Revived(msgspec.Struct, tag_field="type", tag="revived"):
+    """An entry: an operator brought a dead letter back."""
+
+    at: int
+    letter: str
+    delivery: str = ""
+    rule: str = ""
+    channel: str = ""
+
+
+class Dropped(msgspec.Struct, tag_field="type", tag="dropped"):
+    """An entry: an operator threw a dead letter away."""
+
+    at: int
+    letter: str
+    delivery: str = ""
+    rule: str = ""
+    channel: str = ""
+
+
+Entry = Plan | Receipt | Revived | Dropped
+_entries = msgspec.json.Decoder(Entry)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivered:
+    """One delivery, and every attempt at it in order."""
+
+    id: str
+    rule: str
+    channel: str
+    to: tuple[str, ...]
+    locale: str
+    attempts: tuple[Receipt, ...] = ()
+    revived: tuple[int, ...] = ()  # when it was brought back from the dead letters
+    dropped: int = 0  # when its dead letter was thrown away; 0: it was not
+
+    @property
+    def status(self) -> str:
+        """waiting, sent, deferred, refused, unknown, or dead: given up after it was deferred."""
+        if self.times_sent:
+            return Outcome.SENT
+        last = self._last
+        if last is None:
+            return WAITING
+        return DEAD if last.final and last.outcome is Outcome.DEFERRED else last.outcome
+
+    @property
+    def is_final(self) -> bool:
+        """Whether nothing more is tried."""
+        return bool(self.times_sent) or (self._last is not None and self._last.final)
+
+    @property
+    def is_given_up(self) -> bool:
+        return self.is_final and not self.times_sent
+
+    @property
+    def is_duplicated(self) -> bool:
+        """Whether its reader may have it twice: sent after an attempt nobody knows the end of."""
+        outcomes = [attempt.outcome for attempt in self.attempts]
+        if Outcome.SENT not in outcomes:
+            return False
+        last = len(outcomes) - 1 - outcomes[::-1].index(Outcome.SENT)
+        return any(each in (Outcome.UNKNOWN, Outcome.SENT) for each in outcomes[:last])
+
+    @property
+    def times_sent(self) -> int:
+        return sum(attempt.outcome is Outcome.SENT for attempt in self.attempts)
+
+    @property
+    def _last(self) -> Receipt | None:
+        """The last attempt since it was brought back, if it was."""
+        last = self.attempts[-1] if self.attempts else None
+        back = max(self.revived, default=0)
+        return None if last is None or _life(last) < back else last
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Story:
+    """One event, however often it was published, and what it led to."""
+
+    kind: Kind
+    name: str  # KIND.KEY; the kind alone where the plan is forgotten
+    plans: tuple[Plan, ...]  # one for each time that it came
+    deliveries: tuple[Delivered, ...]
+    suppressed: tuple[Suppressed, ...]
+    failures: tuple[_Unwritten, ...]  # still not written
+
+    @property
+    def rules(self) -> Mapping[str, str]:
+        """By id, of the rules that matched: ``matched``, ``shadow``, or ``stopped`` those after it."""
+        verdicts: dict[str, str] = {}
+        for plan in self.plans:
+            for rule in plan.rules:
+                verdicts[rule] = "shadow" if rule in plan.shadow else "matched"
+            if plan.stopped and plan.rules:
+                verdicts[plan.rules[-1]] = "stopped"
+        return verdicts
+
+    @property
+    def is_final(self) -> bool:
+        return all(delivery.is_final for delivery in self.deliveries)
+
+
+@dataclass(slots=True)
+class _Draft:
+    """A delivery while its entries are being gathered."""
+
+    id: str
+    rule: str
+    channel: str
+    to: tuple[str, ...]
+    locale: str = ""
+    attempts: list[Receipt] = field(default_factory=list)
+    revived: list[int] = field(default_factory=list)
+    dropped: int = 0
+
+    def finished(self) -> Delivered:
+        return Delivered(
+            id=self.id, rule=self.rule, channel=self.channel, to=self.to, locale=self.locale,
+            # In the order of its lives: another stream tells of a return than of what follows.
+            attempts=tuple(sorted(self.attempts, key=_life)),
+            revived=tuple(sorted(set(self.revived))), dropped=self.dropped,
+        )  # fmt: skip
+
+
+def read_entry(data: bytes) -> Entry | None:
+    """The entry in ``data``; None where it is none that is known here."""
+    try:
+        entry: Entry = _entries.decode(data)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return None
+    return entry
+
+
+def fold(kind: Kind, entries: Iterable[Entry]) -> tuple[Story, ...]:
+    """The events of one kind, in the order in which they came first."""
+    known = list(entries)
+    plans = [entry for entry in known if isinstance(entry, Plan)]
+    by_name: dict[str, list[Plan]] = {}
+    for plan in plans:
+        by_name.setdefault(_name(plan.event), []).append(plan)
+    drafts = {name: _drafts(of_event) for name, of_event in by_name.items()}
+    for entry in known:
+        if not isinstance(entry, Plan):
+            _note(entry, drafts, kind)
+    return tuple(
+        _story(kind, name, by_name.get(name, []), [draft.finished() for draft in of_event.values()])
+        for name, of_event in drafts.items()
+    )
+
+
+def _drafts(plans: Iterable[Plan]) -> dict[str, _Draft]:
+    found: dict[str, _Draft] = {}
+    for plan in plans:
+        for each in plan.deliveries:
+            found.setdefault(each.id, _Draft(each.id, each.rule, each.channel, each.to, each.locale))
+    return found
+
+
+def _note(entry: Receipt | Revived | Dropped, drafts: dict[str, dict[str, _Draft]], kind: Kind) -> None:
+    draft = _draft_for(entry, drafts, kind)
+    match entry:
+        case Receipt() if draft and entry not in draft.attempts:
+            draft.attempts.append(entry)
+            if entry.rest:
+                _home_of(entry, drafts, kind).setdefault(
+                    entry.rest, _Draft(entry.rest, entry.rule, entry.channel, ())
+                )
+        case Revived() if draft:
+            draft.revived.append(entry.at)
+        case Dropped() if draft:
+            draft.dropped = entry.at
+
+
+def _draft_for(
+    entry: Receipt | Revived | Dropped, drafts: dict[str, dict[str, _Draft]], kind: Kind
+) -> _Draft | None:
+    known = next((of_event for of_event in drafts.values() if entry.delivery in of_event), None)
+    if known is None and not isinstance(entry, Receipt):
+        return None  # of something that was never written
+    home = _home_of(entry, drafts, kind) if known is None else known
+    found = home.setdefault(entry.delivery, _Draft(entry.delivery, entry.rule, entry.channel, ()))
+    if isinstance(entry, Receipt):
+        found.to = found.to or entry.to
+    return found
+
+
+def _home_of(
+    entry: Receipt | Revived | Dropped, drafts: dict[str, dict[str, _Draft]], kind: Kind
+) -> dict[str, _Draft]:
+    """The event with deliveries of the same rule and channel; one without a name where there is none.
+
+    What is not planned is the rest of another delivery, or its plan is forgotten.
+    """
+    for of_event in drafts.values():
+        if any((each.rule, each.channel) == (entry.rule, entry.channel) for each in of_event.values()):
+            return of_event
+    return drafts.setdefault(str(kind), {})
+
+
+def _story(kind: Kind, name: str, plans: list[Plan], deliveries: list[Delivered]) -> Story:
+    written = {delivery.id for delivery in deliveries}
+    return Story(
+        kind=kind,
+        name=name,
+        plans=tuple(plans),
+        deliveries=tuple(deliveries),
+        suppressed=tuple(dict.fromkeys(each for plan in plans for each in plan.suppressed)),
+        failures=tuple(
+            dict.fromkeys(each for plan in plans for each in plan.failures if each.delivery not in written)
+        ),
+    )
+
+
+def _name(event: _Event) -> str:
+    return f"{event.kind}.{event.key}" if event.key else event.kind
+
+
+def _life(receipt: Receipt) -> int:
+    """Which of a delivery's lives: 0 for the first, else when it was brought back."""
+    return receipt.revival.at if receipt.revival else 0

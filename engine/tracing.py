@@ -1,0 +1,123 @@
+"""The history of one reqid, read from the broker: what is there, and what still comes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+
+from .broker import Connection, Topology
+from .broker.reading import Reading
+from .dead import Letter, Wanted
+from .errors import BrokerError, NotPermitted
+from .letters import Letters
+from .model import Kind
+from .subjects import token
+from .trace import Entry, Story, fold, read_entry
+
+_MOST_ENTRIES = 10_000  # of one kind: a sender may use one reqid for everything
+_CLOCKS_APART = 60_000_000  # microseconds by which an engine's clock and the broker's may differ
+_SEARCH_LIMIT = 3.0  # seconds for the dead letters, of which there may be very many
+
+
+@dataclass(slots=True, kw_only=True)
+class Tracer:
+    """What is known of one reqid so far. Made by ``tracing``."""
+
+    connection: Connection
+    topology: Topology
+    reqid: str
+    hidden: dict[Kind, NotPermitted] = field(default_factory=dict)  # kinds that we may not read
+    cut: bool = False  # there is more than was read
+    _entries: dict[Kind, list[Entry]] = field(default_factory=dict)
+    _readings: dict[Kind, Reading] = field(default_factory=dict)
+
+    @property
+    def stories(self) -> tuple[Story, ...]:
+        """One for each event of the reqid."""
+        return tuple(story for kind, entries in self._entries.items() for story in fold(kind, entries))
+
+    def settled(self) -> bool:
+        """Whether there is something and nothing of it is waited for."""
+        stories = self.stories
+        return bool(stories) and all(story.is_final for story in stories)
+
+    async def present(self) -> AsyncGenerator[tuple[Kind, Entry], None]:
+        """The entries that are there, kind by kind, each from the oldest on."""
+        for kind, reading in self._readings.items():
+            for _ in range(_MOST_ENTRIES):
+                if (stored := await reading.present()) is None:
+                    break
+                if (entry := self._take(kind, stored.payload)) is not None:
+                    yield kind, entry
+            self.cut = self.cut or not reading.caught_up
+
+    async def following(self) -> AsyncGenerator[tuple[Kind, Entry], None]:
+        """The entries that come after those, for ever."""
+        coming: dict[asyncio.Task[bytes], Kind] = {}
+
+        def await_next(kind: Kind) -> None:
+            coming[asyncio.create_task(_payload(self._readings[kind]), name=f"trace {kind}")] = kind
+
+        for kind in self._readings:
+            await_next(kind)
+        try:
+            while coming:
+                arrived, _ = await asyncio.wait(coming, return_when=asyncio.FIRST_COMPLETED)
+                for task in arrived:
+                    kind = coming.pop(task)
+                    if (entry := self._take(kind, task.result())) is not None:
+                        yield kind, entry
+                    await_next(kind)
+        finally:
+            for task in coming:
+                task.cancel()
+
+    async def dead_letters(self) -> list[Letter]:
+        """The letters that lie among the dead because of it, as far as they are found in short time."""
+        found: list[Letter] = []
+        for story in self.stories:
+            ends = [each.attempts[-1].at for each in story.deliveries if each.is_given_up]
+            ends += [plan.at for plan in story.plans if plan.failures]
+            if not ends:
+                continue
+            wanted = Wanted(kind=story.kind, reqid=self.reqid, since=min(ends) - _CLOCKS_APART)
+            try:
+                async with asyncio.timeout(_SEARCH_LIMIT):
+                    found += [
+                        letter
+                        async for letter in Letters(connection=self.connection, topology=self.topology).find(
+                            wanted
+                        )
+                    ]
+            except (TimeoutError, BrokerError):
+                continue  # the history says that there is one: where it lies is an extra
+        return found
+
+    def _take(self, kind: Kind, payload: bytes) -> Entry | None:
+        entry = read_entry(payload)
+        if entry is not None:
+            self._entries.setdefault(kind, []).append(entry)
+        return entry
+
+
+async def _payload(reading: Reading) -> bytes:
+    return (await reading.following()).payload
+
+
+@asynccontextmanager
+async def tracing(connection: Connection, topology: Topology, reqid: str) -> AsyncIterator[Tracer]:
+    """Begin to read the history of ``reqid``. Raises NotPermitted where no kind may be read, BrokerError."""
+    tracer = Tracer(connection=connection, topology=topology, reqid=reqid)
+    async with AsyncExitStack() as stack:
+        for kind in Kind:
+            subject = topology.history_subject(kind, token(reqid))
+            reading = Reading(connection, topology.history_stream, subject)
+            try:
+                tracer._readings[kind] = await stack.enter_async_context(reading)  # noqa: SLF001 -- it is ours
+            except NotPermitted as error:
+                tracer.hidden[kind] = error
+                if len(tracer.hidden) == len(Kind):
+                    raise
+        yield tracer

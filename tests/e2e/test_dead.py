@@ -1,0 +1,358 @@
+"""``mss dead``: what was given up comes back exactly once, whoever is killed on the way."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from support import MSS, NatsServer, client_options, envelope, until, write_config
+from undelivered import FIXED, MailHost, Said, mail_host, mss, mss_process, write_policy
+from world import StartEngine, World
+
+from engine.broker import Connection, Topology, connect
+from engine.dead import Letter, Wanted
+from engine.letters import Letters, disposal
+from engine.server import now
+
+SECRET = "https://iam.example.com/secure?token=abc&next=1"
+
+
+@pytest.fixture
+async def host() -> AsyncIterator[MailHost]:
+    async with mail_host() as made:
+        yield made
+
+
+class Bench:
+    """Deliveries that die, and the command that looks after them."""
+
+    def __init__(self, world: World, rules: Path, start: StartEngine, host: MailHost) -> None:
+        self.world, self.rules, self.host = world, rules, host
+        self._start = start
+
+    async def serve(self, files: dict[str, str] | None = None, **settings: Any) -> Any:
+        write_policy(self.rules, self.host.port, files)
+        return await self._start(self.rules, **settings)
+
+    async def publish(self, address: str, key: str = "notice.case", reqid: str = "") -> str:
+        reqid = reqid or uuid4().hex
+        payload = {"number": 1, "link": SECRET, "mailto": address}
+        await self.world.client.publish(f"kiam.console.{key}", envelope(payload, reqid=reqid))
+        return reqid
+
+    async def dead(self, count: int) -> None:
+        async def there() -> bool:
+            return await self.world.stored("MSS_DEAD") == count
+
+        await until(there, what=f"{count} dead letters")
+
+    async def quiet(self) -> None:
+        """Return once nothing is to be planned or delivered."""
+
+        async def empty() -> bool:
+            streams = ("MSS_NOTICE", "MSS_AUDIT", "MSS_DELIVERY")
+            return not any([await self.world.stored(stream) for stream in streams])
+
+        await until(empty, what="all is done")
+
+    async def said(self, *arguments: str, answer: str = "") -> Said:
+        return await mss("dead", *arguments, "--server", self.world.address, answer=answer)
+
+    async def trace(self, reqid: str) -> dict[str, Any]:
+        said = await mss("trace", reqid, "--server", self.world.address, "--format", "json")
+        assert said.code == 0, said
+        document: dict[str, Any] = said.document
+        return document
+
+    def mails(self) -> Counter[str]:
+        return Counter(str(mail["To"]) for mail in self.host.mails)
+
+
+@pytest.fixture
+def bench(world: World, start_engine: StartEngine, host: MailHost, tmp_path: Path) -> Bench:
+    return Bench(world, tmp_path / "rules", start_engine, host)
+
+
+async def test_each_sort_comes_back_once_and_keeps_its_id(bench: Bench) -> None:
+    engine = await bench.serve()
+    refused = await bench.publish("refused@x.test")
+    exhausted = await bench.publish("later@x.test")
+    audit = await bench.publish("refused-audit@x.test", "audit.case")
+    worded = await bench.publish("worded@x.test", "notice.worded")
+    await bench.dead(4)
+    before = {reqid: await bench.trace(reqid) for reqid in (refused, exhausted, audit)}
+    listed = await bench.said("list")
+    assert listed.code == 0 and len(listed.output.splitlines()) == 4, listed
+    assert "exhausted" in listed.output and "2×" in listed.output and exhausted in listed.output
+    await engine.end()
+    await bench.serve(FIXED)  # with words that can be written
+    bench.host.healed = True
+    said = await bench.said("retry", "--all")
+    assert (said.code, said.output) == (0, "4 dead letters brought back\n"), said
+    assert await bench.world.stored("MSS_DEAD") == 0
+    addresses = ["refused@x.test", "later@x.test", "refused-audit@x.test", "worded@x.test"]
+    await until(lambda: set(bench.mails()) == set(addresses), what="four mails")
+    await bench.quiet()
+    assert bench.mails() == Counter(addresses)
+    for reqid, story in before.items():
+        (old,), (new,) = story["deliveries"], (await bench.trace(reqid))["deliveries"]
+        assert (new["id"], new["status"], len(new["revived"])) == (old["id"], "sent", 1)
+        assert [each["outcome"] for each in new["attempts"]] == [
+            *(each["outcome"] for each in old["attempts"]), "sent",
+        ]  # fmt: skip
+    # Of the event only what had failed was planned again: the terminal had its words.
+    story = await bench.trace(worded)
+    assert {d["channel"]: len(d["attempts"]) for d in story["deliveries"]} == {"email": 1, "terminal": 1}
+    assert story["failures"] == [] and len(story["arrivals"]) == 2
+    assert await bench.world.stored("MSS_ARCHIVE_NOTICE") == 3  # it is in the archive already
+    assert (await bench.said("retry", "--all")).output == "no dead letters brought back\n"
+
+
+async def test_what_fails_again_dies_again_and_comes_back_again(bench: Bench) -> None:
+    """All of it within the stream's window for duplicates: nothing of it may be taken for one."""
+    await bench.serve()
+    reqid = await bench.publish("refused@x.test")
+    await bench.dead(1)
+    assert (await bench.said("retry", "1")).code == 0
+
+    async def died_again() -> bool:
+        return (await bench.said("show", "2")).code == 0
+
+    await until(died_again, what="a second letter")
+    bench.host.healed = True
+    (delivery,) = (await bench.trace(reqid))["deliveries"]
+    assert delivery["status"] == "refused" and len(delivery["attempts"]) == 2
+    said = await bench.said("retry", delivery["id"])
+    assert said.output == "1 dead letter brought back\n", said
+    await until(lambda: bench.mails() == Counter(["refused@x.test"]), what="the mail")
+    await bench.quiet()
+    (delivery,) = (await bench.trace(reqid))["deliveries"]
+    assert delivery["status"] == "sent" and len(delivery["revived"]) == 2
+
+
+async def test_a_retry_that_is_killed_and_run_again_sends_each_once(bench: Bench) -> None:
+    await bench.serve()
+    count = 300
+    for number in range(count):
+        await bench.publish(f"refused-{number}@x.test")
+    await bench.dead(count)
+    bench.host.healed = True
+    process = await asyncio.create_subprocess_exec(
+        str(MSS), "dead", "retry", "--all", "--server", bench.world.address,
+        stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
+    )  # fmt: skip
+
+    async def begun() -> bool:
+        return await bench.world.stored("MSS_DEAD") < count
+
+    await until(begun, what="the first letters brought back")
+    process.send_signal(signal.SIGKILL)
+    await process.wait()
+    left = await bench.world.stored("MSS_DEAD")
+    assert left > 0, "killed too late to prove anything"
+    said = await bench.said("retry", "--all")
+    assert said.code == 0, said
+    await until(lambda: len(bench.mails()) == count, what="every mail")
+    await bench.quiet()
+    assert max(bench.mails().values()) == 1 and await bench.world.stored("MSS_DEAD") == 0
+
+
+async def test_two_retries_at_once_send_each_once(bench: Bench) -> None:
+    await bench.serve()
+    for number in range(40):
+        await bench.publish(f"refused-{number}@x.test")
+    await bench.dead(40)
+    bench.host.healed = True
+    retry = ("dead", "retry", "--all", "--server", bench.world.address)
+    await asyncio.gather(*(mss_process(*retry) for _ in range(2)))
+    await until(lambda: len(bench.mails()) == 40, what="every mail")
+    await bench.quiet()
+    assert max(bench.mails().values()) == 1 and await bench.world.stored("MSS_DEAD") == 0
+
+
+@pytest.mark.parametrize("key", ["notice.case", "notice.worded"])
+async def test_a_second_copy_that_the_stream_takes_is_not_sent(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    """As when a command was killed before it removed the letter, and run again after the window."""
+    engine = await bench.serve()
+    await bench.publish("refused@x.test", key)
+    await bench.dead(1)
+    await engine.end()
+    js = bench.world.client.jetstream()
+    stream = "MSS_DELIVERY" if key == "notice.case" else "MSS_NOTICE"
+    config = (await js.stream_info(stream)).config
+    config.duplicate_window = 0.1
+    await js.update_stream(config)
+
+    async def keep(_: Letters, __: Letter) -> None:
+        """Not removed: the command was killed here."""
+
+    monkeypatch.setattr(Letters, "remove", keep)
+    connection = await connect({"servers": [bench.world.address]})
+    letters = Letters(connection=connection, topology=Topology())
+    found = [letter async for letter in letters.find(Wanted())]
+
+    async def two_copies() -> bool:
+        async with disposal(letters, now) as desk:
+            assert [done.problem async for done in desk.bring_back(found)] == [""]
+        return await bench.world.stored(stream) == 2
+
+    await until(two_copies, what="two copies")
+    bench.host.healed = True
+    await bench.serve(FIXED)
+    await until(lambda: len(bench.host.mails) > 0, what="the mail")
+    await bench.quiet()
+    assert bench.mails() == Counter(["refused@x.test"])
+    await connection.close()
+
+
+async def test_an_event_is_judged_by_when_it_was_taken_first(bench: Bench) -> None:
+    await bench.serve()
+    hour = 3_600_000_000
+    data = envelope({"mailto": "ok@x.test", "number": 1, "link": SECRET}, sent=now() - hour)
+    headers = {"Mss-Letter": "1-1", "Mss-Revived": str(now()), "Mss-Received": str(now() - hour)}
+    await bench.world.client.publish("kiam.console.notice.case", data, headers=headers)
+    await until(lambda: len(bench.host.mails) == 1, what="the mail")
+    # But nothing that is written there makes it younger than it is.
+    early = envelope({"mailto": "no@x.test", "number": 1, "link": SECRET}, sent=now() + hour)
+    headers |= {"Mss-Letter": "2-1", "Mss-Received": str(now() + hour)}
+    await bench.world.client.publish("kiam.console.notice.case", early, headers=headers)
+    await bench.dead(1)
+    assert "bad-time" in (await bench.said("list")).output
+
+
+async def test_an_event_that_could_not_be_read_comes_back_whole(bench: Bench) -> None:
+    engine = await bench.serve()
+    late = envelope({"mailto": "ok@x.test", "number": 1, "link": SECRET}, sent=now() - 60_000_000)
+    await bench.world.client.publish("kiam.console.notice.case", late)
+    await bench.world.client.publish("kiam.console.notice.case", b"\x00" * bench.world.client.max_payload)
+    await bench.dead(2)
+    await engine.end()
+    await bench.serve(clock_tolerance="2m")
+    said = await bench.said("retry", "--all", "--kind", "notice")
+    assert said.code == 1 and said.output == "1 of 2 dead letters brought back\n"
+    assert "2: only its beginning was kept" in said.errors
+    await until(lambda: bench.mails() == Counter(["ok@x.test"]), what="the mail")
+    await bench.quiet()
+    assert await bench.world.stored("MSS_DEAD") == 1
+
+
+async def test_each_recipient_whose_words_fail_has_a_letter(bench: Bench) -> None:
+    await bench.serve()
+    phones = ["+8613800000001", "+8613800000002"]
+    await bench.world.client.publish("kiam.console.notice.texted", envelope({"phones": phones}))
+    await bench.dead(2)
+    letters = (await bench.said("list", "--format", "json")).document["letters"]
+    assert len({letter["delivery"] for letter in letters}) == 2
+    assert {letter["reason"] for letter in letters} == {"not-written"}
+
+
+async def test_filters_drop_and_the_question(bench: Bench) -> None:
+    await bench.serve()
+    reqid = await bench.publish("refused@x.test")
+    await bench.publish("later@x.test")
+    await bench.publish("refused@x.test", "audit.case")
+    await bench.publish("worded@x.test", "notice.worded")
+    await bench.world.client.publish("kiam.console.notice.case", b"nonsense")
+    await bench.dead(5)
+
+    async def count(*filters: str) -> int:
+        total: int = (await bench.said("list", "--format", "json", *filters)).document["total"]
+        return total
+
+    assert await count() == 5
+    assert await count("--rule", "quick") == 3
+    assert await count("--rule", "quick", "--reason", "refused") == 2
+    assert await count("--kind", "audit") == 1
+    assert await count("--channel", "email", "--kind", "notice") == 3
+    assert await count("--reqid", reqid) == 1
+    assert await count("--since", "1h") == 5
+    assert await count("--since", "0s") == 0
+    limited = (await bench.said("list", "--format", "json", "--limit", "2")).document
+    assert limited["total"] == 5 and [each["sequence"] for each in limited["letters"]] == [4, 5]
+    refused = await bench.said("drop", "--all", answer="n\n")
+    assert refused.code == 1 and "Drop 5 dead letters for good?" in refused.errors
+    assert await count() == 5
+    said = await bench.said("drop", "--all", "--rule", "quick", "--reason", "refused", "--yes")
+    assert (said.code, said.output) == (0, "2 dead letters dropped\n")
+    (delivery,) = (await bench.trace(reqid))["deliveries"]
+    assert delivery["dropped"] and delivery["status"] == "refused"
+    said = await bench.said(
+        "drop", "77", str((await bench.said("list", "--format", "json")).document["letters"][0]["sequence"])
+    )
+    assert said.code == 1 and said.output == "1 of 2 dead letters dropped\n"
+    assert "77: there is no such dead letter" in said.errors
+    assert await count() == 2
+
+
+async def test_show_hides_what_is_secret(bench: Bench) -> None:
+    await bench.serve()
+    await bench.publish("refused@x.test")
+    await bench.dead(1)
+    # Too late to be an event, and half an event.
+    await bench.world.client.publish("kiam.console.notice.case", envelope({"LINK": SECRET}, sent=1))
+    await bench.dead(2)
+    await bench.world.client.publish("kiam.console.notice.case", envelope({"link": SECRET})[:-2])
+    await bench.dead(3)
+    for form in ("text", "json"):
+        for sequence, words in (("1", "Case 1 ***"), ("2", "***"), ("3", "not shown: ")):
+            said = await bench.said("show", sequence, "--format", form)
+            assert said.code == 0 and words in said.output, said
+            assert "token=abc" not in said.output
+    whole = (await bench.said("show", "1", "--format", "json")).document
+    assert whole["reason"] == "refused" and whole["payload"]["to"] == ["refused@x.test"]
+    (letter, *_) = await bench.world.messages("MSS_DEAD")
+    assert SECRET in json.loads(letter.data)["secrets"]  # it is there: the letter can be sent after all
+    assert (await bench.said("show", "9")).code == 1
+
+
+async def test_what_is_not_permitted_is_said(tmp_path: Path) -> None:
+    broker = NatsServer(
+        tmp_path / "strict",
+        """authorization { users: [
+          {user: mss, password: mss},
+          {user: reader, password: reader, permissions: {
+            publish: ["$JS.API.CONSUMER.CREATE.MSS_DEAD.*.mss.dead.notice.*", "$JS.FC.>"],
+            subscribe: ["_INBOX_mss.>"]}},
+          {user: clerk, password: clerk, permissions: {
+            publish: {deny: ["mss.delivery.>"]}, subscribe: ["_INBOX_mss.>"]}}]}""",
+    )
+    await broker.start()
+    options = {**client_options(broker), "user": "mss", "password": "mss"}
+    connection: Connection = await connect(options)
+    await Topology().prepare(connection)
+    for kind in ("notice", "audit"):
+        await connection.js.publish(f"mss.dead.{kind}.refused", b"{}", headers={"Mss-Delivery": kind})
+
+    def config(user: str) -> str:
+        folder = tmp_path / user
+        folder.mkdir()
+        return str(write_config(folder, broker.address, tmp_path, user=user, password=user))
+
+    listed = await mss("dead", "list", "-c", config("reader"))
+    assert listed.code == 0 and len(listed.output.splitlines()) == 1 and "notice" in listed.output, listed
+    assert "audit: not shown, NATS does not permit it" in listed.errors
+    reader = str(tmp_path / "reader" / "mss.yaml")
+    assert "permissions violation" in (await mss("dead", "show", "1", "-c", reader)).errors.lower()
+    await connection.js.publish("mss.dead.notice.refused", delivery(), headers={"Mss-Delivery": "d" * 32})
+    said = await mss("dead", "retry", "3", "-c", config("clerk"))
+    assert said.code == 1 and "permissions violation" in said.errors.lower(), said
+    assert (await connection.js.stream_info("MSS_DEAD")).state.messages == 3  # nothing was lost over it
+    await connection.close()
+    await broker.kill()
+
+
+def delivery() -> bytes:
+    from contract.channels.sides import make_delivery
+
+    from engine.codec import encode
+
+    return encode(make_delivery())
