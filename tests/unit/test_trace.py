@@ -56,7 +56,7 @@ def receipt(of: Delivery, number: int, outcome: Outcome, *, final: bool = False,
     made = Receipt(
         delivery=of, attempt=number, outcome=outcome, detail="", at=RECEIVED + number, final=final, rest=rest
     )
-    return entry(received(TOPOLOGY, made).payload)
+    return entry(received(TOPOLOGY, made, id_="1").payload)
 
 
 def revived(name: str, at: int) -> Entry:
