@@ -76,7 +76,8 @@ class Letters:
         """Take a letter off the stream; somebody else may have done it at the same time."""
         subject = f"$JS.API.STREAM.MSG.DELETE.{self.topology.dead_stream}"
         with contextlib.suppress(NotThere):
-            await ask(self.connection, subject, {"seq": letter.sequence})
+            # Without overwriting it on disk, which is some fifty times slower.
+            await ask(self.connection, subject, {"seq": letter.sequence, "no_erase": True})
 
     async def _of(self, kind: Kind, wanted: Wanted, start: int) -> AsyncIterator[Letter]:
         subject = self.topology.dead_subject(kind, wanted.reason or "*")
