@@ -6,6 +6,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
+# Tests start a hundred processes; compiling every module anew would take them most of their time.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: demo test lint format bench clean
 
 demo: $(STAMP)
@@ -35,5 +38,5 @@ $(STAMP): pyproject.toml uv.lock
 	$(PYTHON) -c 'import sys; sys.exit("MSS needs Python 3.11 or later" if sys.version_info < (3, 11) else 0)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check "uv>=0.5,<1"
-	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv sync --quiet --active --frozen --all-extras --inexact
+	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv sync --quiet --active --frozen --all-extras --inexact --compile-bytecode
 	touch $@

@@ -140,7 +140,7 @@ async def test_what_fails_again_dies_again_and_comes_back_again(bench: Bench) ->
 
 async def test_a_retry_that_is_killed_and_run_again_sends_each_once(bench: Bench) -> None:
     await bench.serve()
-    count = 600
+    count = 200
     for number in range(count):
         await bench.publish(f"refused-{number}@x.test")
     await bench.dead(count)

@@ -112,7 +112,6 @@ def ways(rules: list[Written]) -> list[RuleIndex[int]]:
     ]
 
 
-@settings(max_examples=300)
 @given(policies, st.lists(st.tuples(subjects, payloads), min_size=1, max_size=6))
 def test_the_index_and_plain_evaluation_agree(
     rules: list[Written], events: list[tuple[str, dict[str, Any]]]
@@ -173,7 +172,6 @@ def test_each_operator_agrees_by_itself(operator: str) -> None:
     operator_alone(operator)
 
 
-@settings(max_examples=300)
 @given(st.lists(st.tuples(patterns, oracle.blocks), max_size=6), st.lists(st.tuples(subjects, oracle.payloads), min_size=1, max_size=4))  # fmt: skip
 def test_the_index_and_the_oracle_agree(
     sources: list[tuple[Pattern, dict[str, Any]]], events: list[tuple[str, dict[str, Any]]]
