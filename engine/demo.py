@@ -28,7 +28,8 @@ from .errors import BrokerUnfit
 from .loader import load_policy
 from .model import Event, Kind
 from .plan import plan
-from .server import Server, now
+from .server import Server
+from .session import now
 from .settings import Settings
 
 _EVENT = "login.abnormal"

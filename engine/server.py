@@ -1,6 +1,6 @@
-"""The server: one connection, the consumers of every event kind and channel, the actions, and how they stop.
+"""The server: one session after the other, how each begins and stops, and what changes while it runs.
 
-All that depends on a connection lives in one session and ends with it. When the client is closed for
+All that depends on a connection lives in a session and ends with it. When the client is closed for
 good, which nats-py does on an expired token or a changed password, a new session is made.
 """
 
@@ -8,86 +8,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
-from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any
 
 import nats.errors
-from nats.js.kv import KeyValue
 
-from msc.options import ConnectOptions
-
-from .actions import Resources as ActionResources
-from .actions.assembly import make_actions
 from .actions.service import Actions
-from .broker import Connection, Consumer, Publisher, Topology, connect
-from .channels import Channel, Resources, open_channel
-from .claims import Claims
-from .deliver import Deliverer
-from .due import Due
-from .entrance import Entrance
+from .broker import Connection
 from .errors import BrokerError, BrokerLost, BrokerUnfit, innermost
-from .intake import Intake
 from .loader import settle
 from .metrics import Metrics
-from .model import Kind
-from .notices import Herald
-from .pace import Pace
-from .rulebook import ActionSpec, ChannelSpec, Rulebook
+from .rulebook import ActionSpec, Rulebook
+from .session import open_session
 from .settings import Settings
-from .spending import Spending
 from .workers import Workers
 
 log = logging.getLogger(__name__)
 
-_EVENTS_IN_HAND = 512  # of one kind in one process
 _START_LIMIT = 10.0  # seconds for the broker to say what is not permitted
-_DUE_IN_HAND = 256  # deliveries that are moved back to their channels at the same time
-_PUBLISH_LIMIT = 5.0  # seconds for the broker to take a channel's message
 _SESSION_WAIT = 2.0  # seconds before a lost session is made anew
 _BROKER_TROUBLE = (BrokerError, nats.errors.Error, TimeoutError, OSError)
-
-
-def now() -> int:
-    """Microseconds since the epoch."""
-    return time.time_ns() // 1000
-
-
-def print_block(text: str) -> None:
-    """Where console channels write."""
-    print(text, flush=True)
-
-
-def topology_of(settings: Settings) -> Topology:
-    """The names on the broker that ``settings`` ask for."""
-    return Topology(
-        prefix=settings.prefix,
-        namespace=settings.namespace,
-        streams=settings.stream_prefix,
-        replicas=settings.replicas,
-        kinds=settings.kinds,
-        archive_age=settings.archive_age,
-        history_age=settings.history_age,
-        dead_age=settings.dead_age,
-        ledger_age=settings.ledger_age,
-        ack_wait=settings.ack_wait,
-    )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Session:
-    """What lives and dies with one connection."""
-
-    topology: Topology
-    connection: Connection
-    publisher: Publisher
-    ledger: KeyValue
-    state: KeyValue
-    herald: Herald
-    actions: Actions
 
 
 @dataclass(kw_only=True)
@@ -178,10 +118,10 @@ class Server:
 
     async def _session(self, stop: asyncio.Event) -> None:
         async with AsyncExitStack() as stack:
-            session = await self._begin(stack)
+            session = await open_session(self.settings, lambda: self.rulebook, self.metrics, stack)
             consumers = [
-                *(self._intake(session, kind) for kind in self.settings.kinds),
-                self._due(session),
+                *(session.intake(kind) for kind in self.settings.kinds),
+                session.due(),
             ]
             async with asyncio.TaskGroup() as tasks:
                 attending = [
@@ -190,7 +130,7 @@ class Server:
                     tasks.create_task(session.connection.keep_since(session.topology.epoch), name="epoch"),
                 ]
                 consuming = [tasks.create_task(consumer.run(), name="consumer") for consumer in consumers]
-                workers = self._make_workers(session, tasks)
+                workers = session.workers(tasks)
                 workers.commit(self.rulebook.channels, await workers.prepare(self.rulebook.channels))
                 acting = tasks.create_task(session.actions.run(self._action_specs()), name="actions")
                 await session.actions.started.wait()
@@ -219,128 +159,12 @@ class Server:
                 for task in attending:
                     task.cancel()
 
-    async def _begin(self, stack: AsyncExitStack) -> _Session:
-        """Connect, make what is missing on the broker, open the channels."""
-        connection = await connect(self._options())
-        stack.push_async_callback(connection.close)
-        topology = topology_of(self.settings)
-        await topology.prepare(connection)
-        publisher = Publisher(connection)
-        await publisher.start()
-        stack.push_async_callback(publisher.close)
-        resources = _resources(connection)
-        ledger, state = await topology.ledger(connection), await topology.state(connection)
-        return _Session(
-            topology=topology,
-            connection=connection,
-            publisher=publisher,
-            ledger=ledger,
-            state=state,
-            herald=Herald(topology=topology, publisher=publisher, state=state, clock=now),
-            actions=make_actions(
-                self.settings,
-                connection,
-                ledger,
-                ActionResources(
-                    connection=connection,
-                    rulebook=lambda: self.rulebook,
-                    open_channel=partial(open_channel, resources=resources),
-                    metrics=self.metrics,
-                ),
-                clock=now,
-            ),
-        )
-
-    def _options(self) -> dict[str, Any]:
-        options = ConnectOptions(
-            servers=self.settings.servers,
-            name="mss",
-            inbox_prefix=f"_INBOX_{self.settings.namespace}",
-            **self.settings.access,
-        )
-        return options.to_nats()
-
-    def _make_workers(self, session: _Session, tasks: asyncio.TaskGroup) -> Workers:
-        return Workers(
-            connection=session.connection,
-            topology=session.topology,
-            open_channel=partial(open_channel, resources=_resources(session.connection)),
-            consumer=partial(self._deliverer, session),
-            ensure=partial(session.topology.ensure_workers, session.connection),
-            tasks=tasks,
-        )
-
     def _action_specs(self) -> dict[str, ActionSpec]:
         """The policy's actions without those that are left to others."""
         if not self.settings.actions:
             return {}
         off = self.settings.actions_off
         return {key: spec for key, spec in self.rulebook.actions.items() if key not in off}
-
-    def _intake(self, session: _Session, kind: Kind) -> Consumer:
-        intake = Intake(
-            kind=kind,
-            topology=session.topology,
-            connection=session.connection,
-            publisher=session.publisher,
-            spending=Spending(state=session.state, herald=session.herald, clock=now),
-            rulebook=lambda: self.rulebook,
-            metrics=self.metrics,
-            clock=now,
-            tolerance=self.settings.clock_tolerance,
-        )
-        return Consumer(
-            session.connection,
-            session.topology.stream(kind),
-            session.topology.planner,
-            limit=_EVENTS_IN_HAND,
-            ack_wait=self.settings.ack_wait,
-            handle=intake.handle,
-        )
-
-    def _deliverer(self, session: _Session, spec: ChannelSpec, channel: Channel) -> Consumer:
-        pace = spec.rate and Pace(rate=spec.rate, key=f"rate.{spec.name}", state=session.state, clock=now)
-        entrance = Entrance(name=spec.name, pace=pace or None)
-        deliverer = Deliverer(
-            spec=spec,
-            channel=channel,
-            topology=session.topology,
-            connection=session.connection,
-            publisher=session.publisher,
-            entrance=entrance,
-            claims=Claims(bucket=session.ledger),
-            herald=session.herald,
-            metrics=self.metrics,
-            clock=now,
-        )
-        return Consumer(
-            session.connection,
-            session.topology.delivery_stream,
-            session.topology.worker(spec.name),
-            limit=spec.concurrency,
-            ack_wait=self.settings.ack_wait,
-            handle=deliverer.handle,
-            on_stop=entrance.close,
-        )
-
-    def _due(self, session: _Session) -> Consumer:
-        return Consumer(
-            session.connection,
-            session.topology.timer_stream,
-            session.topology.due_worker,
-            limit=_DUE_IN_HAND,
-            ack_wait=self.settings.ack_wait,
-            handle=Due(topology=session.topology, publisher=session.publisher).handle,
-        )
-
-
-def _resources(connection: Connection) -> Resources:
-    """What channels may use of this process."""
-
-    async def publish(subject: str, payload: bytes, headers: Mapping[str, str]) -> None:
-        await connection.hand_over(subject, payload, headers, limit=_PUBLISH_LIMIT)
-
-    return Resources(publish=publish, write=print_block)
 
 
 async def _watch(connection: Connection) -> None:

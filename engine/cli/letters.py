@@ -22,7 +22,7 @@ from ..errors import NotThere
 from ..letters import Disposal, Done, Letters, disposal
 from ..model import Kind
 from ..report_dead import letter_document, show_letter, show_letters
-from ..server import now, topology_of
+from ..session import now, topology_of
 from ..settings import Settings
 from .common import CONFIG, SERVER, err, out, settings_of
 from .reaching import broker_of, tell_hidden

@@ -14,7 +14,7 @@ from .. import report
 from ..dead import Letter
 from ..model import Kind
 from ..report_trace import show_entry, show_trace, summary, trace_document
-from ..server import topology_of
+from ..session import topology_of
 from ..settings import Settings
 from ..trace import Entry
 from ..tracing import Tracer, tracing

@@ -71,7 +71,7 @@ async def test_a_killed_broker_loses_nothing(tmp_path: Path) -> None:
 async def test_a_client_that_was_closed_is_made_anew(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("engine.server._SESSION_WAIT", 0.05)
     closed: list[Callable[[], object]] = []
-    from engine import server as module
+    from engine import session as module
 
     connect = module.connect
 

@@ -19,7 +19,7 @@ from world import StartEngine, World
 from engine.broker import Connection, Topology, connect
 from engine.dead import Letter, Wanted
 from engine.letters import Letters, disposal
-from engine.server import now
+from engine.session import now
 
 SECRET = "https://iam.example.com/secure?token=abc&next=1"
 

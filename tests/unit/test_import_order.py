@@ -84,6 +84,7 @@ EDGES = [
     "workers",
     "health",
     "embedded",
+    "session",
     "server",
     "reload",
 ]

@@ -27,7 +27,7 @@ from engine.model import Delivery, Kind, Message, Outcome, Place, Receipt, Sever
 from engine.notices import Herald
 from engine.retry import RetryPolicy
 from engine.rulebook import ChannelSpec
-from engine.server import now
+from engine.session import now
 
 SECRET = "https://iam.example.com/secure?token=abc"
 QUICK = RetryPolicy(attempts=3, first=0.05, max=0.1, deadline=3600.0)

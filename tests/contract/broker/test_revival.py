@@ -11,7 +11,7 @@ from engine.broker import Connection, Outgoing
 from engine.codec import encode
 from engine.errors import Refused
 from engine.model import Delivery, Revival
-from engine.server import now
+from engine.session import now
 
 
 def back(dead: Delivery, letter: str = "1-1", at: int = 0) -> Delivery:

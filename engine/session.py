@@ -1,0 +1,196 @@
+"""What lives and dies with one connection: streams, publisher, actions, and the consumers over them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from functools import partial
+
+from nats.js.kv import KeyValue
+
+from msc.options import ConnectOptions
+
+from .actions import Resources as ActionResources
+from .actions.assembly import make_actions
+from .actions.service import Actions
+from .broker import Connection, Consumer, Publisher, Topology, connect
+from .channels import Channel, Resources, open_channel
+from .claims import Claims
+from .deliver import Deliverer
+from .due import Due
+from .entrance import Entrance
+from .intake import Intake
+from .metrics import Metrics
+from .model import Kind
+from .notices import Herald
+from .pace import Pace
+from .rulebook import ChannelSpec, Rulebook
+from .settings import Settings
+from .spending import Spending
+from .workers import Workers
+
+_EVENTS_IN_HAND = 512  # of one kind in one process
+_DUE_IN_HAND = 256  # deliveries that are moved back to their channels at the same time
+_PUBLISH_LIMIT = 5.0  # seconds for the broker to take a channel's message
+
+
+def now() -> int:
+    """Microseconds since the epoch."""
+    return time.time_ns() // 1000
+
+
+def print_block(text: str) -> None:
+    """Where console channels write."""
+    print(text, flush=True)
+
+
+def topology_of(settings: Settings) -> Topology:
+    """The names on the broker that ``settings`` ask for."""
+    return Topology(
+        prefix=settings.prefix,
+        namespace=settings.namespace,
+        streams=settings.stream_prefix,
+        replicas=settings.replicas,
+        kinds=settings.kinds,
+        archive_age=settings.archive_age,
+        history_age=settings.history_age,
+        dead_age=settings.dead_age,
+        ledger_age=settings.ledger_age,
+        ack_wait=settings.ack_wait,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """One connection, and what is made of it."""
+
+    settings: Settings
+    rulebook: Callable[[], Rulebook]  # the one in force
+    metrics: Metrics
+    topology: Topology
+    connection: Connection
+    publisher: Publisher
+    ledger: KeyValue
+    state: KeyValue
+    herald: Herald
+    actions: Actions
+
+    def workers(self, tasks: asyncio.TaskGroup) -> Workers:
+        """The channels, none of them open yet; they run in ``tasks``."""
+        return Workers(
+            connection=self.connection,
+            topology=self.topology,
+            open_channel=partial(open_channel, resources=_resources(self.connection)),
+            consumer=self.deliverer,
+            ensure=partial(self.topology.ensure_workers, self.connection),
+            tasks=tasks,
+        )
+
+    def intake(self, kind: Kind) -> Consumer:
+        """Plans the events of one kind."""
+        intake = Intake(
+            kind=kind,
+            topology=self.topology,
+            connection=self.connection,
+            publisher=self.publisher,
+            spending=Spending(state=self.state, herald=self.herald, clock=now),
+            rulebook=self.rulebook,
+            metrics=self.metrics,
+            clock=now,
+            tolerance=self.settings.clock_tolerance,
+        )
+        return Consumer(
+            self.connection,
+            self.topology.stream(kind),
+            self.topology.planner,
+            limit=_EVENTS_IN_HAND,
+            ack_wait=self.settings.ack_wait,
+            handle=intake.handle,
+        )
+
+    def deliverer(self, spec: ChannelSpec, channel: Channel) -> Consumer:
+        """Sends the deliveries of one channel."""
+        pace = spec.rate and Pace(rate=spec.rate, key=f"rate.{spec.name}", state=self.state, clock=now)
+        entrance = Entrance(name=spec.name, pace=pace or None)
+        deliverer = Deliverer(
+            spec=spec,
+            channel=channel,
+            topology=self.topology,
+            connection=self.connection,
+            publisher=self.publisher,
+            entrance=entrance,
+            claims=Claims(bucket=self.ledger),
+            herald=self.herald,
+            metrics=self.metrics,
+            clock=now,
+        )
+        return Consumer(
+            self.connection,
+            self.topology.delivery_stream,
+            self.topology.worker(spec.name),
+            limit=spec.concurrency,
+            ack_wait=self.settings.ack_wait,
+            handle=deliverer.handle,
+            on_stop=entrance.close,
+        )
+
+    def due(self) -> Consumer:
+        """Brings back the deliveries that waited."""
+        return Consumer(
+            self.connection,
+            self.topology.timer_stream,
+            self.topology.due_worker,
+            limit=_DUE_IN_HAND,
+            ack_wait=self.settings.ack_wait,
+            handle=Due(topology=self.topology, publisher=self.publisher).handle,
+        )
+
+
+async def open_session(
+    settings: Settings, rulebook: Callable[[], Rulebook], metrics: Metrics, stack: AsyncExitStack
+) -> Session:
+    """Connect and make what is missing on the broker; ``stack`` takes it down again. Raises BrokerUnfit."""
+    options = ConnectOptions(
+        servers=settings.servers,
+        name="mss",
+        inbox_prefix=f"_INBOX_{settings.namespace}",
+        **settings.access,
+    )
+    connection = await connect(options.to_nats())
+    stack.push_async_callback(connection.close)
+    topology = topology_of(settings)
+    await topology.prepare(connection)
+    publisher = Publisher(connection)
+    await publisher.start()
+    stack.push_async_callback(publisher.close)
+    ledger, state = await topology.ledger(connection), await topology.state(connection)
+    resources = ActionResources(
+        connection=connection,
+        rulebook=rulebook,
+        open_channel=partial(open_channel, resources=_resources(connection)),
+        metrics=metrics,
+    )
+    return Session(
+        settings=settings,
+        rulebook=rulebook,
+        metrics=metrics,
+        topology=topology,
+        connection=connection,
+        publisher=publisher,
+        ledger=ledger,
+        state=state,
+        herald=Herald(topology=topology, publisher=publisher, state=state, clock=now),
+        actions=make_actions(settings, connection, ledger, resources, clock=now),
+    )
+
+
+def _resources(connection: Connection) -> Resources:
+    """What channels may use of this process."""
+
+    async def publish(subject: str, payload: bytes, headers: Mapping[str, str]) -> None:
+        await connection.hand_over(subject, payload, headers, limit=_PUBLISH_LIMIT)
+
+    return Resources(publish=publish, write=print_block)
