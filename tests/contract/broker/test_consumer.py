@@ -120,6 +120,7 @@ async def test_a_long_task_is_not_handed_out_again(connection: Connection) -> No
     async def empty() -> bool:
         return await left(connection) == 0
 
+    await until(lambda: times, what="the message handed out")  # before that the stream may be empty too
     await until(empty, what="the message acknowledged")
     made.stop()
     await running
