@@ -12,13 +12,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import nats.errors
-import nats.js.errors
 from nats.js.kv import KeyValue
 
 from msc import wire
 
-from .broker import Outgoing, Publisher, Topology
+from .broker import Outgoing, Publisher, Topology, change
 from .budget import EVERYTHING, Budget
 from .codec import encode
 from .errors import BrokerError
@@ -80,24 +78,15 @@ class Herald:
                     subject=f"{self.topology.prefix}.notice.mss.{what}",
                     payload=wire.seal(encode(payload), time=now, reqid=reqid),
                     id=reqid,
-                    headers={HOPS: str(hops + 1)},
+                    headers={HOPS: "1"},
                 )
             )
-        except (nats.errors.Error, TimeoutError, BrokerError) as error:
-            log.warning("notice.mss.%s could not be announced: %s", what, error or "no answer")
+        except BrokerError as error:
+            log.warning("notice.mss.%s could not be announced: %s", what, error)
 
     async def _is_first(self, key: str, window: int) -> bool:
         """Whether no replica has announced it in this window."""
-        try:
-            entry = await self.state.get(key)
-        except nats.js.errors.KeyNotFoundError:
-            revision = 0
-        else:
-            revision = entry.revision or 0
-            if entry.value == str(window).encode():
-                return False
-        try:
-            await self.state.update(key, str(window).encode(), last=revision)
-        except nats.js.errors.KeyWrongLastSequenceError:
-            return False
-        return True
+        present = str(window).encode()
+        return await change(
+            self.state, key, lambda value: (None, False) if value == present else (present, True)
+        )

@@ -13,14 +13,12 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import nats.errors
-import nats.js.errors
 from nats.js.kv import KeyValue
 
+from .broker import change
 from .errors import BrokerError
 
 _AHEAD = 0.2  # seconds for which turns are reserved at once: at most five writes a second
-_TRIES = 50  # of a compare-and-set that others win
 
 
 @dataclass(slots=True, kw_only=True)
@@ -49,28 +47,21 @@ class Pace:
 
     async def _reserve(self, count: int) -> None:
         step = 1e6 / self.rate  # microseconds
-        try:
-            for _ in range(_TRIES):
-                revision, free = await self._read()
-                start = max(free, float(self.clock()))
-                value = json.dumps(start + count * step).encode()
-                try:
-                    await self.state.update(self.key, value, last=revision)
-                except nats.js.errors.KeyWrongLastSequenceError:
-                    continue
-                self._turns.extend(start + number * step for number in range(count))
-                return
-        except (nats.errors.Error, TimeoutError) as error:
-            raise BrokerError(f"the rate of {self.key} cannot be kept: {error or 'no answer'}") from error
-        raise BrokerError(f"the rate of {self.key} cannot be kept: too many replicas ask at once")
 
-    async def _read(self) -> tuple[int, float]:
-        """The key's revision, and from when on nothing is reserved."""
+        def reserve(value: bytes) -> tuple[bytes, float]:
+            start = max(_moment(value), float(self.clock()))
+            return json.dumps(start + count * step).encode(), start
+
         try:
-            entry = await self.state.get(self.key)
-        except nats.js.errors.KeyNotFoundError:
-            return 0, 0.0
-        try:
-            return entry.revision or 0, float(json.loads(entry.value or b"0"))
-        except (ValueError, TypeError):
-            return entry.revision or 0, 0.0
+            start = await change(self.state, self.key, reserve)
+        except BrokerError as error:
+            raise BrokerError(f"the rate of {self.key} cannot be kept: {error}") from error
+        self._turns.extend(start + number * step for number in range(count))
+
+
+def _moment(value: bytes) -> float:
+    """From when on nothing is reserved, microseconds since the epoch."""
+    try:
+        return float(json.loads(value or b"0"))
+    except (ValueError, TypeError):
+        return 0.0

@@ -18,7 +18,7 @@ from .errors import TemplateError
 from .model import MOST_HOPS, Delivery, Event, Failure, Message, Recipient, Revival, Suppressed
 from .paths import resolve
 from .rulebook import Audience, ChannelSpec, Match, Mode, Notify, Rule, Rulebook
-from .templates import render
+from .templates import Words, render
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -138,7 +138,7 @@ def recipient_of(rulebook: Rulebook, event: Event, audience: Audience) -> Recipi
         return rulebook.people[audience.person]
     known = rulebook.catalogue.get(event.name)
     paths = {**(known.roles if known else {}), **audience.fields}
-    found = {role: tuple(_texts(resolve(event.payload, path))) for role, path in paths.items()}
+    found = {role: tuple(texts(resolve(event.payload, path))) for role, path in paths.items()}
     return Recipient(
         user=next(iter(found.pop(USER, ())), ""),
         locale=next(iter(found.pop(LOCALE, ())), ""),
@@ -174,24 +174,33 @@ def usable_address(kind: str, text: str) -> str | None:
     return text if text.isprintable() else None
 
 
-def _texts(values: list[Any]) -> Iterator[str]:
+def texts(values: list[Any]) -> Iterator[str]:
     """The non-empty texts among what a path leads to; numbers, as user ids are, become texts."""
     for value in values:
         if isinstance(value, list):
-            yield from _texts(value)
+            yield from texts(value)
         elif isinstance(value, str) and value.strip():
             yield value.strip()
         elif isinstance(value, int) and not isinstance(value, bool):
             yield str(value)
 
 
+def find_words(rulebook: Rulebook, template: str, channel: ChannelSpec, locale: str) -> Words | None:
+    """The words of ``template`` for a reader of ``locale``; None for a channel that says nothing.
+
+    Raises TemplateError where a channel that speaks has none.
+    """
+    wanted = locales.chain(locale, rulebook.defaults.locale)
+    words = rulebook.library.find(template, (channel.name, channel.type), wanted)
+    if words is None and channel.words:
+        raise TemplateError(f"template {template!r} has no words for channel {channel.name!r}")
+    return words
+
+
 def _write(order: _Order, to: tuple[str, ...]) -> Delivery:
     """The finished delivery to ``to``. Raises TemplateError."""
     rulebook, rule, event, channel = order.rulebook, order.match.rule, order.match.event, order.channel
-    wanted = locales.chain(order.recipient.locale, rulebook.defaults.locale)
-    words = rulebook.library.find(order.template, (channel.name, channel.type), wanted)
-    if words is None and channel.words:
-        raise TemplateError(f"template {order.template!r} has no words for channel {channel.name!r}")
+    words = find_words(rulebook, order.template, channel, order.recipient.locale)
     return Delivery(
         id=_id(order, to),
         kind=event.kind,
@@ -230,17 +239,22 @@ def context(
     """What a template sees. Times are aware datetimes in UTC."""
     return {
         "payload": event.payload,
-        "event": {
-            "kind": str(event.kind),
-            "key": event.key,
-            "reqid": event.reqid,
-            "sent": _EPOCH + timedelta(microseconds=event.sent),
-            "received": _EPOCH + timedelta(microseconds=event.received),
-        },
+        "event": event_in_words(event, str(event.kind)),
         "rule": {"id": rule.id, "description": rule.description, "severity": str(rule.severity)},
         "recipient": {"user": recipient.user, "address": address, "locale": recipient.locale},
         "vars": {**rule.vars, **notify.vars},
         "site": rulebook.defaults.site,
+    }
+
+
+def event_in_words(event: Event, kind: str) -> dict[str, Any]:
+    """``event`` as templates see it; times are aware datetimes in UTC."""
+    return {
+        "kind": kind,
+        "key": event.key,
+        "reqid": event.reqid,
+        "sent": _EPOCH + timedelta(microseconds=event.sent),
+        "received": _EPOCH + timedelta(microseconds=event.received),
     }
 
 

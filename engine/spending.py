@@ -7,19 +7,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import msgspec
-import nats.errors
-import nats.js.errors
 from nats.js.kv import KeyValue
 
+from .broker import change
 from .budget import EVERYTHING, Budget, Spent, demand
-from .errors import BrokerError
+from .codec import encode
 from .model import Delivery, Suppressed
 from .notices import Herald
 from .plan import Plan
 from .rulebook import Rulebook
 from .subjects import token
-
-_TRIES = 50  # of a compare-and-set that others win
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,10 +34,10 @@ class Spending:
         wanted = demand(budgets, Counter(delivery.rule for delivery in planned.deliveries), whole)
         if not wanted:
             return planned
+        if whole:
+            budgets[EVERYTHING] = whole
         granted = {
-            name: await self._take(name, budgets.get(name, whole), count, planned)
-            for name, count in wanted.items()
-            if name in budgets or whole
+            name: await self._take(name, budgets[name], count, planned) for name, count in wanted.items()
         }
         kept: list[Delivery] = []
         held: list[Suppressed] = []
@@ -62,33 +59,22 @@ class Spending:
                 )
         return replace(planned, deliveries=tuple(kept), suppressed=(*planned.suppressed, *held))
 
-    async def _take(self, name: str, budget: Budget | None, count: int, planned: Plan) -> int:
-        assert budget is not None  # noqa: S101 -- only those that have one are asked for
-        key = f"budget.{token(name)}"
-        try:
-            for _ in range(_TRIES):
-                revision, spent = await self._read(key)
-                now = self.clock()
-                after, granted = spent.take(budget, count, now=now)
-                try:
-                    await self.state.update(key, msgspec.json.encode(after), last=revision)
-                except nats.js.errors.KeyWrongLastSequenceError:
-                    continue
-                if granted < count:
-                    await self.herald.budget_used_up(
-                        name, budget, until=budget.ends(now), hops=planned.event.hops
-                    )
-                return granted
-        except (nats.errors.Error, TimeoutError) as error:
-            raise BrokerError(f"the budget of {name} cannot be read: {error or 'no answer'}") from error
-        raise BrokerError(f"the budget of {name} cannot be written: too many replicas ask at once")
+    async def _take(self, name: str, budget: Budget, count: int, planned: Plan) -> int:
+        """How many of ``count`` deliveries there is budget for; they are counted as gone out."""
+        now = self.clock()
 
-    async def _read(self, key: str) -> tuple[int, Spent]:
-        try:
-            entry = await self.state.get(key)
-        except nats.js.errors.KeyNotFoundError:
-            return 0, Spent()
-        try:
-            return entry.revision or 0, msgspec.json.decode(entry.value or b"", type=Spent)
-        except msgspec.MsgspecError:
-            return entry.revision or 0, Spent()
+        def take(value: bytes) -> tuple[bytes, int]:
+            after, granted = _spent(value).take(budget, count, now=now)
+            return encode(after), granted
+
+        granted = await change(self.state, f"budget.{token(name)}", take)
+        if granted < count:
+            await self.herald.budget_used_up(name, budget, until=budget.ends(now), hops=planned.event.hops)
+        return granted
+
+
+def _spent(value: bytes) -> Spent:
+    try:
+        return msgspec.json.decode(value, type=Spent)
+    except msgspec.MsgspecError:
+        return Spent()

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime, timedelta
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
-from .. import locales
 from ..catalogue import LOCALE, USER
-from ..errors import TemplateError
 from ..model import Delivery, Event, Kind, Message, Severity
 from ..paths import resolve
-from ..plan import delivery_id, usable_address
+from ..plan import delivery_id, event_in_words, find_words, texts, usable_address
 from ..rulebook import ActionSpec, ChannelSpec, Rulebook
 from ..templates import render
 from . import Request
@@ -28,15 +26,11 @@ def tell(
     rulebook: Rulebook, spec: ActionSpec, channel: ChannelSpec, request: Request, payload: Mapping[str, Any]
 ) -> Delivery:
     """The delivery that ``request`` asks for. Raises UnreachableError or TemplateError."""
-    found = {role: tuple(_texts(resolve(payload, path))) for role, path in spec.to.items()}
+    found = {role: tuple(texts(resolve(payload, path))) for role, path in spec.to.items()}
     to = _addresses(channel, found)
     user = next(iter(found.get(USER, ())), "")
     wanted = next(iter(found.get(LOCALE, ())), "")
-    words = rulebook.library.find(
-        spec.template, (channel.name, channel.type), locales.chain(wanted, rulebook.defaults.locale)
-    )
-    if words is None and channel.words:
-        raise TemplateError(f"template {spec.template!r} has no words for channel {channel.name!r}")
+    words = find_words(rulebook, spec.template, channel, wanted)
     # A channel knows three kinds; what an action says is for one person's eyes, as an audit is.
     event = Event(
         kind=Kind.AUDIT,
@@ -48,13 +42,7 @@ def tell(
     )
     context = {
         "payload": payload,
-        "event": {
-            "kind": "action",
-            "key": request.key,
-            "reqid": request.reqid,
-            "sent": _EPOCH + timedelta(microseconds=request.sent),
-            "received": _EPOCH + timedelta(microseconds=request.received),
-        },
+        "event": event_in_words(event, "action"),
         "rule": {"id": spec.key, "description": "", "severity": str(Severity.NONE)},
         "recipient": {"user": user, "address": to[0] if to else "", "locale": wanted},
         "vars": spec.vars,
@@ -81,7 +69,7 @@ def tell(
 
 def secrets_in(spec: ActionSpec, payload: Mapping[str, Any]) -> tuple[str, ...]:
     """The sensitive values of a payload, longest first, so that no part of one is left over."""
-    values = {text for path in spec.sensitive for text in _texts(resolve(payload, path))}
+    values = {text for path in spec.sensitive for text in texts(resolve(payload, path))}
     return tuple(sorted((v for v in values if len(v) >= _SHORTEST_SECRET), key=len, reverse=True))
 
 
@@ -104,13 +92,3 @@ def _addresses(channel: ChannelSpec, found: Mapping[str, tuple[str, ...]]) -> tu
 def _bad_address(kind: str, why: str) -> str:
     """For mail in the words of the original, which are those of Go's parser."""
     return f"email address invalid: mail: {why}" if kind == "email" else f"{kind} address invalid"
-
-
-def _texts(values: list[Any]) -> Iterator[str]:
-    for value in values:
-        if isinstance(value, list):
-            yield from _texts(value)
-        elif isinstance(value, str) and value.strip():
-            yield value.strip()
-        elif isinstance(value, int) and not isinstance(value, bool):
-            yield str(value)

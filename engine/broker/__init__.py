@@ -3,10 +3,12 @@
 connection   one client, and the news when it is lost for good
 topology     the streams, durables and buckets, created and checked at start
 publisher    many messages at once, each known to be stored
+cells        one value that all replicas change
 lookup       what lies on one subject of a stream
 consumer     a durable pull consumer that never stops pulling and never holds too much
 """
 
+from .cells import change
 from .connection import AGAIN, Connection, connect
 from .consumer import Consumer
 from .lookup import holds_any, messages_on
@@ -20,6 +22,7 @@ __all__ = [
     "Outgoing",
     "Publisher",
     "Topology",
+    "change",
     "connect",
     "holds_any",
     "messages_on",

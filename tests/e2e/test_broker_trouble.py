@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import nats
 import pytest
-from support import LIMIT, ROOT, NatsServer, client_options, envelope, login, until
+import replicas
+from support import LIMIT, NatsServer, client_options, envelope, login, until
 from world import World
 
 from engine.demo import Caught, sms_catcher, smtp_catcher
 from engine.errors import BrokerUnfit
-from engine.loader import load_policy
 from engine.model import Kind
 from engine.server import Server
-from engine.settings import Settings
 
 NOTICE = "kiam.console.notice.login.abnormal"
 
@@ -27,23 +25,8 @@ async def serving(caught: Caught, address: str, **settings: object) -> AsyncIter
     """A server in this process, with the example policy and catchers."""
     async with smtp_catcher(caught) as smtp, sms_catcher(caught) as sms:
         environment = {"SMTP_HOST": "127.0.0.1", "SMTP_PORT": str(smtp), "SMS_GATEWAY": f"127.0.0.1:{sms}"}
-        rulebook = load_policy(ROOT / "rules", environment).require()
-        server = Server(
-            settings=Settings(servers=(address,), metrics="", ack_wait=2.0, **settings),  # type: ignore[arg-type]
-            rulebook=rulebook,
-        )
-        stop = asyncio.Event()
-        running = asyncio.create_task(server.run(stop))
-        ready = asyncio.create_task(server.ready.wait())
-        async with asyncio.timeout(LIMIT):
-            await asyncio.wait((running, ready), return_when=asyncio.FIRST_COMPLETED)
-        ready.cancel()
-        if running.done():
-            await running
-        yield server
-        stop.set()
-        async with asyncio.timeout(LIMIT):
-            await running
+        async with replicas.serving(address, environment, **settings) as server:
+            yield server
 
 
 async def test_a_killed_broker_loses_nothing(tmp_path: Path) -> None:

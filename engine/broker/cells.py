@@ -1,0 +1,42 @@
+"""One value that all replicas change: read, reckoned, and written only if nobody wrote meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import nats.errors
+import nats.js.errors
+from nats.js.kv import KeyValue
+
+from ..errors import BrokerError
+
+_TRIES = 50  # of a compare-and-set that others win
+
+T = TypeVar("T")
+
+
+async def change(bucket: KeyValue, key: str, step: Callable[[bytes], tuple[bytes | None, T]]) -> T:
+    """Replace what lies under ``key`` by what ``step`` makes of it, and return what it says besides.
+
+    ``step`` gets ``b""`` where there is nothing yet, and gives None for what is to stay; it may be
+    called several times. Raises BrokerError, and then nothing was written or nobody knows.
+    """
+    try:
+        for _ in range(_TRIES):
+            try:
+                entry = await bucket.get(key)
+                revision, value = entry.revision or 0, entry.value or b""
+            except nats.js.errors.KeyNotFoundError:
+                revision, value = 0, b""
+            changed, result = step(value)
+            if changed is None:
+                return result
+            try:
+                await bucket.update(key, changed, last=revision)
+            except nats.js.errors.KeyWrongLastSequenceError:
+                continue
+            return result
+    except (nats.errors.Error, TimeoutError) as error:
+        raise BrokerError(f"{key} cannot be read or written: {error or 'no answer'}") from error
+    raise BrokerError(f"{key} cannot be written: too many replicas change it at once")
