@@ -12,6 +12,7 @@ from typing import Any
 from uuid import uuid4
 
 from nats.aio.client import Client
+from nats.aio.subscription import Subscription
 from support import LIMIT, ROOT, envelope
 
 from engine.loader import load_policy
@@ -77,3 +78,14 @@ def verify(number: int = 1, **more: Any) -> dict[str, Any]:
         "expire": "24 hours",
         **more,
     }
+
+
+async def leave(client: Client, subscription: Subscription) -> None:
+    """End another program's subscription as one does who loses nothing.
+
+    The server may hand out one more message after it has answered; nats-py's drain drops that.
+    """
+    await client._send_unsubscribe(subscription._id)
+    await client.flush()
+    await asyncio.sleep(0.25)
+    await subscription.drain()

@@ -206,7 +206,7 @@ class Actions:
         if subscription is None:
             return
         if self.connection.client.is_connected:
-            await self.connection.patiently(subscription.drain(), _HEAR_LIMIT)  # type: ignore[no-untyped-call]
+            await self.connection.leave(subscription, _HEAR_LIMIT)
         else:
             with contextlib.suppress(nats.errors.Error):
                 await subscription.unsubscribe()

@@ -17,7 +17,7 @@ import pytest
 from contract.channels.sides import DROP, SILENT, FakeWeb, free_port
 from contract.channels.sides import World as Sides
 from nats.aio.msg import Msg
-from replicas import PREFIX, ask, serving, verify
+from replicas import PREFIX, ask, leave, serving, verify
 from support import LIMIT, NatsServer, envelope, until
 from world import World
 
@@ -179,7 +179,7 @@ async def test_an_action_is_handed_over_and_back_without_a_failure(world: World)
             await more(200)
             assert set(said[mark:]) == {"theirs"}
             await server.adopt(server.rulebook, replace(server.settings, actions_off=frozenset()))
-            await taking.drain()
+            await leave(theirs, taking)
             mark = len(said) + 32
             await more(200)
             assert set(said[mark:]) == {"ip(10.0.0.1) is a private address"}

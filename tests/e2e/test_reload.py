@@ -15,6 +15,7 @@ import nats
 import pytest
 from contract.channels.sides import World as Sides
 from nats.aio.msg import Msg
+from replicas import leave
 from support import LIMIT, Engine, envelope, login, until, write_config
 from world import World
 
@@ -250,7 +251,7 @@ async def test_an_action_is_switched_off_and_on_again_without_a_failed_request(
         await more(lambda message: message == "theirs")
         place.settings()
         await place.reload()
-        await taking.drain()
+        await leave(theirs, taking)
     await more(lambda message: message != "theirs")
     done.set()
     await asyncio.gather(*asking)
