@@ -9,8 +9,8 @@ from itertools import zip_longest
 from typing import Any
 
 from . import locales
+from .audience import usable_address
 from .model import Delivery, Suppressed
-from .plan import usable_address
 from .rulebook import Rulebook
 from .templates import as_text
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from . import documents, lint, references, schemas
 from .action_compiler import ActionCompiler
+from .audience import usable_address
 from .case_compiler import CaseCompiler
 from .cases import Case
 from .catalogue import Catalogue, EventSchema
@@ -22,7 +23,6 @@ from .durations import parse_duration, parse_rate
 from .errors import PolicyError
 from .index import RuleIndex
 from .model import Place, Problem, Recipient
-from .plan import usable_address
 from .retry import RetryPolicy
 from .rule_compiler import RuleCompiler, budget_of
 from .rulebook import ChannelSpec, Defaults, Mode, Rulebook, in_order

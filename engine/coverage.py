@@ -6,8 +6,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from .draft import delivery_id
 from .model import Delivery, Place
-from .plan import Plan, delivery_id
+from .plan import Plan
 from .rulebook import Mode, Notify, Rule, Rulebook
 
 

@@ -11,12 +11,13 @@ from urllib.parse import quote
 
 from . import locales
 from .actions.shapes import SHAPES
+from .audience import recipient_of, usable_address
 from .cases import DEFAULT_AT, Case
 from .channels.mail import with_prefix
 from .conditions import Block
 from .errors import TemplateError
 from .model import Event, Kind, Message, Place
-from .plan import context, recipient_of, usable_address
+from .plan import context
 from .rulebook import ActionSpec, Audience, Notify, Rule, Rulebook
 from .subjects import ONE, REST
 from .templates import render

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from ..audience import texts, usable_address
 from ..catalogue import LOCALE, USER
+from ..draft import delivery_id
 from ..model import Delivery, Event, Kind, Message, Severity
 from ..paths import resolve
-from ..plan import delivery_id, event_in_words, find_words, texts, usable_address
+from ..plan import event_in_words, find_words
 from ..rulebook import ActionSpec, ChannelSpec, Rulebook
 from ..templates import render
 from . import Request

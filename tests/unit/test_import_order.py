@@ -39,6 +39,8 @@ PURE = [
     "template_compiler",
     "catalogue",
     "rulebook",
+    "audience",
+    "draft",
     "plan",
     "explain",
     "cases",

@@ -1,0 +1,106 @@
+"""What an event asks for before a word is written: which messages, to whom, and what is not made and why.
+
+Between a draft and its words stand the gates: what they hold back is never rendered.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from .audience import addresses_for, recipient_of
+from .model import MOST_HOPS, Event, Recipient, Suppressed
+from .rulebook import ChannelSpec, Match, Mode, Notify, Rulebook
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """One message to be written: an entry of a rule's ``notify``, for one recipient."""
+
+    match: Match
+    notify: Notify
+    channel: ChannelSpec
+    recipient: Recipient
+    to: tuple[str, ...]  # addresses; empty where the channel needs none
+
+    @property
+    def template(self) -> str:
+        return self.notify.template or self.match.rule.template
+
+    @property
+    def id(self) -> str:
+        """Of the delivery that it becomes."""
+        event, rule = self.match.event, self.match.rule
+        to = self.to or (self.recipient.user,)
+        return delivery_id(event, rule.id, self.channel.name, self.template, to)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """All that one event asks for."""
+
+    event: Event
+    rulebook: Rulebook
+    matches: tuple[Match, ...] = ()
+    orders: tuple[Order, ...] = ()
+    suppressed: tuple[Suppressed, ...] = ()
+    secrets: tuple[str, ...] = field(default=(), repr=False)  # to mask wherever it is shown
+
+
+def draft(rulebook: Rulebook, event: Event) -> Draft:
+    """All that ``event`` asks for under ``rulebook``; equal arguments give equal drafts."""
+    known = rulebook.catalogue.get(event.name)
+    matches = rulebook.match(event)
+    orders: dict[str, Order] = {}  # by id: an entry written twice is one message
+    suppressed: list[Suppressed] = []
+    for match in matches:
+        for notify in match.rule.notify:
+            for result in _ask(rulebook, match, notify):
+                if isinstance(result, Order):
+                    orders.setdefault(result.id, result)
+                else:
+                    suppressed.append(result)
+    return Draft(
+        event=event,
+        rulebook=rulebook,
+        matches=matches,
+        orders=tuple(orders.values()),
+        suppressed=tuple(suppressed),
+        secrets=known.secrets_in(event.payload) if known else (),
+    )
+
+
+def _ask(rulebook: Rulebook, match: Match, notify: Notify) -> Iterator[Order | Suppressed]:
+    """What one entry of one rule's ``notify`` asks for: an order for each message it needs."""
+    rule, event = match.rule, match.event
+
+    def suppress(reason: str, detail: str = "") -> Suppressed:
+        return Suppressed(rule=rule.id, channel=notify.channel, reason=reason, detail=detail)
+
+    if rule.mode is Mode.SHADOW:
+        yield suppress("shadow")
+        return
+    if event.hops > MOST_HOPS:
+        yield suppress("hops", f"{event.hops} messages of MSS's own led to this event")
+        return
+    if notify.when is not None and not notify.when.holds(event.payload):
+        yield suppress("condition")
+        return
+    channel = rulebook.channels[notify.channel]
+    recipient = recipient_of(rulebook, event, notify.to or rule.to)
+    for addressed in addresses_for(channel, recipient):
+        if addressed.unusable:
+            yield suppress("bad_address", ", ".join(addressed.unusable))
+        if addressed.to or channel.address is None:
+            yield Order(match=match, notify=notify, channel=channel, recipient=recipient, to=addressed.to)
+        elif not addressed.unusable:
+            yield suppress("no_address", f"the recipient has no {channel.address}")
+
+
+def delivery_id(event: Event, rule: str, channel: str, template: str, to: tuple[str, ...]) -> str:
+    """The same for the same event, rule, channel, template and addresses, whoever plans it and when."""
+    parts = (event.kind, event.key, event.reqid, rule, channel, template, *to)
+    # Length before each part: ("ab", "c") and ("a", "bc") must not be the same delivery.
+    digest = hashlib.sha256(b"".join(b"%d:%s" % (len(p), p.encode()) for p in map(str, parts)))
+    return digest.hexdigest()[:32]
