@@ -79,6 +79,8 @@ class CaseCompiler:
             return None
         for entry in entries.items():
             channel, rule = entry.get("channel"), entry.get("rule")
+            if at := entry.get("at"):
+                self._clock(at)
             if channel is not None and channel.value not in self.channels:
                 self.complaints.unknown(channel, "channel", self.channels)
             if rule is not None:

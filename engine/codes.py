@@ -51,6 +51,8 @@ CODES: dict[str, Code] = {
     "defined-twice": Code("The same name, id or test twice."),
     "unknown-channel": Code("A channel that is not defined."),
     "unknown-person": Code("A person who is not defined."),
+    "unknown-interval": Code("A time interval that is not defined."),
+    "unknown-zone": Code("A time zone that does not exist."),
     "unknown-rule": Code("A test that names a rule which is not there."),
     "unknown-event": Code("An event that the catalogue does not describe.", _WARNING),
     "bad-event": Code("An event pattern that NATS does not know."),
@@ -76,6 +78,11 @@ CODES: dict[str, Code] = {
     "unusable-channel": Code("Settings with which the channel would not open."),
     "bad-address": Code("An address that is none of its kind."),
     "no-address": Code("A channel that needs an address nobody gives."),
+    # time
+    "bad-window": Code("Text that is no part of a day."),
+    "bad-range": Code("Days, months or years that are none."),
+    "empty-interval": Code("A time interval that no day is in."),
+    "never-open": Code("Hours that leave no time at which anything is sent.", _WARNING),
     # actions
     "unusable-action": Code("Settings with which the action's handler would not start."),
     # templates
@@ -92,6 +99,7 @@ CODES: dict[str, Code] = {
     # left over
     "unused-channel": Code("A channel that no rule uses.", _WARNING),
     "unused-person": Code("A person whom no rule tells.", _WARNING),
+    "unused-interval": Code("A time interval that no rule uses.", _WARNING),
     "unused-template": Code("A template that no rule uses.", _WARNING),
     "untested-rule": Code("A rule that no test tries.", _WARNING),
     # of a reload

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from difflib import SequenceMatcher
 from itertools import zip_longest
 from typing import Any
@@ -14,6 +15,7 @@ from .model import Delivery, Suppressed
 from .rulebook import Rulebook
 from .templates import as_text
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MOST = 300  # characters of a message in a comparison
 
 
@@ -134,6 +136,19 @@ def _folded(text: str) -> str:
     return " ".join(text.split())
 
 
+def _at(_: Rulebook, wanted: Any, delivery: Delivery) -> Row:
+    """When it goes out, to the second, in the offset that the test writes."""
+    expected = datetime.fromisoformat(wanted.strip().upper())
+    actual = _EPOCH + timedelta(microseconds=max(delivery.created, delivery.released))
+    actual = actual.astimezone(expected.tzinfo).replace(microsecond=0)
+    return Row(
+        field="at",
+        expected=wanted,
+        actual=actual.isoformat(),
+        agrees=actual == expected.replace(microsecond=0),
+    )
+
+
 _FIELDS: Mapping[str, Callable[[Rulebook, Any, Delivery], Row]] = {
     "channel": _plain("channel"),
     "rule": _plain("rule"),
@@ -141,4 +156,5 @@ _FIELDS: Mapping[str, Callable[[Rulebook, Any, Delivery], Row]] = {
     "locale": _locale,
     "title": _title,
     "contains": _contains,
+    "at": _at,
 }

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from . import documents, lint, references, schemas
 from .action_compiler import ActionCompiler
@@ -22,6 +23,7 @@ from .documents import Document
 from .durations import parse_duration, parse_rate
 from .errors import PolicyError
 from .index import RuleIndex
+from .interval_compiler import IntervalCompiler, zone_of
 from .model import Place, Problem, Recipient
 from .retry import RetryPolicy
 from .rule_compiler import RuleCompiler, budget_of
@@ -66,8 +68,13 @@ def compile_policy(folder: Folder, environment: Mapping[str, str]) -> Compiled:
     library = _library(folder, complaints)
     given = {entry.name: entry.value for entry in sections.named("defaults")}
     defaults = Defaults(
-        locale=given.get("locale", Defaults().locale), site=given.get("site", {}), budget=budget_of(given)
+        locale=given.get("locale", Defaults().locale),
+        zone=_default_zone(sections, complaints),
+        site=given.get("site", {}),
+        budget=budget_of(given),
     )
+    interval_compiler = IntervalCompiler(complaints=complaints, zone=defaults.zone)
+    intervals = {entry.name: interval_compiler.intervals(entry) for entry in sections.named("time_intervals")}
     channels = {
         entry.name: _channel(entry, given.get("retry", {}), environment, complaints)
         for entry in sections.named("channels")
@@ -79,6 +86,7 @@ def compile_policy(folder: Folder, environment: Mapping[str, str]) -> Compiled:
         channels=channels,
         declared=sections.names("channels"),
         people=people,
+        intervals={name: intervals.get(name, ()) for name in sections.names("time_intervals")},
         library=library,
         catalogue=catalogue,
     )
@@ -131,6 +139,7 @@ def compile_policy(folder: Folder, environment: Mapping[str, str]) -> Compiled:
         sources=folder.sources,
         channels=sections.written("channels"),
         people=sections.written("people"),
+        intervals=sections.written("time_intervals"),
         actions=sections.written("actions"),
         complete=sections.complete,
     )
@@ -235,11 +244,23 @@ def _retry(settings: Mapping[str, Any]) -> RetryPolicy:
 def _person(entry: Cursor, complaints: Complaints) -> Recipient:
     addresses: dict[str, tuple[str, ...]] = {}
     for kind in entry.items():
-        if kind.name == "locale":
+        if kind.name in ("locale", "time_zone"):
             continue
         given = list(kind.each())
         for address in given:
             if usable_address(kind.name, address.value) is None:
                 complaints.add(address, "bad-address", f"{address.value!r} is no {kind.name} address")
         addresses[kind.name] = tuple(address.value for address in given)
-    return Recipient(user=entry.name, addresses=addresses, locale=entry.value.get("locale", ""))
+    written = entry.get("time_zone")
+    return Recipient(
+        user=entry.name,
+        addresses=addresses,
+        locale=entry.value.get("locale", ""),
+        zone=zone_of(written, complaints) if written else None,
+    )
+
+
+def _default_zone(sections: Sections, complaints: Complaints) -> ZoneInfo:
+    written = next((entry for entry in sections.named("defaults") if entry.name == "time_zone"), None)
+    found = zone_of(written, complaints) if written else None
+    return found or Defaults().zone

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from .audience import addresses_for, recipient_of
-from .model import MOST_HOPS, Event, Recipient, Suppressed
+from .model import MOST_HOPS, Event, Held, Recipient, Suppressed
 from .rulebook import ChannelSpec, Match, Mode, Notify, Rulebook
 
 
@@ -23,6 +23,7 @@ class Order:
     channel: ChannelSpec
     recipient: Recipient
     to: tuple[str, ...]  # addresses; empty where the channel needs none
+    released: int = 0  # until when it is held back, microseconds since the epoch; 0: not at all
 
     @property
     def template(self) -> str:
@@ -45,6 +46,7 @@ class Draft:
     matches: tuple[Match, ...] = ()
     orders: tuple[Order, ...] = ()
     suppressed: tuple[Suppressed, ...] = ()
+    held: tuple[Held, ...] = ()
     secrets: tuple[str, ...] = field(default=(), repr=False)  # to mask wherever it is shown
 
 

@@ -27,7 +27,7 @@ def attempts_before(msg: Msg) -> int:
 
 def timer(topology: Topology, delivery: Delivery, payload: bytes, *, attempts: int, at: int) -> Outgoing:
     """The message that brings ``delivery`` back at ``at``, microseconds since the epoch."""
-    when = _EPOCH + timedelta(microseconds=at)
+    when = _EPOCH + timedelta(seconds=-(-at // 1_000_000))  # the broker knows whole seconds: never too early
     return Outgoing(
         subject=topology.timer_subject("delivery", delivery.id),
         payload=payload,

@@ -51,6 +51,16 @@ def planned(topology: Topology, plan: Plan, *, sequence: int, at: int) -> Outgoi
             {"rule": s.rule, "channel": s.channel, "reason": s.reason, "detail": mask(s.detail, plan.secrets)}
             for s in plan.suppressed
         ],
+        "held": [
+            {
+                "rule": h.rule,
+                "channel": h.channel,
+                "reason": h.reason,
+                "until": h.until,
+                "delivery": h.delivery,
+            }
+            for h in plan.held
+        ],
         "failures": [
             {
                 "rule": f.rule,

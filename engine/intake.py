@@ -21,6 +21,7 @@ from .catalogue import Catalogue, mask
 from .codec import encode
 from .dead import again_in, narrowed
 from .dead_payload import SENSITIVE, sensitive_header
+from .due import timer
 from .errors import UndecodableError
 from .metrics import Metrics
 from .model import HOPS, MOST_HOPS, Event, Failure, Kind
@@ -116,7 +117,7 @@ class Intake:
             detail = f"given up after {_TRIES} tries; the log has the traceback"
             await self._bury(msg, "not-planned", detail, rulebook)
             return
-        planned = plan(rulebook, event)
+        planned = plan(rulebook, event, self.clock())
         planned = await self.spending.admit(rulebook, narrowed(planned, again) if again else planned)
         await self._carry_out(msg, planned, rulebook)
 
@@ -134,6 +135,9 @@ class Intake:
                 failures.append(
                     Failure(rule=delivery.rule, channel=delivery.channel, detail=detail, delivery=delivery.id)
                 )
+                continue
+            if delivery.released:
+                outgoing.append(timer(self.topology, delivery, payload, attempts=0, at=delivery.released))
                 continue
             subject = self.topology.delivery_subject(event.kind, delivery.channel)
             outgoing.append(Outgoing(subject=subject, payload=payload, id=delivery.run, headers=headers))
@@ -164,6 +168,8 @@ class Intake:
             self.metrics.matches.labels(match.rule.id).inc()
         for suppressed in planned.suppressed:
             self.metrics.suppressed.labels(suppressed.rule, suppressed.reason).inc()
+        for held in planned.held:
+            self.metrics.held.labels(held.rule, held.reason).inc()
 
     def _dead_failure(self, msg: Msg, planned: Plan, failure: Failure, rulebook: Rulebook) -> Outgoing:
         return history.dead(

@@ -27,6 +27,12 @@ class Metrics:
             ["rule", "reason"],
             registry=self.registry,
         )
+        self.held = Counter(
+            "mss_held",
+            "Deliveries that were made and wait for their time",
+            ["rule", "reason"],
+            registry=self.registry,
+        )
         self.attempts = Counter(
             "mss_delivery_attempts",
             "Sends over a channel, by outcome: sent, refused, deferred, unknown",

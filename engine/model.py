@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
+from zoneinfo import ZoneInfo
 
 
 class Kind(StrEnum):
@@ -94,6 +95,7 @@ class Recipient:
     user: str = ""  # the application's id of the person, or the name under people
     addresses: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # by kind: email, phone, ...
     locale: str = ""  # as the event says it; "" where it does not
+    zone: ZoneInfo | None = None  # None where nobody has said
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,12 +149,13 @@ class Delivery:
     secrets: tuple[str, ...] = ()  # values to mask wherever the delivery is shown
     created: int = 0  # when the broker took the event, microseconds since the epoch
     hops: int = 0  # as the event's
+    released: int = 0  # until when it was held back, microseconds since the epoch; 0: not at all
     revival: Revival | None = None  # from the dead letters
 
     @property
     def since(self) -> int:
         """From when its deadline counts, microseconds since the epoch."""
-        return self.revival.at if self.revival else self.created
+        return self.revival.at if self.revival else max(self.created, self.released)
 
     @property
     def run(self) -> str:
@@ -179,8 +182,19 @@ class Suppressed:
 
     rule: str
     channel: str
-    reason: str  # shadow, no_address, bad_address, condition, hops, budget
+    reason: str  # shadow, no_address, bad_address, condition, hops, budget, outside_active_time, muted
     detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """A delivery that is made and waits for its time."""
+
+    rule: str
+    channel: str
+    reason: str  # muted
+    until: int  # microseconds since the epoch
+    delivery: str  # its id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,8 @@ from typing import Any
 from . import locales
 from .draft import Draft, Order, draft
 from .errors import TemplateError
-from .model import Delivery, Event, Failure, Message, Recipient, Revival, Suppressed
+from .gates import pass_gates
+from .model import Delivery, Event, Failure, Held, Message, Recipient, Revival, Suppressed
 from .rulebook import ChannelSpec, Match, Notify, Rule, Rulebook
 from .templates import Words, render
 
@@ -29,14 +30,18 @@ class Plan:
     matches: tuple[Match, ...] = ()
     deliveries: tuple[Delivery, ...] = ()
     suppressed: tuple[Suppressed, ...] = ()
+    held: tuple[Held, ...] = ()  # of the deliveries, those that wait
     failures: tuple[Failure, ...] = ()
     secrets: tuple[str, ...] = field(default=(), repr=False)  # to mask wherever it is shown
     revival: Revival | None = None  # it was a dead letter
 
 
-def plan(rulebook: Rulebook, event: Event) -> Plan:
-    """All that ``event`` leads to under ``rulebook``; equal arguments give equal plans."""
-    return write(draft(rulebook, event))
+def plan(rulebook: Rulebook, event: Event, now: int | None = None) -> Plan:
+    """All that ``event`` leads to under ``rulebook``; equal arguments give equal plans.
+
+    ``now``, microseconds since the epoch, is when the event was taken where nothing else is said.
+    """
+    return write(pass_gates(draft(rulebook, event), event.received if now is None else now))
 
 
 def write(drafted: Draft) -> Plan:
@@ -55,6 +60,7 @@ def write(drafted: Draft) -> Plan:
         matches=drafted.matches,
         deliveries=tuple(deliveries),
         suppressed=drafted.suppressed,
+        held=drafted.held,
         failures=tuple(failures),
         secrets=drafted.secrets,
     )
@@ -93,6 +99,7 @@ def _write(drafted: Draft, order: Order) -> Delivery:
         secrets=drafted.secrets,
         created=event.received,
         hops=event.hops,
+        released=order.released,
     )
 
 

@@ -33,12 +33,15 @@ def show_explanation(console: Console, explanation: Explanation) -> None:
         if position:
             console.print()
         _show_delivery(console, delivery, explanation.secrets)
-    if plan.suppressed or plan.failures:
-        _head(console, "not sent")
+    if plan.suppressed or plan.held or plan.failures:
+        _head(console, "not sent, or not at once")
     for suppressed in plan.suppressed:
         detail = f": {suppressed.detail}" if suppressed.detail else ""
         line = f"{suppressed.channel} ({suppressed.rule}): {suppressed.reason}{detail}"
         indented(console, mask(line, explanation.secrets), 2)
+    for held in plan.held:
+        until = (_EPOCH + timedelta(microseconds=held.until)).isoformat(timespec="seconds")
+        indented(console, f"{held.channel} ({held.rule}): {held.reason}, until {until}", 2)
     for failure in plan.failures:
         line = f"{failure.channel} ({failure.rule}): its words could not be written: {failure.detail}"
         indented(console, Text(mask(line, explanation.secrets), "red"), 2)
@@ -84,7 +87,7 @@ def _head(console: Console, words: str) -> None:
 def explanation_document(explanation: Explanation) -> dict[str, Any]:
     """The shape that ``mss explain --format json`` prints.
 
-    Where there is more to say there are more keys: ``failures``, the ``detail`` of what is
+    Where there is more to say there are more keys: ``held``, ``failures``, the ``detail`` of what is
     suppressed, ``inside`` of a block, ``absent`` where the path leads nowhere.
     """
     plan, secrets = explanation.plan, explanation.secrets
@@ -120,6 +123,16 @@ def explanation_document(explanation: Explanation) -> dict[str, Any]:
             for suppressed in plan.suppressed
         ],
     }
+    if plan.held:
+        document["held"] = [
+            {
+                "rule": held.rule,
+                "channel": held.channel,
+                "reason": held.reason,
+                "until": (_EPOCH + timedelta(microseconds=held.until)).isoformat().replace("+00:00", "Z"),
+            }
+            for held in plan.held
+        ]
     if plan.failures:
         document["failures"] = [
             {"rule": failure.rule, "channel": failure.channel, "detail": mask(failure.detail, secrets)}

@@ -107,11 +107,14 @@ def _note(delivery: Delivered) -> str:
 
 
 def _show_unsent(console: Console, story: Story, letters: Sequence[Letter]) -> None:
-    if story.suppressed or story.failures:
-        _head(console, "not sent")
+    if story.suppressed or story.held or story.failures:
+        _head(console, "not sent, or not at once")
     for each in story.suppressed:
         detail = f": {each.detail}" if each.detail else ""
         indented(console, f"{each.channel} ({each.rule}): {each.reason}{detail}", 2)
+    for waiting in story.held:
+        words = f"{waiting.channel} ({waiting.rule}): {waiting.reason}, until {local(waiting.until)}"
+        indented(console, Text(words, "yellow"), 2)
     for failure in story.failures:
         words = f"{failure.channel} ({failure.rule}): its words could not be written: {failure.detail}"
         indented(console, Text(words, "red"), 2)
@@ -174,6 +177,16 @@ def _story(reqid: str, story: Story, letters: Sequence[Letter]) -> dict[str, Any
         "suppressed": [
             {"rule": s.rule, "channel": s.channel, "reason": s.reason, "detail": s.detail}
             for s in story.suppressed
+        ],
+        "held": [
+            {
+                "rule": h.rule,
+                "channel": h.channel,
+                "reason": h.reason,
+                "until": iso(h.until),
+                "delivery": h.delivery,
+            }
+            for h in story.held
         ],
         "failures": [
             {"id": f.delivery, "rule": f.rule, "channel": f.channel, "detail": f.detail}

@@ -13,12 +13,15 @@ from .condition_compiler import compile_block
 from .conditions import Block
 from .cursors import Complaints, Cursor
 from .durations import parse_count_per
+from .intervals import Interval, Schedule
 from .model import Place, Problem, Recipient, Severity
 from .paths import Path, parse_path
-from .rulebook import Audience, ChannelSpec, Defaults, Mode, Notify, Rule
+from .rulebook import Audience, ChannelSpec, Defaults, Mode, Notify, Rule, Timing
 from .spelling import nearest
 from .subjects import Pattern, parse_event_pattern
 from .templates import TEMPLATE_FOLDER, Library, Words
+
+_SOME_TIME = 1_767_225_600_000_000  # 2026-01-01, microseconds since the epoch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,13 +33,15 @@ class RuleCompiler:
     channels: Mapping[str, ChannelSpec]
     declared: Collection[str]  # channels that are written, though something may be wrong with them
     people: Mapping[str, Recipient]
+    intervals: Mapping[str, tuple[Interval, ...]]
     library: Library
     catalogue: Catalogue
 
     def rule(self, entry: Cursor) -> Rule:
         """The rule at ``entry``, which the schema has passed."""
         value = entry.value
-        notify = [(each, self._notify(each)) for each in (entry / "notify").items()]
+        timing = self._timing(entry, Timing())
+        notify = [(each, self._notify(each, timing)) for each in (entry / "notify").items()]
         rule = Rule(
             id=value["id"],
             description=value.get("description", ""),
@@ -104,7 +109,29 @@ class RuleCompiler:
                 self.complaints.add(each, "bad-path", str(error))
         return Audience(fields=fields)
 
-    def _notify(self, entry: Cursor) -> Notify:
+    def _timing(self, entry: Cursor, outer: Timing) -> Timing:
+        """The hours that ``entry`` asks for inside of those around it."""
+        settings: Mapping[str, Any] = entry.value if isinstance(entry.value, dict) else {}
+        active, mute = entry.get("active_time_intervals"), entry.get("mute_time_intervals")
+        timing = Timing(
+            schedule=Schedule(
+                active=tuple(self._named(active)) or outer.schedule.active,
+                mute=(*outer.schedule.mute, *self._named(mute)),
+            ),
+            defers=settings["on_muted"] == "defer" if "on_muted" in settings else outer.defers,
+        )
+        if (active or mute) and timing.schedule.opens(_SOME_TIME, self.defaults.zone) is None:
+            message = "these hours leave no time at which anything is sent"
+            self.complaints.add(mute or active or entry, "never-open", message, severity="warning")
+        return timing
+
+    def _named(self, names: Cursor | None) -> Iterator[Interval]:
+        for each in names.items() if names else ():
+            if each.value not in self.intervals:
+                self.complaints.unknown(each, "interval", self.intervals)
+            yield from self.intervals.get(each.value, ())
+
+    def _notify(self, entry: Cursor, timing: Timing) -> Notify:
         settings: Mapping[str, Any] = entry.value if isinstance(entry.value, dict) else {}
         channel = entry.get("channel") or entry
         if channel.value not in self.declared:
@@ -115,6 +142,7 @@ class RuleCompiler:
             template=settings.get("template"),
             to=self._audience(entry.get("to")),
             vars=settings.get("vars", {}),
+            timing=self._timing(entry, timing),
         )
 
     def _check_words(self, at: Cursor, rule: Rule, notify: Notify, channel: ChannelSpec) -> None:

@@ -6,16 +6,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from .budget import Budget
 from .catalogue import Catalogue
 from .conditions import Block
 from .index import RuleIndex
+from .intervals import Schedule
 from .model import Event, Place, Recipient, Severity
 from .paths import Path
 from .retry import RetryPolicy
 from .subjects import Pattern
 from .templates import Library
+
+UTC = ZoneInfo("UTC")
 
 
 class Mode(StrEnum):
@@ -53,6 +57,14 @@ class Audience:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """When a message may be sent."""
+
+    schedule: Schedule = field(default_factory=Schedule)
+    defers: bool = True  # what is muted waits until it may be sent; else it is not sent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Notify:
     """One entry of a rule's ``notify``. What it leaves out, the rule says."""
 
@@ -61,6 +73,7 @@ class Notify:
     template: str | None = None
     to: Audience | None = None
     vars: Mapping[str, Any] = field(default_factory=dict)
+    timing: Timing = field(default_factory=Timing)  # the rule's is in it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +128,7 @@ class Defaults:
     """What holds where neither the event nor the rule says otherwise."""
 
     locale: str = "en"
+    zone: ZoneInfo = UTC  # of time intervals, and of readers whose own is not known
     site: Mapping[str, Any] = field(default_factory=dict)  # for templates: name, links, ...
     budget: Budget | None = None  # of all deliveries of the policy together
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from .model import Kind, Outcome, Revival, Suppressed
+from .model import Held, Kind, Outcome, Revival, Suppressed
 
 WAITING, DEAD = "waiting", "dead"  # a delivery's status, where it is not the outcome of its last attempt
 
@@ -49,6 +49,7 @@ class Plan(msgspec.Struct, tag_field="type", tag="planned"):
     rules: tuple[str, ...] = ()
     deliveries: tuple[_Planned, ...] = ()
     suppressed: tuple[Suppressed, ...] = ()
+    held: tuple[Held, ...] = ()
     failures: tuple[_Unwritten, ...] = ()
     shadow: tuple[str, ...] = ()
     stopped: bool = False
@@ -158,6 +159,7 @@ class Story:
     plans: tuple[Plan, ...]  # one for each time that it came
     deliveries: tuple[Delivered, ...]
     suppressed: tuple[Suppressed, ...]
+    held: tuple[Held, ...]  # that wait, or have waited
     failures: tuple[_Unwritten, ...]  # still not written
 
     @property
@@ -281,6 +283,7 @@ def _story(kind: Kind, name: str, plans: list[Plan], deliveries: list[Delivered]
         plans=tuple(plans),
         deliveries=tuple(deliveries),
         suppressed=tuple(dict.fromkeys(each for plan in plans for each in plan.suppressed)),
+        held=tuple(dict.fromkeys(each for plan in plans for each in plan.held)),
         failures=tuple(
             dict.fromkeys(each for plan in plans for each in plan.failures if each.delivery not in written)
         ),

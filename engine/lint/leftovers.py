@@ -12,7 +12,7 @@ from ..rulebook import Mode
 from ..templates import TEMPLATE_FOLDER, Words
 from .policy import Policy
 
-_UNKNOWN = ("unknown-channel", "unknown-person", "missing-template")
+_UNKNOWN = ("unknown-channel", "unknown-person", "unknown-interval", "missing-template")
 
 
 def check(policy: Policy, complaints: Complaints) -> None:
@@ -35,9 +35,19 @@ def _check_used(policy: Policy, complaints: Complaints) -> None:
     people = {audience.person for audience in audiences if audience is not None} | {
         str(a.get("to")) for a in actions
     }
+    lists = ("active_time_intervals", "mute_time_intervals")
+    hours = {
+        str(name)
+        for written in policy.rules
+        for entry in (written.entry, *(written.entry / "notify").items())
+        if isinstance(entry.value, Mapping)
+        for each in lists
+        for name in entry.value.get(each, ())
+    }
     for what, written, used in (
         ("channel", policy.channels, channels),
         ("person", policy.people, people),
+        ("interval", policy.intervals, hours),
     ):
         for entry in written:
             if entry.name not in used:

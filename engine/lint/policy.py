@@ -85,6 +85,7 @@ class Policy:
     sources: Sequence[Source] = ()
     channels: Sequence[Cursor] = ()  # as written
     people: Sequence[Cursor] = ()
+    intervals: Sequence[Cursor] = ()
     actions: Sequence[Cursor] = ()
     complete: bool  # nothing that might use a channel, a person or a template was left out
 

@@ -46,8 +46,8 @@ def test_an_operator_has_an_example(name: str) -> None:
     assert any(re.search(written, text) for text in CASES)
 
 
-def test_the_rule_of_the_reference_is_served(tmp_path: Path) -> None:
-    (text,) = (text for kind, text in FENCED if kind == "rules")
+@pytest.mark.parametrize("text", [text for kind, text in FENCED if kind == "rules"])
+def test_the_rules_of_the_reference_are_served(tmp_path: Path, text: str) -> None:
     words = "---\nsubject: Hello\n---\nHello\n"
     files = {"templates__abnormal-login__email.txt": words, "templates__abnormal-login__sms.txt": "Hello"}
     loaded = policies.policy(tmp_path, text, **files)

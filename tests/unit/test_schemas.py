@@ -281,13 +281,13 @@ class TestCodes:
             (
                 "2:1",
                 "unknown-key",
-                "unknown key 'chanels'; allowed: defaults, channels, people, actions, rules, tests",
+                "unknown key 'chanels'; allowed: defaults, channels, people, time_intervals, actions, rules, tests",
                 "did you mean 'channels'?",
             ),
             (
                 "3:1",
                 "unknown-key",
-                "unknown key 'xyzzy'; allowed: defaults, channels, people, actions, rules, tests",
+                "unknown key 'xyzzy'; allowed: defaults, channels, people, time_intervals, actions, rules, tests",
                 "",
             ),
         ]
@@ -300,7 +300,7 @@ class TestCodes:
 
     @pytest.mark.parametrize(
         "word",
-        ["category", "critical", "dedupe", "throttle", "digest", "mute_time_intervals", "on_muted", "allow"],
+        ["category", "critical", "dedupe", "throttle", "digest", "allow"],
     )
     def test_words_of_later_versions_are_unknown(self, word: str) -> None:
         assert [(code, place) for place, code, _, _ in found(rule(**{word: "x"}))] == [("unknown-key", "5:4")]
