@@ -204,11 +204,11 @@ def _walk(
         complain(name, "unreadable", error.strerror or str(error))
         return
     for entry in entries:
-        if entry.name.startswith(".") or entry.name.endswith("~"):
-            continue  # an editor's, or Kubernetes' own beside the links that matter
+        if is_hidden(entry.name):
+            continue
         if os.path.isdir(entry):  # noqa: PTH112 -- Path.is_dir raises where a folder may not be entered
             yield from _walk(root, entry, above | {real}, complain)
-        elif _belongs(path := _name(root, entry)):
+        elif belongs(path := _name(root, entry)):
             if os.path.exists(entry) and not os.path.isfile(entry):  # noqa: PTH110, PTH113 -- so do these
                 complain(path, "unreadable", "this is no file")  # a pipe would be read for ever
             else:
@@ -220,7 +220,13 @@ def _name(root: Path, path: Path) -> str:
     return os.fsencode(path.relative_to(root).as_posix()).decode(errors="replace")
 
 
-def _belongs(path: str) -> bool:
+def is_hidden(name: str) -> bool:
+    """Whether an entry is an editor's, or Kubernetes' own beside the links that matter."""
+    return name.startswith(".") or name.endswith("~")
+
+
+def belongs(path: str) -> bool:
+    """Whether a file of this path below the policy's folder is part of the policy."""
     top, _, below = path.partition("/")
     if top == _TEMPLATES and below:
         return path.endswith(_WORDS) or path.rpartition(".")[2].lower() in PICTURES

@@ -80,6 +80,12 @@ class Metrics:
             "When a policy was last read without an error, in seconds since 1970",
             registry=self.registry,
         )
+        self.reload_problems = Gauge(
+            "mss_reload_problem_info",
+            "1 for each problem, of at most 20, that kept the last reload from going through",
+            ["file", "line", "column", "code"],
+            registry=self.registry,
+        )
         self.rules = Gauge("mss_rules", "Rules in force", registry=self.registry)
         self.revision = Gauge(
             "mss_revision_info",

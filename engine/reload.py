@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from .errors import MssError, PolicyError, SettingsError
 from .loader import Policy, load_policy, settle
 from .model import Place, Problem
+from .rulebook import Rulebook
 from .server import Server
 from .settings import Settings
 from .trial import try_case
@@ -24,6 +25,9 @@ log = logging.getLogger(__name__)
 
 # What can change while the server runs; for the rest it has to be started anew.
 _LIVE = frozenset({"actions", "actions_off", "log_level", "require_tests", "rules"})
+_NOT_ADOPTED = "not-adopted"
+_TRY_AGAIN = 5.0  # seconds after which what failed for a reason outside the files is tried again
+_MOST_SHOWN = 20  # problems in the metrics
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,10 +37,21 @@ class Reloaded:
     revision: str  # in force now
     changed: bool
     problems: tuple[Problem, ...] = ()  # why nothing was changed
+    waiting: tuple[str, ...] = ()  # settings that take effect at the next start
+    at: float = 0.0  # seconds since the epoch
 
     @property
     def ok(self) -> bool:
         return not self.problems
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wanted:
+    """What the files ask for, with nothing wrong in it."""
+
+    rulebook: Rulebook
+    settings: Settings  # the present ones with what may change of those in the file
+    waiting: tuple[str, ...]  # the names of the others that differ
 
 
 @dataclass(kw_only=True)
@@ -46,25 +61,51 @@ class Reloader:
     server: Server
     settings: Callable[[], Settings]  # reads mss.yaml; raises SettingsError
     folder: Path | None = None  # of the policy, where it is not the settings' own
+    last: Reloaded | None = None
     _one: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def reload(self) -> Reloaded:
         """Read settings and policy anew, and adopt them if nothing is wrong. Never raises for what is."""
         async with self._one:
-            try:
-                result = await self._reload()
-            except (PolicyError, SettingsError) as error:
-                result = self._refused(error.problems)
-            except MssError as error:
-                result = self._refused([_problem(str(error))])
-            metrics = self.server.metrics
-            metrics.reloads.labels("ok" if result.ok else "refused").inc()
-            metrics.reload_ok.set(result.ok)
-            if result.ok:
-                metrics.reload_time.set(time.time())
+            result = self.last = await self._attempt(self._adopt)
+            self._show(result)
             return result
 
-    async def _reload(self) -> Reloaded:
+    async def rehearse(self) -> Reloaded:
+        """Read, check and test as ``reload`` does, and change nothing. ``revision`` is the files'."""
+        async with self._one:
+            return await self._attempt(self._compare)
+
+    async def follow(self, changes: AsyncIterator[None]) -> None:
+        """Reload at each of ``changes``; for ever, until cancelled.
+
+        What is refused for a reason outside the files, such as a broker that is away, is tried again.
+        """
+        coming = asyncio.ensure_future(anext(changes))
+        try:
+            while True:
+                outside = self.last is not None and any(p.code == _NOT_ADOPTED for p in self.last.problems)
+                await asyncio.wait((coming,), timeout=_TRY_AGAIN if outside else None)
+                if coming.done():
+                    await coming
+                    coming = asyncio.ensure_future(anext(changes))
+                await self.reload()
+        finally:
+            coming.cancel()
+
+    async def _attempt(self, work: Callable[[_Wanted], Awaitable[Reloaded]]) -> Reloaded:
+        try:
+            return await work(await self._read())
+        except (PolicyError, SettingsError) as error:
+            return self._refused(error.problems)
+        except MssError as error:
+            return self._refused([_outside(str(error))])
+        except Exception as error:
+            # A bug that new files bring to light must not end a server that serves by the old ones.
+            log.exception("reload: a bug")
+            return self._refused([_outside(f"a bug of MSS: {error!r}")])
+
+    async def _read(self) -> _Wanted:
         settings = await asyncio.to_thread(self.settings)
         policy = await asyncio.to_thread(load_policy, self.folder or settings.rules)
         rulebook = policy.require()
@@ -72,35 +113,60 @@ class Reloader:
             failed = await asyncio.to_thread(_failed_tests, policy)
             if failed:
                 raise PolicyError(failed)
-        live = self._live(settings)
-        before = self.server.rulebook.revision
-        if rulebook.revision == before and live == self.server.settings:
-            log.info("reload: nothing has changed, revision %s", before)
-            return Reloaded(revision=before, changed=False)
-        await self.server.adopt(rulebook, live)
-        logging.getLogger().setLevel(live.log_level.upper())
-        settle()
-        log.info("reload: %d rules, revision %s, before %s", len(rulebook.rules), rulebook.revision, before)
-        return Reloaded(revision=rulebook.revision, changed=True)
-
-    def _live(self, settings: Settings) -> Settings:
-        """The present settings with what may change of ``settings``; the rest is named."""
         present = self.server.settings
         different = [
             each.name
             for each in fields(Settings)
             if getattr(settings, each.name) != getattr(present, each.name)
         ]
-        if waiting := [name for name in different if name not in _LIVE]:
-            log.warning("reload: these settings take effect at the next start: %s", ", ".join(waiting))
-        return replace(present, **{name: getattr(settings, name) for name in different if name in _LIVE})
+        live = {name: getattr(settings, name) for name in different if name in _LIVE}
+        waiting = tuple(name for name in different if name not in _LIVE)
+        return _Wanted(rulebook=rulebook, settings=replace(present, **live), waiting=waiting)
+
+    async def _adopt(self, wanted: _Wanted) -> Reloaded:
+        before, rulebook = self.server.rulebook.revision, wanted.rulebook
+        if wanted.waiting:
+            names = ", ".join(wanted.waiting)
+            log.warning("reload: these settings take effect at the next start: %s", names)
+        if rulebook.revision == before and wanted.settings == self.server.settings:
+            log.info("reload: nothing has changed, revision %s", before)
+            return _went(before, changed=False, wanted=wanted)
+        await self.server.adopt(rulebook, wanted.settings)
+        logging.getLogger().setLevel(wanted.settings.log_level.upper())
+        settle()
+        log.info("reload: %d rules, revision %s, before %s", len(rulebook.rules), rulebook.revision, before)
+        return _went(rulebook.revision, changed=True, wanted=wanted)
+
+    async def _compare(self, wanted: _Wanted) -> Reloaded:
+        changes = wanted.rulebook.revision != self.server.rulebook.revision
+        changes = changes or wanted.settings != self.server.settings
+        return _went(wanted.rulebook.revision, changed=changes, wanted=wanted)
 
     def _refused(self, problems: Sequence[Problem]) -> Reloaded:
         for problem in problems:
             log.error("reload: %s", problem)
         revision = self.server.rulebook.revision
         log.error("reload: refused, revision %s stays in force", revision)
-        return Reloaded(revision=revision, changed=False, problems=tuple(problems))
+        return Reloaded(revision=revision, changed=False, problems=tuple(problems), at=time.time())
+
+    def _show(self, result: Reloaded) -> None:
+        metrics = self.server.metrics
+        metrics.reloads.labels("ok" if result.ok else "refused").inc()
+        metrics.reload_ok.set(result.ok)
+        metrics.reload_problems.clear()
+        for problem in result.problems[:_MOST_SHOWN]:
+            place = problem.place
+            metrics.reload_problems.labels(place.file, place.line, place.column, problem.code).set(1)
+        if result.ok:
+            metrics.reload_time.set(result.at)
+
+
+def _outside(message: str) -> Problem:
+    return Problem(place=Place(file=""), code=_NOT_ADOPTED, message=message)
+
+
+def _went(revision: str, *, changed: bool, wanted: _Wanted) -> Reloaded:
+    return Reloaded(revision=revision, changed=changed, waiting=wanted.waiting, at=time.time())
 
 
 def _failed_tests(policy: Policy) -> list[Problem]:
@@ -117,7 +183,3 @@ def _failed_tests(policy: Policy) -> list[Problem]:
         for verdict in verdicts
         if not verdict.ok
     ]
-
-
-def _problem(message: str) -> Problem:
-    return Problem(place=Place(file=""), code="not-adopted", message=message)

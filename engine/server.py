@@ -27,7 +27,8 @@ log = logging.getLogger(__name__)
 
 _START_LIMIT = 10.0  # seconds for the broker to say what is not permitted
 _SESSION_WAIT = 2.0  # seconds before a lost session is made anew
-_BROKER_TROUBLE = (BrokerError, nats.errors.Error, TimeoutError, OSError)
+_NO_ANSWER = (nats.errors.Error, TimeoutError, OSError)
+_BROKER_TROUBLE = (BrokerError, *_NO_ANSWER)
 
 
 @dataclass(kw_only=True)
@@ -65,7 +66,10 @@ class Server:
         """
         before = (self.rulebook, self.settings)
         actions, workers = self._actions, self._workers
-        opened = await workers.prepare(rulebook.channels) if workers else {}
+        try:
+            opened = await workers.prepare(rulebook.channels) if workers else {}
+        except _NO_ANSWER as error:
+            raise BrokerError(f"NATS: {str(error) or 'no answer'}") from error
         self.rulebook, self.settings = rulebook, settings
         try:
             if actions is not None:

@@ -38,6 +38,7 @@ class Settings:
     shutdown_grace: float = 20.0  # seconds
     metrics: str = "127.0.0.1:9180"  # host:port; "" serves none
     require_tests: bool = True  # whether a reload needs the policy's own tests to pass
+    watch: bool = True  # whether a change of mss.yaml or the policy is taken over as it is noticed
     log_level: str = "info"
     log_format: str = "text"
 
@@ -76,6 +77,7 @@ def _settings(data: Mapping[str, Any], folder: Path) -> Settings:
     switched = actions if isinstance(actions, dict) else {}
     servers = data.get("servers", defaults.servers)
     metrics = data.get("metrics", {})
+    reload = data.get("reload", {})
 
     def seconds(mapping: Mapping[str, Any], key: str, default: float) -> float:
         return parse_duration(mapping[key]) if key in mapping else default
@@ -100,7 +102,8 @@ def _settings(data: Mapping[str, Any], folder: Path) -> Settings:
         ack_wait=seconds(data, "ack_wait", defaults.ack_wait),
         shutdown_grace=seconds(data, "shutdown_grace", defaults.shutdown_grace),
         metrics="" if metrics is False else metrics.get("listen", defaults.metrics),
-        require_tests=data.get("reload", {}).get("require_tests", defaults.require_tests),
+        require_tests=reload.get("require_tests", defaults.require_tests),
+        watch=reload.get("watch", defaults.watch),
         log_level=log.get("level", defaults.log_level),
         log_format=log.get("format", defaults.log_format),
     )

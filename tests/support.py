@@ -92,7 +92,9 @@ class Engine:
 
 def write_config(folder: Path, address: str, rules: Path, **more: Any) -> Path:
     """An mss.yaml for tests; JSON is YAML."""
-    settings = {"servers": address, "rules": str(rules), "metrics": False, "ack_wait": "2s", **more}
+    settings = {"servers": address, "rules": str(rules), "metrics": False, "ack_wait": "2s"}
+    # A test says itself when it wants its files to be read anew.
+    settings |= {"reload": {"watch": False}, **more}
     path = folder / "mss.yaml"
     path.write_text(json.dumps(settings))
     return path

@@ -17,6 +17,7 @@ from ..loader import load_policy
 from ..reload import Reloader
 from ..server import Server
 from ..settings import Settings, load_settings
+from ..watching import Watch
 from .common import CONFIG, out, settings_of
 from .logs import log_to_stderr
 from .running import ended_by_signal, reload_by_signal, run
@@ -72,6 +73,9 @@ def serve(config: Path | None, rules: Path | None, embedded: bool, data: Path) -
 async def _serve(settings: Settings, config: Path | None, rules: Path | None, data: Path | None) -> None:
     stop = ended_by_signal()
     folder = rules or settings.rules
+    file = config or Path("mss.yaml")
+    # What changes from here on, while it is being read, is noticed.
+    watch = Watch(paths=lambda: (file, folder)) if settings.watch else None
     rulebook = load_policy(folder).require()
     async with AsyncExitStack() as stack:
         if data is not None:
@@ -89,6 +93,10 @@ async def _serve(settings: Settings, config: Path | None, rules: Path | None, da
             await stack.enter_async_context(health_pages(settings.metrics, server.metrics, server.ready))
         reloader = Reloader(server=server, settings=read, folder=rules)
         async with asyncio.TaskGroup() as tasks:
-            reloading = tasks.create_task(reload_by_signal(reloader.reload), name="reload")
+            reloading = [tasks.create_task(reload_by_signal(reloader.reload), name="reload")]
+            if watch is not None:
+                watch.paths = lambda: (file, rules or server.settings.rules)
+                reloading.append(tasks.create_task(reloader.follow(watch.changes()), name="watch"))
             await server.run(stop)
-            reloading.cancel()
+            for task in reloading:
+                task.cancel()

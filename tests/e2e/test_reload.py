@@ -13,10 +13,11 @@ from uuid import uuid4
 
 import nats
 import pytest
+from aiohttp import ClientSession
 from contract.channels.sides import World as Sides
 from nats.aio.msg import Msg
 from replicas import leave
-from support import LIMIT, Engine, envelope, login, until, write_config
+from support import LIMIT, Engine, envelope, free_port, login, until, write_config
 from world import World
 
 from engine.actions.service import QUEUE_GROUP
@@ -143,6 +144,38 @@ async def test_a_policy_with_a_mistake_changes_nothing_and_says_where(
     assert "stays" not in await place.reload()
     await world.client.publish(NOTICE, envelope(login(2)))
     await until(lambda: "mended" in words(side), what="the mended policy serves")
+    assert await place.engine.end() == 0, "".join(place.engine.log)
+
+
+async def test_a_saved_file_is_taken_over_by_itself_and_a_broken_one_is_named(
+    world: World, sides: Sides, tmp_path: Path
+) -> None:
+    side = await sides.web()
+    place = Place(tmp_path, world)
+    good = {"channels": {"one": hook(side.port)}, "rules": [rule("first", "one")]}
+    place.write(**good)
+    port = free_port()
+    place.settings(reload={"watch": True}, metrics={"listen": f"127.0.0.1:{port}"})
+    await place.engine.start()
+
+    async def metrics() -> str:
+        async with ClientSession() as session, session.get(f"http://127.0.0.1:{port}/metrics") as answer:
+            return await answer.text()
+
+    place.write(text="rules:\n  - id: x\n    event: notice.x\n    notify: [nowhere]\n")
+    await until(lambda: "stays in force" in "".join(place.engine.log), what="the broken file is refused")
+    assert "policy.yaml:4:14" in "".join(place.engine.log)
+    assert (
+        'mss_reload_problem_info{code="unknown-channel",column="14",file="policy.yaml",line="4"} 1.0'
+        in await metrics()
+    )
+    place.write(words="saved", **good)
+    await until(lambda: ", before " in "".join(place.engine.log), what="the mended file is taken over")
+    assert "mss_reload_problem_info{" not in await metrics()
+    await world.client.publish(NOTICE, envelope(login(1)))
+    await until(lambda: words(side) == ["saved"], what="the new words")
+    (tmp_path / "mss.yaml").write_text("ack_wait: 7\n")
+    await until(lambda: "mss.yaml:1:11" in "".join(place.engine.log), what="mss.yaml is watched too")
     assert await place.engine.end() == 0, "".join(place.engine.log)
 
 

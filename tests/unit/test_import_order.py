@@ -91,6 +91,7 @@ EDGES = [
     "embedded",
     "session",
     "server",
+    "watching",
     "reload",
 ]
 FACES = [

@@ -1,0 +1,182 @@
+"""Changed files are noticed, whatever way they got there; what is no change is not one."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from support import LIMIT
+
+from engine import watching
+from engine.watching import Watch
+
+
+class Noticed:
+    """What a watch has told: a count, and a wait for the next one."""
+
+    def __init__(self, watch: Watch) -> None:
+        self.watch, self.count = watch, 0
+        self._changed = asyncio.Condition()
+
+    async def collect(self) -> None:
+        async for _ in self.watch.changes():
+            async with self._changed:
+                self.count += 1
+                self._changed.notify_all()
+
+    async def after(self, change: Callable[[], object]) -> None:
+        """Make the change and wait until it is told: as one."""
+        before = self.count
+        await asyncio.to_thread(change)
+        async with asyncio.timeout(LIMIT), self._changed:
+            await self._changed.wait_for(lambda: self.count > before)
+        assert self.count == before + 1
+
+
+@asynccontextmanager
+async def watched(*paths: Path) -> AsyncIterator[Noticed]:
+    noticed = Noticed(Watch(paths=lambda: paths))
+    collecting = asyncio.create_task(noticed.collect())
+    yield noticed
+    collecting.cancel()
+    await asyncio.wait((collecting,))
+    assert collecting.cancelled(), collecting.exception()
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A folder with settings and a policy in it."""
+    (tmp_path / "rules" / "templates" / "t").mkdir(parents=True)
+    (tmp_path / "mss.yaml").write_text("{}")
+    (tmp_path / "rules" / "policy.yaml").write_text("rules: []")
+    (tmp_path / "rules" / "templates" / "t" / "default.txt").write_text("one")
+    return tmp_path
+
+
+def save_as_editors_do(path: Path, text: str) -> None:
+    """To a file beside it, which then takes its name; the old one is kept for a moment."""
+    other, swap = path.with_name(f".{path.name}.swp"), path.with_name("4913")
+    swap.write_text("")
+    swap.unlink()
+    other.write_text(text)
+    path.replace(path.with_name(f"{path.name}~"))
+    other.replace(path)
+
+
+async def test_every_way_to_change_a_policy_is_one_change(place: Path) -> None:
+    rules, settings = place / "rules", place / "mss.yaml"
+    policy = rules / "policy.yaml"
+
+    def move_away_and_back() -> None:
+        (place / "away").rename(rules)
+        policy.write_text("rules: [] # restored")
+
+    def check_out() -> None:
+        for number in range(300):
+            folder = rules / f"team-{number % 7}" / f"area-{number % 3}"
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"{number}.yaml").write_text(f"rules: [] # {number}")
+
+    async with watched(settings, rules) as noticed:
+        await noticed.after(lambda: policy.write_text("rules: [] # in place"))
+        await noticed.after(lambda: save_as_editors_do(policy, "rules: [] # by an editor"))
+        await noticed.after(lambda: settings.write_text("log: {level: debug}"))
+        await noticed.after(lambda: (rules / "templates" / "t" / "default.txt").write_text("two"))
+        await noticed.after(lambda: shutil.copytree(rules / "templates" / "t", rules / "templates" / "u"))
+        await noticed.after(lambda: (rules / "templates" / "u" / "sms.txt").write_text("in a new folder"))
+        await noticed.after(check_out)
+        await noticed.after(lambda: rules.rename(place / "away"))
+        await noticed.after(move_away_and_back)
+        await noticed.after(lambda: shutil.rmtree(rules))
+        await noticed.after(lambda: shutil.copytree(place, rules, ignore=lambda *_: ["rules"]))
+        await noticed.after(lambda: policy.write_text("rules: [] # in the new folder"))
+
+
+def config_map(folder: Path, name: str, files: dict[str, str]) -> None:
+    """What the kubelet does: a new folder, then one rename of the link to it, then the old one goes."""
+    old = folder / (folder / "..data").readlink() if (folder / "..data").is_symlink() else None
+    new = folder / f"..{name}"
+    new.mkdir()
+    for file, text in files.items():
+        (new / file).write_text(text)
+    (folder / "..data_tmp").symlink_to(new.name)
+    (folder / "..data_tmp").rename(folder / "..data")
+    for file in files:
+        if not (folder / file).is_symlink():
+            (folder / file).symlink_to(f"..data/{file}")
+    if old is not None:
+        shutil.rmtree(old)
+
+
+async def test_links_are_followed_and_watched_anew_when_they_lead_elsewhere(tmp_path: Path) -> None:
+    mounted, releases = tmp_path / "mounted", tmp_path / "releases"
+    mounted.mkdir()
+    config_map(mounted, "1", {"mss.yaml": "{}", "policy.yaml": "rules: []"})
+    for release in ("a", "b"):
+        (releases / release).mkdir(parents=True)
+        (releases / release / "policy.yaml").write_text(f"rules: [] # {release}")
+    current = tmp_path / "current"
+    current.symlink_to(releases / "a")
+
+    def swap_current() -> None:
+        (tmp_path / "next").symlink_to(releases / "b")
+        (tmp_path / "next").rename(current)
+
+    async with watched(mounted / "mss.yaml", mounted, current) as noticed:
+        for number in range(2, 5):
+            files = {"mss.yaml": "{}", "policy.yaml": f"rules: [] # {number}"}
+            await noticed.after(lambda number=number, files=files: config_map(mounted, str(number), files))
+        await noticed.after(swap_current)
+        await noticed.after(lambda: (releases / "b" / "policy.yaml").write_text("rules: [] # in the target"))
+
+
+async def test_what_changes_nothing_is_no_change(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rules = place / "rules"
+    looks = 0
+    look = watching.look
+
+    def count(paths: object) -> watching.Sight:
+        nonlocal looks
+        looks += 1
+        return look(paths)  # type: ignore[arg-type]
+
+    async with watched(place / "mss.yaml", rules) as noticed:
+        monkeypatch.setattr(watching, "look", count)
+        os.utime(rules / "policy.yaml", (1, 1))
+        policy = (rules / "policy.yaml").read_text()
+        save_as_editors_do(rules / "policy.yaml", policy)
+        (rules / "notes.org").write_text("not of a policy")
+        (rules / ".policy.yaml.swp").write_text("an editor's")
+        (place / "mss.log").write_text("beside it")
+        async with asyncio.timeout(LIMIT):
+            while looks < 4:  # it did look, more than once
+                (place / "mss.log").write_text(str(looks))
+                await asyncio.sleep(0.05)
+        assert noticed.count == 0
+        await noticed.after(lambda: (rules / "policy.yaml").write_text("rules: [] # at last"))
+
+
+async def test_unbroken_change_is_taken_as_it_is_after_a_while(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watching, "_CEILING", 0.5)
+    async with watched(place / "rules") as noticed:
+        async with asyncio.timeout(LIMIT):
+            while noticed.count < 2:
+                (place / "rules" / "policy.yaml").write_text(f"rules: [] # {os.urandom(4).hex()}")
+                await asyncio.sleep(0.01)
+
+
+async def test_where_nothing_is_reported_it_looks(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refuse(*_: object, **__: object) -> AsyncIterator[None]:
+        raise OSError("OS file watch limit reached.")
+        yield
+
+    monkeypatch.setattr(watching, "awatch", refuse)
+    async with watched(place / "rules") as noticed:
+        await noticed.after(lambda: (place / "rules" / "policy.yaml").write_text("rules: [] # new"))
