@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import logging
 import random
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 
 from nats.aio.msg import Msg
 from prometheus_client import Counter, Histogram
 
 from . import history
-from .broker import Connection, Outgoing, Publisher, Topology, messages_on
+from .broker import Connection, Handout, Outgoing, Publisher, Settlement, Topology, handout, messages_on
 from .catalogue import mask
 from .channels import Channel
 from .claims import Claims
@@ -46,14 +46,14 @@ class _Attempt:
     """One message of the delivery stream, read."""
 
     msg: Msg
+    handed: Handout
     delivery: Delivery
     number: int  # from 1
 
     @property
     def id(self) -> str:
         """Tells it from every other attempt, also at a copy of the same delivery."""
-        metadata = self.msg.metadata
-        return f"{self.delivery.id}.{metadata.sequence.stream}.{metadata.num_delivered}"
+        return f"{self.delivery.id}.{self.handed.sequence}.{self.handed.number}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,16 +72,17 @@ class Deliverer:
     clock: Clock
     random: random.Random = field(default_factory=random.Random)
 
-    async def handle(self, msg: Msg) -> None:
-        """Send one delivery, write down how it went, acknowledge it or have it come again later."""
+    async def handle(self, msg: Msg) -> Settlement | None:
+        """Send one delivery, and write down how it went; it is acknowledged or comes again later."""
+        handed = handout(msg.reply)
         try:
             delivery = decode_delivery(msg.data)
         except UndecodableError as error:
             await self._bury(msg, None, error.reason, str(error))
             await msg.ack()
-            return
+            return None
         attempt = _Attempt(
-            msg=msg, delivery=delivery, number=attempts_before(msg) + msg.metadata.num_delivered
+            msg=msg, handed=handed, delivery=delivery, number=attempts_before(msg) + handed.number
         )
         if await self._is_done(attempt):
             await msg.ack()
@@ -91,14 +92,15 @@ class Deliverer:
             await self.publisher.store(self._receipt(attempt, Outcome.DEFERRED, _ENDING, final=False))
             await msg.nak()
         elif self.spec.repeats_unknown or await self._claim(attempt):
-            await self._send(attempt)
+            return await self._send(attempt)
         else:
             self.entrance.succeeded()
             await self._give_up(attempt, Outcome.UNKNOWN, "unknown", _LOST)
+        return None
 
     async def _is_done(self, attempt: _Attempt) -> bool:
         """Whether it is sent already, or will be; an attempt that left no trace is written down."""
-        delivery, is_new = attempt.delivery, await self.connection.is_new(attempt.msg)
+        delivery, is_new = attempt.delivery, await self.connection.is_new(attempt.msg, attempt.handed)
         if is_new and delivery.revival is None:
             return False
         if not await self.claims.is_first_back(delivery):
@@ -106,7 +108,7 @@ class Deliverer:
         past = await self._past(delivery)
         before = attempt.number - 1
         if not (past.sent or is_new) and (before > past.attempt or not past.attempt):
-            lost = _Attempt(msg=attempt.msg, delivery=delivery, number=before)
+            lost = replace(attempt, number=before)
             detail = _LOST if before else _FORGOTTEN
             await self.publisher.store(
                 self._receipt(lost, Outcome.UNKNOWN, detail, final=False, id_=f"lost.{attempt.id}")
@@ -128,7 +130,7 @@ class Deliverer:
 
         return await self.claims.claim(attempt.delivery.run, attempt.number, was_not_sent)
 
-    async def _send(self, attempt: _Attempt) -> None:
+    async def _send(self, attempt: _Attempt) -> Settlement | None:
         try:
             note = await self.channel.send(attempt.delivery)
         except Refused as error:
@@ -154,9 +156,10 @@ class Deliverer:
             raise
         else:
             self.entrance.succeeded()
-            await self.publisher.store(self._receipt(attempt, Outcome.SENT, note, final=True))
-            await attempt.msg.ack()
-            self._latency.observe(self._age(attempt.delivery))
+            receipt = self._receipt(attempt, Outcome.SENT, note, final=True)
+            observe = partial(self._latency.observe, self._age(attempt.delivery))
+            return Settlement(publisher=self.publisher, messages=(receipt,), settled=observe)
+        return None
 
     async def _split(self, attempt: _Attempt, detail: str, remaining: tuple[str, ...]) -> None:
         """Some addresses are served: what is left is a delivery of its own, so that they are not again."""
@@ -214,7 +217,7 @@ class Deliverer:
             kind=kind,
             reason=reason,
             detail=detail,
-            id=delivery.run if delivery else f"delivery.{msg.metadata.sequence.stream}",
+            id=delivery.run if delivery else f"delivery.{handout(msg.reply).sequence}",
             payload=msg.data,
             about=about,
             room=self.connection.client.max_payload,

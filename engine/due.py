@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 
 from nats.aio.msg import Msg
 
-from .broker import Outgoing, Publisher, Topology
+from .broker import Outgoing, Publisher, Settlement, Topology, handout
 from .model import Delivery
 
 ATTEMPTS = "Mss-Attempts"  # header: attempts that were made before the message was published
@@ -50,15 +50,13 @@ class Due:
     topology: Topology
     publisher: Publisher
 
-    async def handle(self, msg: Msg) -> None:
+    def handle(self, msg: Msg) -> Settlement:
         headers = msg.headers or {}
         attempts, id_ = headers.get(ATTEMPTS, "0"), headers.get(_ID, "")
-        await self.publisher.store(
-            Outgoing(
-                subject=self.topology.delivery_of_due(msg.subject),
-                payload=msg.data,
-                id=f"{id_}.{attempts}.{msg.metadata.sequence.stream}",
-                headers={ATTEMPTS: attempts},
-            )
+        delivery = Outgoing(
+            subject=self.topology.delivery_of_due(msg.subject),
+            payload=msg.data,
+            id=f"{id_}.{attempts}.{handout(msg.reply).sequence}",
+            headers={ATTEMPTS: attempts},
         )
-        await msg.ack()
+        return Settlement(publisher=self.publisher, messages=(delivery,))

@@ -7,16 +7,18 @@ is no event, or cannot be planned, goes to the dead letters with the reason; the
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from functools import partial
+from types import MappingProxyType
+from typing import Any, Protocol
 
 from nats.aio.msg import Msg
 
 from msc import wire
 
 from . import history
-from .broker import AGAIN, Connection, Outgoing, Publisher, Topology, holds_any
+from .broker import AGAIN, Connection, Handout, Outgoing, Publisher, Settlement, Topology, handout, holds_any
 from .catalogue import Catalogue, mask
 from .codec import encode
 from .dead import again_in, narrowed
@@ -32,6 +34,7 @@ from .subjects import token, valid_key
 
 log = logging.getLogger(__name__)
 
+_NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 _HEADER_ROOM = 4096  # bytes kept free beside a payload
 _TRIES = 5  # of an event that a bug keeps from being planned
 
@@ -93,40 +96,47 @@ class Intake:
     clock: Clock
     tolerance: float  # seconds
 
-    async def handle(self, msg: Msg) -> None:
-        """Plan one event, store what it leads to, acknowledge it."""
+    def handle(self, msg: Msg) -> Settlement | Coroutine[Any, Any, Settlement]:
+        """Plan one event: what is to be stored of it before it is acknowledged."""
         rulebook = self.rulebook()
-        metadata = msg.metadata
+        handed = handout(msg.reply)
         again = again_in(msg.headers)
-        taken = int(metadata.timestamp.timestamp() * 1e6)
         try:
             event = decode(
                 msg.data,
                 kind=self.kind,
                 key=self.topology.key(self.kind, msg.subject),
                 # What was a dead letter is judged by when the broker took it first.
-                received=min(taken, again.received) if again else taken,
+                received=min(handed.stored, again.received) if again else handed.stored,
                 tolerance=self.tolerance,
                 catalogue=rulebook.catalogue,
                 hops=_hops(msg),
             )
         except UndecodableError as error:
-            await self._bury(msg, error.reason, str(error), rulebook)
-            return
-        if metadata.num_delivered > _TRIES:
+            return self._bury(msg, error.reason, str(error), rulebook)
+        if handed.number > _TRIES:
             detail = f"given up after {_TRIES} tries; the log has the traceback"
-            await self._bury(msg, "not-planned", detail, rulebook)
-            return
+            return self._bury(msg, "not-planned", detail, rulebook)
         planned = plan(rulebook, event, self.clock())
-        planned = await self.spending.admit(rulebook, narrowed(planned, again) if again else planned)
-        await self._carry_out(msg, planned, rulebook)
+        if again:
+            planned = narrowed(planned, again)
+        if self.connection.is_surely_new(msg, handed) and not self.spending.limits(rulebook, planned):
+            return self._carry_out(msg, planned, rulebook)
+        return self._ask(msg, handed, planned, rulebook)
 
-    async def _carry_out(self, msg: Msg, planned: Plan, rulebook: Rulebook) -> None:
-        event, sequence = planned.event, msg.metadata.sequence.stream
+    async def _ask(self, msg: Msg, handed: Handout, planned: Plan, rulebook: Rulebook) -> Settlement:
+        """Carry out what the broker, which has to be asked, leaves of the plan."""
+        planned = await self.spending.admit(rulebook, planned)
+        is_known = await self._was_planned(msg, handed, planned.event)
+        return self._carry_out(msg, planned, rulebook, {AGAIN: "1"} if is_known else {})
+
+    def _carry_out(
+        self, msg: Msg, planned: Plan, rulebook: Rulebook, headers: Mapping[str, str] = _NO_HEADERS
+    ) -> Settlement:
+        event, sequence = planned.event, handout(msg.reply).sequence
         room = self.connection.client.max_payload - _HEADER_ROOM
         # The history comes first: an event that is not in it has no delivery in the stream either.
         outgoing = [history.planned(self.topology, planned, sequence=sequence, at=self.clock())]
-        headers = {AGAIN: "1"} if await self._was_planned(msg, event) else {}
         failures = list(planned.failures)
         for delivery in planned.deliveries:
             payload = encode(delivery)
@@ -150,14 +160,12 @@ class Intake:
         if first_time and len(msg.data) <= room:
             archive = self.topology.archive_subject(self.kind, event.key)
             outgoing.append(Outgoing(subject=archive, payload=msg.data, id=f"archive.{self.kind}.{sequence}"))
-        await self.publisher.store(*outgoing)
-        await msg.ack()
-        if first_time:
-            self._count(planned)
+        count = partial(self._count, planned) if first_time else _nothing
+        return Settlement(publisher=self.publisher, messages=outgoing, settled=count)
 
-    async def _was_planned(self, msg: Msg, event: Event) -> bool:
+    async def _was_planned(self, msg: Msg, handed: Handout, event: Event) -> bool:
         """Whether its deliveries may be sent already, and forgotten by a broker that was killed."""
-        if await self.connection.is_new(msg):
+        if await self.connection.is_new(msg, handed):
             return False
         subject = self.topology.history_subject(event.kind, token(event.reqid))
         return await holds_any(self.connection, self.topology.history_stream, subject)
@@ -177,7 +185,7 @@ class Intake:
             kind=self.kind,
             reason="not-written",
             detail=mask(failure.detail, planned.secrets),
-            id=f"{self.kind}.{msg.metadata.sequence.stream}.{failure.delivery}",
+            id=f"{self.kind}.{handout(msg.reply).sequence}.{failure.delivery}",
             payload=msg.data,
             about={
                 **self._about(msg, rulebook),
@@ -189,28 +197,30 @@ class Intake:
             room=self.connection.client.max_payload,
         )
 
-    async def _bury(self, msg: Msg, reason: str, detail: str, rulebook: Rulebook) -> None:
-        """Put the message among the dead letters and take it off the stream."""
+    def _bury(self, msg: Msg, reason: str, detail: str, rulebook: Rulebook) -> Settlement:
+        """The message goes among the dead letters."""
         log.warning("%s: dead letter: %s: %s", msg.subject, reason, detail)
         letter = history.dead(
             self.topology,
             kind=self.kind,
             reason=reason,
             detail=detail,
-            id=f"{self.kind}.{msg.metadata.sequence.stream}",
+            id=f"{self.kind}.{handout(msg.reply).sequence}",
             payload=msg.data,
             about=self._about(msg, rulebook),
             room=self.connection.client.max_payload,
         )
-        await self.publisher.store(letter)
-        await msg.ack()
-        self.metrics.events.labels(self.kind, "dead").inc()
-        self.metrics.dead.labels(self.kind, reason).inc()
+
+        def count() -> None:
+            self.metrics.events.labels(self.kind, "dead").inc()
+            self.metrics.dead.labels(self.kind, reason).inc()
+
+        return Settlement(publisher=self.publisher, messages=(letter,), settled=count)
 
     def _about(self, msg: Msg, rulebook: Rulebook) -> dict[str, str]:
         """What a dead letter says of the event in it."""
         again = again_in(msg.headers)
-        taken = int(msg.metadata.timestamp.timestamp() * 1e6)
+        taken = handout(msg.reply).stored
         key = self.topology.key(self.kind, msg.subject)
         known = rulebook.catalogue.get(f"{self.kind}.{key}" if key else str(self.kind))
         about = {
@@ -223,6 +233,10 @@ class Intake:
         if sensitive := sensitive_header(known.secrets if known else ()):
             about[SENSITIVE] = sensitive
         return about
+
+
+def _nothing() -> None:
+    """There is nothing to count."""
 
 
 def _hops(msg: Msg) -> int:

@@ -27,6 +27,12 @@ class Spending:
     herald: Herald
     clock: Callable[[], int]  # microseconds since the epoch
 
+    def limits(self, rulebook: Rulebook, planned: Plan) -> bool:
+        """Whether there is a budget to ask for any of ``planned``."""
+        if not planned.deliveries:
+            return False
+        return rulebook.defaults.budget is not None or any(match.rule.budget for match in planned.matches)
+
     async def admit(self, rulebook: Rulebook, planned: Plan) -> Plan:
         """``planned`` without the deliveries for which there is no budget. Raises BrokerError."""
         budgets = {match.rule.id: match.rule.budget for match in planned.matches if match.rule.budget}

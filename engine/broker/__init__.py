@@ -1,5 +1,6 @@
 """NATS and JetStream, as MSS uses them.
 
+handout      what the broker says of a message that it hands out
 connection   one client, and the news when it is lost for good
 topology     the streams, durables and buckets, created and checked at start
 publisher    many messages at once, each known to be stored
@@ -10,7 +11,8 @@ consumer     a durable pull consumer that never stops pulling and never holds to
 
 from .cells import change
 from .connection import AGAIN, Connection, connect
-from .consumer import Consumer
+from .consumer import Consumer, Settlement
+from .handout import Handout, handout
 from .lookup import holds_any, messages_on
 from .publisher import Outgoing, Publisher
 from .topology import Topology
@@ -19,11 +21,14 @@ __all__ = [
     "AGAIN",
     "Connection",
     "Consumer",
+    "Handout",
     "Outgoing",
     "Publisher",
+    "Settlement",
     "Topology",
     "change",
     "connect",
+    "handout",
     "holds_any",
     "messages_on",
 ]

@@ -11,7 +11,9 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import nats.errors
 from nats.aio.msg import Msg
@@ -19,6 +21,7 @@ from nats.aio.subscription import Subscription
 
 from ..errors import BrokerError, BrokerUnfit
 from .connection import Connection
+from .publisher import Outgoing, Publisher
 
 log = logging.getLogger(__name__)
 
@@ -27,16 +30,33 @@ _HEARTBEAT = 5.0  # seconds between the server's signs of life while nothing com
 _SILENCE = 2.5 * _HEARTBEAT  # seconds without any sign: the pulls are lost
 _DRAIN_LIMIT = 2.0  # seconds
 _UNANSWERED_PULLS = 30  # "no responders" in a row before the consumer counts as gone
+_SETTLING = 512  # messages that wait for what they led to being stored, beside those that are handled
+_IN_A_ROW = 16  # messages handled before others have their turn: what they led to has to go out
 _MISHAP_WAIT = 2.0  # seconds before a message comes again whose handler broke
 _ACK = "$JS.ACK."  # where a message of a stream is acknowledged; nothing else has such a reply
 _GONE = ("consumer deleted", "consumer not found", "stream not found", "push based")
 
 
-class Consumer:
-    """Hands the messages of one durable to ``handle``, each in a task of its own, ``limit`` at once.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settlement:
+    """What is to be stored before a message is acknowledged."""
 
-    ``handle`` acknowledges the message or asks for it again. What it raises is a bug, or the broker
-    failing under it: the message is asked for again.
+    publisher: Publisher
+    messages: Sequence[Outgoing]
+    settled: Callable[[], None] = lambda: None  # called once the message is acknowledged
+
+
+Handle = Callable[[Msg], Settlement | Coroutine[Any, Any, Settlement | None]]
+
+
+class Consumer:
+    """Hands the messages of one durable to ``handle``, ``limit`` at once.
+
+    ``handle`` settles a message at once, or returns a coroutine where it has to wait for something,
+    which then runs in a task of its own. What it settles for is stored and the message acknowledged,
+    while the next is handled; a coroutine that returns None has done so itself, or asked for the
+    message again. What it raises is a bug, or the broker failing under it: the message is asked for
+    again.
     """
 
     def __init__(
@@ -47,7 +67,7 @@ class Consumer:
         *,
         limit: int,
         ack_wait: float,
-        handle: Callable[[Msg], Awaitable[None]],
+        handle: Handle,
         on_stop: Callable[[], None] = lambda: None,
     ) -> None:
         self._connection = connection
@@ -57,7 +77,9 @@ class Consumer:
         self._ack_wait = ack_wait
         self._handle = handle
         self._on_stop = on_stop  # ends the waiting of what is in hand
-        self._in_hand: dict[asyncio.Task[None], Msg] = {}
+        self._handled: dict[str, Msg] = {}  # by reply subject
+        self._settled: dict[str, Msg] = {}  # and not yet acknowledged
+        self._in_a_row = 0
         self._pulls: dict[str, int] = {}  # reply subject -> messages still to come
         self._pull_count = 0
         self._subscription: Subscription | None = None
@@ -80,8 +102,9 @@ class Consumer:
             touch = self._tasks.create_task(self._keep(), name=f"keep {self._name}")
             await self._keep_pulling()
             await self._unsubscribe()
-            while self._in_hand:
-                await asyncio.wait(list(self._in_hand))
+            while self.in_hand:
+                self._wake.clear()
+                await self._wake.wait()
             touch.cancel()
 
     def stop(self) -> None:
@@ -92,8 +115,8 @@ class Consumer:
 
     @property
     def in_hand(self) -> int:
-        """Messages taken and not yet done with."""
-        return len(self._in_hand)
+        """Messages taken and not yet acknowledged."""
+        return len(self._handled) + len(self._settled)
 
     async def _keep_pulling(self) -> None:
         while not self._stopping:
@@ -114,7 +137,16 @@ class Consumer:
                 self._heard = False
 
     def _room(self) -> int:
-        return self._limit - len(self._in_hand) - sum(self._pulls.values())
+        """For how many more messages there is a place, of those not yet asked for."""
+        free = self._limit - len(self._handled)
+        if len(self._settled) > _SETTLING:
+            free -= len(self._settled) - _SETTLING
+        return free - sum(self._pulls.values())
+
+    def _wants(self) -> bool:
+        # Asking for each single place would double the traffic; a fifth keeps the pipe full.
+        room = self._room()
+        return room > 0 and (not self._pulls or room >= self._limit / 5)
 
     def _renew(self) -> None:
         """Forget the inbox and every pull: both were lost with the connection, or may have been."""
@@ -136,10 +168,9 @@ class Consumer:
             await self._connection.patiently(subscription.drain(), _DRAIN_LIMIT)  # type: ignore[no-untyped-call]
 
     async def _pull(self) -> None:
-        room = self._room()
-        # Asking for each single place would double the traffic; a fifth keeps the pipe full.
-        if room <= 0 or (self._pulls and room < self._limit / 5):
+        if not self._wants():
             return
+        room = self._room()
         self._pull_count += 1
         reply = f"{self._inbox}.{self._pull_count}"
         self._pulls[reply] = room
@@ -160,17 +191,25 @@ class Consumer:
         if self._stopping or self._tasks is None:
             await msg.nak()  # another replica may have it at once
             return
-        task = self._tasks.create_task(self._guarded(msg), name=f"handle {self._name}")
-        self._in_hand[task] = msg
-        task.add_done_callback(self._finished)
-
-    def _finished(self, task: asyncio.Task[None]) -> None:
-        del self._in_hand[task]
-        self._wake.set()
-
-    async def _guarded(self, msg: Msg) -> None:
+        self._handled[msg.reply] = msg
         try:
-            await self._handle(msg)
+            begun = self._handle(msg)
+            if isinstance(begun, Settlement):
+                await self._settle(msg, begun)
+        except Exception as error:  # noqa: BLE001 -- what becomes of it is decided in one place
+            begun = _raised(error)
+        if not isinstance(begun, Settlement):
+            self._tasks.create_task(self._carry_on(msg, begun), name=f"handle {self._name}")
+        self._in_a_row = (self._in_a_row + 1) % _IN_A_ROW
+        if not self._in_a_row:
+            await asyncio.sleep(0)
+
+    async def _carry_on(self, msg: Msg, begun: Awaitable[Settlement | None]) -> None:
+        try:
+            settlement = await begun
+            if settlement is not None:
+                await self._settle(msg, settlement)
+                return
         except BrokerError as error:
             log.warning("consumer %s: %s", self._name, error)
             await self._again(msg)
@@ -178,6 +217,32 @@ class Consumer:
             # The one place where a bug is caught: it costs this message a delay, not the process its life.
             log.exception("consumer %s: a bug; the message comes again", self._name)
             await self._again(msg)
+        self._done(msg)
+
+    async def _settle(self, msg: Msg, settlement: Settlement) -> None:
+        self._settled[msg.reply] = self._handled.pop(msg.reply)
+        if self._wants():
+            self._wake.set()
+
+        async def then(error: BrokerError | None) -> None:
+            try:
+                if error is None:
+                    await msg.ack()
+                    settlement.settled()
+                else:
+                    log.warning("consumer %s: %s", self._name, error)
+                    await self._again(msg)
+            except nats.errors.Error as failure:
+                log.warning("consumer %s: no acknowledgement: %s", self._name, failure)
+            self._done(msg)
+
+        await settlement.publisher.send(settlement.messages, then)
+
+    def _done(self, msg: Msg) -> None:
+        self._handled.pop(msg.reply, None)
+        self._settled.pop(msg.reply, None)
+        if self._stopping or self._wants():
+            self._wake.set()
 
     async def _again(self, msg: Msg) -> None:
         with contextlib.suppress(nats.errors.Error):
@@ -187,7 +252,7 @@ class Consumer:
         """Tell the broker, well within ack_wait, that what is in hand is being worked on."""
         while True:
             await asyncio.sleep(self._ack_wait / 3)
-            for msg in list(self._in_hand.values()):
+            for msg in (*self._handled.values(), *self._settled.values()):
                 with contextlib.suppress(nats.errors.Error):
                     await msg.in_progress()
 
@@ -214,3 +279,7 @@ class Consumer:
         if any(word in description for word in _GONE):
             self._gone = description
         self._wake.set()
+
+
+async def _raised(error: Exception) -> None:
+    raise error

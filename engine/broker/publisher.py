@@ -13,7 +13,7 @@ import itertools
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import nats.errors
@@ -40,21 +40,25 @@ class Outgoing:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
+Then = Callable[[BrokerError | None], Awaitable[None]]
+
+
 @dataclass(slots=True)
 class _Group:
-    """Messages that are stored together: the result comes with the last, or with the first failure."""
+    """Messages that are stored together: ``then`` comes with the last, or with the first failure."""
 
     waiting: int
-    result: asyncio.Future[None]
+    then: Then
 
-    def stored(self) -> None:
+    async def stored(self) -> None:
         self.waiting -= 1
-        if self.waiting == 0 and not self.result.done():
-            self.result.set_result(None)
+        if self.waiting == 0:
+            await self.then(None)
 
-    def failed(self, error: BrokerError) -> None:
-        if not self.result.done():
-            self.result.set_exception(error)
+    async def failed(self, error: BrokerError) -> None:
+        if self.waiting > 0:
+            self.waiting = 0
+            await self.then(error)
 
 
 @dataclass(slots=True)
@@ -70,7 +74,8 @@ class Publisher:
 
     def __init__(self, connection: Connection, *, window: int = 4096) -> None:
         self._connection = connection
-        self._window = asyncio.Semaphore(window)
+        self._window = window
+        self._room = asyncio.Event()  # some of the window is free again
         self._flights: dict[str, _Flight] = {}
         self._tokens = itertools.count()
         self._inbox = connection.client.new_inbox()
@@ -89,17 +94,35 @@ class Publisher:
         """
         if not messages:
             return
-        group = _Group(len(messages), asyncio.get_running_loop().create_future())
+        result: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        async def then(error: BrokerError | None) -> None:
+            if not result.done():
+                if error is None:
+                    result.set_result(None)
+                else:
+                    result.set_exception(error)
+
+        await self.send(messages, then)
+        await result
+
+    async def send(self, messages: Sequence[Outgoing], then: Then) -> None:
+        """Publish ``messages``, which are not none, and return; ``then`` is awaited when all are stored.
+
+        It gets the error when one is not, and must not raise. It is awaited by who reads the
+        acknowledgements: nobody else's are read meanwhile. Waits while the window is full.
+        """
+        group = _Group(len(messages), then)
         for message in messages:
-            await self._window.acquire()
-            if group.result.done():  # one of them failed while we waited
-                self._window.release()
-                break
+            while len(self._flights) >= self._window:
+                self._room.clear()
+                await self._room.wait()
+            if group.waiting <= 0:  # one of them failed while we waited
+                return
             token = str(next(self._tokens))
             now = time.monotonic()
-            self._flights[token] = _Flight(message, group, now, now)
-            await self._send(token)
-        await group.result
+            self._flights[token] = flight = _Flight(message, group, now, now)
+            await self._send(token, flight)
 
     async def run(self) -> None:
         """Send again what stays unacknowledged; for ever, until cancelled."""
@@ -108,10 +131,10 @@ class Publisher:
             now = time.monotonic()
             for token, flight in list(self._flights.items()):
                 if now - flight.first_sent > _GIVE_UP_AFTER:
-                    self._fail(token, NotStored(f"no stream acknowledged {flight.message.subject}"))
-                elif now - flight.last_sent > _RESEND_AFTER:
+                    await self._fail(token, NotStored(f"no stream acknowledged {flight.message.subject}"))
+                elif now - flight.last_sent > _RESEND_AFTER and token in self._flights:
                     flight.last_sent = now
-                    await self._send(token)
+                    await self._send(token, flight)
 
     async def close(self) -> None:
         """Take no more acknowledgements; everything in flight fails."""
@@ -119,12 +142,9 @@ class Publisher:
         if subscription is not None and not self._connection.client.is_closed:
             await subscription.unsubscribe()
         for token in list(self._flights):
-            self._fail(token, NotStored("the publisher was closed"))
+            await self._fail(token, NotStored("the publisher was closed"))
 
-    async def _send(self, token: str) -> None:
-        flight = self._flights.get(token)
-        if flight is None:
-            return
+    async def _send(self, token: str, flight: _Flight) -> None:
         message = flight.message
         headers = {**message.headers, "Nats-Msg-Id": message.id}
         if flight.last_sent > flight.first_sent:
@@ -137,7 +157,7 @@ class Publisher:
             # The broker is away and the client's buffer is full: run() sends it again.
             log.debug("the outbound buffer is full")
         except BrokerError as error:
-            self._fail(token, error)
+            await self._fail(token, error)
 
     async def _acknowledged(self, msg: Msg) -> None:
         token = msg.subject.rpartition(".")[2]
@@ -148,20 +168,21 @@ class Publisher:
             return  # no stream just now, perhaps an election: run() tries again, then gives up
         error = _error_in(msg.data)
         if error:
-            self._fail(token, NotStored(f"{flight.message.subject}: {error}"))
+            await self._fail(token, NotStored(f"{flight.message.subject}: {error}"))
         else:
             self._land(token)
-            flight.group.stored()
+            await flight.group.stored()
 
     def _land(self, token: str) -> _Flight | None:
         flight = self._flights.pop(token, None)
-        if flight is not None:
-            self._window.release()
+        # Those who wait are all woken: not for each single place.
+        if len(self._flights) <= self._window * 3 // 4:
+            self._room.set()
         return flight
 
-    def _fail(self, token: str, error: BrokerError) -> None:
+    async def _fail(self, token: str, error: BrokerError) -> None:
         if flight := self._land(token):
-            flight.group.failed(error)
+            await flight.group.failed(error)
 
 
 def _error_in(data: bytes) -> str:
