@@ -26,7 +26,8 @@ def recipient_of(rulebook: Rulebook, event: Event, audience: Audience) -> Recipi
     if audience.person:
         return rulebook.people[audience.person]
     known = rulebook.catalogue.get(event.name)
-    paths = {**(known.roles if known else {}), **audience.fields}
+    roles = known.roles if known else {}
+    paths = {**roles, **audience.fields} if audience.fields else roles
     found = {role: tuple(texts(resolve(event.payload, path))) for role, path in paths.items()}
     return Recipient(
         user=next(iter(found.pop(USER, ())), ""),

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 USER, LOCALE = "user", "locale"
 ROLE_MARK, SECRET_MARK = "x-mss-role", "x-mss-sensitive"
 MASK = "***"
 _SHORTEST_SECRET = 4  # characters; masking "1" wherever it occurs would destroy the text
+
+
+# A key of a payload, as it stands in the schema or in lower case: its spelling, and that of what is inside.
+Spelling: TypeAlias = Mapping[str, "tuple[str, Spelling]"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +24,7 @@ class EventSchema:
     schema: Mapping[str, Any] = field(repr=False)
     roles: Mapping[str, tuple[str, ...]]  # user, email, phone, locale, ... -> path of the field
     secrets: tuple[tuple[str, ...], ...]  # paths of sensitive fields
+    spelling: Spelling = field(repr=False)
 
     @classmethod
     def read(cls, name: str, schema: Mapping[str, Any]) -> EventSchema:
@@ -29,10 +34,13 @@ class EventSchema:
             schema=schema,
             roles={spec[ROLE_MARK]: path for path, spec in marked if ROLE_MARK in spec},
             secrets=tuple(path for path, spec in marked if spec.get(SECRET_MARK) is True),
+            spelling=_spelling(schema),
         )
 
     def secrets_in(self, payload: Mapping[str, Any]) -> tuple[str, ...]:
         """The sensitive values of one payload, longest first, so that no part of one is left over."""
+        if not self.secrets:
+            return ()
         values = {text for path in self.secrets for text in _strings(_at(payload, path))}
         return tuple(sorted((v for v in values if len(v) >= _SHORTEST_SECRET), key=len, reverse=True))
 
@@ -54,7 +62,7 @@ class Catalogue:
         understood by them, and has to be understood here.
         """
         known = self.schemas.get(event)
-        return _spell(known.schema, payload) if known else payload
+        return _spell(known.spelling, payload) if known and known.spelling else payload
 
 
 def mask(text: str, secrets: tuple[str, ...]) -> str:
@@ -83,16 +91,18 @@ def _properties(
         yield from _properties(spec, (*path, name))
 
 
-def _spell(schema: Mapping[str, Any], payload: Mapping[str, Any]) -> Mapping[str, Any]:
-    properties: Mapping[str, Any] = schema.get("properties", {})
-    if not properties:
-        return payload
-    folded = {name.lower(): name for name in properties}
+def _spelling(schema: Mapping[str, Any]) -> Spelling:
+    folded = {
+        name.lower(): (name, _spelling(inside)) for name, inside in schema.get("properties", {}).items()
+    }
+    return {**{name: folded[name.lower()] for name, _ in folded.values()}, **folded}
+
+
+def _spell(spelling: Spelling, payload: Mapping[str, Any]) -> Mapping[str, Any]:
     spelled: dict[str, Any] = {}
-    for key, value in payload.items():
-        name = folded.get(key.lower(), key)  # of a repeated key the last wins
-        inside = properties.get(name, {})
-        spelled[name] = _spell(inside, value) if isinstance(value, Mapping) else value
+    for key, value in payload.items():  # of a repeated key the last wins
+        name, inside = spelling.get(key) or spelling.get(key.lower()) or (key, None)
+        spelled[name] = _spell(inside, value) if inside and isinstance(value, Mapping) else value
     return spelled
 
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from .audience import addresses_for, recipient_of
 from .model import MOST_HOPS, Event, Held, Recipient, Suppressed
 from .rulebook import ChannelSpec, Match, Mode, Notify, Rulebook
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Order:
     """One message to be written: an entry of a rule's ``notify``, for one recipient."""
 
@@ -29,7 +30,7 @@ class Order:
     def template(self) -> str:
         return self.notify.template or self.match.rule.template
 
-    @property
+    @cached_property
     def id(self) -> str:
         """Of the delivery that it becomes."""
         event, rule = self.match.event, self.match.rule
@@ -56,9 +57,10 @@ def draft(rulebook: Rulebook, event: Event) -> Draft:
     matches = rulebook.match(event)
     orders: dict[str, Order] = {}  # by id: an entry written twice is one message
     suppressed: list[Suppressed] = []
+    recipients: dict[int, Recipient] = {}
     for match in matches:
         for notify in match.rule.notify:
-            for result in _ask(rulebook, match, notify):
+            for result in _ask(rulebook, match, notify, recipients):
                 if isinstance(result, Order):
                     orders.setdefault(result.id, result)
                 else:
@@ -73,8 +75,13 @@ def draft(rulebook: Rulebook, event: Event) -> Draft:
     )
 
 
-def _ask(rulebook: Rulebook, match: Match, notify: Notify) -> Iterator[Order | Suppressed]:
-    """What one entry of one rule's ``notify`` asks for: an order for each message it needs."""
+def _ask(
+    rulebook: Rulebook, match: Match, notify: Notify, recipients: dict[int, Recipient]
+) -> Iterator[Order | Suppressed]:
+    """What one entry of one rule's ``notify`` asks for: an order for each message it needs.
+
+    ``recipients`` are those of this event that are known already, by the identity of their audience.
+    """
     rule, event = match.rule, match.event
 
     def suppress(reason: str, detail: str = "") -> Suppressed:
@@ -90,7 +97,10 @@ def _ask(rulebook: Rulebook, match: Match, notify: Notify) -> Iterator[Order | S
         yield suppress("condition")
         return
     channel = rulebook.channels[notify.channel]
-    recipient = recipient_of(rulebook, event, notify.to or rule.to)
+    audience = notify.to or rule.to
+    recipient = recipients.get(id(audience))
+    if recipient is None:
+        recipient = recipients[id(audience)] = recipient_of(rulebook, event, audience)
     for addressed in addresses_for(channel, recipient):
         if addressed.unusable:
             yield suppress("bad_address", ", ".join(addressed.unusable))
@@ -104,5 +114,4 @@ def delivery_id(event: Event, rule: str, channel: str, template: str, to: tuple[
     """The same for the same event, rule, channel, template and addresses, whoever plans it and when."""
     parts = (event.kind, event.key, event.reqid, rule, channel, template, *to)
     # Length before each part: ("ab", "c") and ("a", "bc") must not be the same delivery.
-    digest = hashlib.sha256(b"".join(b"%d:%s" % (len(p), p.encode()) for p in map(str, parts)))
-    return digest.hexdigest()[:32]
+    return hashlib.sha256("".join([f"{len(part)}:{part}" for part in parts]).encode()).hexdigest()[:32]

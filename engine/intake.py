@@ -121,19 +121,24 @@ class Intake:
         if again:
             planned = narrowed(planned, again)
         if self.connection.is_surely_new(msg, handed) and not self.spending.limits(rulebook, planned):
-            return self._carry_out(msg, planned, rulebook)
+            return self._carry_out(msg, handed, planned, rulebook)
         return self._ask(msg, handed, planned, rulebook)
 
     async def _ask(self, msg: Msg, handed: Handout, planned: Plan, rulebook: Rulebook) -> Settlement:
         """Carry out what the broker, which has to be asked, leaves of the plan."""
         planned = await self.spending.admit(rulebook, planned)
         is_known = await self._was_planned(msg, handed, planned.event)
-        return self._carry_out(msg, planned, rulebook, {AGAIN: "1"} if is_known else {})
+        return self._carry_out(msg, handed, planned, rulebook, {AGAIN: "1"} if is_known else {})
 
     def _carry_out(
-        self, msg: Msg, planned: Plan, rulebook: Rulebook, headers: Mapping[str, str] = _NO_HEADERS
+        self,
+        msg: Msg,
+        handed: Handout,
+        planned: Plan,
+        rulebook: Rulebook,
+        headers: Mapping[str, str] = _NO_HEADERS,
     ) -> Settlement:
-        event, sequence = planned.event, handout(msg.reply).sequence
+        event, sequence = planned.event, handed.sequence
         room = self.connection.client.max_payload - _HEADER_ROOM
         # The history comes first: an event that is not in it has no delivery in the stream either.
         outgoing = [history.planned(self.topology, planned, sequence=sequence, at=self.clock())]

@@ -53,6 +53,15 @@ def resolve(payload: Mapping[str, Any], path: Path) -> list[Any]:
     A list on the way is gone into: a number picks one element, any other key is looked for in
     every element. A list at the end is one value.
     """
+    inside: Any = payload
+    for key in path:  # the common case: objects all the way
+        if inside.__class__ is not dict:
+            break
+        if key not in inside:
+            return []
+        inside = inside[key]
+    else:
+        return [inside]
     found: list[Any] = []
     pending: list[tuple[Any, int]] = [(payload, 0)]  # not recursive: a payload may be nested deep
     while pending:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeAlias
 
 from . import locales
 from .draft import Draft, Order, draft
@@ -48,9 +48,10 @@ def write(drafted: Draft) -> Plan:
     """The plan with the words of every order that is left in a draft."""
     deliveries: list[Delivery] = []
     failures: list[Failure] = []
+    known: _Known = {}
     for order in drafted.orders:
         try:
-            deliveries.append(_write(drafted, order))
+            deliveries.append(_write(drafted, order, known))
         except TemplateError as error:
             rule, channel = order.match.rule.id, order.channel.name
             failures.append(Failure(rule=rule, channel=channel, detail=str(error), delivery=order.id))
@@ -78,7 +79,11 @@ def find_words(rulebook: Rulebook, template: str, channel: ChannelSpec, locale: 
     return words
 
 
-def _write(drafted: Draft, order: Order) -> Delivery:
+# Messages of one event that are written already, by what their words depend on.
+_Known: TypeAlias = dict[tuple[object, ...], Message]
+
+
+def _write(drafted: Draft, order: Order, known: _Known) -> Delivery:
     """The finished delivery that ``order`` asks for. Raises TemplateError."""
     rulebook, event, channel, recipient = drafted.rulebook, drafted.event, order.channel, order.recipient
     words = find_words(rulebook, order.template, channel, recipient.locale)
@@ -94,13 +99,22 @@ def _write(drafted: Draft, order: Order) -> Delivery:
         to=order.to,
         locale=(words.locale if words else "") or rulebook.defaults.locale,
         severity=order.match.rule.severity,
-        message=render(words, _context(rulebook, order)) if words else Message(),
+        message=_message(rulebook, order, words, known) if words else Message(),
         payload=None if channel.words else event.payload,
         secrets=drafted.secrets,
         created=event.received,
         hops=event.hops,
         released=order.released,
     )
+
+
+def _message(rulebook: Rulebook, order: Order, words: Words, known: _Known) -> Message:
+    reader = (id(order.recipient), order.to) if words.is_personal else ()
+    key = (id(words), order.match.rule.id, id(order.notify) if order.notify.vars else 0, *reader)
+    message = known.get(key)
+    if message is None:
+        message = known[key] = render(words, _context(rulebook, order))
+    return message
 
 
 def _context(rulebook: Rulebook, order: Order) -> dict[str, Any]:

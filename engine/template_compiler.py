@@ -95,6 +95,7 @@ class _Compiler:
                         markup=parts.get("markup"),
                         text=parts.get("text"),
                         pictures=self._beside(name, spelled[name, locale]),
+                        is_personal=any(variant.is_personal for variant in parts.values()),
                     )
                     for channel, parts in channels.items()
                 }
@@ -134,7 +135,9 @@ class _Compiler:
         format_ = source.path.rpartition(".")[2]
         if format_ == "mjml":  # checked as it is written, filled as the HTML that it means
             body = environment.get_template(source.path)
-        return Variant(path=source.path, format=format_, body=body, subject=subject)
+        texts = (source.text, source.subject or "")
+        is_personal = any(_is_personal(_parsed(text, source.path)) for text in texts)
+        return Variant(path=source.path, format=format_, body=body, subject=subject, is_personal=is_personal)
 
     def _compiled(
         self,
@@ -200,6 +203,11 @@ class _Parsed:
     undeclared: Sequence[tuple[str, int]]  # variables that it does not set, and the line of each
     references: Sequence[tuple[str, int]]  # files that it names, and the line of each
     set: frozenset[str]  # variables
+
+
+def _is_personal(parsed: _Parsed) -> bool:
+    # What another file names is not known here; ``self`` and ``caller`` lead nowhere else.
+    return bool(parsed.references) or any(name == "recipient" for name, _ in parsed.undeclared)
 
 
 @lru_cache(maxsize=4096)  # a reload changes few files

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,6 +51,7 @@ class Variant:
     format: str  # html, mjml, txt or md
     body: jinja2.Template
     subject: jinja2.Template | None
+    is_personal: bool = True  # it names the recipient, or another file, which may
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +62,7 @@ class Words:
     markup: Variant | None
     text: Variant | None
     pictures: Mapping[str, Inline] = field(default_factory=dict)
+    is_personal: bool = True  # who reads it may make a difference
 
     @property
     def subject(self) -> jinja2.Template | None:
@@ -72,9 +74,13 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     intercepted_binops = frozenset(["*", "**"])
 
+    def make_globals(self, d: MutableMapping[str, Any] | None) -> MutableMapping[str, Any]:
+        # Jinja2's own is a chain of mappings, which is copied, slowly, for each text.
+        return {**self.globals, **(d or {})}
+
     def getattr(self, obj: Any, attribute: str) -> Any:
         # payload.items is the field, never dict.items
-        if isinstance(obj, Mapping) and attribute in obj:
+        if (obj.__class__ is dict or isinstance(obj, Mapping)) and attribute in obj:
             return obj[attribute]
         return super().getattr(obj, attribute)
 
@@ -132,7 +138,7 @@ def _fill(template: jinja2.Template, context: Mapping[str, Any]) -> str:
     pieces: list[str] = []
     size = 0
     try:
-        for piece in template.generate(context):
+        for piece in template.root_render_func(template.new_context(dict(context))):
             size += len(piece)
             if size > MAX_OUTPUT:
                 raise TemplateError(f"{template.name}: more than {MAX_OUTPUT} characters come out")
