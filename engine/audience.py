@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from .addresses import parse_mailbox, parse_phone
 from .catalogue import LOCALE, USER
 from .model import Event, Recipient
-from .paths import resolve
+from .paths import Path, resolve
 from .rulebook import Audience, ChannelSpec, Rulebook
 
 
@@ -28,7 +28,7 @@ def recipient_of(rulebook: Rulebook, event: Event, audience: Audience) -> Recipi
     known = rulebook.catalogue.get(event.name)
     roles = known.roles if known else {}
     paths = {**roles, **audience.fields} if audience.fields else roles
-    found = {role: tuple(texts(resolve(event.payload, path))) for role, path in paths.items()}
+    found = {role: _texts_at(event.payload, path) for role, path in paths.items()}
     return Recipient(
         user=next(iter(found.pop(USER, ())), ""),
         locale=next(iter(found.pop(LOCALE, ())), ""),
@@ -62,6 +62,14 @@ def usable_address(kind: str, text: str) -> str | None:
     if kind == "phone":
         return parse_phone(text)
     return text if text.isprintable() else None
+
+
+def _texts_at(payload: Mapping[str, Any], path: Path) -> tuple[str, ...]:
+    values = resolve(payload, path)
+    if len(values) == 1 and values[0].__class__ is str:  # the common case
+        text = values[0].strip()
+        return (text,) if text else ()
+    return tuple(texts(values))
 
 
 def texts(values: list[Any]) -> Iterator[str]:

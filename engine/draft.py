@@ -8,14 +8,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
 
 from .audience import addresses_for, recipient_of
 from .model import MOST_HOPS, Event, Held, Recipient, Suppressed
 from .rulebook import ChannelSpec, Match, Mode, Notify, Rulebook
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
     """One message to be written: an entry of a rule's ``notify``, for one recipient."""
 
@@ -25,17 +24,16 @@ class Order:
     recipient: Recipient
     to: tuple[str, ...]  # addresses; empty where the channel needs none
     released: int = 0  # until when it is held back, microseconds since the epoch; 0: not at all
+    id: str = field(init=False)  # of the delivery that it becomes
+
+    def __post_init__(self) -> None:
+        rule, to = self.match.rule.id, self.to or (self.recipient.user,)
+        id_ = delivery_id(self.match.event, rule, self.channel.name, self.template, to)
+        object.__setattr__(self, "id", id_)
 
     @property
     def template(self) -> str:
         return self.notify.template or self.match.rule.template
-
-    @cached_property
-    def id(self) -> str:
-        """Of the delivery that it becomes."""
-        event, rule = self.match.event, self.match.rule
-        to = self.to or (self.recipient.user,)
-        return delivery_id(event, rule.id, self.channel.name, self.template, to)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,15 +12,80 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from .broker import Outgoing, Topology
 from .catalogue import mask
 from .codec import encode
 from .dead import Letter, header_value
-from .model import Delivery, Kind, Outcome, Receipt, Revival
+from .model import Delivery, Held, Kind, Outcome, Receipt, Revival
 from .plan import Plan
 from .rulebook import Mode
 from .subjects import token
+
+
+class _EventEntry(msgspec.Struct):
+    kind: Kind
+    key: str
+    reqid: str
+    sent: int
+    received: int
+
+
+class _DeliveryEntry(msgspec.Struct):
+    id: str
+    rule: str
+    channel: str
+    user: str
+    to: tuple[str, ...]
+    locale: str
+
+
+class _SuppressedEntry(msgspec.Struct):
+    rule: str
+    channel: str
+    reason: str
+    detail: str
+
+
+class _FailureEntry(msgspec.Struct):
+    rule: str
+    channel: str
+    delivery: str
+    detail: str
+
+
+class _PlannedEntry(msgspec.Struct, kw_only=True, tag="planned"):
+    """The first entry of an event. Structs are encoded in half the time of mappings."""
+
+    at: int
+    event: _EventEntry
+    revision: str
+    rules: list[str]
+    deliveries: list[_DeliveryEntry]
+    suppressed: list[_SuppressedEntry]
+    held: tuple[Held, ...]
+    failures: list[_FailureEntry]
+    shadow: list[str] | UnsetType
+    stopped: bool | UnsetType
+    revival: Revival | UnsetType
+
+
+class _ReceiptEntry(msgspec.Struct, kw_only=True, tag="receipt"):
+    """One attempt at a delivery."""
+
+    at: int
+    delivery: str
+    revision: str
+    rule: str
+    channel: str
+    to: tuple[str, ...]
+    attempt: int
+    outcome: Outcome
+    detail: str
+    final: bool
+    revival: Revival | UnsetType
+    rest: str | UnsetType
 
 
 def planned(topology: Topology, plan: Plan, *, sequence: int, at: int) -> Outgoing:
@@ -31,52 +96,25 @@ def planned(topology: Topology, plan: Plan, *, sequence: int, at: int) -> Outgoi
     event = plan.event
     shadow = [match.rule.id for match in plan.matches if match.rule.mode is Mode.SHADOW]
     last = plan.matches[-1].rule if plan.matches else None
-    entry: dict[str, Any] = {
-        "type": "planned",
-        "at": at,
-        "event": {
-            "kind": event.kind,
-            "key": event.key,
-            "reqid": event.reqid,
-            "sent": event.sent,
-            "received": event.received,
-        },
-        "revision": plan.revision,
-        "rules": [match.rule.id for match in plan.matches],
-        "deliveries": [
-            {"id": d.id, "rule": d.rule, "channel": d.channel, "user": d.user, "to": d.to, "locale": d.locale}
-            for d in plan.deliveries
-        ],
-        "suppressed": [
-            {"rule": s.rule, "channel": s.channel, "reason": s.reason, "detail": mask(s.detail, plan.secrets)}
+    entry = _PlannedEntry(
+        at=at,
+        event=_EventEntry(event.kind, event.key, event.reqid, event.sent, event.received),
+        revision=plan.revision,
+        rules=[match.rule.id for match in plan.matches],
+        deliveries=[_DeliveryEntry(d.id, d.rule, d.channel, d.user, d.to, d.locale) for d in plan.deliveries],
+        suppressed=[
+            _SuppressedEntry(s.rule, s.channel, s.reason, mask(s.detail, plan.secrets))
             for s in plan.suppressed
         ],
-        "held": [
-            {
-                "rule": h.rule,
-                "channel": h.channel,
-                "reason": h.reason,
-                "until": h.until,
-                "delivery": h.delivery,
-            }
-            for h in plan.held
+        held=plan.held,
+        failures=[
+            _FailureEntry(f.rule, f.channel, f.delivery, mask(f.detail, plan.secrets)) for f in plan.failures
         ],
-        "failures": [
-            {
-                "rule": f.rule,
-                "channel": f.channel,
-                "delivery": f.delivery,
-                "detail": mask(f.detail, plan.secrets),
-            }
-            for f in plan.failures
-        ],
-    }
-    if shadow:
-        entry["shadow"] = shadow
-    if last is not None and last.stop and last.mode is not Mode.SHADOW:
-        entry["stopped"] = True  # by the last of the rules; those after it were not asked
-    if plan.revival:
-        entry["revival"] = plan.revival
+        shadow=shadow or UNSET,
+        # By the last of the rules; those after it were not asked.
+        stopped=True if last is not None and last.stop and last.mode is not Mode.SHADOW else UNSET,
+        revival=plan.revival or UNSET,
+    )
     return Outgoing(
         subject=topology.history_subject(event.kind, token(event.reqid)),
         payload=encode(entry),
@@ -87,23 +125,20 @@ def planned(topology: Topology, plan: Plan, *, sequence: int, at: int) -> Outgoi
 def received(topology: Topology, receipt: Receipt, *, id_: str) -> Outgoing:
     """One attempt at a delivery. ``id_`` tells it from every other."""
     delivery = receipt.delivery
-    entry = {
-        "type": "receipt",
-        "at": receipt.at,
-        "delivery": delivery.id,
-        "revision": delivery.revision,
-        "rule": delivery.rule,
-        "channel": delivery.channel,
-        "to": delivery.to,
-        "attempt": receipt.attempt,
-        "outcome": receipt.outcome,
-        "detail": mask(receipt.detail, delivery.secrets),
-        "final": receipt.final,
-    }
-    if delivery.revival:
-        entry["revival"] = delivery.revival
-    if receipt.rest:
-        entry["rest"] = receipt.rest
+    entry = _ReceiptEntry(
+        at=receipt.at,
+        delivery=delivery.id,
+        revision=delivery.revision,
+        rule=delivery.rule,
+        channel=delivery.channel,
+        to=delivery.to,
+        attempt=receipt.attempt,
+        outcome=receipt.outcome,
+        detail=mask(receipt.detail, delivery.secrets),
+        final=receipt.final,
+        revival=delivery.revival or UNSET,
+        rest=receipt.rest or UNSET,
+    )
     return Outgoing(
         subject=topology.history_subject(delivery.kind, token(delivery.reqid)),
         payload=encode(entry),
@@ -167,7 +202,7 @@ def past_of(delivery: Delivery, entries: Iterable[bytes]) -> Past:
     return Past(attempt=attempt, sent=sent, not_sent=frozenset(not_sent))
 
 
-class _ReceiptEntry(msgspec.Struct):
+class _Sending(msgspec.Struct):
     """The part of a receipt's entry that tells whether to send again."""
 
     delivery: str = ""
@@ -176,7 +211,7 @@ class _ReceiptEntry(msgspec.Struct):
     revival: Revival | None = None
 
 
-_receipts = msgspec.json.Decoder(_ReceiptEntry)
+_receipts = msgspec.json.Decoder(_Sending)
 
 
 def dead(

@@ -176,13 +176,13 @@ class Intake:
         return await holds_any(self.connection, self.topology.history_stream, subject)
 
     def _count(self, planned: Plan) -> None:
-        self.metrics.events.labels(self.kind, "planned" if planned.matches else "unmatched").inc()
+        self.metrics.count(self.metrics.events, self.kind, "planned" if planned.matches else "unmatched")
         for match in planned.matches:
-            self.metrics.matches.labels(match.rule.id).inc()
+            self.metrics.count(self.metrics.matches, match.rule.id)
         for suppressed in planned.suppressed:
-            self.metrics.suppressed.labels(suppressed.rule, suppressed.reason).inc()
+            self.metrics.count(self.metrics.suppressed, suppressed.rule, suppressed.reason)
         for held in planned.held:
-            self.metrics.held.labels(held.rule, held.reason).inc()
+            self.metrics.count(self.metrics.held, held.rule, held.reason)
 
     def _dead_failure(self, msg: Msg, planned: Plan, failure: Failure, rulebook: Rulebook) -> Outgoing:
         return history.dead(

@@ -12,6 +12,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self._samples: dict[tuple[Counter | str, ...], Counter] = {}
         self.events = Counter(
             "mss_events",
             "Events taken from the streams, by what became of them: planned, unmatched, dead",
@@ -93,6 +94,13 @@ class Metrics:
             ["revision"],
             registry=self.registry,
         )
+
+    def count(self, counter: Counter, *labels: str) -> None:
+        """Add one to the sample of ``counter`` with ``labels``, which is looked for once."""
+        sample = self._samples.get((counter, *labels))
+        if sample is None:
+            sample = self._samples[counter, *labels] = counter.labels(*labels)
+        sample.inc()
 
     def value(self, name: str, **labels: str) -> float:
         """The present value of one sample; 0 where there is none yet."""

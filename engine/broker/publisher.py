@@ -112,15 +112,15 @@ class Publisher:
         It gets the error when one is not, and must not raise. It is awaited by who reads the
         acknowledgements: nobody else's are read meanwhile. Waits while the window is full.
         """
-        group = _Group(len(messages), then)
+        group, now = _Group(len(messages), then), time.monotonic()
         for message in messages:
             while len(self._flights) >= self._window:
                 self._room.clear()
                 await self._room.wait()
+                now = time.monotonic()
             if group.waiting <= 0:  # one of them failed while we waited
                 return
             token = str(next(self._tokens))
-            now = time.monotonic()
             self._flights[token] = flight = _Flight(message, group, now, now)
             await self._send(token, flight)
 
