@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from .addresses import parse_mailbox, parse_phone
 from .catalogue import LOCALE, USER
+from .choices import Choices
 from .model import Event, Recipient
 from .paths import Path, resolve
 from .rulebook import Audience, ChannelSpec, Rulebook
@@ -33,6 +34,19 @@ def recipient_of(rulebook: Rulebook, event: Event, audience: Audience) -> Recipi
         user=next(iter(found.pop(USER, ())), ""),
         locale=next(iter(found.pop(LOCALE, ())), ""),
         addresses={kind: values for kind, values in found.items() if values},
+    )
+
+
+def personal(recipient: Recipient, choices: Choices | None) -> Recipient:
+    """``recipient`` with what they have chosen: an address of their own counts where the event has none."""
+    if choices is None:
+        return recipient
+    own = {kind: (address,) for kind, address in choices.addresses.items()}
+    return replace(
+        recipient,
+        addresses={**own, **recipient.addresses},
+        locale=choices.locale or recipient.locale,
+        zone=choices.zone or recipient.zone,
     )
 
 

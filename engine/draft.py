@@ -9,9 +9,12 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from .audience import addresses_for, recipient_of
+from .audience import addresses_for, personal, recipient_of
+from .choices import Choices, ChoicesOf, nobody
+from .intervals import Interval
 from .model import MOST_HOPS, Event, Held, Recipient, Suppressed
-from .rulebook import ChannelSpec, Match, Mode, Notify, Rulebook
+from .preferring import prefer
+from .rulebook import Audience, ChannelSpec, Match, Mode, Notify, Rulebook
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +26,9 @@ class Order:
     channel: ChannelSpec
     recipient: Recipient
     to: tuple[str, ...]  # addresses; empty where the channel needs none
+    quiet: tuple[Interval, ...] = ()  # when the recipient wants no message
     released: int = 0  # until when it is held back, microseconds since the epoch; 0: not at all
+    merged: Merged | None = None  # it tells of several events
     id: str = field(init=False)  # of the delivery that it becomes
 
     def __post_init__(self) -> None:
@@ -33,7 +38,26 @@ class Order:
 
     @property
     def template(self) -> str:
-        return self.notify.template or self.match.rule.template
+        own = self.merged.template if self.merged else ""
+        return own or self.notify.template or self.match.rule.template
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Merged:
+    """What one digest tells of."""
+
+    events: tuple[Event, ...]  # in the order in which they came
+    more: int = 0  # that are only counted
+    template: str = ""  # "": that of the entry
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alarm:
+    """That something has to be looked at again, and when."""
+
+    key: str  # of what waits
+    rule: str
+    at: int  # microseconds since the epoch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,19 +70,20 @@ class Draft:
     orders: tuple[Order, ...] = ()
     suppressed: tuple[Suppressed, ...] = ()
     held: tuple[Held, ...] = ()
+    alarms: tuple[Alarm, ...] = ()
     secrets: tuple[str, ...] = field(default=(), repr=False)  # to mask wherever it is shown
 
 
-def draft(rulebook: Rulebook, event: Event) -> Draft:
+def draft(rulebook: Rulebook, event: Event, choices_of: ChoicesOf = nobody) -> Draft:
     """All that ``event`` asks for under ``rulebook``; equal arguments give equal drafts."""
     known = rulebook.catalogue.get(event.name)
     matches = rulebook.match(event)
     orders: dict[str, Order] = {}  # by id: an entry written twice is one message
     suppressed: list[Suppressed] = []
-    recipients: dict[int, Recipient] = {}
+    readers = Readers(rulebook, event, choices_of)
     for match in matches:
         for notify in match.rule.notify:
-            for result in _ask(rulebook, match, notify, recipients):
+            for result in ask(match, notify, readers):
                 if isinstance(result, Order):
                     orders.setdefault(result.id, result)
                 else:
@@ -73,39 +98,69 @@ def draft(rulebook: Rulebook, event: Event) -> Draft:
     )
 
 
-def _ask(
-    rulebook: Rulebook, match: Match, notify: Notify, recipients: dict[int, Recipient]
-) -> Iterator[Order | Suppressed]:
-    """What one entry of one rule's ``notify`` asks for: an order for each message it needs.
+@dataclass(frozen=True, slots=True)
+class Readers:
+    """Whom one event is for, each looked up once."""
 
-    ``recipients`` are those of this event that are known already, by the identity of their audience.
-    """
-    rule, event = match.rule, match.event
+    rulebook: Rulebook
+    event: Event
+    choices_of: ChoicesOf
+    _known: dict[int, tuple[Recipient, Choices | None]] = field(default_factory=dict)  # by audience
+
+    def find(self, audience: Audience) -> tuple[Recipient, Choices | None]:
+        """The recipient, and what they have chosen; who is named in the policy chooses nothing."""
+        known = self._known.get(id(audience))
+        if known is None:
+            recipient = recipient_of(self.rulebook, self.event, audience)
+            of_event = recipient.user and not audience.person
+            choices = self.choices_of(recipient.user) if of_event else None
+            known = self._known[id(audience)] = personal(recipient, choices), choices
+        return known
+
+
+def ask(match: Match, notify: Notify, readers: Readers) -> Iterator[Order | Suppressed]:
+    """What one entry of one rule's ``notify`` asks for: an order for each message it needs."""
+    rule = match.rule
 
     def suppress(reason: str, detail: str = "") -> Suppressed:
         return Suppressed(rule=rule.id, channel=notify.channel, reason=reason, detail=detail)
 
-    if rule.mode is Mode.SHADOW:
-        yield suppress("shadow")
+    if obstacle := _obstacle(match, notify):
+        yield suppress(*obstacle)
         return
-    if event.hops > MOST_HOPS:
-        yield suppress("hops", f"{event.hops} messages of MSS's own led to this event")
-        return
-    if notify.when is not None and not notify.when.holds(event.payload):
-        yield suppress("condition")
-        return
-    channel = rulebook.channels[notify.channel]
-    audience = notify.to or rule.to
-    recipient = recipients.get(id(audience))
-    if recipient is None:
-        recipient = recipients[id(audience)] = recipient_of(rulebook, event, audience)
+    channel = readers.rulebook.channels[notify.channel]
+    recipient, choices = readers.find(notify.to or rule.to)
+    if notify.among or choices is not None:
+        verdict = prefer(readers.rulebook, rule, notify, recipient, choices)
+        yield from (suppress("preference", detail) for detail in verdict.details)
+        if not verdict.wanted:
+            return
     for addressed in addresses_for(channel, recipient):
         if addressed.unusable:
             yield suppress("bad_address", ", ".join(addressed.unusable))
         if addressed.to or channel.address is None:
-            yield Order(match=match, notify=notify, channel=channel, recipient=recipient, to=addressed.to)
+            yield Order(
+                match=match,
+                notify=notify,
+                channel=channel,
+                recipient=recipient,
+                to=addressed.to,
+                quiet=choices.hours if choices and not rule.critical else (),
+            )
         elif not addressed.unusable:
             yield suppress("no_address", f"the recipient has no {channel.address}")
+
+
+def _obstacle(match: Match, notify: Notify) -> tuple[str, str] | None:
+    """Why an entry does not count for this event, whoever reads it: the reason, and more of it."""
+    event = match.event
+    if match.rule.mode is Mode.SHADOW:
+        return "shadow", ""
+    if event.hops > MOST_HOPS:
+        return "hops", f"{event.hops} messages of MSS's own led to this event"
+    if notify.when is not None and not notify.when.holds(event.payload):
+        return "condition", ""
+    return None
 
 
 def delivery_id(event: Event, rule: str, channel: str, template: str, to: tuple[str, ...]) -> str:

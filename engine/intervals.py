@@ -116,6 +116,9 @@ class Schedule:
         return next(filter(is_open, _turns((*self.active, *self.mute), at, recipient)), None)
 
 
+ALWAYS = Schedule()
+
+
 def _turns(intervals: Sequence[Interval], at: int, recipient: ZoneInfo) -> Iterator[int]:
     """Every moment after ``at`` at which one of the intervals may begin or end, in order."""
     zones = {each.zone or recipient for each in intervals}

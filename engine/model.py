@@ -182,19 +182,20 @@ class Suppressed:
 
     rule: str
     channel: str
-    reason: str  # shadow, no_address, bad_address, condition, hops, budget, outside_active_time, muted
+    reason: str  # shadow, hops, condition, preference, no_address, bad_address, dedupe, ...
     detail: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Held:
-    """A delivery that is made and waits for its time."""
+    """A message that waits: finished, for its time, or for others to be told of with it."""
 
     rule: str
     channel: str
-    reason: str  # muted
+    reason: str  # muted, quiet_hours; throttle, digest
     until: int  # microseconds since the epoch
-    delivery: str  # its id
+    delivery: str = ""  # its id, where it is finished
+    digest: str = ""  # the reqid of the digest that it will be in, where it is not
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,9 +11,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, TypeAlias
 
 from . import locales
-from .draft import Draft, Order, draft
+from .choices import ChoicesOf, nobody
+from .draft import Alarm, Draft, Merged, Order, draft
 from .errors import TemplateError
-from .gates import pass_gates
+from .gates import Row, in_memory, pass_gates
 from .model import Delivery, Event, Failure, Held, Message, Recipient, Revival, Suppressed
 from .rulebook import ChannelSpec, Match, Notify, Rule, Rulebook
 from .templates import Words, render
@@ -30,18 +31,25 @@ class Plan:
     matches: tuple[Match, ...] = ()
     deliveries: tuple[Delivery, ...] = ()
     suppressed: tuple[Suppressed, ...] = ()
-    held: tuple[Held, ...] = ()  # of the deliveries, those that wait
+    held: tuple[Held, ...] = ()  # finished deliveries, and messages that will be in a digest
+    alarms: tuple[Alarm, ...] = ()  # when the digests are due
     failures: tuple[Failure, ...] = ()
     secrets: tuple[str, ...] = field(default=(), repr=False)  # to mask wherever it is shown
     revival: Revival | None = None  # it was a dead letter
 
 
-def plan(rulebook: Rulebook, event: Event, now: int | None = None) -> Plan:
-    """All that ``event`` leads to under ``rulebook``; equal arguments give equal plans.
+def plan(rulebook: Rulebook, event: Event, now: int | None = None, choices_of: ChoicesOf = nobody) -> Plan:
+    """All that ``event`` leads to under ``rulebook`` if no other came before it.
 
-    ``now``, microseconds since the epoch, is when the event was taken where nothing else is said.
+    Equal arguments give equal plans. ``now``, microseconds since the epoch, is when the event was taken
+    where nothing else is said.
     """
-    return write(pass_gates(draft(rulebook, event), event.received if now is None else now))
+    return in_memory(planning(rulebook, event, event.received if now is None else now, choices_of), {})
+
+
+def planning(rulebook: Rulebook, event: Event, now: int, choices_of: ChoicesOf = nobody) -> Row[Plan]:
+    """The same with what the gates remember of other events, which it asks for."""
+    return write((yield from pass_gates(draft(rulebook, event, choices_of), now)))
 
 
 def write(drafted: Draft) -> Plan:
@@ -62,6 +70,7 @@ def write(drafted: Draft) -> Plan:
         deliveries=tuple(deliveries),
         suppressed=drafted.suppressed,
         held=drafted.held,
+        alarms=drafted.alarms,
         failures=tuple(failures),
         secrets=drafted.secrets,
     )
@@ -119,7 +128,14 @@ def _message(rulebook: Rulebook, order: Order, words: Words, known: _Known) -> M
 
 def _context(rulebook: Rulebook, order: Order) -> dict[str, Any]:
     event, rule, address = order.match.event, order.match.rule, order.to[0] if order.to else ""
-    return context(rulebook, event, rule, order.notify, order.recipient, address=address)
+    merged = order.merged or Merged(events=(event,))
+    return {
+        **context(rulebook, event, rule, order.notify, order.recipient, address=address),
+        "events": [
+            {**event_in_words(each, str(each.kind)), "payload": each.payload} for each in merged.events
+        ],
+        "more": merged.more,
+    }
 
 
 def context(

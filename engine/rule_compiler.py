@@ -113,6 +113,8 @@ class RuleCompiler:
         """The hours that ``entry`` asks for inside of those around it."""
         settings: Mapping[str, Any] = entry.value if isinstance(entry.value, dict) else {}
         active, mute = entry.get("active_time_intervals"), entry.get("mute_time_intervals")
+        if active is None and mute is None and "on_muted" not in settings:
+            return outer
         timing = Timing(
             schedule=Schedule(
                 active=tuple(self._named(active)) or outer.schedule.active,

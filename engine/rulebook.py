@@ -12,7 +12,8 @@ from .budget import Budget
 from .catalogue import Catalogue
 from .conditions import Block
 from .index import RuleIndex
-from .intervals import Schedule
+from .intervals import ALWAYS, Schedule
+from .limits import NO_LIMITS, Limits
 from .model import Event, Place, Recipient, Severity
 from .paths import Path
 from .retry import RetryPolicy
@@ -60,7 +61,7 @@ class Audience:
 class Timing:
     """When a message may be sent."""
 
-    schedule: Schedule = field(default_factory=Schedule)
+    schedule: Schedule = ALWAYS
     defers: bool = True  # what is muted waits until it may be sent; else it is not sent
 
 
@@ -74,6 +75,7 @@ class Notify:
     to: Audience | None = None
     vars: Mapping[str, Any] = field(default_factory=dict)
     timing: Timing = field(default_factory=Timing)  # the rule's is in it
+    among: tuple[str, ...] = ()  # the channels of which the person chooses; () where it is not asked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +95,9 @@ class Rule:
     template: str
     vars: Mapping[str, Any] = field(default_factory=dict)
     budget: Budget | None = None  # of deliveries; None: as many as there are
+    category: str = ""  # what people choose by
+    critical: bool = False  # people may add channels, and not switch off the last one
+    limits: Limits = NO_LIMITS
     place: Place
 
 

@@ -1,29 +1,104 @@
 """What stands between an event that matched and a message that is sent, in one order for all.
 
-match, shadow, hops, condition, address (draft) -> time windows (here) -> send, retry, fall-back.
-Gates decide from what was asked for, what is known, and the time; whoever calls fetches and stores.
+match, shadow, hops, condition, preferences, address (draft) -> dedupe, throttle, digest, time windows
+(here) -> budget -> send, retry, fall-back. Gates decide from what was asked for, what is remembered,
+and the time; whoever calls fetches and stores what is remembered.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from ..draft import Draft, Order
-from ..model import Held, Suppressed
+from ..draft import Alarm, Draft, Order
+from ..model import Event, Held, Suppressed
+from ..rulebook import Rule
+from .cells import Change, Row, in_memory
+from .dedupe import pass_dedupe
+from .merge import merge, reqid_of
+from .pool import Batch, Joined
+from .throttle import Beyond, Postponed, digest_at, pass_digest, pass_throttle, settle_batch, take_batch
 from .timing import pass_timing
 
-__all__ = ["pass_gates"]
+__all__ = [
+    "Batch",
+    "Change",
+    "Postponed",
+    "Row",
+    "digest_at",
+    "in_memory",
+    "in_time",
+    "merge",
+    "pass_gates",
+    "settle_batch",
+    "take_batch",
+]
 
 
-def pass_gates(drafted: Draft, now: int) -> Draft:
-    """``drafted`` without what is held back for good, and with what waits marked so.
+def pass_gates(drafted: Draft, now: int) -> Row[Draft]:
+    """``drafted`` without what is held back, and with what waits marked so.
 
     ``now`` is in microseconds since the epoch.
     """
-    return _in_time(drafted, now)
+    for match in drafted.matches:
+        if match.rule.limits.there and any(order.match is match for order in drafted.orders):
+            stopped = yield from _limits(match.rule, drafted.event, now)
+            if stopped is not None:
+                drafted = _without(drafted, match.rule, stopped)
+    return in_time(drafted, now)
 
 
-def _in_time(drafted: Draft, now: int) -> Draft:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Stopped:
+    """That none of a rule's messages of one event goes out now."""
+
+    reason: str
+    joined: Joined | None = None  # the pool that it waits in
+
+
+def _limits(rule: Rule, event: Event, now: int) -> Row[_Stopped | None]:
+    """What the rule's limits make of ``event``; the first that holds it back has the last word."""
+    limits = rule.limits
+    if limits.dedupe and not (yield from pass_dedupe(rule.id, limits.dedupe, event, now)):
+        return _Stopped(reason="dedupe")
+    if limits.throttle:
+        answer = yield from pass_throttle(rule.id, limits.throttle, event, now)
+        if isinstance(answer, Joined):
+            return _Stopped(reason="throttle", joined=answer)
+        if isinstance(answer, Beyond):
+            return _Stopped(reason="throttle")
+    if limits.digest:
+        joined = yield from pass_digest(rule.id, limits.digest, event, now)
+        return _Stopped(reason="digest", joined=joined)
+    return None
+
+
+def _without(drafted: Draft, rule: Rule, stopped: _Stopped) -> Draft:
+    """``drafted`` without the rule's orders, each of them recorded."""
+    kept = tuple(order for order in drafted.orders if order.match.rule is not rule)
+    gone = [order for order in drafted.orders if order.match.rule is rule]
+    joined = stopped.joined
+    if joined is None:
+        dropped = (
+            Suppressed(rule=rule.id, channel=order.channel.name, reason=stopped.reason) for order in gone
+        )
+        return replace(drafted, orders=kept, suppressed=(*drafted.suppressed, *dropped))
+    digest = reqid_of(joined.key, joined.number)
+    held = (
+        Held(
+            rule=rule.id,
+            channel=order.channel.name,
+            reason=stopped.reason,
+            until=joined.until,
+            digest=digest,
+        )
+        for order in gone
+    )
+    rings = (Alarm(key=joined.key, rule=rule.id, at=joined.until),) if joined.rings else ()
+    return replace(drafted, orders=kept, held=(*drafted.held, *held), alarms=(*drafted.alarms, *rings))
+
+
+def in_time(drafted: Draft, now: int) -> Draft:
+    """``drafted`` as far as it may be sent now, or later."""
     orders: list[Order] = []
     suppressed: list[Suppressed] = []
     held: list[Held] = []
@@ -36,6 +111,8 @@ def _in_time(drafted: Draft, now: int) -> Draft:
                 held.append(waits)
             case Suppressed() as dropped:
                 suppressed.append(dropped)
+    if not (held or suppressed):
+        return drafted
     return replace(
         drafted,
         orders=tuple(orders),

@@ -5,30 +5,37 @@ from __future__ import annotations
 from zoneinfo import ZoneInfo
 
 from ..draft import Order
+from ..intervals import ALWAYS, Schedule
 from ..model import Held, Suppressed
 
 
 def pass_timing(order: Order, zone: ZoneInfo, now: int) -> Held | Suppressed | None:
     """None where ``order`` may be sent ``now``; ``zone`` is for readers whose own is not known."""
     timing, local = order.notify.timing, order.recipient.zone or zone
-    schedule = timing.schedule
+    policy = timing.schedule
+    if policy is ALWAYS and not order.quiet:
+        return None
 
     def suppress(reason: str, detail: str = "") -> Suppressed:
         return Suppressed(rule=order.match.rule.id, channel=order.channel.name, reason=reason, detail=detail)
 
-    if not schedule.is_active(now, local):
+    if not policy.is_active(now, local):
         return suppress("outside_active_time")
-    if not schedule.is_mute(now, local):
-        return None
-    if not timing.defers:
+    muted = policy.is_mute(now, local)
+    if muted and not timing.defers:
         return suppress("muted")
-    until = schedule.opens(now, local)
+    quiet = any(each.holds(now, local) for each in order.quiet)
+    if not muted and not quiet:
+        return None
+    reason = "muted" if muted else "quiet_hours"
+    both = Schedule(active=policy.active, mute=(*policy.mute, *order.quiet))
+    until = both.opens(now, local)
     if until is None:
-        return suppress("muted", "there is no time at which it might be sent")
+        return suppress(reason, "there is no time at which it might be sent")
     return Held(
         rule=order.match.rule.id,
         channel=order.channel.name,
-        reason="muted",
+        reason=reason,
         until=until,
         delivery=order.id,
     )
