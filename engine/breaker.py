@@ -45,6 +45,10 @@ class Breaker:
         self._failures = 0
         self._probe = None
 
+    def unused(self) -> None:
+        """Who was let through did not use it after all."""
+        self._probe = None
+
     def failed(self, now: float, *, asked: float | None = None) -> None:
         """It does not. ``asked`` is how many seconds it wants to be left alone, where it said so."""
         self._failures += 1

@@ -71,6 +71,10 @@ CODES: dict[str, Code] = {
     "impossible-value": Code("A value that the field can never have."),
     "never-matches": Code("Conditions that exclude each other.", _WARNING),
     "hidden-rule": Code("A rule that an earlier one with stop keeps from ever being reached.", _WARNING),
+    # fall-back chains
+    "repeated-step": Code("A chain that comes back to the same channel and people."),
+    "told-anyway": Code("A fall-back over a channel that the rule uses in any case.", _WARNING),
+    "odd-within": Code("A within that is shorter than one send, or longer than its channel tries.", _WARNING),
     # channels and people
     "unset-variable": Code("An environment variable that is not set."),
     "secret-in-the-open": Code("A secret written into the policy."),

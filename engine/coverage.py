@@ -6,10 +6,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from .chain import fall_back_id
 from .draft import delivery_id
 from .model import Delivery, Place
 from .plan import Plan
-from .rulebook import Mode, Notify, Rule, Rulebook
+from .rulebook import FirstOf, Mode, Notify, Rule, Rulebook
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -25,15 +26,20 @@ class Fired:
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
 class Told:
-    """An entry of a rule's ``notify``; it is covered when it led to a message, or would have in shadow."""
+    """An entry of a rule's ``notify``; it is covered when it led to a message, or would have in shadow.
+
+    Of a chain each step is one, covered when the chain got as far as that.
+    """
 
     place: Place  # of the rule
     rule: str
     entry: int  # from 1
+    step: int  # from 1; 0 where the entry is no chain
     channel: str
 
     def __str__(self) -> str:
-        return f"rule {self.rule}, notify entry {self.entry} ({self.channel})"
+        step = f" step {self.step}" if self.step else ""
+        return f"rule {self.rule}, notify entry {self.entry}{step} ({self.channel})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -77,7 +83,7 @@ class Coverage:
 
 
 def coverage(rulebook: Rulebook, plans: Iterable[Plan]) -> Coverage:
-    """What ``plans``, those of all tests, have touched of ``rulebook``."""
+    """What ``plans``, those of all tests with every delivery that was tried, have touched."""
     fired: set[Fired] = set()
     told: set[Told] = set()
     spoken: set[Spoken] = set()
@@ -85,12 +91,15 @@ def coverage(rulebook: Rulebook, plans: Iterable[Plan]) -> Coverage:
         for match in plan.matches:
             fired.add(_fired(match.rule))
             deliveries = {d.id: d for d in plan.deliveries if d.rule == match.rule.id}
-            for entry, notify in enumerate(match.rule.notify, 1):
-                if notify.when is not None and not notify.when.holds(plan.event.payload):
+            for entry, step, notify in _entries(match.rule):
+                whole = match.rule.notify[entry - 1]
+                if not all(
+                    each.when is None or each.when.holds(plan.event.payload) for each in (whole, notify)
+                ):
                     continue
                 made = [d for d in deliveries.values() if _is_of(d, plan, match.rule, notify)]
                 if made or match.rule.mode is Mode.SHADOW:
-                    told.add(_told(match.rule, entry, notify))
+                    told.add(_told(match.rule, entry, step, notify))
                 template = notify.template or match.rule.template
                 spoken.update(Spoken(template=template, channel=d.channel, locale=d.locale) for d in made)
     return Coverage(
@@ -104,7 +113,10 @@ def _is_of(delivery: Delivery, plan: Plan, rule: Rule, notify: Notify) -> bool:
     """Whether that entry led to the delivery; the id knows, for it is made of channel and template."""
     template = notify.template or rule.template
     to = delivery.to or (delivery.user,)
-    return delivery.id == delivery_id(plan.event, rule.id, notify.channel, template, to)
+    own = delivery_id(plan.event, rule.id, notify.channel, template, to)
+    if not delivery.takeover:
+        return delivery.id == own
+    return any(delivery.id == fall_back_id(first.id, own) for first in plan.deliveries)
 
 
 def _share(there: set[T], touched: set[T]) -> Share[T]:
@@ -115,18 +127,23 @@ def _fired(rule: Rule) -> Fired:
     return Fired(place=rule.place, rule=rule.id)
 
 
-def _entries(rule: Rule) -> Iterator[tuple[int, Notify]]:
-    return enumerate(rule.notify, 1)
+def _entries(rule: Rule) -> Iterator[tuple[int, int, Notify]]:
+    """Every entry with its number, of a chain every step with both."""
+    for number, entry in enumerate(rule.notify, 1):
+        if isinstance(entry, FirstOf):
+            yield from ((number, place, step) for place, step in enumerate(entry.steps, 1))
+        else:
+            yield number, 0, entry
 
 
-def _told(rule: Rule, entry: int, notify: Notify) -> Told:
-    return Told(place=rule.place, rule=rule.id, entry=entry, channel=notify.channel)
+def _told(rule: Rule, entry: int, step: int, notify: Notify) -> Told:
+    return Told(place=rule.place, rule=rule.id, entry=entry, step=step, channel=notify.channel)
 
 
 def _words(rulebook: Rulebook) -> Iterator[Spoken]:
     """Every language of every template that a rule uses, by channel. A shadow rule writes nothing."""
     for rule in rulebook.rules:
-        for notify in rule.notify if rule.mode is not Mode.SHADOW else ():
+        for notify in rule.steps if rule.mode is not Mode.SHADOW else ():
             template = notify.template or rule.template
             channel = rulebook.channels[notify.channel]
             for locale in rulebook.library.shelves.get(template, {}):

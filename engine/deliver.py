@@ -2,13 +2,14 @@
 
 A delivery is acknowledged only when its receipt is stored. One that may have been handed out before
 is looked up in the history first: what was sent is not sent again, and an attempt that has no receipt
-is written down as unknown.
+is written down as unknown. Where a delivery definitely failed its fall-back goes on, if it has one.
 """
 
 from __future__ import annotations
 
 import logging
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
@@ -16,12 +17,14 @@ from nats.aio.msg import Msg
 from prometheus_client import Counter, Histogram
 
 from . import history
-from .broker import Connection, Handout, Outgoing, Publisher, Settlement, Topology, handout, messages_on
+from .attempt import Attempt
+from .broker import Connection, Outgoing, Publisher, Settlement, Topology, handout, messages_on
 from .catalogue import mask
+from .chain import next_of, rest_of
 from .channels import Channel
 from .claims import Claims
-from .codec import decode_delivery, encode
-from .due import attempts_before, timer
+from .codec import encode
+from .due import timer
 from .entrance import Entrance
 from .errors import Deferred, Refused, UndecodableError, Unknown
 from .history import Past
@@ -29,31 +32,18 @@ from .intake import Clock
 from .metrics import Metrics
 from .model import Delivery, Kind, Outcome, Receipt
 from .notices import Herald
-from .plan import rest_of
 from .rulebook import ChannelSpec
 from .subjects import token
 
 log = logging.getLogger(__name__)
 
 _LONG_WAIT = 60.0  # seconds; beyond that a delivery does not count among those handed out
+_LOOK = "Mss-Look"  # header: there may be another copy, which the history knows
 _LOST = "handed out before, and nobody wrote down how it ended"
 _FORGOTTEN = "the broker was restarted, and may have handed it out before"
 _ENDING = "the replica ended before it was sent"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Attempt:
-    """One message of the delivery stream, read."""
-
-    msg: Msg
-    handed: Handout
-    delivery: Delivery
-    number: int  # from 1
-
-    @property
-    def id(self) -> str:
-        """Tells it from every other attempt, also at a copy of the same delivery."""
-        return f"{self.delivery.id}.{self.handed.sequence}.{self.handed.number}"
+_LATE = "the deadline has passed"
+_UNSURE = "no fall-back, for an earlier attempt may have gone out"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,23 +64,25 @@ class Deliverer:
 
     async def handle(self, msg: Msg) -> Settlement | None:
         """Send one delivery, and write down how it went; it is acknowledged or comes again later."""
-        handed = handout(msg.reply)
         try:
-            delivery = decode_delivery(msg.data)
+            attempt = Attempt.read(msg, self.spec.retry)
         except UndecodableError as error:
             await self._bury(msg, None, error.reason, str(error))
             await msg.ack()
             return None
-        attempt = _Attempt(
-            msg=msg, handed=handed, delivery=delivery, number=attempts_before(msg) + handed.number
-        )
-        if await self._is_done(attempt):
+        past = await self._look_up(attempt)
+        if past is None or past.sent:
             await msg.ack()
-        elif self._age(delivery) > self.spec.retry.deadline:
-            await self._give_up(attempt, Outcome.DEFERRED, "expired", "the deadline has passed")
-        elif not await self.entrance.enter():
-            await self.publisher.store(self._receipt(attempt, Outcome.DEFERRED, _ENDING, final=False))
-            await msg.nak()
+        elif past.taken_over:
+            await self._hand_on(attempt, at=past.taken_over, headers={_LOOK: "1"})
+        elif attempt.is_late(self.clock()):
+            await self._fail(attempt, Outcome.DEFERRED, "expired", _LATE)
+        elif not await self.entrance.enter(attempt.patience(self.clock())):
+            if self.entrance.is_closing:
+                await self.publisher.store(self._receipt(attempt, Outcome.DEFERRED, _ENDING, final=False))
+                await msg.nak()
+            else:
+                await self._fail(attempt, Outcome.DEFERRED, "expired", _LATE)
         elif self.spec.repeats_unknown or await self._claim(attempt):
             return await self._send(attempt)
         else:
@@ -98,22 +90,22 @@ class Deliverer:
             await self._give_up(attempt, Outcome.UNKNOWN, "unknown", _LOST)
         return None
 
-    async def _is_done(self, attempt: _Attempt) -> bool:
-        """Whether it is sent already, or will be; an attempt that left no trace is written down."""
+    async def _look_up(self, attempt: Attempt) -> Past | None:
+        """What is known of it; None where another one is sent. An attempt without a trace is written down."""
         delivery, is_new = attempt.delivery, await self.connection.is_new(attempt.msg, attempt.handed)
-        if is_new and delivery.revival is None:
-            return False
+        if is_new and delivery.revival is None and _LOOK not in (attempt.msg.headers or {}):
+            return Past()
         if not await self.claims.is_first_back(delivery):
-            return True  # the other one that was made of the same letter
+            return None  # the other one that was made of the same letter
         past = await self._past(delivery)
         before = attempt.number - 1
-        if not (past.sent or is_new) and (before > past.attempt or not past.attempt):
+        if not (past.sent or past.taken_over or is_new) and (before > past.attempt or not past.attempt):
             lost = replace(attempt, number=before)
             detail = _LOST if before else _FORGOTTEN
             await self.publisher.store(
                 self._receipt(lost, Outcome.UNKNOWN, detail, final=False, id_=f"lost.{attempt.id}")
             )
-        return past.sent
+        return past
 
     async def _past(self, delivery: Delivery) -> Past:
         subject = self.topology.history_subject(delivery.kind, token(delivery.reqid))
@@ -122,7 +114,7 @@ class Deliverer:
             delivery, [msg.data or b"" async for msg in messages_on(self.connection, stream, subject)]
         )
 
-    async def _claim(self, attempt: _Attempt) -> bool:
+    async def _claim(self, attempt: Attempt) -> bool:
         """Whether nobody can have sent it: what may have gone out is not to be sent again here."""
 
         async def was_not_sent(number: int) -> bool:
@@ -130,12 +122,12 @@ class Deliverer:
 
         return await self.claims.claim(attempt.delivery.run, attempt.number, was_not_sent)
 
-    async def _send(self, attempt: _Attempt) -> Settlement | None:
+    async def _send(self, attempt: Attempt) -> Settlement | None:
         try:
             note = await self.channel.send(attempt.delivery)
         except Refused as error:
             self.entrance.succeeded()
-            await self._give_up(attempt, Outcome.REFUSED, "refused", str(error))
+            await self._fail(attempt, Outcome.REFUSED, "refused", str(error))
         except Deferred as error:
             if error.provider_works:
                 self.entrance.succeeded()
@@ -157,11 +149,12 @@ class Deliverer:
         else:
             self.entrance.succeeded()
             receipt = self._receipt(attempt, Outcome.SENT, note, final=True)
-            observe = partial(self._latency.observe, self._age(attempt.delivery))
+            took = max(0.0, (self.clock() - attempt.delivery.awaited_since) / 1e6)
+            observe = partial(self._latency.observe, took)
             return Settlement(publisher=self.publisher, messages=(receipt,), settled=observe)
         return None
 
-    async def _split(self, attempt: _Attempt, detail: str, remaining: tuple[str, ...]) -> None:
+    async def _split(self, attempt: Attempt, detail: str, remaining: tuple[str, ...]) -> None:
         """Some addresses are served: what is left is a delivery of its own, so that they are not again."""
         rest = rest_of(attempt.delivery, remaining)
         subject = self.topology.delivery_subject(rest.kind, rest.channel)
@@ -172,15 +165,16 @@ class Deliverer:
         await attempt.msg.ack()
 
     async def _later(
-        self, attempt: _Attempt, outcome: Outcome, detail: str, *, asked: float | None = None
+        self, attempt: Attempt, outcome: Outcome, detail: str, *, asked: float | None = None
     ) -> None:
         """Have the broker hand the delivery out again after a while, or give up."""
-        retry = self.spec.retry
-        if retry.exhausted(attempt.number, age=self._age(attempt.delivery)):
-            await self._give_up(attempt, outcome, "exhausted", detail)
+        retry = attempt.retry
+        if retry.exhausted(attempt.number, age=attempt.age(self.clock())):
+            await self._fail(attempt, outcome, "exhausted", detail)
             return
         receipt = self._receipt(attempt, outcome, detail, final=False)
         wait = retry.wait(attempt.number, chance=self.random.random(), asked=asked)
+        wait = min(wait, attempt.patience(self.clock()))
         if wait <= _LONG_WAIT:
             await self.publisher.store(receipt)
             await attempt.msg.nak(delay=wait)
@@ -192,7 +186,39 @@ class Deliverer:
         )
         await attempt.msg.ack()
 
-    async def _give_up(self, attempt: _Attempt, outcome: Outcome, reason: str, detail: str) -> None:
+    async def _fail(self, attempt: Attempt, outcome: Outcome, reason: str, detail: str) -> None:
+        """Nothing more is tried over this channel: the fall-back goes on, unless this may have gone out."""
+        delivery = attempt.delivery
+        if delivery.instead and (outcome is Outcome.UNKNOWN or (await self._past(delivery)).is_unsure):
+            await self._give_up(attempt, outcome, reason, f"{detail}; {_UNSURE}")
+        elif delivery.instead:
+            await self._fall_back(attempt, outcome, detail)
+        else:
+            await self._give_up(attempt, outcome, reason, detail)
+
+    async def _fall_back(self, attempt: Attempt, outcome: Outcome, detail: str) -> None:
+        """Write down that the fall-back goes on, then see to it, as whoever comes after a crash does."""
+        at = self.clock()
+        following = next_of(attempt.delivery, at=at)
+        await self.publisher.store(
+            self._receipt(attempt, outcome, detail, final=True, instead=following, at=at)
+        )
+        await self._hand_on(attempt, at=at)
+        self.metrics.fall_backs.labels(self.spec.name).inc()
+
+    async def _hand_on(self, attempt: Attempt, *, at: int, headers: Mapping[str, str] | None = None) -> None:
+        following = next_of(attempt.delivery, at=at)
+        payload, id_ = encode(following), following.id
+        if following.released > at:
+            outgoing = timer(self.topology, following, payload, attempts=0, at=following.released)
+        else:
+            subject = self.topology.delivery_subject(following.kind, following.channel)
+            outgoing = Outgoing(subject=subject, payload=payload, id=id_, headers=headers or {})
+        await self.publisher.store(outgoing)
+        await attempt.msg.ack()
+        log.info("channel %s: %s goes on over %s", self.spec.name, attempt.delivery.id, following.channel)
+
+    async def _give_up(self, attempt: Attempt, outcome: Outcome, reason: str, detail: str) -> None:
         await self._bury(attempt.msg, attempt.delivery, reason, detail, attempts=attempt.number)
         await self.publisher.store(self._receipt(attempt, outcome, detail, final=True))
         await attempt.msg.ack()
@@ -211,6 +237,8 @@ class Deliverer:
                 "rule": delivery.rule,
                 "revision": delivery.revision,
             }
+            if delivery.takeover:
+                about["chain"] = ", ".join((*delivery.takeover.channels, delivery.channel))
             detail = mask(detail, delivery.secrets)
         letter = history.dead(
             self.topology,
@@ -228,13 +256,15 @@ class Deliverer:
 
     def _receipt(
         self,
-        attempt: _Attempt,
+        attempt: Attempt,
         outcome: Outcome,
         detail: str,
         *,
         final: bool,
         id_: str = "",
         rest: str = "",
+        instead: Delivery | None = None,
+        at: int = 0,
     ) -> Outgoing:
         self._attempts[outcome].inc()
         delivery = attempt.delivery
@@ -245,9 +275,10 @@ class Deliverer:
             attempt=attempt.number,
             outcome=outcome,
             detail=detail,
-            at=self.clock(),
+            at=at or self.clock(),
             final=final,
             rest=rest,
+            instead=instead,
         )
         return history.received(self.topology, receipt, id_=id_ or attempt.id)
 
@@ -258,7 +289,3 @@ class Deliverer:
     @cached_property
     def _latency(self) -> Histogram:
         return self.metrics.latency.labels(self.spec.name)
-
-    def _age(self, delivery: Delivery) -> float:
-        """Seconds since the broker took the event, or since it was brought back."""
-        return max(0.0, (self.clock() - delivery.since) / 1e6)

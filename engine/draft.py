@@ -6,20 +6,23 @@ Between a draft and its words stand the gates: what they hold back is never rend
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 from .audience import addresses_for, personal, recipient_of
 from .choices import Choices, ChoicesOf, nobody
 from .intervals import Interval
 from .model import MOST_HOPS, Event, Held, Recipient, Suppressed
 from .preferring import prefer
-from .rulebook import Audience, ChannelSpec, Match, Mode, Notify, Rulebook
+from .rulebook import Audience, ChannelSpec, FirstOf, Match, Mode, Notify, Rulebook
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """One message to be written: an entry of a rule's ``notify``, for one recipient."""
+    """One message to be written: an entry of a rule's ``notify``, for one recipient.
+
+    A chain is the order for its first step that can be taken, with those behind it.
+    """
 
     match: Match
     notify: Notify
@@ -28,6 +31,8 @@ class Order:
     to: tuple[str, ...]  # addresses; empty where the channel needs none
     quiet: tuple[Interval, ...] = ()  # when the recipient wants no message
     released: int = 0  # until when it is held back, microseconds since the epoch; 0: not at all
+    instead: tuple[Order, ...] = ()  # its fall-backs, in order
+    within: float = 0.0  # seconds in which each step but the last has to be sent; 0.0: no limit
     merged: Merged | None = None  # it tells of several events
     id: str = field(init=False)  # of the delivery that it becomes
 
@@ -40,6 +45,11 @@ class Order:
     def template(self) -> str:
         own = self.merged.template if self.merged else ""
         return own or self.notify.template or self.match.rule.template
+
+    @property
+    def steps(self) -> tuple[Order, ...]:
+        """Itself and its fall-backs, each for itself."""
+        return (replace(self, instead=()), *self.instead) if self.instead else (self,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,12 +92,14 @@ def draft(rulebook: Rulebook, event: Event, choices_of: ChoicesOf = nobody) -> D
     suppressed: list[Suppressed] = []
     readers = Readers(rulebook, event, choices_of)
     for match in matches:
-        for notify in match.rule.notify:
-            for result in ask(match, notify, readers):
-                if isinstance(result, Order):
-                    orders.setdefault(result.id, result)
-                else:
+        for entry in match.rule.notify:
+            for result in ask(match, entry, readers):
+                if isinstance(result, Suppressed):
                     suppressed.append(result)
+                elif result.instead and not orders.setdefault(result.id, result).instead:
+                    orders[result.id] = result
+                else:
+                    orders.setdefault(result.id, result)
     return Draft(
         event=event,
         rulebook=rulebook,
@@ -118,26 +130,55 @@ class Readers:
         return known
 
 
-def ask(match: Match, notify: Notify, readers: Readers) -> Iterator[Order | Suppressed]:
+def chained(steps: Sequence[Order], within: float) -> Order:
+    """One order for the first of ``steps``, with the others as its fall-backs."""
+    first, *others = steps
+    return replace(first, instead=tuple(others), within=within if others else 0.0)
+
+
+def ask(match: Match, entry: Notify | FirstOf, readers: Readers) -> Iterator[Order | Suppressed]:
     """What one entry of one rule's ``notify`` asks for: an order for each message it needs."""
-    rule = match.rule
+    event = match.event
+    if match.rule.mode is Mode.SHADOW:
+        yield _suppress(match, entry, "shadow")
+    elif event.hops > MOST_HOPS:
+        yield _suppress(match, entry, "hops", f"{event.hops} messages of MSS's own led to this event")
+    elif entry.when is not None and not entry.when.holds(event.payload):
+        yield _suppress(match, entry, "condition")
+    elif isinstance(entry, FirstOf):
+        yield from _chain(match, entry, readers)
+    else:
+        yield from _tell(match, entry, readers)
 
-    def suppress(reason: str, detail: str = "") -> Suppressed:
-        return Suppressed(rule=rule.id, channel=notify.channel, reason=reason, detail=detail)
 
-    if obstacle := _obstacle(match, notify):
-        yield suppress(*obstacle)
-        return
-    channel = readers.rulebook.channels[notify.channel]
+def _chain(match: Match, chain: FirstOf, readers: Readers) -> Iterator[Order | Suppressed]:
+    """One order for the first step that can be taken, with the steps behind it as its fall-backs."""
+    usable: dict[str, Order] = {}  # by id: what is there twice would fail twice
+    for step in chain.steps:
+        if step.when is not None and not step.when.holds(match.event.payload):
+            yield _suppress(match, step, "condition")
+            continue
+        for result in _tell(match, step, readers):
+            if isinstance(result, Order):
+                usable.setdefault(result.id, result)
+            else:
+                yield result
+    if usable:
+        yield chained(tuple(usable.values()), chain.within)
+
+
+def _tell(match: Match, notify: Notify, readers: Readers) -> Iterator[Order | Suppressed]:
+    """What one channel asks for: an order for each message that it needs."""
+    rule, channel = match.rule, readers.rulebook.channels[notify.channel]
     recipient, choices = readers.find(notify.to or rule.to)
     if notify.among or choices is not None:
         verdict = prefer(readers.rulebook, rule, notify, recipient, choices)
-        yield from (suppress("preference", detail) for detail in verdict.details)
+        yield from (_suppress(match, notify, "preference", detail) for detail in verdict.details)
         if not verdict.wanted:
             return
     for addressed in addresses_for(channel, recipient):
         if addressed.unusable:
-            yield suppress("bad_address", ", ".join(addressed.unusable))
+            yield _suppress(match, notify, "bad_address", ", ".join(addressed.unusable))
         if addressed.to or channel.address is None:
             yield Order(
                 match=match,
@@ -148,7 +189,11 @@ def ask(match: Match, notify: Notify, readers: Readers) -> Iterator[Order | Supp
                 quiet=choices.hours if choices and not rule.critical else (),
             )
         elif not addressed.unusable:
-            yield suppress("no_address", f"the recipient has no {channel.address}")
+            yield _suppress(match, notify, "no_address", f"the recipient has no {channel.address}")
+
+
+def _suppress(match: Match, entry: Notify | FirstOf, reason: str, detail: str = "") -> Suppressed:
+    return Suppressed(rule=match.rule.id, channel=entry.channel, reason=reason, detail=detail)
 
 
 def _obstacle(match: Match, notify: Notify) -> tuple[str, str] | None:

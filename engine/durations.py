@@ -25,6 +25,15 @@ def parse_duration(text: str) -> float:
     return seconds
 
 
+def in_units(seconds: float) -> str:
+    """``seconds`` as operators write them: 900.0 is 15m."""
+    left, parts = round(seconds * 1000), []
+    for unit, length in sorted(UNITS.items(), key=lambda item: -item[1]):
+        count, left = divmod(left, round(length * 1000))
+        parts += [f"{count}{unit}"] if count else []
+    return "".join(parts) or "0s"
+
+
 def parse_count_per(text: str) -> tuple[int, float]:
     """The number and the seconds of ``text``, such as 10/s, 100/m or 5/2h; ValueError when it is neither."""
     number, slash, per = text.partition("/") if isinstance(text, str) else ("", "", "")

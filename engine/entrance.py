@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from dataclasses import dataclass, field
 
@@ -26,16 +27,23 @@ class Entrance:
     _news: asyncio.Event = field(default_factory=asyncio.Event)  # replaced each time something happens
     _closing: bool = False
 
-    async def enter(self) -> bool:
+    @property
+    def is_closing(self) -> bool:
+        """Whether the replica ends."""
+        return self._closing
+
+    async def enter(self, patience: float = math.inf) -> bool:
         """Wait until a delivery may be sent; False when the replica ends. Raises BrokerError.
 
-        Whoever enters must call ``succeeded`` or ``failed``.
+        Whoever enters must call ``succeeded`` or ``failed``. False as well when it would have to wait for
+        longer than ``patience``, in seconds.
         """
-        while not self._closing:
+        until = time.monotonic() + patience
+        while not self._closing and (left := until - time.monotonic()) > 0:
             wait = self.breaker.wait(time.monotonic())
             if wait <= 0.0:
-                return self.pace is None or await self._sleep(await self.pace.turn())
-            await self._rest(wait)
+                return self.pace is None or await self._take_turn(self.pace, until)
+            await self._rest(min(wait, left))
         return False
 
     def succeeded(self) -> None:
@@ -61,6 +69,14 @@ class Entrance:
     def _announce(self) -> None:
         news, self._news = self._news, asyncio.Event()
         news.set()
+
+    async def _take_turn(self, pace: Pace, until: float) -> bool:
+        turn = await pace.turn()
+        if await self._sleep(min(turn, until - time.monotonic())) and time.monotonic() < until:
+            return True
+        self.breaker.unused()
+        self._announce()
+        return False
 
     async def _sleep(self, seconds: float) -> bool:
         """Wait for one's turn; False when the replica ends before."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 
 from .errors import MssError
-from .rulebook import Mode, Notify, Rule, Rulebook
+from .rulebook import FirstOf, Mode, Notify, Rule, Rulebook
 
 _LIMIT = 60.0  # seconds to draw
 _DRAW = (
@@ -27,7 +27,7 @@ class Arrow:
     source: str
     target: str
     label: str = ""
-    dashed: bool = False  # it may hold or not: there are conditions, or nothing is sent
+    dashed: bool = False  # it may hold or not: there are conditions, it is a fall-back, or nothing is sent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +48,9 @@ def graph_of(rulebook: Rulebook) -> Graph:
         for rule in rulebook.rules
         for pattern in rule.events
     }
-    tells = {_arrow(rule, notify): None for rule in rulebook.rules for notify in rule.notify}
+    tells = {
+        arrow: None for rule in rulebook.rules for entry in rule.notify for arrow in _arrows(rule, entry)
+    }
     return Graph(
         events=tuple(dict.fromkeys(arrow.source for arrow in looks_at)),
         rules=tuple(rule.id for rule in rulebook.rules),
@@ -58,19 +60,25 @@ def graph_of(rulebook: Rulebook) -> Graph:
     )
 
 
-def _arrow(rule: Rule, notify: Notify) -> Arrow:
-    audience = notify.to or rule.to
-    words = [audience.person, "shadow" if rule.mode is Mode.SHADOW else ""]
-    return Arrow(
-        source=rule.id,
-        target=notify.channel,
-        label=", ".join(filter(None, words)),
-        dashed=notify.when is not None or rule.mode is Mode.SHADOW,
-    )
+def _arrows(rule: Rule, entry: Notify | FirstOf) -> Iterator[Arrow]:
+    """To each channel of the entry; a fall-back's says which channel has to fail before it."""
+    before = ""
+    for step in entry.steps if isinstance(entry, FirstOf) else (entry,):
+        audience = step.to or rule.to
+        after = f"if {before} fails" if before else ""
+        words = [after, audience.person, "shadow" if rule.mode is Mode.SHADOW else ""]
+        conditions = entry.when is not None or step.when is not None
+        yield Arrow(
+            source=rule.id,
+            target=step.channel,
+            label=", ".join(filter(None, words)),
+            dashed=bool(before) or conditions or rule.mode is Mode.SHADOW,
+        )
+        before = step.channel
 
 
 def as_mermaid(graph: Graph) -> str:
-    """A flowchart in Mermaid's words. Dashed: only under conditions, or in shadow."""
+    """A flowchart in Mermaid's words. Dashed: only under conditions, as a fall-back, or in shadow."""
 
     def node(kind: str, position: int, opening: str, name: str, closing: str) -> str:
         return f'  {kind}{position}{opening}"{_mermaid(name)}"{closing}'
@@ -104,7 +112,7 @@ def _mermaid(text: str) -> str:
 
 
 def as_dot(graph: Graph) -> str:
-    """A digraph in Graphviz's words. Dashed: only under conditions, or in shadow."""
+    """A digraph in Graphviz's words. Dashed: only under conditions, as a fall-back, or in shadow."""
     lines = [
         "digraph policy {",
         "  rankdir=LR;",

@@ -32,6 +32,13 @@ class _EventEntry(msgspec.Struct):
     received: int
 
 
+class _FallBackEntry(msgspec.Struct):
+    id: str
+    channel: str
+    to: tuple[str, ...]
+    locale: str
+
+
 class _DeliveryEntry(msgspec.Struct):
     id: str
     rule: str
@@ -39,6 +46,7 @@ class _DeliveryEntry(msgspec.Struct):
     user: str
     to: tuple[str, ...]
     locale: str
+    instead: list[_FallBackEntry] | UnsetType
 
 
 class _SuppressedEntry(msgspec.Struct):
@@ -86,6 +94,7 @@ class _ReceiptEntry(msgspec.Struct, kw_only=True, tag="receipt"):
     final: bool
     revival: Revival | UnsetType
     rest: str | UnsetType
+    instead: _FallBackEntry | UnsetType
 
 
 def planned(topology: Topology, plan: Plan, *, sequence: int, at: int) -> Outgoing:
@@ -101,7 +110,18 @@ def planned(topology: Topology, plan: Plan, *, sequence: int, at: int) -> Outgoi
         event=_EventEntry(event.kind, event.key, event.reqid, event.sent, event.received),
         revision=plan.revision,
         rules=[match.rule.id for match in plan.matches],
-        deliveries=[_DeliveryEntry(d.id, d.rule, d.channel, d.user, d.to, d.locale) for d in plan.deliveries],
+        deliveries=[
+            _DeliveryEntry(
+                d.id,
+                d.rule,
+                d.channel,
+                d.user,
+                d.to,
+                d.locale,
+                [_fall_back(each) for each in d.instead] if d.instead else UNSET,
+            )
+            for d in plan.deliveries
+        ],
         suppressed=[
             _SuppressedEntry(s.rule, s.channel, s.reason, mask(s.detail, plan.secrets))
             for s in plan.suppressed
@@ -138,12 +158,17 @@ def received(topology: Topology, receipt: Receipt, *, id_: str) -> Outgoing:
         final=receipt.final,
         revival=delivery.revival or UNSET,
         rest=receipt.rest or UNSET,
+        instead=_fall_back(receipt.instead) if receipt.instead else UNSET,
     )
     return Outgoing(
         subject=topology.history_subject(delivery.kind, token(delivery.reqid)),
         payload=encode(entry),
         id=f"receipt.{id_}",
     )
+
+
+def _fall_back(delivery: Delivery) -> _FallBackEntry:
+    return _FallBackEntry(delivery.id, delivery.channel, delivery.to, delivery.locale)
 
 
 def revived(topology: Topology, letter: Letter, *, at: int) -> Outgoing | None:
@@ -182,11 +207,13 @@ class Past:
     attempt: int = 0  # the last one that has a receipt
     sent: bool = False
     not_sent: frozenset[int] = frozenset()  # attempts that definitely did not go out
+    is_unsure: bool = False  # an attempt may have gone out
+    taken_over: int = 0  # when its fall-back went on, microseconds since the epoch; 0: it did not
 
 
 def past_of(delivery: Delivery, entries: Iterable[bytes]) -> Past:
     """Read from all that lies on the delivery's history subject, oldest first."""
-    attempt, sent, not_sent = 0, False, set()
+    attempt, sent, not_sent, is_unsure, taken_over = 0, False, set(), False, 0
     for data in entries:
         try:
             entry = _receipts.decode(data)
@@ -197,9 +224,17 @@ def past_of(delivery: Delivery, entries: Iterable[bytes]) -> Past:
         sent = sent or entry.outcome == Outcome.SENT
         if entry.revival == delivery.revival:  # attempts are counted anew after a return
             attempt = entry.attempt
+            is_unsure = is_unsure or entry.outcome == Outcome.UNKNOWN
+            taken_over = entry.at if entry.instead else taken_over
             if entry.outcome == Outcome.DEFERRED:
                 not_sent.add(attempt)
-    return Past(attempt=attempt, sent=sent, not_sent=frozenset(not_sent))
+    return Past(
+        attempt=attempt,
+        sent=sent,
+        not_sent=frozenset(not_sent),
+        is_unsure=is_unsure,
+        taken_over=taken_over,
+    )
 
 
 class _Sending(msgspec.Struct):
@@ -208,6 +243,8 @@ class _Sending(msgspec.Struct):
     delivery: str = ""
     attempt: int = 0
     outcome: str = ""
+    at: int = 0
+    instead: dict[str, Any] | None = None
     revival: Revival | None = None
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -20,13 +20,14 @@ from msc import wire
 from . import history
 from .broker import AGAIN, Connection, Handout, Outgoing, Publisher, Settlement, Topology, handout, holds_any
 from .catalogue import Catalogue, mask
+from .chain import without_last
 from .codec import encode
 from .dead import again_in, narrowed
 from .dead_payload import SENSITIVE, sensitive_header
 from .due import timer
 from .errors import UndecodableError
 from .metrics import Metrics
-from .model import HOPS, MOST_HOPS, Event, Failure, Kind
+from .model import HOPS, MOST_HOPS, Delivery, Event, Failure, Kind, Suppressed
 from .plan import Plan, plan
 from .rulebook import Rulebook
 from .spending import Spending
@@ -140,6 +141,7 @@ class Intake:
     ) -> Settlement:
         event, sequence = planned.event, handed.sequence
         room = self.connection.client.max_payload - _HEADER_ROOM
+        planned = _fitted(planned, room)
         # The history comes first: an event that is not in it has no delivery in the stream either.
         outgoing = [history.planned(self.topology, planned, sequence=sequence, at=self.clock())]
         failures = list(planned.failures)
@@ -238,6 +240,23 @@ class Intake:
         if sensitive := sensitive_header(known.secrets if known else ()):
             about[SENSITIVE] = sensitive
         return about
+
+
+def _fitted(planned: Plan, room: int) -> Plan:
+    """``planned`` with as many fall-backs in each chain as the broker takes in one message."""
+    if not any(delivery.instead for delivery in planned.deliveries):
+        return planned
+    deliveries: list[Delivery] = []
+    dropped: list[Suppressed] = []
+    for delivery in planned.deliveries:
+        kept = delivery
+        while kept.instead and (size := len(encode(kept))) > room:
+            detail = f"{size} bytes with this fall-back, and the broker takes {room}"
+            channel = kept.instead[-1].channel
+            dropped.append(Suppressed(rule=kept.rule, channel=channel, reason="no_room", detail=detail))
+            kept = without_last(kept)
+        deliveries.append(kept)
+    return replace(planned, deliveries=tuple(deliveries), suppressed=(*planned.suppressed, *dropped))
 
 
 def _nothing() -> None:

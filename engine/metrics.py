@@ -43,6 +43,12 @@ class Metrics:
         self.dead = Counter(
             "mss_dead_letters", "Messages given up", ["kind", "reason"], registry=self.registry
         )
+        self.fall_backs = Counter(
+            "mss_fall_backs",
+            "Deliveries that definitely failed over a channel and went on over the next of their chain",
+            ["channel"],
+            registry=self.registry,
+        )
         self.latency = Histogram(
             "mss_delivery_seconds",
             "From the broker taking an event to a channel's other side taking the message",

@@ -127,6 +127,14 @@ class Revival:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Takeover:
+    """That a delivery goes on where others definitely failed."""
+
+    channels: tuple[str, ...]  # of those others, in order
+    at: int  # when it took over, microseconds since the epoch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Delivery:
     """A finished message with an address on it, ready to hand to a channel.
 
@@ -151,10 +159,19 @@ class Delivery:
     hops: int = 0  # as the event's
     released: int = 0  # until when it was held back, microseconds since the epoch; 0: not at all
     revival: Revival | None = None  # from the dead letters
+    takeover: Takeover | None = None  # from channels that failed
+    instead: tuple[Delivery, ...] = ()  # its fall-backs: the first goes on, with the rest, where it fails
+    within: float = 0.0  # seconds in which it has to be sent, else it has failed; 0.0: no limit of its own
 
     @property
     def since(self) -> int:
         """From when its deadline counts, microseconds since the epoch."""
+        took_over = self.takeover.at if self.takeover and not self.revival else 0
+        return max(took_over, self.awaited_since)
+
+    @property
+    def awaited_since(self) -> int:
+        """When it was to go out first, or it was brought back, microseconds since the epoch."""
         return self.revival.at if self.revival else max(self.created, self.released)
 
     @property
@@ -174,6 +191,7 @@ class Receipt:
     at: int  # microseconds since the epoch
     final: bool  # nothing more is tried
     rest: str = ""  # the id of the delivery that goes on for the addresses that were not served
+    instead: Delivery | None = None  # the fall-back that goes on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,7 +200,9 @@ class Suppressed:
 
     rule: str
     channel: str
-    reason: str  # shadow, hops, condition, preference, no_address, bad_address, dedupe, ...
+    # shadow, hops, condition, preference, no_address, bad_address, dedupe, throttle, budget,
+    # outside_active_time, muted, quiet_hours; of a chain also unwritten, no_room
+    reason: str
     detail: str = ""
 
 

@@ -5,12 +5,12 @@
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeAlias
 
 from . import locales
+from .chain import linked
 from .choices import ChoicesOf, nobody
 from .draft import Alarm, Draft, Merged, Order, draft
 from .errors import TemplateError
@@ -57,23 +57,44 @@ def write(drafted: Draft) -> Plan:
     deliveries: list[Delivery] = []
     failures: list[Failure] = []
     known: _Known = {}
+    skipped: list[Failure] = []  # of chains that do without
     for order in drafted.orders:
-        try:
-            deliveries.append(_write(drafted, order, known))
-        except TemplateError as error:
-            rule, channel = order.match.rule.id, order.channel.name
-            failures.append(Failure(rule=rule, channel=channel, detail=str(error), delivery=order.id))
+        written, unwritten = _write_steps(drafted, order, known)
+        if written:
+            deliveries.append(linked(written, order.within))
+        else:
+            failures.append(unwritten.pop(0))
+        skipped += unwritten
     return Plan(
         event=drafted.event,
         revision=drafted.rulebook.revision,
         matches=drafted.matches,
         deliveries=tuple(deliveries),
-        suppressed=drafted.suppressed,
+        suppressed=(
+            *drafted.suppressed,
+            *(
+                Suppressed(rule=f.rule, channel=f.channel, reason="unwritten", detail=f.detail)
+                for f in skipped
+            ),
+        ),
         held=drafted.held,
         alarms=drafted.alarms,
         failures=tuple(failures),
         secrets=drafted.secrets,
     )
+
+
+def _write_steps(drafted: Draft, order: Order, known: _Known) -> tuple[list[Delivery], list[Failure]]:
+    """The order and its fall-backs, as far as their words can be written."""
+    written: list[Delivery] = []
+    failures: list[Failure] = []
+    for step in (order, *order.instead):
+        try:
+            written.append(_write(drafted, step, known))
+        except TemplateError as error:
+            rule, channel = step.match.rule.id, step.channel.name
+            failures.append(Failure(rule=rule, channel=channel, detail=str(error), delivery=step.id))
+    return written, failures
 
 
 def find_words(rulebook: Rulebook, template: str, channel: ChannelSpec, locale: str) -> Words | None:
@@ -161,9 +182,3 @@ def event_in_words(event: Event, kind: str) -> dict[str, Any]:
         "sent": _EPOCH + timedelta(microseconds=event.sent),
         "received": _EPOCH + timedelta(microseconds=event.received),
     }
-
-
-def rest_of(delivery: Delivery, remaining: tuple[str, ...]) -> Delivery:
-    """The same message for the addresses that are left; the same id whenever they are the same."""
-    digest = hashlib.sha256("\0".join((delivery.id, *remaining)).encode())
-    return replace(delivery, id=digest.hexdigest()[:32], to=remaining)

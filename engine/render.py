@@ -99,7 +99,7 @@ def _uses(rulebook: Rulebook, name: str) -> Iterator[_Use]:
     sayings: list[tuple[Rule, Notify, ActionSpec | None]] = [
         (rule, notify, None)
         for rule in rulebook.rules
-        for notify in rule.notify
+        for notify in rule.steps
         if (notify.template or rule.template) == name
     ]
     for action in rulebook.actions.values():

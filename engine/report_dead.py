@@ -13,7 +13,7 @@ from .dead import Letter
 from .layout import harmless, indented
 from .report_trace import iso, local
 
-_NAMES = ("rule", "channel", "reqid", "delivery", "revision")
+_NAMES = ("rule", "channel", "chain", "reqid", "delivery", "revision")
 
 
 def letter_line(letter: Letter) -> Text:

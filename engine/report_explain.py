@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -10,6 +11,7 @@ from rich.text import Text
 
 from .catalogue import mask, masked
 from .conditions import Finding
+from .durations import in_units
 from .explain import Considered, Explanation, outline
 from .layout import indented
 from .model import Delivery
@@ -78,6 +80,12 @@ def _show_delivery(console: Console, delivery: Delivery, secrets: tuple[str, ...
         indented(console, Text(mask(message.title, secrets), "bold"), 4)
     text = message.text or "(the event itself, for a machine)"
     indented(console, mask(text, secrets), 4)
+    before = delivery
+    for step in delivery.instead:
+        limit = f", or is not sent within {in_units(before.within)}" if before.within else ""
+        indented(console, Text(f"if {before.channel} definitely fails{limit}:", "yellow"), 2)
+        _show_delivery(console, replace(step, instead=()), secrets)
+        before = step
 
 
 def _head(console: Console, words: str) -> None:
@@ -88,7 +96,8 @@ def explanation_document(explanation: Explanation) -> dict[str, Any]:
     """The shape that ``mss explain --format json`` prints.
 
     Where there is more to say there are more keys: ``held``, ``failures``, the ``detail`` of what is
-    suppressed, ``inside`` of a block, ``absent`` where the path leads nowhere.
+    suppressed, ``inside`` of a block, ``absent`` where the path leads nowhere, ``instead`` with the
+    fall-backs of a delivery and ``within``, the time that each has before the next goes on.
     """
     plan, secrets = explanation.plan, explanation.secrets
     document: dict[str, Any] = {
@@ -105,11 +114,12 @@ def explanation_document(explanation: Explanation) -> dict[str, Any]:
         "deliveries": [
             {
                 "rule": delivery.rule,
-                "channel": delivery.channel,
-                "to": list(delivery.to),
-                "locale": delivery.locale,
-                "title": mask(delivery.message.title, secrets),
-                "body": mask(delivery.message.text, secrets),
+                **_words(delivery, secrets),
+                **(
+                    {"instead": [_words(each, secrets) for each in delivery.instead]}
+                    if delivery.instead
+                    else {}
+                ),
             }
             for delivery in plan.deliveries
         ],
@@ -139,6 +149,17 @@ def explanation_document(explanation: Explanation) -> dict[str, Any]:
             for failure in plan.failures
         ]
     return document
+
+
+def _words(delivery: Delivery, secrets: tuple[str, ...]) -> dict[str, Any]:
+    return {
+        "channel": delivery.channel,
+        "to": list(delivery.to),
+        "locale": delivery.locale,
+        "title": mask(delivery.message.title, secrets),
+        "body": mask(delivery.message.text, secrets),
+        **({"within": in_units(delivery.within)} if delivery.within else {}),
+    }
 
 
 def _finding(finding: Finding) -> dict[str, Any]:

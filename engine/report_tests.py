@@ -130,6 +130,7 @@ def _missing(folder: str, each: Fired | Told | Spoken) -> dict[str, Any]:
             return {"template": each.template, "channel": each.channel, "locale": each.locale}
         case Told():
             entry = {"entry": each.entry, "channel": each.channel}
+            entry |= {"step": each.step} if each.step else {}
         case Fired():
             entry = {}
     return {"rule": each.rule, **entry, "file": _file(folder, each.place), "line": each.place.line}

@@ -11,9 +11,10 @@ from rich.console import Console
 from rich.text import Text
 
 from .dead import Letter
+from .entries import Dropped, Entry, Plan, Receipt, Revived
 from .layout import indented
 from .model import Kind, Outcome
-from .trace import DEAD, WAITING, Delivered, Dropped, Entry, Plan, Receipt, Revived, Story
+from .trace import DEAD, WAITING, Delivered, Story
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _COLOURS: dict[str, str] = {
@@ -96,6 +97,8 @@ def _note(delivery: Delivered) -> str:
             if (delivery.times_sent == 1)
             else f"sent {delivery.times_sent} times"
         )
+    if delivery.instead:
+        return f"it goes on over {delivery.instead.channel}"
     if delivery.dropped and delivery.is_given_up:
         return f"an operator dropped its dead letter {local(delivery.dropped)}"
     if delivery.revived and not delivery.times_sent:
@@ -133,7 +136,8 @@ def show_entry(console: Console, kind: Kind, entry: Entry) -> None:
             words = Text.assemble((name, "bold"), f" planned: {count}, {len(entry.suppressed)} suppressed")
         case Receipt():
             outcome = (entry.outcome, _COLOURS[entry.outcome])
-            final = "" if entry.outcome is Outcome.SENT or not entry.final else ", given up"
+            end = f", goes on over {entry.instead.channel}" if entry.instead else ", given up"
+            final = "" if entry.outcome is Outcome.SENT or not entry.final else end
             words = Text.assemble(outcome, f"{final}  {entry.channel} {_to(entry.to)}: {entry.detail}")
         case Revived():
             words = Text(f"brought back from the dead letters: {entry.channel} ({entry.rule})")
@@ -215,6 +219,7 @@ def _delivery(delivery: Delivered) -> dict[str, Any]:
         "locale": delivery.locale,
         "status": delivery.status,
         "final": delivery.is_final,
+        "instead": delivery.instead.id if delivery.instead else None,
         "duplicated": delivery.is_duplicated,
         "revived": [iso(at) for at in delivery.revived],
         "dropped": iso(delivery.dropped) if delivery.dropped else None,

@@ -12,11 +12,11 @@ from .catalogue import Catalogue
 from .condition_compiler import compile_block
 from .conditions import Block
 from .cursors import Complaints, Cursor
-from .durations import parse_count_per
+from .durations import parse_count_per, parse_duration
 from .intervals import Interval, Schedule
 from .model import Place, Problem, Recipient, Severity
 from .paths import Path, parse_path
-from .rulebook import Audience, ChannelSpec, Defaults, Mode, Notify, Rule, Timing
+from .rulebook import Audience, ChannelSpec, Defaults, FirstOf, Mode, Notify, Rule, Timing
 from .spelling import nearest
 from .subjects import Pattern, parse_event_pattern
 from .templates import TEMPLATE_FOLDER, Library, Words
@@ -40,8 +40,8 @@ class RuleCompiler:
     def rule(self, entry: Cursor) -> Rule:
         """The rule at ``entry``, which the schema has passed."""
         value = entry.value
-        timing = self._timing(entry, Timing())
-        notify = [(each, self._notify(each, timing)) for each in (entry / "notify").items()]
+        common = Notify(channel="", timing=self._timing(entry, Timing()))
+        notify = [(each, self._entry(each, common)) for each in (entry / "notify").items()]
         rule = Rule(
             id=value["id"],
             description=value.get("description", ""),
@@ -58,10 +58,12 @@ class RuleCompiler:
             budget=budget_of(value),
             place=entry.place,
         )
-        for at, each in notify:
-            if channel := self.channels.get(each.channel):
-                self._check_words(at.get("template") or entry.get("template") or at, rule, each, channel)
-                self._check_reachable(at, rule, each, channel)
+        for whole, made in notify:
+            for at, each in steps_of(whole, made):
+                if channel := self.channels.get(each.channel):
+                    said = at.get("template") or whole.get("template") or entry.get("template")
+                    self._check_words(said or at, rule, each, channel)
+                    self._check_reachable(at, rule, each, channel)
         return rule
 
     def _patterns(self, event: Cursor) -> Iterator[Pattern]:
@@ -133,18 +135,40 @@ class RuleCompiler:
                 self.complaints.unknown(each, "interval", self.intervals)
             yield from self.intervals.get(each.value, ())
 
-    def _notify(self, entry: Cursor, timing: Timing) -> Notify:
+    def _entry(self, entry: Cursor, common: Notify) -> Notify | FirstOf:
+        """An entry of ``notify``; what a chain says for all its steps is said in each of them."""
+        steps = entry.get("first_of")
+        if steps is None or not steps.value:
+            return self._notify(entry, common)
+        for_all = Notify(
+            channel="",
+            template=entry.value.get("template"),
+            to=self._audience(entry.get("to")),
+            vars=entry.value.get("vars", {}),
+            timing=self._timing(entry, common.timing),
+        )
+        within = entry.value.get("within")
+        return FirstOf(
+            steps=tuple(self._notify(step, for_all) for step in steps.items()),
+            when=self._block(entry.get("when")),
+            to=for_all.to,
+            within=parse_duration(within) if within is not None else 0.0,
+        )
+
+    def _notify(self, entry: Cursor, common: Notify) -> Notify:
+        """One channel and what differs for it; what it leaves out, ``common`` says."""
         settings: Mapping[str, Any] = entry.value if isinstance(entry.value, dict) else {}
         channel = entry.get("channel") or entry
-        if channel.value not in self.declared:
+        name = channel.value if isinstance(channel.value, str) else ""  # the schema has refused it
+        if name and name not in self.declared:
             self.complaints.unknown(channel, "channel", self.declared)
         return Notify(
-            channel=channel.value,
+            channel=name,
             when=self._block(entry.get("when")),
-            template=settings.get("template"),
-            to=self._audience(entry.get("to")),
-            vars=settings.get("vars", {}),
-            timing=self._timing(entry, timing),
+            template=settings.get("template", common.template),
+            to=self._audience(entry.get("to")) or common.to,
+            vars={**common.vars, **settings.get("vars", {})},
+            timing=self._timing(entry, common.timing),
         )
 
     def _check_words(self, at: Cursor, rule: Rule, notify: Notify, channel: ChannelSpec) -> None:
@@ -185,6 +209,14 @@ class RuleCompiler:
                 message = f"nothing says where {pattern} has the {kind} that channel {channel.name!r} needs"
                 hint = f"add to the rule: to: {{{kind}: <path into the payload>}}"
                 self.complaints.add(at, "no-address", message, hint=hint)
+
+
+def steps_of(at: Cursor, entry: Notify | FirstOf) -> Iterator[tuple[Cursor, Notify]]:
+    """An entry of ``notify`` as written and as compiled; of a chain each of its steps."""
+    if isinstance(entry, FirstOf):
+        yield from zip((at / "first_of").items(), entry.steps, strict=True)
+    else:
+        yield at, entry
 
 
 def budget_of(settings: Mapping[str, Any]) -> Budget | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -79,6 +79,24 @@ class Notify:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FirstOf:
+    """An entry of ``notify`` that goes from channel to channel until one does not definitely fail.
+
+    What it says for all of its steps is said in each of them, but for ``when``.
+    """
+
+    steps: tuple[Notify, ...]  # preferred first; two or more
+    when: Block | None = None
+    to: Audience | None = None
+    within: float = 0.0  # seconds that each step but the last has; 0.0: as long as its channel tries
+
+    @property
+    def channel(self) -> str:
+        """Where it begins."""
+        return self.steps[0].channel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
     """Which events, under which conditions, tell whom over which channels in which words."""
 
@@ -91,7 +109,7 @@ class Rule:
     stop: bool = False  # none after this one
     severity: Severity = Severity.NONE
     to: Audience = field(default_factory=Audience)
-    notify: tuple[Notify, ...]
+    notify: tuple[Notify | FirstOf, ...]
     template: str
     vars: Mapping[str, Any] = field(default_factory=dict)
     budget: Budget | None = None  # of deliveries; None: as many as there are
@@ -99,6 +117,12 @@ class Rule:
     critical: bool = False  # people may add channels, and not switch off the last one
     limits: Limits = NO_LIMITS
     place: Place
+
+    @property
+    def steps(self) -> Iterator[Notify]:
+        """Every entry of ``notify``, and instead of a chain each of its steps."""
+        for entry in self.notify:
+            yield from entry.steps if isinstance(entry, FirstOf) else (entry,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

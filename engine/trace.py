@@ -9,92 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-import msgspec
-
-from .model import Held, Kind, Outcome, Revival, Suppressed
+from .entries import Dropped, Entry, EventEntry, FallBack, Plan, Receipt, Revived, Unwritten
+from .model import Held, Kind, Outcome, Suppressed
 
 WAITING, DEAD = "waiting", "dead"  # a delivery's status, where it is not the outcome of its last attempt
-
-
-class _Event(msgspec.Struct):
-    kind: str
-    key: str
-    reqid: str
-    sent: int
-    received: int
-
-
-class _Planned(msgspec.Struct):
-    id: str
-    rule: str
-    channel: str
-    user: str = ""
-    to: tuple[str, ...] = ()
-    locale: str = ""
-
-
-class _Unwritten(msgspec.Struct, frozen=True):
-    rule: str
-    channel: str
-    detail: str = ""
-    delivery: str = ""
-
-
-class Plan(msgspec.Struct, tag_field="type", tag="planned"):
-    """An entry: what an event leads to."""
-
-    at: int
-    event: _Event
-    revision: str
-    rules: tuple[str, ...] = ()
-    deliveries: tuple[_Planned, ...] = ()
-    suppressed: tuple[Suppressed, ...] = ()
-    held: tuple[Held, ...] = ()
-    failures: tuple[_Unwritten, ...] = ()
-    shadow: tuple[str, ...] = ()
-    stopped: bool = False
-    revival: Revival | None = None
-
-
-class Receipt(msgspec.Struct, tag_field="type", tag="receipt"):
-    """An entry: how one attempt ended."""
-
-    at: int
-    delivery: str
-    rule: str
-    channel: str
-    attempt: int
-    outcome: Outcome
-    final: bool
-    revision: str = ""
-    to: tuple[str, ...] = ()
-    detail: str = ""
-    rest: str = ""  # the delivery that goes on for the addresses that were not served
-    revival: Revival | None = None
-
-
-class Revived(msgspec.Struct, tag_field="type", tag="revived"):
-    """An entry: an operator brought a dead letter back."""
-
-    at: int
-    letter: str
-    delivery: str = ""
-    rule: str = ""
-    channel: str = ""
-
-
-class Dropped(msgspec.Struct, tag_field="type", tag="dropped"):
-    """An entry: an operator threw a dead letter away."""
-
-    at: int
-    letter: str
-    delivery: str = ""
-    rule: str = ""
-    channel: str = ""
-
-
-Entry = Plan | Receipt | Revived | Dropped
-_entries = msgspec.json.Decoder(Entry)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +36,8 @@ class Delivered:
         last = self._last
         if last is None:
             return WAITING
-        return DEAD if last.final and last.outcome is Outcome.DEFERRED else last.outcome
+        is_dead = last.final and last.outcome is Outcome.DEFERRED and not last.instead
+        return DEAD if is_dead else last.outcome
 
     @property
     def is_final(self) -> bool:
@@ -126,8 +45,13 @@ class Delivered:
         return bool(self.times_sent) or (self._last is not None and self._last.final)
 
     @property
+    def instead(self) -> FallBack | None:
+        """What goes on for it over the next channel of its chain."""
+        return self._last.instead if self._last and not self.times_sent else None
+
+    @property
     def is_given_up(self) -> bool:
-        return self.is_final and not self.times_sent
+        return self.is_final and not self.times_sent and not self.instead
 
     @property
     def is_duplicated(self) -> bool:
@@ -160,7 +84,7 @@ class Story:
     deliveries: tuple[Delivered, ...]
     suppressed: tuple[Suppressed, ...]
     held: tuple[Held, ...]  # that wait, or have waited
-    failures: tuple[_Unwritten, ...]  # still not written
+    failures: tuple[Unwritten, ...]  # still not written
 
     @property
     def rules(self) -> Mapping[str, str]:
@@ -190,6 +114,7 @@ class _Draft:
     attempts: list[Receipt] = field(default_factory=list)
     revived: list[int] = field(default_factory=list)
     dropped: int = 0
+    in_reserve: bool = False  # a fall-back of which nothing is known yet
 
     def finished(self) -> Delivered:
         return Delivered(
@@ -198,15 +123,6 @@ class _Draft:
             attempts=tuple(sorted(self.attempts, key=_life)),
             revived=tuple(sorted(set(self.revived))), dropped=self.dropped,
         )  # fmt: skip
-
-
-def read_entry(data: bytes) -> Entry | None:
-    """The entry in ``data``; None where it is none that is known here."""
-    try:
-        entry: Entry = _entries.decode(data)
-    except (msgspec.MsgspecError, UnicodeError, RecursionError):
-        return None
-    return entry
 
 
 def fold(kind: Kind, entries: Iterable[Entry]) -> tuple[Story, ...]:
@@ -221,7 +137,12 @@ def fold(kind: Kind, entries: Iterable[Entry]) -> tuple[Story, ...]:
         if not isinstance(entry, Plan):
             _note(entry, drafts, kind)
     return tuple(
-        _story(kind, name, by_name.get(name, []), [draft.finished() for draft in of_event.values()])
+        _story(
+            kind,
+            name,
+            by_name.get(name, []),
+            [draft.finished() for draft in of_event.values() if not draft.in_reserve],
+        )
         for name, of_event in drafts.items()
     )
 
@@ -231,6 +152,9 @@ def _drafts(plans: Iterable[Plan]) -> dict[str, _Draft]:
     for plan in plans:
         for each in plan.deliveries:
             found.setdefault(each.id, _Draft(each.id, each.rule, each.channel, each.to, each.locale))
+            for step in each.instead:
+                reserve = _Draft(step.id, each.rule, step.channel, step.to, step.locale, in_reserve=True)
+                found.setdefault(step.id, reserve)
     return found
 
 
@@ -239,6 +163,11 @@ def _note(entry: Receipt | Revived | Dropped, drafts: dict[str, dict[str, _Draft
     match entry:
         case Receipt() if draft and entry not in draft.attempts:
             draft.attempts.append(entry)
+            draft.in_reserve = False
+            if step := entry.instead:
+                home = next(of_event for of_event in drafts.values() if entry.delivery in of_event)
+                reserve = _Draft(step.id, entry.rule, step.channel, step.to, step.locale)
+                home.setdefault(step.id, reserve).in_reserve = False
             if entry.rest:
                 _home_of(entry, drafts, kind).setdefault(
                     entry.rest, _Draft(entry.rest, entry.rule, entry.channel, ())
@@ -290,7 +219,7 @@ def _story(kind: Kind, name: str, plans: list[Plan], deliveries: list[Delivered]
     )
 
 
-def _name(event: _Event) -> str:
+def _name(event: EventEntry) -> str:
     return f"{event.kind}.{event.key}" if event.key else event.kind
 
 

@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 from .broker import Connection, Topology
 from .broker.reading import Reading
 from .dead import Letter, Wanted
+from .entries import Entry, read_entry
 from .errors import BrokerError, NotPermitted
 from .letters import Letters
 from .model import Kind
 from .subjects import token
-from .trace import Entry, Story, fold, read_entry
+from .trace import Story, fold
 
 _MOST_ENTRIES = 10_000  # of one kind: a sender may use one reqid for everything
 _CLOCKS_APART = 60_000_000  # microseconds by which an engine's clock and the broker's may differ

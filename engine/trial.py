@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from .cases import Case, Expected
+from .chain import next_of
 from .comparison import Row, aligned, compare_delivery, compare_suppressed, only_actual, only_expected
 from .explain import Explanation, explain, sentence, why_not
 from .matching import pair_off
-from .model import Delivery, Outcome, Place
+from .model import Delivery, Failure, Outcome, Place, Suppressed
 from .plan import Plan, plan
 from .rulebook import Rulebook
 
@@ -33,7 +34,7 @@ class Verdict:
     """How one test came out."""
 
     case: Case
-    plans: tuple[Plan, ...]  # one for each event
+    plans: tuple[Plan, ...]  # one for each event, with every delivery that was tried, fall-backs too
     differences: tuple[Difference, ...]
 
     @property
@@ -51,8 +52,11 @@ class _Trial:
     def __init__(self, rulebook: Rulebook, case: Case) -> None:
         self.rulebook = rulebook
         self.case = case
-        self.plans = tuple(plan(rulebook, event) for event in case.events)
-        self.sent, self.failed = self._outcomes()
+        planned = (plan(rulebook, event) for event in case.events)
+        self.plans = tuple(replace(each, deliveries=tuple(self._tried(each.deliveries))) for each in planned)
+        tried = [delivery for each in self.plans for delivery in each.deliveries]
+        self.sent = [delivery for delivery in tried if self._answer(delivery) is Outcome.SENT]
+        self.failed = [delivery for delivery in tried if self._answer(delivery) is not Outcome.SENT]
         self.suppressed = [suppressed for plan_ in self.plans for suppressed in plan_.suppressed]
 
     @cached_property
@@ -60,19 +64,18 @@ class _Trial:
         """One for each event; only failures need them."""
         return tuple(explain(self.rulebook, event) for event in self.case.events)
 
-    def _outcomes(self) -> tuple[list[Delivery], list[Delivery]]:
-        """What the channels make of the deliveries: those that are sent, those that are not.
+    def _answer(self, delivery: Delivery) -> Outcome:
+        """A channel answers the same each time, so that trying again changes nothing."""
+        return self.case.answers.get(delivery.channel, Outcome.SENT)
 
-        A channel answers the same each time, so that trying again changes nothing. This is where a
-        delivery that fell back would move on to its next channel.
-        """
-        sent: list[Delivery] = []
-        failed: list[Delivery] = []
-        for plan_ in self.plans:
-            for delivery in plan_.deliveries:
-                answer = self.case.answers.get(delivery.channel, Outcome.SENT)
-                (sent if answer is Outcome.SENT else failed).append(delivery)
-        return sent, failed
+    def _tried(self, deliveries: Iterable[Delivery]) -> Iterator[Delivery]:
+        """Those, and after each its fall-backs as far as the answers of the channels lead."""
+        for delivery in deliveries:
+            yield delivery
+            last = delivery
+            while last.instead and self._answer(last) in (Outcome.REFUSED, Outcome.DEFERRED):
+                last = next_of(last, at=last.created)
+                yield last
 
     def differences(self) -> Iterator[Difference]:
         yield from self._unwritten()
@@ -82,9 +85,11 @@ class _Trial:
         yield from self._not_made()
 
     def _unwritten(self) -> Iterator[Difference]:
-        """Words that could not be written fail a test, whatever it expects."""
+        """Words that could not be written fail a test, also where a chain does without them."""
         for plan_ in self.plans:
-            for failure in plan_.failures:
+            unwritten: list[Failure | Suppressed] = [*plan_.failures]
+            unwritten += (each for each in plan_.suppressed if each.reason == "unwritten")
+            for failure in unwritten:
                 yield Difference(
                     about="template",
                     message=f"{failure.rule} could not write its message for {failure.channel}",
@@ -202,13 +207,27 @@ class _Trial:
         for delivery in self.sent if about != "deliveries" else ():
             if _meant(expected, delivery.rule, delivery.channel):
                 yield f"{delivery.rule} sent it over {delivery.channel}"
+        for plan_ in self.plans if about != "suppressed" else ():
+            for delivery in plan_.deliveries:
+                yield from self._in_reserve(expected, delivery)
+
+    def _in_reserve(self, expected: Expected, delivery: Delivery) -> Iterator[str]:
+        """It is a fall-back that was not needed, or not allowed."""
+        answer = self._answer(delivery)
+        if answer in (Outcome.SENT, Outcome.UNKNOWN):
+            for step in delivery.instead:
+                if _meant(expected, step.rule, step.channel):
+                    yield (
+                        f"{step.rule} goes on to {step.channel} only when {delivery.channel} definitely "
+                        f"fails, and here that answers {answer}"
+                    )
 
     def _silent(self, expected: Expected) -> Iterator[str]:
         """No rule that would have made it has matched."""
         able = [
             rule
             for rule in self.rulebook.rules
-            if any(_meant(expected, rule.id, notify.channel) for notify in rule.notify)
+            if any(_meant(expected, rule.id, step.channel) for step in rule.steps)
         ]
         looking = [
             (rule, each)
@@ -230,9 +249,9 @@ class _Trial:
         """Conditions of entries of ``notify`` that did not hold."""
         for plan_ in self.plans:
             for match in plan_.matches:
-                for notify in match.rule.notify:
-                    if match.rule.id == rule_id and notify.channel == channel and notify.when is not None:
-                        for finding in notify.when.explain(plan_.event.payload):
+                for entry in (*match.rule.notify, *match.rule.steps):
+                    if match.rule.id == rule_id and entry.channel == channel and entry.when is not None:
+                        for finding in entry.when.explain(plan_.event.payload):
                             if not finding.holds:
                                 yield sentence(finding)
 

@@ -12,11 +12,11 @@ from rich.console import Console
 
 from .. import report
 from ..dead import Letter
+from ..entries import Entry
 from ..model import Kind
 from ..report_trace import show_entry, show_trace, summary, trace_document
 from ..session import topology_of
 from ..settings import Settings
-from ..trace import Entry
 from ..tracing import Tracer, tracing
 from .common import CONFIG, SERVER, err, out, settings_of
 from .reaching import broker_of, tell_hidden

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from ..draft import Alarm, Draft, Order
+from ..draft import Alarm, Draft, Order, chained
 from ..model import Event, Held, Suppressed
 from ..rulebook import Rule
 from .cells import Change, Row, in_memory
@@ -102,15 +102,27 @@ def in_time(drafted: Draft, now: int) -> Draft:
     orders: list[Order] = []
     suppressed: list[Suppressed] = []
     held: list[Held] = []
-    for order in drafted.orders:
-        match pass_timing(order, drafted.rulebook.defaults.zone, now):
-            case None:
-                orders.append(order)
-            case Held() as waits:
-                orders.append(replace(order, released=waits.until))
-                held.append(waits)
-            case Suppressed() as dropped:
-                suppressed.append(dropped)
+    for whole in drafted.orders:
+        steps: list[Order] = []
+        waiting: list[Held] = []
+        for order in whole.steps:
+            match pass_timing(order, drafted.rulebook.defaults.zone, now):
+                case None:
+                    steps.append(order)
+                case Held() as waits:
+                    steps.append(replace(order, released=waits.until))
+                    waiting.append(waits)
+                case Suppressed() as dropped:
+                    suppressed.append(dropped)
+        if steps:
+            # A chain begins with what may go out now; where nothing may, it waits.
+            first = next((place for place, step in enumerate(steps) if not step.released), 0)
+            orders.append(chained(steps[first:], whole.within))
+            held += waiting[:1] if steps[first].released else ()
+            suppressed += (
+                Suppressed(rule=waits.rule, channel=waits.channel, reason=waits.reason)
+                for waits in waiting[:first]
+            )
     if not (held or suppressed):
         return drafted
     return replace(

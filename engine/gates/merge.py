@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..choices import ChoicesOf
-from ..draft import Draft, Merged, Order, Readers, ask
+from ..draft import Draft, Merged, Order, Readers, ask, chained
 from ..model import Event, Suppressed
 from ..rulebook import Match, Rule, Rulebook
 from .pool import Batch
@@ -36,8 +36,8 @@ def merge(rulebook: Rulebook, rule: Rule, key: str, batch: Batch, choices_of: Ch
     for told in groups.values():
         last = told[-1][1]
         merged = Merged(events=tuple(event for event, _ in told), more=batch.more, template=template)
-        order = replace(last, match=match, merged=merged)
-        orders.setdefault(order.id, order)
+        steps = [replace(step, match=match, merged=merged) for step in last.steps]
+        orders.setdefault(steps[0].id, chained(steps, last.within))
     known = rulebook.catalogue.get
     secrets = {
         secret

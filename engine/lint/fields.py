@@ -41,12 +41,13 @@ class _Rule:
     def check(self) -> None:
         rule, entry = self.written.rule, self.written.entry
         self.audience(entry.get("to"), rule.to)
-        for at, notify in self.written.notify():
+        settings = list(self.written.settings())
+        for at, notify in settings:
             self.audience(at.get("to"), notify.to)
         if not self.events.checkable:
             return
         shapes = list(self.events.shapes.values())
-        for holder in (entry, *(entry / "notify").items()):
+        for holder in (entry, *(at for at, _ in settings)):
             if (when := holder.get("when")) is not None:
                 self.block(when, when.value, (), shapes, ())
 

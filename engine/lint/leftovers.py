@@ -25,7 +25,7 @@ def check(policy: Policy, complaints: Complaints) -> None:
 
 def _check_used(policy: Policy, complaints: Complaints) -> None:
     rules = [written.rule for written in policy.rules]
-    entries = [notify for rule in rules for notify in rule.notify]
+    entries = [step for rule in rules for step in rule.steps]
     actions: list[Mapping[str, Any]] = [a.value for a in policy.actions if isinstance(a.value, Mapping)]
     channels = {notify.channel for notify in entries}
     for action in actions:
@@ -53,7 +53,7 @@ def _check_used(policy: Policy, complaints: Complaints) -> None:
             if entry.name not in used:
                 message = f"no rule uses the {what} {entry.name!r}"
                 complaints.add(entry, f"unused-{what}", message, severity="warning", at_key=True)
-    templates = {notify.template or rule.template for rule in rules for notify in rule.notify}
+    templates = {step.template or rule.template for rule in rules for step in rule.steps}
     templates |= {str(action.get("template")) for action in actions} | {a.name for a in policy.actions}
     library = policy.rulebook.library
     for name in library.names:
@@ -89,7 +89,7 @@ def _words_in_use(policy: Policy) -> dict[tuple[str, str], Sequence[str]]:
     library = policy.rulebook.library
     used: dict[tuple[str, str], Sequence[str]] = {}
     for written in policy.rules:
-        for notify in written.rule.notify:
+        for notify in written.rule.steps:
             channel = policy.rulebook.channels.get(notify.channel)
             name = notify.template or written.rule.template
             if channel is not None and name in library and name not in library.flawed:

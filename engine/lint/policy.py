@@ -13,7 +13,8 @@ from ..cursors import Cursor
 from ..model import Problem
 from ..paths import Path
 from ..payload_types import Shape
-from ..rulebook import Notify, Rule, Rulebook
+from ..rule_compiler import steps_of
+from ..rulebook import FirstOf, Notify, Rule, Rulebook
 from ..subjects import Pattern
 from ..templates import Source
 
@@ -70,9 +71,16 @@ class Written:
         found: Mapping[str, Any] = self.entry.value.get("when", {})
         return found
 
-    def notify(self) -> Iterator[tuple[Cursor, Notify]]:
+    def notify(self) -> Iterator[tuple[Cursor, Notify | FirstOf]]:
         """The entries of ``notify``, as written and as compiled."""
         return zip((self.entry / "notify").items(), self.rule.notify, strict=True)
+
+    def settings(self) -> Iterator[tuple[Cursor, Notify | FirstOf]]:
+        """The entries of ``notify`` and the steps of its chains: whatever may have a ``when`` or a ``to``."""
+        for at, entry in self.notify():
+            yield at, entry
+            if isinstance(entry, FirstOf):
+                yield from steps_of(at, entry)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from ..cursors import Complaints, Cursor
 from ..logic import Case, cases, clash, implies, most_telling_first, signature
-from ..rulebook import Mode
+from ..rule_compiler import steps_of
+from ..rulebook import FirstOf, Mode
 from ..subjects import Pattern, covers
 from .policy import Policy, Written
 
@@ -25,8 +26,9 @@ def check(policy: Policy, complaints: Complaints) -> None:
         if when is not None and _complain_of_clash(written, when, ways, "this rule", complaints):
             continue
         possible[written.rule.id] = ways
-        for at, _ in written.notify():
-            if own := at.get("when"):
+        for at, entry in written.notify():
+            steps = steps_of(at, entry) if isinstance(entry, FirstOf) else ()
+            for own in filter(None, (at.get("when"), *(step.get("when") for step, _ in steps))):
                 _check_entry(written, own, ways, complaints)
     _check_hidden(rules, possible, complaints)
 

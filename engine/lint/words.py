@@ -81,7 +81,7 @@ def _given(policy: Policy) -> dict[str, _Given]:
     """By template: what it is given by the rules that use it."""
     found: dict[str, _Given] = {}
     for written in policy.rules:
-        for notify in written.rule.notify:
+        for notify in written.rule.steps:
             given = found.setdefault(notify.template or written.rule.template, _Given())
             given.payloads.update(written.events.shapes)
             given.exact = given.exact and written.events.exact

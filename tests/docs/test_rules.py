@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from support import ROOT
 
 from engine import documents, schemas
 from engine.condition_compiler import ALL_OPERATORS, compile_block
+from engine.plan import plan
 
 PAGE = (ROOT / "docs" / "rules.md").read_text(encoding="utf-8")
 FENCED = re.findall(r"^```yaml (\w+)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
@@ -59,6 +61,23 @@ def test_the_rules_of_the_reference_are_served(tmp_path: Path, text: str) -> Non
     assert [match.rule.id for match in loaded.rulebook.match(event)] == ["abnormal-login"]
 
 
-def test_the_reference_explains_every_key_of_a_rule() -> None:
-    for name in schemas.load("policy")["$defs"]["rule"]["properties"]:
-        assert re.search(rf"\b{name}\b", PAGE), name
+def test_the_chain_of_the_reference_goes_as_it_says(tmp_path: Path) -> None:
+    (text,) = (text for kind, text in FENCED if kind == "chain")
+    rule = {"id": "r", "event": "notice.login.abnormal", "template": "t", **read(text)}
+    people = {"secops": {"email": "secops@example.com"}}
+    book = policies.policy(tmp_path, json.dumps({"people": people, "rules": [rule]})).require()
+
+    def steps(score: int) -> list[tuple[str, tuple[str, ...], float]]:
+        payload = {"mailto": "a@example.com", "phone": "+8613800000000", "risk": {"score": score}}
+        (delivery,) = plan(book, policies.event(payload)).deliveries
+        return [(each.channel, each.to, each.within) for each in (delivery, *delivery.instead)]
+
+    mails = [("email", ("a@example.com",), 900.0), ("email", ("secops@example.com",), 0.0)]
+    assert steps(70) == [("sms", ("+8613800000000",), 900.0), *mails]
+    assert steps(69) == mails
+
+
+def test_the_reference_explains_every_key_of_a_rule_and_of_its_entries() -> None:
+    for name in ("rule", "notify_channel", "notify_chain"):
+        for key in schemas.load("policy")["$defs"][name]["properties"]:
+            assert re.search(rf"\b{key}\b", PAGE), key

@@ -41,6 +41,7 @@ PURE = [
     "templates",
     "template_compiler",
     "catalogue",
+    "chain",
     "rulebook",
     "audience",
     "preferring",
@@ -56,6 +57,7 @@ PURE = [
     "codec",
     "dead",
     "dead_payload",
+    "entries",
     "trace",
 ]
 EDGES = [
@@ -88,6 +90,7 @@ EDGES = [
     "pace",
     "entrance",
     "claims",
+    "attempt",
     "deliver",
     "workers",
     "health",

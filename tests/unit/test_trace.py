@@ -9,7 +9,9 @@ import pytest
 from policies import RECEIVED
 
 from engine.broker import Topology
+from engine.chain import linked, next_of
 from engine.codec import encode
+from engine.entries import Entry, read_entry
 from engine.history import planned, received
 from engine.model import (
     Delivery,
@@ -24,7 +26,7 @@ from engine.model import (
     Suppressed,
 )
 from engine.plan import Plan
-from engine.trace import Delivered, Entry, Story, fold, read_entry
+from engine.trace import Delivered, Story, fold
 
 TOPOLOGY = Topology()
 EVENT = Event(kind=Kind.NOTICE, key="x", reqid="r1", payload={}, sent=RECEIVED, received=RECEIVED)
@@ -52,10 +54,9 @@ def plan_of(*deliveries: Delivery, event: Event = EVENT, **more: Any) -> Entry:
     return entry(planned(TOPOLOGY, made, sequence=1, at=RECEIVED).payload)
 
 
-def receipt(of: Delivery, number: int, outcome: Outcome, *, final: bool = False, rest: str = "") -> Entry:
-    made = Receipt(
-        delivery=of, attempt=number, outcome=outcome, detail="", at=RECEIVED + number, final=final, rest=rest
-    )
+def receipt(of: Delivery, number: int, outcome: Outcome, **more: Any) -> Entry:
+    values = {"final": False, **more}
+    made = Receipt(delivery=of, attempt=number, outcome=outcome, detail="", at=RECEIVED + number, **values)
     return entry(received(TOPOLOGY, made, id_="1").payload)
 
 
@@ -107,6 +108,28 @@ def test_status(entries: list[Entry], status: str, final: bool, duplicated: bool
 
 def test_an_entry_that_comes_twice_counts_once() -> None:
     assert one(plan_of(D), *[receipt(D, 1, SENT, final=True)] * 2).times_sent == 1
+
+
+def test_a_chain_shows_where_it_went_on_and_not_what_was_not_needed() -> None:
+    whole = linked([D, delivery("d2", channel="sms"), delivery("d3", channel="fax")], 900.0)
+    second = next_of(whole, at=RECEIVED)
+    third = next_of(second, at=RECEIVED)
+    first_end = receipt(whole, 2, DEFERRED, final=True, instead=second)
+    (story,) = fold(Kind.NOTICE, [plan_of(whole)])
+    assert [(d.id, d.status) for d in story.deliveries] == [("d1", "waiting")]
+    entries = [plan_of(whole), receipt(whole, 1, DEFERRED), first_end]
+    for order in (entries, [first_end, plan_of(whole)]):
+        (story,) = fold(Kind.NOTICE, order)
+        first, after = story.deliveries
+        assert (first.status, first.is_final, first.is_given_up) == ("deferred", True, False)
+        assert first.instead is not None and first.instead.id == after.id == second.id
+        assert (after.channel, after.to, after.status) == ("sms", ("d2@x.test",), "waiting")
+        assert not story.is_final
+    ends = [receipt(second, 1, REFUSED, final=True, instead=third), receipt(third, 1, SENT, final=True)]
+    for order in ([*entries, *ends], [*ends, *entries], ends):
+        (story,) = fold(Kind.NOTICE, order)
+        assert {d.channel: d.status for d in story.deliveries}["fax"] == "sent"
+        assert story.is_final
 
 
 def test_events_are_told_apart_and_arrivals_put_together() -> None:

@@ -1,0 +1,58 @@
+"""One hand-out of a stored delivery, and how much time it has. ``now`` is microseconds since the epoch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from nats.aio.msg import Msg
+
+from .broker import Handout, handout
+from .codec import decode_delivery
+from .due import attempts_before
+from .model import Delivery
+from .retry import RetryPolicy
+
+_EARLY = 1.0  # seconds by which the broker may hand out too early what waited
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One message of the delivery stream, read."""
+
+    msg: Msg
+    handed: Handout
+    delivery: Delivery
+    number: int  # from 1
+    channel: RetryPolicy  # of its channel
+
+    @classmethod
+    def read(cls, msg: Msg, channel: RetryPolicy) -> Attempt:
+        """Raises UndecodableError for a message that holds no delivery."""
+        handed = handout(msg.reply)
+        number = attempts_before(msg) + handed.number
+        return cls(msg=msg, handed=handed, delivery=decode_delivery(msg.data), number=number, channel=channel)
+
+    @property
+    def id(self) -> str:
+        """Tells it from every other attempt, also at a copy of the same delivery."""
+        return f"{self.delivery.id}.{self.handed.sequence}.{self.handed.number}"
+
+    @property
+    def retry(self) -> RetryPolicy:
+        """The channel's, within the time that the delivery has before its fall-back goes on."""
+        within = self.delivery.within
+        return replace(self.channel, deadline=min(self.channel.deadline, within)) if within else self.channel
+
+    def age(self, now: int) -> float:
+        """Seconds since the broker took the event, or since it was brought back or took over."""
+        return max(0.0, (now - self.delivery.since) / 1e6)
+
+    def is_late(self, now: int) -> bool:
+        """Whether it must not begin any more."""
+        early = _EARLY if self.delivery.instead and self.number > 1 else 0.0
+        return self.age(now) > self.retry.deadline - early
+
+    def patience(self, now: int) -> float:
+        """Seconds after which a fall-back goes on; without one there is no hurry."""
+        return max(0.0, self.retry.deadline - self.age(now)) if self.delivery.instead else math.inf

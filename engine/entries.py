@@ -1,0 +1,106 @@
+"""The entries of the history, as they are read back."""
+
+from __future__ import annotations
+
+import msgspec
+
+from .model import Held, Outcome, Revival, Suppressed
+
+
+class EventEntry(msgspec.Struct):
+    kind: str
+    key: str
+    reqid: str
+    sent: int
+    received: int
+
+
+class FallBack(msgspec.Struct, frozen=True):
+    id: str
+    channel: str
+    to: tuple[str, ...] = ()
+    locale: str = ""
+
+
+class _Planned(msgspec.Struct):
+    id: str
+    rule: str
+    channel: str
+    user: str = ""
+    to: tuple[str, ...] = ()
+    locale: str = ""
+    instead: tuple[FallBack, ...] = ()
+
+
+class Unwritten(msgspec.Struct, frozen=True):
+    rule: str
+    channel: str
+    detail: str = ""
+    delivery: str = ""
+
+
+class Plan(msgspec.Struct, tag_field="type", tag="planned"):
+    """An entry: what an event leads to."""
+
+    at: int
+    event: EventEntry
+    revision: str
+    rules: tuple[str, ...] = ()
+    deliveries: tuple[_Planned, ...] = ()
+    suppressed: tuple[Suppressed, ...] = ()
+    held: tuple[Held, ...] = ()
+    failures: tuple[Unwritten, ...] = ()
+    shadow: tuple[str, ...] = ()
+    stopped: bool = False
+    revival: Revival | None = None
+
+
+class Receipt(msgspec.Struct, tag_field="type", tag="receipt"):
+    """An entry: how one attempt ended."""
+
+    at: int
+    delivery: str
+    rule: str
+    channel: str
+    attempt: int
+    outcome: Outcome
+    final: bool
+    revision: str = ""
+    to: tuple[str, ...] = ()
+    detail: str = ""
+    rest: str = ""  # the delivery that goes on for the addresses that were not served
+    instead: FallBack | None = None  # that goes on over the next channel
+    revival: Revival | None = None
+
+
+class Revived(msgspec.Struct, tag_field="type", tag="revived"):
+    """An entry: an operator brought a dead letter back."""
+
+    at: int
+    letter: str
+    delivery: str = ""
+    rule: str = ""
+    channel: str = ""
+
+
+class Dropped(msgspec.Struct, tag_field="type", tag="dropped"):
+    """An entry: an operator threw a dead letter away."""
+
+    at: int
+    letter: str
+    delivery: str = ""
+    rule: str = ""
+    channel: str = ""
+
+
+Entry = Plan | Receipt | Revived | Dropped
+_entries = msgspec.json.Decoder(Entry)
+
+
+def read_entry(data: bytes) -> Entry | None:
+    """The entry in ``data``; None where it is none that is known here."""
+    try:
+        entry: Entry = _entries.decode(data)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return None
+    return entry

@@ -1,0 +1,75 @@
+"""Fall-back chains in which a step can do nothing, or not what was meant."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+
+from ..cursors import Complaints, Cursor
+from ..durations import in_units
+from ..rule_compiler import steps_of
+from ..rulebook import ChannelSpec, FirstOf, Notify, Rule
+from .policy import Policy
+
+Steps = Sequence[tuple[Cursor, Notify]]
+
+
+def check(policy: Policy, complaints: Complaints) -> None:
+    """Every chain of every rule."""
+    for written in policy.rules:
+        for at, chain in written.notify():
+            if isinstance(chain, FirstOf):
+                steps = list(steps_of(at, chain))
+                _check_repeated(written.rule, steps, complaints)
+                _check_told_anyway(written.rule, chain, steps, complaints)
+                if chain.within:
+                    _check_within(at / "within", chain, policy.rulebook.channels, complaints)
+
+
+def _check_repeated(rule: Rule, steps: Steps, complaints: Complaints) -> None:
+    """What was refused is refused again."""
+    for (earlier_at, earlier), (at, step) in combinations(steps, 2):
+        if _tells_the_same(rule, earlier, step) and _when(earlier_at) == _when(at):
+            message = f"{step.channel} is a step of this chain already, and tells the same people"
+            hint = "leave it out: what a channel refused it refuses again"
+            complaints.add(at, "repeated-step", message, hint=hint)
+            return
+
+
+def _check_told_anyway(rule: Rule, chain: FirstOf, steps: Steps, complaints: Complaints) -> None:
+    others = [entry for entry in rule.notify if isinstance(entry, Notify) and entry.when is None]
+    for at, step in steps[1:]:
+        if any(_tells_the_same(rule, other, step) for other in others):
+            message = f"another entry of this rule tells the same people over {step.channel} in any case"
+            complaints.add(at, "told-anyway", message, severity="warning")
+
+
+def _check_within(
+    at: Cursor, chain: FirstOf, channels: Mapping[str, ChannelSpec], complaints: Complaints
+) -> None:
+    for step in chain.steps[:-1]:
+        channel = channels.get(step.channel)
+        if channel is None:
+            continue
+        if chain.within < channel.timeout:
+            message = (
+                f"{at.value} is over before one send over {channel.name} is: its timeout is "
+                f"{in_units(channel.timeout)}"
+            )
+            complaints.add(at, "odd-within", message, severity="warning")
+        elif chain.within >= channel.retry.deadline:
+            message = (
+                f"{at.value} changes nothing for {channel.name}, which gives up after "
+                f"{in_units(channel.retry.deadline)}: its retry.deadline"
+            )
+            complaints.add(at, "odd-within", message, severity="warning")
+
+
+def _tells_the_same(rule: Rule, one: Notify, other: Notify) -> bool:
+    return one.channel == other.channel and (one.to or rule.to) == (other.to or rule.to)
+
+
+def _when(at: Cursor) -> object:
+    """The conditions of a step as written."""
+    when = at.get("when")
+    return None if when is None else when.value

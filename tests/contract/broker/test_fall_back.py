@@ -1,0 +1,128 @@
+"""Fall-back chains against a real broker: what goes on, when, and what is left behind."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from contract.broker.test_deliver import Bench, delivering, delivery
+from support import until
+
+from engine.breaker import Breaker
+from engine.broker import AGAIN, Connection, Outgoing
+from engine.chain import linked, next_of
+from engine.codec import decode_delivery, encode
+from engine.entrance import Entrance
+from engine.errors import Deferred, Refused, Unknown
+from engine.history import received
+from engine.model import Delivery, Outcome, Receipt
+from engine.retry import RetryPolicy
+
+PATIENT = RetryPolicy(attempts=9, first=600.0, max=600.0, deadline=86400.0)
+
+
+def chain(within: float = 0.0, name: str = "c") -> Delivery:
+    return linked([delivery(id=name * 32), delivery(id="e" * 32, to=("b@example.com",))], within)
+
+
+async def receipts(bench: Bench) -> list[tuple[str, str, bool]]:
+    """In order: which delivery, how its attempt ended, whether it was the last."""
+    return [(each["delivery"][:1], each["outcome"], each["final"]) for each in await bench.history()]
+
+
+async def test_what_definitely_failed_goes_on_and_only_the_last_is_given_up(connection: Connection) -> None:
+    answers = [Refused("550 no"), "250 ok", Refused("551 no"), Refused("552 no")]
+    async with delivering(connection, *answers) as bench:
+        whole = chain()
+        await bench.store(whole)
+        await bench.done()
+        following = whole.instead[0].id
+        assert bench.channel.sent == [whole.id, following]
+        first, second = await bench.history()
+        assert (first["outcome"], first["final"], first["detail"]) == ("refused", True, "550 no")
+        assert first["instead"] == {
+            "id": following, "channel": "email", "to": ["b@example.com"], "locale": "en",
+        }  # fmt: skip
+        assert (second["delivery"], second["outcome"]) == (following, "sent")
+        assert await bench.stored("MSS_DEAD") == []
+        assert await bench.stored("MSS_NOTICE") == []  # no word to the operators: the reader was told
+        assert bench.metrics.value("mss_fall_backs_total", channel="email") == 1
+
+        await bench.store(chain(name="f"))
+        await bench.done()
+        (letter,) = await bench.stored("MSS_DEAD")
+        assert (letter.headers["Mss-Chain"], letter.headers["Mss-Detail"]) == ("email, email", "552 no")
+        assert decode_delivery(letter.data).to == ("b@example.com",)
+        assert len(await bench.stored("MSS_NOTICE")) == 1
+
+
+async def test_what_may_have_gone_out_does_not_fall_back(connection: Connection) -> None:
+    async with delivering(connection, Unknown("silence"), Refused("550 no")) as bench:
+        await bench.store(chain())
+        await bench.done()
+        assert await receipts(bench) == [("c", "unknown", False), ("c", "refused", True)]
+        (letter,) = await bench.stored("MSS_DEAD")
+        assert "may have gone out" in letter.headers["Mss-Detail"]
+        assert len(decode_delivery(letter.data).instead) == 1  # brought back it may still fall back
+
+
+async def test_where_nothing_may_go_out_twice_unknown_ends_the_chain(connection: Connection) -> None:
+    async with delivering(connection, Unknown("silence"), repeats_unknown=False) as bench:
+        await bench.store(chain())
+        await bench.done()
+        (letter,) = await bench.stored("MSS_DEAD")
+        assert letter.subject == "mss.dead.notice.unknown"
+        assert bench.channel.sent == ["c" * 32]
+
+
+async def test_within_cuts_the_wait(connection: Connection) -> None:
+    async with delivering(connection, Deferred("451 later"), retry=PATIENT) as bench:
+        await bench.store(chain(within=2.0))  # else in ten minutes
+        await bench.done()
+        assert [each[:2] for each in await receipts(bench)] == [
+            ("c", "deferred"), ("c", "deferred"), (chain().instead[0].id[:1], "sent"),
+        ]  # fmt: skip
+        assert len(bench.channel.sent) == 2  # nothing was tried at the end
+
+
+async def test_what_comes_after_its_time_goes_on_at_once(connection: Connection) -> None:
+    async with delivering(connection, retry=PATIENT) as bench:
+        late = chain(within=2.0)
+        await bench.store(replace(late, created=late.created - 5_000_000))
+        await bench.done()
+        assert bench.channel.sent == [late.instead[0].id]
+
+
+async def test_nobody_with_a_fall_back_waits_for_a_provider_for_longer_than_it_may() -> None:
+    entrance = Entrance(name="email", breaker=Breaker(first=3600.0, longest=3600.0))
+    for _ in range(5):
+        assert await entrance.enter(0.01)
+        entrance.failed()
+    assert not await entrance.enter(0.01)
+    assert not entrance.is_closing
+
+
+@pytest.mark.parametrize("stored_before", [False, True])
+async def test_a_crash_after_the_decision_goes_on_with_the_same_once(
+    connection: Connection, stored_before: bool
+) -> None:
+    """The receipt was stored; the fall-back was, or was not; the acknowledgement was not."""
+    async with delivering(connection) as bench:
+        whole = chain()
+        following = next_of(whole, at=whole.created)
+        decided = Receipt(
+            delivery=whole, attempt=1, outcome=Outcome.REFUSED, detail="", at=whole.created, final=True,
+            instead=following,
+        )  # fmt: skip
+        await bench.publisher.store(received(bench.topology, decided, id_="1"))
+        if stored_before:
+            await bench.store(following)
+            await bench.done()
+        subject = bench.topology.delivery_subject(whole.kind, whole.channel)
+        for copy in ("first", "second"):
+            again = Outgoing(subject=subject, payload=encode(whole), id=copy, headers={AGAIN: "1"})
+            await bench.publisher.store(again)
+        await until(lambda: len(bench.channel.sent) >= 1, what="the fall-back")
+        await bench.done()
+        assert bench.channel.sent == [following.id]
+        assert [outcome for _, outcome, _ in await receipts(bench)] == ["refused", "sent"]

@@ -1,0 +1,210 @@
+"""Fall-back chains: what is planned, what a test of the policy makes of it, what explain and graph say."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from policies import event, policy
+
+from engine.chain import linked, next_of, rest_of, without_last
+from engine.cli import cli
+from engine.codec import decode_delivery, encode
+from engine.coverage import coverage
+from engine.graph import graph_of
+from engine.intake import _fitted
+from engine.loader import Policy
+from engine.model import Delivery
+from engine.plan import Plan, plan
+from engine.trial import Verdict, try_case
+
+WHO = {"userid": "u1", "mailto": "a@example.com", "phone": "+8613800000000"}
+CHAIN = "{first_of: [sms, email], within: 15m}"
+MORE = "people: {ops: {email: [o@example.com, p@example.com], phone: ['+4915100000000', '+4915100000001']}}\n"
+
+
+def rule(notify: str) -> str:
+    return f"{MORE}rules: [{{id: r, event: notice.login.abnormal, template: t, notify: [{notify}]}}]"
+
+
+def planned(folder: Path, notify: str, payload: Any = WHO, **files: str | bytes) -> Plan:
+    return plan(policy(folder, rule(notify), **files).require(), event(payload))
+
+
+def steps(delivery: Delivery) -> list[tuple[str, tuple[str, ...], float]]:
+    return [(each.channel, each.to, each.within) for each in (delivery, *delivery.instead)]
+
+
+def skipped(plan_: Plan) -> list[tuple[str, str]]:
+    return [(each.channel, each.reason) for each in plan_.suppressed]
+
+
+def test_a_chain_is_one_delivery_that_carries_the_others_whole(tmp_path: Path) -> None:
+    made = planned(tmp_path, CHAIN)
+    (delivery,) = made.deliveries
+    assert steps(delivery) == [("sms", ("+8613800000000",), 900.0), ("email", ("a@example.com",), 0.0)]
+    assert delivery.instead[0].message.title == "Subject"
+    assert decode_delivery(encode(delivery)) == delivery
+    assert planned(tmp_path, CHAIN).deliveries == made.deliveries
+
+
+def test_a_fall_back_is_another_delivery_than_the_same_message_by_itself(tmp_path: Path) -> None:
+    first, mail = planned(tmp_path / "a", f"{CHAIN}, email").deliveries
+    assert (first.channel, mail.channel) == ("sms", "email")
+    assert first.instead[0].id != mail.id
+    # Who is first in a chain is the same as by itself, whatever is written first.
+    for notify in (f"sms, {CHAIN}", f"{CHAIN}, sms"):
+        (only,) = planned(tmp_path / notify[:1], notify).deliveries
+        assert [each.id for each in (only, *only.instead)] == [each.id for each in (first, *first.instead)]
+
+
+@pytest.mark.parametrize(
+    ("notify", "payload", "left", "suppressed"),
+    [
+        (CHAIN, {"phone": None}, ["email"], [("sms", "no_address")]),
+        (CHAIN, {"phone": "none"}, ["email"], [("sms", "bad_address")]),
+        (CHAIN, {"mailto": None}, ["sms"], [("email", "no_address")]),
+        (CHAIN, {"mailto": None, "phone": None}, [], [("sms", "no_address"), ("email", "no_address")]),
+        ("{first_of: [{channel: sms, when: {risk.score: 1}}, email]}", {}, ["email"], [("sms", "condition")]),
+        ("{first_of: [sms, email], when: {risk.score: 1}}", {}, [], [("sms", "condition")]),
+        ("{first_of: [sms, {channel: email, to: ops}, terminal]}", {}, ["sms", "email", "terminal"], []),
+    ],
+)
+def test_who_cannot_be_told_over_a_step_is_told_over_the_next(
+    tmp_path: Path, notify: str, payload: Any, left: list[str], suppressed: list[Any]
+) -> None:
+    made = planned(tmp_path, notify, {**WHO, **payload})
+    assert [channel for d in made.deliveries for channel, _, _ in steps(d)] == left
+    assert skipped(made) == suppressed
+    assert all(each.within == 0.0 for d in made.deliveries for each in (d, *d.instead)[-1:])
+
+
+def test_addresses_of_which_each_needs_a_message_are_tried_one_after_the_other(tmp_path: Path) -> None:
+    (delivery,) = planned(tmp_path, "{first_of: [sms, email], to: ops}").deliveries
+    assert [to for _, to, _ in steps(delivery)] == [
+        ("+4915100000000",), ("+4915100000001",), ("o@example.com", "p@example.com"),
+    ]  # fmt: skip
+
+
+def test_settings_of_the_whole_hold_for_each_step_and_a_step_says_more(tmp_path: Path) -> None:
+    words = {
+        "templates__u__default.txt": "{{ vars.a }}{{ vars.b }}",
+        "templates__v__sms.txt": "v{{ vars.a }}{{ vars.b }}",
+    }
+    (delivery,) = planned(
+        tmp_path,
+        "{first_of: [{channel: sms, template: v, vars: {b: 3}}, terminal], template: u, vars: {a: 1, b: 2}}",
+        **words,
+    ).deliveries
+    assert [each.message.text for each in (delivery, *delivery.instead)] == ["v13", "12"]
+
+
+def test_words_that_cannot_be_written_are_done_without_while_a_step_is_left(tmp_path: Path) -> None:
+    broken = {"templates__t__sms.txt": "{{ payload.risk.score }}"}
+    made = planned(tmp_path, CHAIN, **broken)
+    assert [d.channel for d in made.deliveries] == ["email"]
+    assert (skipped(made), made.failures) == ([("sms", "unwritten")], ())
+    alone = planned(tmp_path, CHAIN, {**WHO, "mailto": None}, **broken)
+    assert [each.channel for each in alone.failures] == ["sms"]
+
+
+def test_going_on(tmp_path: Path) -> None:
+    (first,) = planned(tmp_path, "{first_of: [sms, email, terminal], within: 15m}").deliveries
+    later = first.created + 7
+    second = next_of(first, at=later)
+    third = next_of(second, at=later + 2)
+    assert (second.id, second.within, second.since) == (first.instead[0].id, 900.0, later)
+    assert third.takeover is not None and third.takeover.channels == ("sms", "email")
+    assert (third.within, third.instead, third.awaited_since) == (0.0, (), first.created)
+    assert rest_of(first, ("x",)).instead == ()  # at another address the person was reached
+
+
+def test_a_chain_that_is_too_large_loses_its_end(tmp_path: Path) -> None:
+    (one, two, three) = (
+        replace(planned(tmp_path, "sms").deliveries[0], id=str(n) * 32, within=0.0) for n in range(3)
+    )
+    whole = linked([one, two, three], 900.0)
+    assert without_last(whole) == linked([one, two], 900.0)
+    assert without_last(without_last(whole)) == one
+    made = Plan(event=event(WHO), revision="x", deliveries=(whole,))
+    room = len(encode(linked([one, two], 900.0)))
+    assert _fitted(made, len(encode(whole))) == made
+    fitted = _fitted(made, room)
+    assert (fitted.deliveries, skipped(fitted)) == ((linked([one, two], 900.0),), [("sms", "no_room")])
+
+
+def tried(folder: Path, tests: str, notify: str = CHAIN) -> tuple[Policy, list[Verdict]]:
+    made = policy(folder, f"{rule(notify)}\ntests: [{tests}]")
+    return made, [try_case(made.require(), case) for case in made.cases]
+
+
+def case(answers: str, sent: str, failed: str = "") -> str:
+    given = f"{{event: notice.login.abnormal, payload: {json.dumps(WHO)}}}"
+    expect = f"{{deliveries: [{sent}], failed: [{failed}]}}"
+    return f"{{name: 'with {answers}', given: {given}, channels: {{{answers}}}, expect: {expect}}}"
+
+
+@pytest.mark.parametrize(
+    ("answers", "sent", "failed"),
+    [
+        ("", "{channel: sms}", ""),
+        ("sms: refused", "{channel: email, to: a@example.com, title: Subject}", "{channel: sms}"),
+        ("sms: deferred", "{channel: email}", "{channel: sms}"),
+        ("sms: unknown", "", "{channel: sms}"),
+        ("sms: refused, email: refused", "", "{channel: sms}, {channel: email}"),
+    ],
+)
+def test_a_test_of_the_policy_sees_where_a_chain_ends(
+    tmp_path: Path, answers: str, sent: str, failed: str
+) -> None:
+    _, (verdict,) = tried(tmp_path, case(answers, sent, failed))
+    assert verdict.ok, verdict.differences
+
+
+def test_a_failing_test_says_why_a_fall_back_is_not_there(tmp_path: Path) -> None:
+    _, (verdict,) = tried(tmp_path, case("", "{channel: email}"))
+    reasons = [reason for difference in verdict.differences for reason in difference.because]
+    assert "r goes on to email only when sms definitely fails, and here that answers sent" in reasons
+
+
+def test_each_step_counts_for_the_coverage(tmp_path: Path) -> None:
+    def missing(folder: str, *cases: str) -> list[str]:
+        made, verdicts = tried(tmp_path / folder, ", ".join(cases))
+        found = coverage(made.require(), [each for verdict in verdicts for each in verdict.plans])
+        return [str(each) for each in (*found.notify.missing, *found.locales.missing)]
+
+    assert missing("a", case("", "{}")) == [
+        "rule r, notify entry 1 step 2 (email)", "template t, email in en",
+    ]  # fmt: skip
+    assert missing("b", case("sms: refused", "{}", "{}")) == []
+
+
+def test_explain_says_the_chain_in_words(tmp_path: Path) -> None:
+    policy(tmp_path, rule(CHAIN)).require()
+    (tmp_path / "payload.json").write_text(json.dumps(WHO))
+    command = [
+        "explain",
+        str(tmp_path),
+        "--event",
+        "notice.login.abnormal",
+        "--payload",
+        str(tmp_path / "payload.json"),
+    ]
+    said = CliRunner().invoke(cli, command).output
+    assert "if sms definitely fails, or is not sent within 15m:" in said
+    assert said.index("sms to +8613800000000") < said.index("email to a@example.com")
+    document = json.loads(CliRunner().invoke(cli, [*command, "--format", "json"]).output)
+    (delivery,) = document["deliveries"]
+    assert (delivery["channel"], delivery["within"]) == ("sms", "15m")
+    assert [(each["channel"], each["title"]) for each in delivery["instead"]] == [("email", "Subject")]
+
+
+def test_the_picture_says_what_has_to_fail(tmp_path: Path) -> None:
+    graph = graph_of(policy(tmp_path, rule(CHAIN)).require())
+    assert [(arrow.target, arrow.label, arrow.dashed) for arrow in graph.tells] == [
+        ("sms", "", False), ("email", "if sms fails", True),
+    ]  # fmt: skip
