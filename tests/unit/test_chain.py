@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from click.testing import CliRunner
+from nats.aio.msg import Msg
 from policies import event, policy
 
+from engine.attempt import Attempt
 from engine.chain import linked, next_of, rest_of, without_last
 from engine.cli import cli
 from engine.codec import decode_delivery, encode
@@ -20,6 +23,7 @@ from engine.intake import _fitted
 from engine.loader import Policy
 from engine.model import Delivery
 from engine.plan import Plan, plan
+from engine.retry import RetryPolicy
 from engine.trial import Verdict, try_case
 
 WHO = {"userid": "u1", "mailto": "a@example.com", "phone": "+8613800000000"}
@@ -121,6 +125,24 @@ def test_going_on(tmp_path: Path) -> None:
     assert third.takeover is not None and third.takeover.channels == ("sms", "email")
     assert (third.within, third.instead, third.awaited_since) == (0.0, (), first.created)
     assert rest_of(first, ("x",)).instead == ()  # at another address the person was reached
+
+
+def test_how_long_a_step_may_be_tried(tmp_path: Path) -> None:
+    (first,) = planned(tmp_path, CHAIN).deliveries
+    retry = RetryPolicy(deadline=3600.0)
+
+    def attempt(number: int, delivery: Delivery = first) -> Attempt:
+        return Attempt(msg=cast(Msg, None), delivery=delivery, number=number, channel=retry)
+
+    def after(seconds: float) -> int:
+        return first.created + int(seconds * 1e6)
+
+    assert [attempt(1).is_late(after(s)) for s in (899.5, 900.5)] == [False, True]
+    assert [attempt(2).is_late(after(s)) for s in (898.0, 899.5)] == [False, True]  # a wait may end early
+    assert attempt(1).patience(after(600.0)) == 300.0
+    last = next_of(first, at=after(900.0))
+    assert [attempt(2, last).is_late(after(s)) for s in (4499.5, 4500.5)] == [False, True]
+    assert attempt(1, last).patience(after(0.0)) == math.inf
 
 
 def test_a_chain_that_is_too_large_loses_its_end(tmp_path: Path) -> None:

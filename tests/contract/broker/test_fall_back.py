@@ -66,18 +66,28 @@ async def test_what_may_have_gone_out_does_not_fall_back(connection: Connection)
         assert len(decode_delivery(letter.data).instead) == 1  # brought back it may still fall back
 
 
-async def test_where_nothing_may_go_out_twice_unknown_ends_the_chain(connection: Connection) -> None:
-    async with delivering(connection, Unknown("silence"), repeats_unknown=False) as bench:
+@pytest.mark.parametrize(("repeats", "reason"), [(False, "unknown"), (True, "exhausted")])
+async def test_an_unknown_end_is_the_end_of_the_chain(
+    connection: Connection, repeats: bool, reason: str
+) -> None:
+    once = RetryPolicy(attempts=1)
+    async with delivering(connection, Unknown("silence"), retry=once, repeats_unknown=repeats) as bench:
         await bench.store(chain())
         await bench.done()
         (letter,) = await bench.stored("MSS_DEAD")
-        assert letter.subject == "mss.dead.notice.unknown"
+        assert letter.subject == f"mss.dead.notice.{reason}"
         assert bench.channel.sent == ["c" * 32]
 
 
-async def test_within_cuts_the_wait(connection: Connection) -> None:
+@pytest.mark.parametrize("on_the_broker", [False, True])
+async def test_within_cuts_the_wait(
+    connection: Connection, on_the_broker: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if on_the_broker:
+        monkeypatch.setattr("engine.deliver._LONG_WAIT", 0.0)
     async with delivering(connection, Deferred("451 later"), retry=PATIENT) as bench:
         await bench.store(chain(within=2.0))  # else in ten minutes
+        await until(lambda: len(bench.channel.sent) == 2, what="the fall-back")
         await bench.done()
         assert [each[:2] for each in await receipts(bench)] == [
             ("c", "deferred"), ("c", "deferred"), (chain().instead[0].id[:1], "sent"),
@@ -115,10 +125,10 @@ async def test_a_crash_after_the_decision_goes_on_with_the_same_once(
             instead=following,
         )  # fmt: skip
         await bench.publisher.store(received(bench.topology, decided, id_="1"))
-        if stored_before:
-            await bench.store(following)
-            await bench.done()
         subject = bench.topology.delivery_subject(whole.kind, whole.channel)
+        if stored_before:  # so long ago that the broker has forgotten its id
+            await bench.publisher.store(Outgoing(subject=subject, payload=encode(following), id="long ago"))
+            await bench.done()
         for copy in ("first", "second"):
             again = Outgoing(subject=subject, payload=encode(whole), id=copy, headers={AGAIN: "1"})
             await bench.publisher.store(again)
