@@ -9,13 +9,17 @@ STAMP := $(VENV)/.installed
 # Tests start a hundred processes; compiling every module anew would take them most of their time.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test lint format bench clean
+.PHONY: demo test soak lint format bench clean
 
 demo: $(STAMP)
 	$(BIN)/mss demo --locale "$(LOCALE)"
 
 test: $(STAMP)
 	$(BIN)/pytest --numprocesses=auto
+
+# What kills processes and cuts connections, at full size and one after the other: a quarter of an hour.
+soak: $(STAMP)
+	MSS_SOAK=1 $(BIN)/pytest --numprocesses=0 --verbose $$(grep -rlw SOAK tests --include="test_*.py")
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
