@@ -11,9 +11,10 @@ from typing import Any, cast
 import pytest
 from click.testing import CliRunner
 from nats.aio.msg import Msg
-from policies import event, policy
+from policies import RECEIVED, event, policy
 
 from engine.attempt import Attempt
+from engine.broker import Handout
 from engine.chain import linked, next_of, rest_of, without_last
 from engine.cli import cli
 from engine.codec import decode_delivery, encode
@@ -132,7 +133,9 @@ def test_how_long_a_step_may_be_tried(tmp_path: Path) -> None:
     retry = RetryPolicy(deadline=3600.0)
 
     def attempt(number: int, delivery: Delivery = first) -> Attempt:
-        return Attempt(msg=cast(Msg, None), delivery=delivery, number=number, channel=retry)
+        return Attempt(
+            msg=cast(Msg, None), handed=Handout(1, 1, 0), delivery=delivery, number=number, channel=retry
+        )
 
     def after(seconds: float) -> int:
         return first.created + int(seconds * 1e6)
@@ -157,6 +160,37 @@ def test_a_chain_that_is_too_large_loses_its_end(tmp_path: Path) -> None:
     assert _fitted(made, len(encode(whole))) == made
     fitted = _fitted(made, room)
     assert (fitted.deliveries, skipped(fitted)) == ((linked([one, two], 900.0),), [("sms", "no_room")])
+
+
+HOURS = """
+time_intervals:
+  night: {times: ["22:00-07:00"], time_zone: UTC}
+  never: {times: ["03:00-03:01"], time_zone: UTC}
+"""
+NIGHT = RECEIVED - RECEIVED % 86_400_000_000 + 23 * 3_600_000_000
+MORNING = NIGHT + 8 * 3_600_000_000
+
+
+@pytest.mark.parametrize(
+    ("chain", "channels", "released", "suppressed"),
+    [
+        ("[sms, email], mute_time_intervals: [night]", ["sms", "email"], [MORNING, MORNING], []),
+        ("[sms, email], mute_time_intervals: [night], on_muted: drop", [], [], ["sms", "email"]),
+        ("[{channel: sms, mute_time_intervals: [night]}, email]", ["email"], [0], ["sms"]),
+        ("[sms, {channel: email, mute_time_intervals: [night]}]", ["sms", "email"], [0, MORNING], []),
+        ("[{channel: sms, active_time_intervals: [never]}, email]", ["email"], [0], ["sms"]),
+    ],
+)
+def test_a_chain_begins_with_what_may_go_out_at_this_hour(
+    tmp_path: Path, chain: str, channels: list[str], released: list[int], suppressed: list[str]
+) -> None:
+    book = policy(tmp_path, f"{HOURS}{rule(f'{{first_of: {chain}}}')}").require()
+    made = plan(book, replace(event(WHO), received=NIGHT))
+    steps = [each for d in made.deliveries for each in (d, *d.instead)]
+    assert [each.channel for each in steps] == channels
+    assert [each.released for each in steps] == released
+    assert [each.channel for each in made.suppressed] == suppressed
+    assert [held.channel for held in made.held] == (channels[:1] if released[:1] == [MORNING] else [])
 
 
 def tried(folder: Path, tests: str, notify: str = CHAIN) -> tuple[Policy, list[Verdict]]:

@@ -17,6 +17,7 @@ from engine.errors import Deferred, Refused, Unknown
 from engine.history import received
 from engine.model import Delivery, Outcome, Receipt
 from engine.retry import RetryPolicy
+from engine.session import now
 
 PATIENT = RetryPolicy(attempts=9, first=600.0, max=600.0, deadline=86400.0)
 
@@ -93,6 +94,17 @@ async def test_within_cuts_the_wait(
             ("c", "deferred"), ("c", "deferred"), (chain().instead[0].id[:1], "sent"),
         ]  # fmt: skip
         assert len(bench.channel.sent) == 2  # nothing was tried at the end
+
+
+async def test_a_fall_back_that_is_muted_waits_on_the_broker(connection: Connection) -> None:
+    async with delivering(connection, Refused("550 no")) as bench:
+        muted = delivery(id="e" * 32, released=now() + 1_500_000)
+        whole = linked([delivery(id="c" * 32), muted], 0.0)
+        await bench.store(whole)
+        await bench.done()
+        assert bench.channel.sent == [whole.id]
+        await until(lambda: len(bench.channel.sent) == 2, what="the fall-back, once it may go out")
+        assert now() >= muted.released
 
 
 async def test_what_comes_after_its_time_goes_on_at_once(connection: Connection) -> None:
