@@ -111,7 +111,7 @@ class Intake:
                 received=min(handed.stored, again.received) if again else handed.stored,
                 tolerance=self.tolerance,
                 catalogue=rulebook.catalogue,
-                hops=_hops(msg),
+                hops=hops_in(msg.headers),
             )
         except UndecodableError as error:
             return self._bury(msg, error.reason, str(error), rulebook)
@@ -166,7 +166,8 @@ class Intake:
         first_time = again is None or not again.is_partial
         if first_time and len(msg.data) <= room:
             archive = self.topology.archive_subject(self.kind, event.key)
-            outgoing.append(Outgoing(subject=archive, payload=msg.data, id=f"archive.{self.kind}.{sequence}"))
+            name, marks = f"archive.{self.kind}.{sequence}", {HOPS: str(event.hops)} if event.hops else {}
+            outgoing.append(Outgoing(subject=archive, payload=msg.data, id=name, headers=marks))
         count = partial(self._count, planned) if first_time else _nothing
         return Settlement(publisher=self.publisher, messages=outgoing, settled=count)
 
@@ -263,7 +264,7 @@ def _nothing() -> None:
     """There is nothing to count."""
 
 
-def _hops(msg: Msg) -> int:
-    """How many messages of MSS's own led to this one; more than it may be where nobody can say."""
-    text = (msg.headers or {}).get(HOPS, "0")
+def hops_in(headers: Mapping[str, str] | None) -> int:
+    """How many messages of MSS's own led to an event; more than it may be where nobody can say."""
+    text = (headers or {}).get(HOPS, "0")
     return int(text) if text.isdecimal() and len(text) < 10 else MOST_HOPS + 1

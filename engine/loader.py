@@ -11,7 +11,7 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from . import documents, schemas
@@ -55,12 +55,34 @@ class Policy:
         return self.rulebook
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Files:
+    """The files of a policy, wherever they came from."""
+
+    contents: Mapping[str, bytes] = field(repr=False)  # by path, in order of path
+    problems: tuple[Problem, ...] = ()  # with those that could not be read
+
+    @property
+    def revision(self) -> str:
+        """A hash of names and contents: equal policies have equal revisions on every replica."""
+        return _revision(self.contents)
+
+
 def load_policy(folder: Path, environment: Mapping[str, str] = os.environ) -> Policy:
     """Read the policy in ``folder``. Never raises for what the files say or are."""
+    return load_files(read_folder(folder), environment)
+
+
+def read_folder(folder: Path) -> Files:
+    """The files that make the policy in ``folder``. Never raises for what they are."""
     problems: list[Problem] = []
-    files = dict(_read_files(folder, problems))
+    return Files(contents=dict(_read_files(folder, problems)), problems=tuple(problems))
+
+
+def load_files(files: Files, environment: Mapping[str, str] = os.environ) -> Policy:
+    """The policy that ``files`` make. Never raises for what they say."""
     with _collector_at_rest():
-        return _policy(files, problems, environment)
+        return _policy(files.contents, list(files.problems), environment)
 
 
 def settle() -> None:
@@ -140,7 +162,6 @@ def _policy(
 
 
 def _revision(files: Mapping[str, bytes]) -> str:
-    """A hash of names and contents: equal folders have equal revisions on every replica."""
     digest = hashlib.sha256()
     for name in sorted(files):
         digest.update(b"%d:%s%d:" % (len(name), name.encode(), len(files[name])))

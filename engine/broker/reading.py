@@ -65,6 +65,7 @@ class Reading:
         headers_only: bool = False,
     ) -> None:
         self.caught_up = False  # all that was there has been returned
+        self.waiting = 0  # how many more there were when the last one was sent
         self._connection = connection
         self._stream = stream
         self._subject = subject
@@ -93,6 +94,15 @@ class Reading:
         """The next of those that are there already; None when there are no more."""
         return None if self.caught_up else await self._following()
 
+    async def some(self, most: int) -> list[Stored]:
+        """As many of those present as have arrived, at least one; [] when there are no more."""
+        found: list[Stored] = []
+        while len(found) < most and not (found and self._arrived.empty()):
+            if (stored := await self.present()) is None:
+                break
+            found.append(stored)
+        return found
+
     async def following(self) -> Stored:
         """The next one, however long it takes to come."""
         while True:
@@ -103,8 +113,11 @@ class Reading:
         """The next one, or None when it turned out that there is none at this moment."""
         while True:
             try:
-                async with asyncio.timeout(_SILENCE):
-                    msg = await self._arrived.get()
+                if self._arrived.empty():
+                    async with asyncio.timeout(_SILENCE):
+                        msg = await self._arrived.get()
+                else:  # a timer for each of very many is most of the time that reading them takes
+                    msg = self._arrived.get_nowait()
             except TimeoutError:
                 await self._make()
             else:
@@ -130,7 +143,8 @@ class Reading:
             return None
         self._next += 1
         self._start, self._since = int(sequence) + 1, 0
-        self.caught_up = self.caught_up or waiting == "0"
+        self.waiting = int(waiting)
+        self.caught_up = self.caught_up or not self.waiting
         headers = msg.headers or {}
         return Stored(
             subject=msg.subject,
@@ -175,7 +189,8 @@ class Reading:
             f"$JS.API.CONSUMER.CREATE.{self._stream}.{self._name}.{self._subject}",
             {"stream_name": self._stream, "config": self._config(inbox)},
         )
-        self.caught_up = self.caught_up or not made.get("num_pending")
+        self.waiting = int(made.get("num_pending") or 0)
+        self.caught_up = self.caught_up or not self.waiting
 
     def _config(self, inbox: str) -> dict[str, Any]:
         since = (_EPOCH + timedelta(microseconds=self._since)).isoformat().replace("+00:00", "Z")

@@ -85,6 +85,9 @@ class Topology:
     def history_subject(self, kind: Kind, reqid_token: str) -> str:
         return f"{self.namespace}.history.{kind}.{reqid_token}"
 
+    def archive_stream(self, kind: Kind) -> str:
+        return f"{self.streams}_ARCHIVE_{kind.upper()}"
+
     def archive_subject(self, kind: Kind, key: str) -> str:
         return f"{self.namespace}.archive.{kind}.{key}" if key else f"{self.namespace}.archive.{kind}"
 
@@ -217,7 +220,7 @@ class Topology:
             limits("HISTORY", "history.*.*", self.history_age),
             *(
                 self._config(
-                    f"{self.streams}_ARCHIVE_{kind.upper()}",
+                    self.archive_stream(kind),
                     [self.archive_subject(kind, ""), self.archive_subject(kind, ">")],
                     max_age=self.archive_age,
                 )

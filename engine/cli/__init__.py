@@ -26,6 +26,7 @@ COMMANDS = {
     "request": "client",
     "trace": "tracing",
     "dead": "letters",
+    "replay": "replaying",
 }
 
 

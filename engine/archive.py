@@ -1,0 +1,81 @@
+"""The events that the archive still holds, read in bulk."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncGenerator, Collection, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+
+from .broker import Connection, Topology
+from .broker.reading import Reading, Stored
+from .catalogue import Catalogue
+from .errors import BrokerUnfit, NotPermitted, UndecodableError
+from .intake import decode, hops_in
+from .model import Event, Kind
+
+_AT_ONCE = 256  # events; what else the process has to do waits for so many
+_ANY_CLOCK = 100 * 365 * 86400.0  # seconds: how well the sender's clock went was judged when it came
+_SPELLED_AS_IT_CAME = Catalogue()
+
+
+@dataclass(slots=True, kw_only=True)
+class Archive:
+    """What was planned once, of the kinds that may be read."""
+
+    connection: Connection
+    topology: Topology
+    hidden: dict[Kind, NotPermitted] = field(default_factory=dict)  # kinds that we may not read
+    missing: dict[Kind, BrokerUnfit] = field(default_factory=dict)  # kinds that have no archive
+    undecodable: Counter[str] = field(default_factory=Counter)  # by reason
+    waiting: int = 0  # messages of the present reading that are still to come
+
+    async def events(self, kinds: Collection[Kind], since: int) -> AsyncGenerator[Sequence[Event], None]:
+        """Those archived since then (microseconds since the epoch), kind by kind, the oldest first.
+
+        Their payloads are spelled as they came. ``received`` is when the archive took them. Raises
+        NotPermitted or BrokerUnfit where no kind can be read, BrokerError.
+        """
+        for kind in kinds:
+            try:
+                for subject in self._subjects(kind):
+                    async with aclosing(self._stored(kind, subject, since)) as batches:
+                        async for batch in batches:
+                            yield self._decoded(kind, batch)
+            except NotPermitted as error:
+                self.hidden[kind] = error
+            except BrokerUnfit as error:
+                self.missing[kind] = error
+        if self.hidden.keys() | self.missing.keys() >= set(kinds):
+            raise next(iter((*self.hidden.values(), *self.missing.values())))
+
+    def _subjects(self, kind: Kind) -> list[str]:
+        below = self.topology.archive_subject(kind, ">")
+        return [self.topology.archive_subject(kind, ""), below] if kind is Kind.LOG else [below]
+
+    async def _stored(self, kind: Kind, subject: str, since: int) -> AsyncGenerator[list[Stored], None]:
+        stream = self.topology.archive_stream(kind)
+        async with Reading(self.connection, stream, subject, since=since) as reading:
+            while batch := await reading.some(_AT_ONCE):
+                self.waiting = reading.waiting
+                yield batch
+
+    def _decoded(self, kind: Kind, batch: Sequence[Stored]) -> list[Event]:
+        events = []
+        for stored in batch:
+            key = stored.subject.removeprefix(self.topology.archive_subject(kind, "")).removeprefix(".")
+            try:
+                event = decode(
+                    stored.payload,
+                    kind=kind,
+                    key=key,
+                    received=stored.at,
+                    tolerance=_ANY_CLOCK,
+                    catalogue=_SPELLED_AS_IT_CAME,
+                    hops=hops_in(stored.headers),
+                )
+            except UndecodableError as error:
+                self.undecodable[error.reason] += 1
+            else:
+                events.append(event)
+        return events

@@ -1,0 +1,129 @@
+"""How fast ``mss replay`` goes through an archive: events/s, for policies that differ in more or less.
+
+    python tests/bench/replay.py [--events 100000] [--json]
+
+One nats-server with that many events in MSS_ARCHIVE_NOTICE; half of them match the example policy's rule,
+which makes a mail and an SMS of each. Beside it how long the archive takes to be read and decoded alone,
+and both plans in full with every word written, of 2,000 of the events.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import resource
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import nats
+
+sys.path[:0] = [str(Path(__file__).parents[1])]
+
+from support import ROOT, envelope, login  # noqa: E402 -- found beside this folder
+
+from engine.archive import Archive  # noqa: E402
+from engine.broker import Topology, connect  # noqa: E402
+from engine.embedded import embedded_broker  # noqa: E402
+from engine.likeness import Side  # noqa: E402
+from engine.loader import load_files, read_folder  # noqa: E402
+from engine.model import Kind  # noqa: E402
+from engine.plan import plan  # noqa: E402
+from engine.replay import Replay  # noqa: E402
+from engine.wordprints import template_prints  # noqa: E402
+
+ENVIRONMENT = {**os.environ, "SMTP_HOST": "127.0.0.1", "SMTP_PORT": "25", "SMS_GATEWAY": "127.0.0.1:1"}
+CHANGES = {
+    "nothing": lambda folder: None,
+    "a narrower condition": lambda folder: edit(folder / "abnormal-login.yaml", "result: success\n", "result: success\n      city: {prefix: S}\n"),
+    "the words of the SMS": lambda folder: edit(folder / "templates/abnormal-login/en/sms.txt", "", "!"),
+}  # fmt: skip
+
+
+def edit(file: Path, old: str, new: str) -> None:
+    text = file.read_text()
+    file.write_text(text.replace(old, new, 1) if old else text + new)
+
+
+def side(folder: Path) -> Side:
+    files = read_folder(folder)
+    return Side(rulebook=load_files(files, ENVIRONMENT).require(), prints=template_prints(files.contents))
+
+
+async def fill(address: str, count: int) -> None:
+    client = await nats.connect(address, pending_size=8 * 1024 * 1024)
+    await client.jetstream().add_stream(
+        name="MSS_ARCHIVE_NOTICE", subjects=["mss.archive.notice", "mss.archive.notice.>"]
+    )
+    for n in range(count):
+        data = envelope(login(n, result=("success", "failure")[n % 2]))
+        await client.publish("mss.archive.notice.login.abnormal", data)
+        if n % 1000 == 0:
+            await client.flush()  # slower than the stream stores, which drops what comes too fast
+    await client.flush()
+    while (await client.jetstream().stream_info("MSS_ARCHIVE_NOTICE")).state.messages < count:
+        await asyncio.sleep(0.05)
+    await client.close()
+
+
+async def seconds(address: str, replay: Replay | None) -> float:
+    connection = await connect({"servers": [address]})
+    archive = Archive(connection=connection, topology=Topology())
+    began = time.perf_counter()
+    async for events in archive.events([Kind.NOTICE], 1):
+        for event in events if replay else ():
+            replay.add(event)
+        await asyncio.sleep(0)
+    took = time.perf_counter() - began
+    await connection.close()
+    return took
+
+
+async def in_full(address: str, live: Side, new: Side, count: int) -> float:
+    connection = await connect({"servers": [address]})
+    archive = Archive(connection=connection, topology=Topology())
+    done, took = 0, 0.0
+    async for events in archive.events([Kind.NOTICE], 1):
+        began = time.perf_counter()
+        for event in events:
+            assert plan(live.rulebook, event) and plan(new.rulebook, event)
+        took, done = took + time.perf_counter() - began, done + len(events)
+        if done >= count:
+            break
+    await connection.close()
+    return done / took
+
+
+async def main(count: int, as_json: bool) -> None:
+    result: dict[str, object] = {"events": count}
+    with tempfile.TemporaryDirectory() as name:
+        async with embedded_broker(Path(name) / "nats") as address:
+            await fill(address, count)
+            live = side(ROOT / "rules")
+            result["read and decoded, events/s"] = round(count / await seconds(address, None))
+            for title, change in CHANGES.items():
+                folder = Path(name) / title.replace(" ", "-")
+                shutil.copytree(ROOT / "rules", folder)
+                change(folder)
+                replay = Replay(live, side(folder))
+                took = await seconds(address, replay)
+                assert replay.events.total() == count and replay.of_live == count
+                result[f"{title} differs, events/s"] = round(count / took)
+                result[f"{title} differs, s"] = round(took, 1)
+            result["both planned in full, events/s"] = round(await in_full(address, live, side(folder), 2000))
+    result["memory at most, MB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    print(json.dumps(result) if as_json else "\n".join(f"{key:48} {value}" for key, value in result.items()))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--events", type=int, default=100_000)
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    asyncio.run(main(arguments.events, arguments.json))

@@ -1,0 +1,74 @@
+"""Reading the archive in bulk: all of it, in order, and only of the kinds that one may read."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from support import ROOT, NatsServer, client_options, envelope
+
+from engine.archive import Archive
+from engine.broker import Outgoing, Publisher, Topology, connect
+from engine.errors import BrokerUnfit, NotPermitted
+from engine.model import Event, Kind
+
+PAGE = (ROOT / "docs/operating.md").read_text()
+
+
+def permissions(heading: str) -> str:
+    """What a section of the operating page says a user needs, as the broker's configuration."""
+    section = PAGE.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    publish, subscribe = re.findall(
+        r"^    (?:publish|subscribe): +(\[.*?\])", section, re.MULTILINE | re.DOTALL
+    )
+    return f"{{publish: {{allow: {publish}}}, subscribe: {{allow: {subscribe}}}}}"
+
+
+async def filled(connection: object, kind: Kind, count: int) -> None:
+    topology = Topology()
+    base = topology.archive_subject(kind, "")
+    await connection.js.add_stream(name=topology.archive_stream(kind), subjects=[base, f"{base}.>"])  # type: ignore[attr-defined]
+    publisher = Publisher(connection)  # type: ignore[arg-type]
+    await publisher.start()
+    messages = [
+        Outgoing(
+            subject=base if kind is Kind.LOG and number % 2 else f"{base}.a.b",
+            payload=envelope({"number": number}), id=f"{kind}.{number}",
+            headers={"Mss-Hops": "2"} if number == 7 else {},
+        )
+        for number in range(count)
+    ]  # fmt: skip
+    await publisher.store(*messages)
+    await publisher.close()
+
+
+async def read(archive: Archive, kinds: list[Kind]) -> list[Event]:
+    return [event async for batch in archive.events(kinds, 1) for event in batch]
+
+
+async def test_every_event_once_in_order_and_only_what_is_permitted(tmp_path: Path) -> None:
+    server = NatsServer(tmp_path / "nats", f"""authorization {{ users: [
+        {{user: all, password: x}},
+        {{user: some, password: x, permissions: {permissions("What a change would do")}}}]}}""")  # fmt: skip
+    await server.start()
+    options = client_options(server)
+    everybody = await connect({**options, "user": "all", "password": "x"})
+    await filled(everybody, Kind.NOTICE, 1000)
+    await filled(everybody, Kind.LOG, 9)
+    archive = Archive(connection=everybody, topology=Topology())
+    events = await read(archive, [Kind.NOTICE, Kind.AUDIT, Kind.LOG])
+    assert [event.payload["number"] for event in events[:1000]] == list(range(1000))
+    assert [event.key for event in events[1000:]] == [""] * 4 + ["a.b"] * 5
+    assert [event.hops for event in events[:10]] == [0] * 7 + [2, 0, 0]
+    assert list(archive.missing) == [Kind.AUDIT] and archive.waiting == 0
+    with pytest.raises(BrokerUnfit, match="no stream MSS_ARCHIVE_AUDIT"):
+        await read(Archive(connection=everybody, topology=Topology()), [Kind.AUDIT])
+    limited = await connect({**options, "user": "some", "password": "x", "inbox_prefix": "_INBOX_mss"})
+    archive = Archive(connection=limited, topology=Topology())
+    assert len(await read(archive, [Kind.NOTICE, Kind.LOG])) == 1000 and list(archive.hidden) == [Kind.LOG]
+    with pytest.raises(NotPermitted):
+        await read(Archive(connection=limited, topology=Topology()), [Kind.LOG])
+    await limited.close()
+    await everybody.close()
+    await server.kill()

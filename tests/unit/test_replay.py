@@ -1,0 +1,209 @@
+"""Both plans of an event side by side: what appears, vanishes, changes, and what is not even written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from policies import CHANNELS, event, write
+
+from engine import replay as module
+from engine.likeness import Side
+from engine.loader import load_files, read_folder
+from engine.plan import plan
+from engine.plan import write as write_words
+from engine.replay import Replay, Verdict
+from engine.wordprints import template_prints
+
+RULE = "rules: [{id: r, event: notice.login.abnormal, notify: [email], template: t, when: {result: success}}]"
+ALWAYS = "\ntime_intervals: {always: [{months: [january]}]}"
+USUAL = {
+    "channels.yaml": CHANNELS,
+    "rules.yaml": RULE,
+    "templates/t/email.txt": "---\nsubject: Hello\n---\nFrom {{ payload.ip }}\nBye\n",
+    "templates/t/default.txt": "From {{ payload.ip }}",
+    "templates/other/default.txt": "Other",
+}
+PAYLOAD = {"userid": "u1", "mailto": "a@example.com", "phone": "+8613800000000", "ip": "203.0.113.9",
+           "result": "success", "city": "Köln"}  # fmt: skip
+
+
+def side(folder: Path, name: str, changes: Mapping[str, str]) -> Side:
+    files = read_folder(write(folder / name, {**USUAL, **changes}))
+    return Side(rulebook=load_files(files, environment={}).require(), prints=template_prints(files.contents))
+
+
+def compared(
+    folder: Path, changes: Mapping[str, str], *payloads: Mapping[str, Any], samples: int = 3
+) -> Replay:
+    replay = Replay(side(folder, "live", {}), side(folder, "new", changes), samples=samples)
+    for number, payload in enumerate(payloads or (PAYLOAD,)):
+        replay.add(event(payload, reqid=f"{number:032x}"))
+    return replay
+
+
+def counts(replay: Replay) -> dict[str, int]:
+    total = sum(replay.tallies.values(), start=type(replay.events)())
+    return {str(verdict): count for verdict, count in total.items() if count}
+
+
+@pytest.fixture
+def written(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Every delivery that was given words."""
+    seen: list[Any] = []
+
+    def note(drafted: Any) -> Any:
+        seen.extend(drafted.orders)
+        return write_words(drafted)
+
+    monkeypatch.setattr(module, "write", note)
+    return seen
+
+
+def test_equal_policies_differ_in_nothing_and_nothing_is_written(tmp_path: Path, written: list[Any]) -> None:
+    replay = compared(
+        tmp_path, {}, PAYLOAD, {**PAYLOAD, "result": "failure"}, {**PAYLOAD, "mailto": "b@example.com"}
+    )
+    assert counts(replay) == {"same": 2} and replay.samples == {} and written == []
+    assert (replay.of_live, replay.of_new, replay.events) == (2, 2, {"notice": 3})
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected", "writes"),
+    [
+        ({"rules.yaml": RULE.replace("[email]", "[email, sms]")}, {"same": 1, "appears": 1}, True),
+        ({"rules.yaml": RULE.replace("{result: success}", "{result: failure}")}, {"vanishes": 1}, True),
+        ({"rules.yaml": RULE.replace("id: r", "id: r, enabled: shadow")}, {"vanishes": 1}, True),
+        ({"rules.yaml": RULE.replace("id: r", "id: s")}, {"vanishes": 1, "appears": 1}, True),
+        ({"rules.yaml": RULE.replace("[email]", "[sms]")}, {"vanishes": 1, "appears": 1}, True),
+        ({"rules.yaml": RULE.replace("when:", "to: {email: username}, when:")}, {"changes": 1}, True),
+        ({"templates/t/email.txt": "---\nsubject: Hello\n---\nFrom afar\nBye\n"}, {"changes": 1}, True),
+        ({"templates/t/email.txt": "---\nsubject: Hi\n---\nFrom {{ payload.ip }}\nBye\n"}, {"changes": 1}, True),
+        ({"templates/t/email.txt": "---\nsubject: Hello\n---\nFrom {{ payload.city }}\nBye\n"}, {"changes": 1}, True),
+        ({"templates/t/email.txt": "---\nsubject: Hello\n---\nFrom {{ payload['ip'] }}\nBye\n"}, {"same": 1}, True),
+        ({"templates/t/email.txt": "---\nsubject: Hello\n---\n{{ payload.city }}{{ payload.country }}\n"},
+         {"unwritable": 1}, True),
+        ({"templates/other/default.txt": "Changed"}, {"same": 1}, False),
+        ({"rules.yaml": RULE.replace("id: r", "id: r, severity: high")}, {"changes": 1}, True),
+        ({"rules.yaml": RULE.replace("id: r", "id: r, vars: {x: 1}")}, {"same": 1}, True),
+        ({"rules.yaml": RULE.replace("id: r", "id: r, mute_time_intervals: [always]") + ALWAYS}, {"changes": 1}, True),
+        ({"rules.yaml": RULE.replace("id: r", "id: r, mute_time_intervals: [always], on_muted: drop") + ALWAYS},
+         {"vanishes": 1}, True),
+        ({"rules.yaml": RULE.replace("id: r", "id: r, priority: 7")}, {"same": 1}, False),
+        ({"rules.yaml": RULE.replace("{result: success}", "{result: success, ip: {exists: true}}")}, {"same": 1}, False),
+    ],
+    ids=["channel added", "condition", "shadow", "renamed", "other channel", "other address", "text", "subject",
+         "field", "same words", "unwritable", "other template", "severity", "vars", "waits", "muted", "priority", "narrower"],
+)  # fmt: skip
+def test_what_a_change_does(
+    tmp_path: Path, written: list[Any], changes: dict[str, str], expected: dict[str, int], writes: bool
+) -> None:
+    replay = compared(tmp_path, changes, {**PAYLOAD, "username": "b@example.com"})
+    assert counts(replay) == expected
+    assert bool(written) is writes
+
+
+def test_counts_are_those_of_the_two_plans(tmp_path: Path) -> None:
+    """Whatever was skipped to be quick: each delivery by its id and its words, planned in full."""
+    new = RULE.replace("[email]", "[email, {channel: sms, when: {city: Köln}}, terminal]")
+    changes = {
+        "rules.yaml": new,
+        "templates/t/email.txt": "---\nsubject: Hello\n---\n{{ payload.city }}\nBye\n",
+    }
+    payloads = [
+        {**PAYLOAD, **more, "userid": f"u{number}"}
+        for number, more in enumerate(
+            [{}, {"city": "203.0.113.9"}, {"result": "no"}, {"mailto": ["a@example.com", "b@example.com"]},
+             {"mailto": "no address"}, {"city": "From 203.0.113.9"}]
+        )
+    ]  # fmt: skip
+    replay = compared(tmp_path, changes, *payloads)
+    plain = dict.fromkeys(("same", "changes", "appears", "vanishes"), 0)
+    of_live = of_new = 0
+    for number, payload in enumerate(payloads):
+        one = event(payload, reqid=f"{number:032x}")
+        before = {d.id: replace(d, revision="") for d in plan(replay.live.rulebook, one).deliveries}
+        after = {d.id: replace(d, revision="") for d in plan(replay.new.rulebook, one).deliveries}
+        of_live, of_new = of_live + len(before), of_new + len(after)
+        for id_ in before.keys() | after.keys():
+            if id_ in before and id_ in after:
+                plain["same" if before[id_] == after[id_] else "changes"] += 1
+            else:
+                plain["appears" if id_ in after else "vanishes"] += 1
+    assert counts(replay) == {name: count for name, count in plain.items() if count}
+    assert (replay.of_live, replay.of_new) == (of_live, of_new)
+    assert plain["same"] and plain["changes"] and plain["appears"]
+
+
+def test_samples_say_what_differs_and_why(tmp_path: Path) -> None:
+    text = "---\nsubject: Hello\n---\nFrom {{ payload.city }}\nBye\n"
+    replay = compared(tmp_path, {"templates/t/email.txt": text}, *[PAYLOAD] * 5, samples=2)
+    (samples,) = replay.samples.values()
+    assert len(samples) == 2 and replay.tallies["r", "email"] == {Verdict.CHANGES: 5}
+    (field,) = samples[0].fields
+    assert (field.name, field.live, field.new) == ("text", "From 203.0.113.9", "From Köln")
+    assert samples[0].event == "notice.login.abnormal" and samples[0].reqid == "0" * 32
+    for change, why in (
+        ({"rules.yaml": RULE.replace("id: r", "id: r, enabled: shadow")}, "shadow"),
+        ({"rules.yaml": RULE.replace("id: r", "id: r, enabled: false")}, "there is no such rule, or it is off"),
+        ({"rules.yaml": RULE.replace("success", "failure")}, "it does not match"),
+        ({"rules.yaml": RULE.replace("[email]", "[{channel: email, when: {city: Rome}}]")}, "condition"),
+        ({"rules.yaml": RULE.replace("when:", "to: {email: country}, when:")},
+         "no_address: the recipient has no email"),
+        ({"rules.yaml": RULE.replace("rules: [", "rules: [{id: first, event: notice.>, notify: [sms], template: t, stop: true}, ")},
+         "first says stop before it, or it does not match"),
+    ):  # fmt: skip
+        replay = compared(tmp_path / why[:9].strip(), change)
+        (vanished,) = replay.samples["r", "email", Verdict.VANISHES]
+        assert vanished.why == why and vanished.fields[0].live == "a@example.com"
+
+
+def test_what_is_told_twice_within_two_minutes_counts_once(tmp_path: Path) -> None:
+    replay = Replay(side(tmp_path, "live", {}), side(tmp_path, "new", {}))
+    one = event(PAYLOAD)
+    for later in (0, 1_000_000, 119_000_000, 121_000_000):
+        replay.add(replace(one, received=one.received + later))
+    assert counts(replay) == {"same": 2} and replay.of_live == 2
+
+
+def test_secrets_are_masked_in_samples_also_where_html_escapes_them(tmp_path: Path) -> None:
+    link = "https://iam.example.com/secure?token=abc&next=1"
+    html = "templates/t/email.html"
+    live = side(tmp_path, "live", {html: "<a href='{{ payload.href }}'>here</a>"})
+    new = side(tmp_path, "new", {html: "<a class='x' href='{{ payload.href }}'>here</a>",
+                                 "templates/t/email.txt": "---\nsubject: Hello\n---\nFrom {{ payload.href }}\n"})  # fmt: skip
+    replay = Replay(live, new)
+    replay.add(event({**PAYLOAD, "href": link}))
+    (samples,) = replay.samples.values()
+    assert {field.name for field in samples[0].fields} == {"text", "html"}
+    assert "abc" not in str(samples) and "***" in str(samples)
+
+
+def test_prints_follow_what_a_template_includes() -> None:
+    files = {
+        "templates/a/email.txt": b"{% extends '_base.txt' %}",
+        "templates/b/email.txt": b"{% include 'c/part.txt' %}",
+        "templates/c/part.txt": b"part",
+        "templates/d/email.txt": b"{% include 'c/' ~ payload.x %}",
+        "templates/e/email.txt": b"plain",
+        "templates/_l/_base.txt": b"base {% block x %}{% endblock %}",
+        "rules.yaml": b"",
+    }
+
+    def changed(name: str, data: bytes = b"other") -> set[str]:
+        before, after = template_prints(files), template_prints({**files, name: data})
+        return {each for each in before if before[each] != after[each] and "/" not in each}
+
+    assert changed("templates/c/part.txt") == {"b", "c", "d"}
+    assert changed("templates/e/email.txt") == {"e", "d"}
+    assert changed("templates/_l/logo.png") == {"a", "b", "c", "d", "e"}
+    assert changed("rules.yaml") == set()
+    files["templates/e/zh/email.txt"] = b"{% include 'c/part.txt' %}"
+    before, after = template_prints(files), template_prints({**files, "templates/c/part.txt": b"other"})
+    assert before["e"] != after["e"] and before["e/email.txt"] == after["e/email.txt"]
+    assert before["e/zh/email.txt"] != after["e/zh/email.txt"]
+    files["templates/a/email.txt"] = b"{% extends '_l/_base.txt' %}"
+    assert changed("templates/_l/_base.txt", b"new {% block x %}{% endblock %}") == {"a", "d"}
