@@ -6,6 +6,8 @@ MssError
 ├── UndecodableError       a message on an event subject that is no event
 ├── TemplateError          a template could not be rendered for one recipient
 ├── StaysDead              a dead letter that cannot be brought back
+├── BadBucket              a policy bucket without a policy, or with one that cannot be read
+├── NotPushed              a revision that a policy bucket does not have, or not any more
 ├── ChannelError           how a channel's send() ends when it does not succeed
 │   ├── Refused            never will; trying again is pointless
 │   ├── Deferred           nothing went out; it may later
@@ -64,6 +66,14 @@ class TemplateError(MssError):
 
 class StaysDead(MssError):
     """A dead letter that cannot be brought back; the text says why."""
+
+
+class BadBucket(MssError):
+    """What lies in a policy bucket is no policy; the text says why."""
+
+
+class NotPushed(MssError):
+    """A revision that nobody has pushed, or a push that came too late; the text says which."""
 
 
 class ChannelError(MssError):

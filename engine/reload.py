@@ -11,10 +11,9 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
-from pathlib import Path
 
 from .errors import MssError, PolicyError, SettingsError
-from .loader import Policy, load_policy, settle
+from .loader import Policy, settle
 from .model import Place, Problem
 from .rulebook import Rulebook
 from .server import Server
@@ -60,7 +59,7 @@ class Reloader:
 
     server: Server
     settings: Callable[[], Settings]  # reads mss.yaml; raises SettingsError
-    folder: Path | None = None  # of the policy, where it is not the settings' own
+    load: Callable[[Settings], Policy]  # the policy that is there now; never raises for what it says
     last: Reloaded | None = None
     _one: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -107,7 +106,7 @@ class Reloader:
 
     async def _read(self) -> _Wanted:
         settings = await asyncio.to_thread(self.settings)
-        policy = await asyncio.to_thread(load_policy, self.folder or settings.rules)
+        policy = await asyncio.to_thread(self.load, settings)
         rulebook = policy.require()
         if settings.require_tests:
             failed = await asyncio.to_thread(_failed_tests, policy)

@@ -13,6 +13,8 @@ from .durations import parse_duration
 from .errors import SettingsError
 from .model import Kind, Place, Problem
 
+_BUCKET = "nats://"  # what ``rules`` begins with where they lie on the broker
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
@@ -24,6 +26,7 @@ class Settings:
     servers: tuple[str, ...] = ("nats://127.0.0.1:4222",)
     access: Mapping[str, Any] = field(default_factory=dict, repr=False)  # user, password, token, nkey, ...
     rules: Path = Path("rules")
+    rules_bucket: str = ""  # the policy lies in this one on the broker; "": in the folder
     kinds: tuple[Kind, ...] = tuple(Kind)  # the services that are switched on
     actions: bool = True  # whether any action is served
     actions_off: frozenset[str] = frozenset()  # keys of actions that are not
@@ -78,6 +81,8 @@ def _settings(data: Mapping[str, Any], folder: Path) -> Settings:
     servers = data.get("servers", defaults.servers)
     metrics = data.get("metrics", {})
     reload = data.get("reload", {})
+    rules = data.get("rules", "rules")
+    bucket = rules.removeprefix(_BUCKET) if rules.startswith(_BUCKET) else ""
 
     def seconds(mapping: Mapping[str, Any], key: str, default: float) -> float:
         return parse_duration(mapping[key]) if key in mapping else default
@@ -88,7 +93,8 @@ def _settings(data: Mapping[str, Any], folder: Path) -> Settings:
         stream_prefix=data.get("stream_prefix", defaults.stream_prefix),
         servers=(servers,) if isinstance(servers, str) else tuple(servers),
         access={k: data[k] for k in ("user", "password", "token", "nkey", "credentials", "tls") if k in data},
-        rules=folder / data.get("rules", "rules"),
+        rules=folder / (defaults.rules if bucket else rules),
+        rules_bucket=bucket,
         kinds=tuple(kind for kind in Kind if services.get(str(kind), True)),
         actions=services.get("actions", True) is not False,
         actions_off=frozenset(key for key, on in switched.items() if not on),

@@ -27,6 +27,9 @@ COMMANDS = {
     "trace": "tracing",
     "dead": "letters",
     "replay": "replaying",
+    "push": "pushing",
+    "revisions": "pushing",
+    "diff": "pushing",
 }
 
 

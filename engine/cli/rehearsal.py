@@ -109,7 +109,7 @@ def explain(folder: Path, name: str, payload_file: Any, at: str | None, format_:
 
 
 def rulebook_of(
-    folder: Path, policy: Policy, *, json: bool = False, console: Console | None = None
+    folder: Path | str, policy: Policy, *, json: bool = False, console: Console | None = None
 ) -> Rulebook:
     """The rulebook; without one its problems are shown as ``mss check`` shows them, and that is all."""
     if policy.rulebook is not None:

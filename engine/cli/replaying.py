@@ -15,13 +15,14 @@ from .. import report
 from ..archive import Archive
 from ..durations import parse_duration
 from ..likeness import Side
-from ..loader import load_files, read_folder
+from ..loader import Files, load_files, read_folder
 from ..replay import Replay
 from ..report_replay import replay_document, show_replay
 from ..session import topology_of
 from ..settings import Settings
 from ..wordprints import template_prints
 from .common import CONFIG, SERVER, err, out, settings_of
+from .pushing import in_bucket, in_force
 from .reaching import broker_of, tell_hidden
 from .rehearsal import rulebook_of
 from .running import run
@@ -67,11 +68,14 @@ def replay(
         start = time.time_ns() // 1000 - round(parse_duration(since) * 1e6)
     except ValueError as error:
         raise click.UsageError(f"--since: {error}") from error
-    folders = {"live": live or settings.rules, "new": new}
-    sides = {word: _side(folder, json=format_ == "json") for word, folder in folders.items()}
+    names = {"live": str(live or settings.rules), "new": str(new)}
+    files = {"live": read_folder(live or settings.rules), "new": read_folder(new)}
+    if live is None and settings.rules_bucket:
+        names["live"] = f"nats://{settings.rules_bucket}"
+        files["live"] = run(partial(in_bucket, settings, server, in_force))
+    sides = {word: _side(names[word], files[word], json=format_ == "json") for word in names}
     compared = Replay(sides["live"], sides["new"], samples=samples)
     archive = run(partial(_replay, settings, server, compared, start))
-    names = {word: str(folder) for word, folder in folders.items()}
     if format_ == "json":
         click.echo(report.as_json(replay_document(compared, archive, names, start)))
     else:
@@ -80,9 +84,8 @@ def replay(
         sys.exit(1)
 
 
-def _side(folder: Path, *, json: bool) -> Side:
-    files = read_folder(folder)
-    rulebook = rulebook_of(folder, load_files(files), json=json)
+def _side(name: str, files: Files, *, json: bool) -> Side:
+    rulebook = rulebook_of(name, load_files(files), json=json)
     return Side(rulebook=rulebook, prints=template_prints(files.contents))
 
 

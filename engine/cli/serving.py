@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -13,10 +15,11 @@ from .. import schemas
 from ..demo import run_demo
 from ..embedded import embedded_broker
 from ..health import health_pages
-from ..loader import load_policy
+from ..loader import Policy
 from ..reload import Reloader
 from ..server import Server
 from ..settings import Settings, load_settings
+from ..source import BucketSource, source_of
 from ..watching import Watch
 from .common import CONFIG, out, settings_of
 from .logs import log_to_stderr
@@ -62,41 +65,72 @@ def demo(rules: Path | None, locale: str, stay: bool) -> None:
     "--data", type=click.Path(file_okay=False, path_type=Path), default=Path("mss-data"), show_default=True,
     help="Where the embedded nats-server keeps its streams.",
 )  # fmt: skip
-def serve(config: Path | None, rules: Path | None, embedded: bool, data: Path) -> None:
+@click.option(
+    "--allow-last-good", is_flag=True,
+    help="Where the policy in a bucket cannot be served, start with the newest one that can.",
+)  # fmt: skip
+def serve(config: Path | None, rules: Path | None, embedded: bool, data: Path, allow_last_good: bool) -> None:
     """Serve: take events from NATS, decide, deliver."""
     settings = settings_of(config)
     log_to_stderr(settings.log_level, settings.log_format)
-    folder = rules or settings.rules
-    run(lambda: _serve(settings, config, rules, data if embedded else None), str(folder), fast=True)
+    name = source_of(settings, rules).name
+    embed = data if embedded else None
+    run(lambda: _serve(settings, config, rules, embed, last_good=allow_last_good), name, fast=True)
 
 
-async def _serve(settings: Settings, config: Path | None, rules: Path | None, data: Path | None) -> None:
+async def _serve(
+    settings: Settings, config: Path | None, rules: Path | None, data: Path | None, *, last_good: bool
+) -> None:
     stop = ended_by_signal()
-    folder = rules or settings.rules
     file = config or Path("mss.yaml")
+    source = source_of(settings, rules, last_good=last_good)
     # What changes from here on, while it is being read, is noticed.
-    watch = Watch(paths=lambda: (file, folder)) if settings.watch else None
-    rulebook = load_policy(folder).require()
+    watched = source.folder_of(settings)
+    watch = Watch(paths=lambda: (file, *watched)) if settings.watch else None
+    # Before anything is started, where the policy does not need a broker itself.
+    policy = None if isinstance(source, BucketSource) else await source.first()
+    if policy is not None:
+        policy.require()
     async with AsyncExitStack() as stack:
         if data is not None:
             port = int(settings.servers[0].rpartition(":")[2])
             address = await stack.enter_async_context(embedded_broker(data, port=port))
             settings = replace(settings, servers=(address,))
+            source = source_of(settings, rules, last_good=last_good)
         embedded = settings.servers
 
         def read() -> Settings:
             anew = load_settings(config)
             return replace(anew, servers=embedded) if data is not None else anew
 
-        server = Server(settings=settings, rulebook=rulebook)
+        policy = policy or await _unless(stop, source.first())
+        if policy is None:
+            return
+        server = Server(settings=settings, rulebook=policy.require())
         if settings.metrics:
             await stack.enter_async_context(health_pages(settings.metrics, server.metrics, server.ready))
-        reloader = Reloader(server=server, settings=read, folder=rules)
+        reloader = Reloader(server=server, settings=read, load=source.load)
         async with asyncio.TaskGroup() as tasks:
-            reloading = [tasks.create_task(reload_by_signal(reloader.reload), name="reload")]
+            reloading = [
+                tasks.create_task(reload_by_signal(reloader.reload), name="reload"),
+                tasks.create_task(reloader.follow(source.changes()), name="policy"),
+            ]
             if watch is not None:
-                watch.paths = lambda: (file, rules or server.settings.rules)
+                watch.paths = lambda: (file, *source.folder_of(server.settings))
                 reloading.append(tasks.create_task(reloader.follow(watch.changes()), name="watch"))
             await server.run(stop)
             for task in reloading:
                 task.cancel()
+
+
+async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, Policy]) -> Policy | None:
+    """What ``work`` returns; None where somebody says stop before."""
+    working = asyncio.create_task(work, name="first policy")
+    stopped = asyncio.create_task(stop.wait(), name="stop")
+    await asyncio.wait((working, stopped), return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
+    if working.done():
+        return await working
+    working.cancel()
+    await asyncio.wait((working,))
+    return None

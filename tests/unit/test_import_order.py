@@ -63,6 +63,8 @@ PURE = [
     "dead_payload",
     "entries",
     "trace",
+    "packing",
+    "revisions",
 ]
 EDGES = [
     "durations",
@@ -84,6 +86,7 @@ EDGES = [
     "lint",
     "compiler",
     "loader",
+    "bucket",
     "history",
     "notices",
     "spending",
@@ -101,6 +104,7 @@ EDGES = [
     "health",
     "embedded",
     "session",
+    "source",
     "server",
     "watching",
     "reload",
@@ -115,6 +119,7 @@ FACES = [
     "report_trace",
     "report_dead",
     "report_replay",
+    "report_revisions",
     "render",
     "graph",
     "starting",

@@ -82,3 +82,16 @@ def test_every_problem_at_once_with_its_place(tmp_path: Path) -> None:
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="No such file"):
         load_settings(tmp_path / "mss.yaml", {})
+
+
+def test_the_policy_is_a_folder_or_a_bucket(tmp_path: Path) -> None:
+    path = tmp_path / "mss.yaml"
+    path.write_text("rules: nats://MSS_POLICY\n")
+    settings = load_settings(path, {})
+    assert (settings.rules_bucket, settings.rules) == ("MSS_POLICY", tmp_path / "rules")
+    path.write_text("rules: natsy\n")
+    assert (load_settings(path, {}).rules_bucket, load_settings(path, {}).rules) == ("", tmp_path / "natsy")
+    for wrong in ("nats://a.b", "nats://", "nats://host:4222/x"):
+        path.write_text(f"rules: {wrong}\n")
+        with pytest.raises(SettingsError, match="a folder, or a bucket such as nats://MSS_POLICY"):
+            load_settings(path, {})

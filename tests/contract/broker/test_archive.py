@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pytest
-from support import ROOT, NatsServer, client_options, envelope
+from permissions import permissions
+from support import NatsServer, client_options, envelope
 
 from engine.archive import Archive
 from engine.broker import Outgoing, Publisher, Topology, connect
 from engine.errors import BrokerUnfit, NotPermitted
 from engine.model import Event, Kind
-
-PAGE = (ROOT / "docs/operating.md").read_text()
-
-
-def permissions(heading: str) -> str:
-    """What a section of the operating page says a user needs, as the broker's configuration."""
-    section = PAGE.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
-    publish, subscribe = re.findall(
-        r"^    (?:publish|subscribe): +(\[.*?\])", section, re.MULTILINE | re.DOTALL
-    )
-    return f"{{publish: {{allow: {publish}}}, subscribe: {{allow: {subscribe}}}}}"
 
 
 async def filled(connection: object, kind: Kind, count: int) -> None:

@@ -1,0 +1,236 @@
+"""Where the policy comes from: a folder on this machine, or a bucket on the broker, which is followed."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import nats.errors
+
+from msc.options import ConnectOptions
+
+from .broker import Connection, connect
+from .broker.reading import Reading
+from .bucket import PolicyBucket, open_bucket
+from .errors import BadBucket, BrokerError
+from .loader import Files, Policy, load_files, load_policy
+from .revisions import Pushed, Revisions
+from .settings import Settings
+
+log = logging.getLogger(__name__)
+
+_POLL = 10.0  # seconds after which the pointer is looked at, whatever the watch says
+_AGAIN = 2.0  # seconds before a lost connection is made anew
+_TROUBLE = (BrokerError, nats.errors.Error, TimeoutError, OSError)
+
+
+class Source(Protocol):
+    """Gives the policy: at the start, at each reload, and whenever there is another."""
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        ...
+
+    async def first(self) -> Policy:
+        """The policy to start with. Raises BadBucket, BrokerError."""
+        ...
+
+    def load(self, settings: Settings) -> Policy:
+        """The policy that is there now; ``settings`` are the present ones. Runs in a thread."""
+        ...
+
+    def folder_of(self, settings: Settings) -> Sequence[Path]:
+        """The folder in which a change is to be noticed, if it is one."""
+        ...
+
+    def changes(self) -> AsyncIterator[None]:
+        """Yield whenever another policy is there that ``load`` gives; for ever."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderSource:
+    """A folder: the one that was named, or the settings' own."""
+
+    settings: Settings
+    folder: Path | None = None
+
+    @property
+    def name(self) -> str:
+        return str(self.folder or self.settings.rules)
+
+    async def first(self) -> Policy:
+        return load_policy(self.folder or self.settings.rules)
+
+    def load(self, settings: Settings) -> Policy:
+        return load_policy(self.folder_of(settings)[0])
+
+    def folder_of(self, settings: Settings) -> Sequence[Path]:
+        # Of a bucket that the settings name by now, the next start takes notice.
+        return (self.folder or (self.settings if settings.rules_bucket else settings).rules,)
+
+    async def changes(self) -> AsyncIterator[None]:
+        await asyncio.Event().wait()  # whoever watches files says so
+        yield
+
+
+@dataclass(kw_only=True)
+class BucketSource:
+    """The policy that a bucket's pointer names."""
+
+    settings: Settings
+    last_good: bool = False  # whether to start with an older one where the one in force cannot be served
+    poll: float = _POLL  # seconds
+    _files: Files = field(default_factory=lambda: Files(contents={}))
+    _taken: int = 0  # number of the revision that was fetched last
+    _said: str = ""  # what was last wrong with the bucket
+
+    @property
+    def name(self) -> str:
+        return f"nats://{self.settings.rules_bucket}"
+
+    async def first(self) -> Policy:
+        async with _connected(self.settings) as connection:
+            try:
+                bucket = await open_bucket(connection, self.settings.rules_bucket)
+                return await self._first(bucket)
+            except BadBucket as error:
+                raise BadBucket(f"{self.name}: {error}") from error
+
+    def load(self, settings: Settings) -> Policy:
+        del settings
+        return load_files(self._files)
+
+    def folder_of(self, settings: Settings) -> Sequence[Path]:
+        del settings
+        return ()
+
+    async def changes(self) -> AsyncIterator[None]:
+        while True:
+            try:
+                async with (
+                    _connected(self.settings) as connection,
+                    aclosing(self._changes(connection)) as changes,
+                ):
+                    async for _ in changes:
+                        yield
+            except _TROUBLE as error:
+                log.warning("policy: %s cannot be followed: %s", self.name, str(error) or "no answer")
+            await asyncio.sleep(_AGAIN)
+
+    async def _first(self, bucket: PolicyBucket) -> Policy:
+        if not self.last_good:
+            return await self._fetched(bucket, (await bucket.revisions()).require())
+        revisions, problem = await _readable(bucket)
+        in_force = (revisions.in_force,) if revisions.in_force else ()
+        for pushed in (*in_force, *revisions.candidates()):
+            try:
+                policy = await self._fetched(bucket, pushed)
+            except BadBucket as error:
+                problem = problem or str(error)
+                continue
+            if policy.ok:
+                if problem:
+                    log.error("policy: %s", problem)
+                    log.error("policy: %s is served, the last one that can be", pushed)
+                return policy
+            for each in policy.problems if not problem else ():
+                log.error("policy: %s", each)
+            problem = problem or f"{pushed} cannot be served"
+        raise BadBucket(f"{problem or 'nothing was pushed: mss push DIR'}, and there is no other that can be")
+
+    async def _fetched(self, bucket: PolicyBucket, pushed: Pushed) -> Policy:
+        self._files, self._taken = await bucket.files(pushed), pushed.number
+        return await asyncio.to_thread(load_files, self._files)
+
+    async def _changes(self, connection: Connection) -> AsyncGenerator[None, None]:
+        """As long as the connection lasts."""
+        moved = asyncio.Event()
+        connection.on_reconnect(moved.set)
+        watching = asyncio.create_task(self._watch(connection, moved), name="policy watch")
+        try:
+            while not connection.lost.is_set():
+                if await self._look(connection):
+                    yield
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self.poll):
+                        await moved.wait()
+                moved.clear()
+        finally:
+            watching.cancel()
+            await asyncio.wait((watching,))
+
+    async def _watch(self, connection: Connection, moved: asyncio.Event) -> None:
+        """Say so whenever something is written to the pointer; for ever."""
+        bucket = self.settings.rules_bucket
+        while True:
+            try:
+                async with Reading(connection, f"KV_{bucket}", f"$KV.{bucket}.current") as reading:
+                    while True:
+                        await reading.following()
+                        moved.set()
+            except _TROUBLE:
+                await asyncio.sleep(_AGAIN)  # meanwhile the pointer is looked at now and then
+
+    async def _look(self, connection: Connection) -> bool:
+        """Take what the pointer names; whether that is another one than was taken last."""
+        try:
+            bucket = await open_bucket(connection, self.settings.rules_bucket)
+            pushed = (await bucket.revisions()).require()
+            if pushed.number == self._taken:
+                self._said = ""
+                return False
+            files = await bucket.files(pushed)
+        except BadBucket as error:
+            self._complain(str(error))
+            return False
+        except BrokerError as error:
+            log.warning("policy: %s: %s", self.name, error)
+            return False
+        by = f"{pushed.who}: {pushed.message}" if pushed.message else pushed.who
+        log.info("policy: %s of %s is in force, pushed by %s", pushed, self.name, by)
+        self._files, self._taken, self._said = files, pushed.number, ""
+        return True
+
+    def _complain(self, words: str) -> None:
+        """Once, and not at each look."""
+        if words != self._said:
+            log.error("policy: %s: %s; the policy in force stays", self.name, words)
+        self._said = words
+
+
+async def _readable(bucket: PolicyBucket) -> tuple[Revisions, str]:
+    """The newest value of the pointer that can be read, and what is wrong with the one that is there."""
+    try:
+        return await bucket.revisions(), ""
+    except BadBucket as error:
+        return next(iter(await bucket.earlier()), Revisions()), str(error)
+
+
+def source_of(settings: Settings, folder: Path | None, *, last_good: bool = False) -> Source:
+    """The folder that was named, else what the settings say."""
+    if folder is None and settings.rules_bucket:
+        return BucketSource(settings=settings, last_good=last_good)
+    return FolderSource(settings=settings, folder=folder)
+
+
+@asynccontextmanager
+async def _connected(settings: Settings) -> AsyncIterator[Connection]:
+    """A connection of its own: the policy comes before there is a session, and outlives it."""
+    options = ConnectOptions(
+        servers=settings.servers,
+        name="mss policy",
+        inbox_prefix=f"_INBOX_{settings.namespace}",
+        **settings.access,
+    )
+    connection = await connect(options.to_nats())
+    try:
+        yield connection
+    finally:
+        await connection.close()

@@ -1,0 +1,231 @@
+"""A policy on the broker: pushed, followed by every replica, moved back, and broken."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import random
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import nats
+import pytest
+from permissions import permissions
+from policies import write
+from support import LIMIT, NatsServer, client_options, until
+from undelivered import Said, mss
+
+from engine.broker import connect
+from engine.bucket import make_bucket
+from engine.errors import BadBucket, NotPushed, PolicyError
+from engine.loader import Files
+from engine.reload import Reloader
+from engine.revisions import Revisions
+from engine.server import Server
+from engine.settings import Settings
+from engine.source import BucketSource
+
+POLICY = """
+channels: {terminal: {type: console}}
+rules: [{id: r, event: notice.login.abnormal, notify: [terminal], template: t}]
+tests: [{name: n, given: {event: notice.login.abnormal}, expect: {deliveries: [{contains: hello}]}}]
+"""
+NOT_HERE: dict[str, str | bytes] = {
+    "more.yaml": "channels: {hook: {type: webhook, url: 'http://127.0.0.1/${MSS_TEST_ONLY}'}}\n"
+}
+
+
+class Desk:
+    """Where somebody writes the policy and pushes it."""
+
+    def __init__(self, folder: Path, address: str) -> None:
+        self.folder = folder / "policy"
+        self.config = folder / "mss.yaml"
+        # With the permissions that the operating page gives to whoever pushes.
+        said = {"servers": address, "rules": "nats://MSS_POLICY", "user": "pusher", "password": "x"}
+        self.config.write_text(json.dumps(said))
+        self.address = address
+
+    async def push(self, words: str, files: dict[str, str | bytes] | None = None, **environment: str) -> Said:
+        write(self.folder, {"policy.yaml": POLICY, "templates/t/default.txt": words, **(files or {})})
+        return await self.mss("push", str(self.folder), "-m", words, "--by", "ada", **environment)
+
+    async def mss(self, *arguments: str, **environment: str) -> Said:
+        return await mss(*arguments, "-c", str(self.config), **environment)
+
+    async def current(self) -> dict[str, Any]:
+        document = (await self.mss("revisions", "--format", "json")).document
+        return next(each for each in document["revisions"] if each["current"])
+
+    def settings(self) -> Settings:
+        access = {"user": "mss", "password": "x"}
+        return Settings(
+            servers=(self.address,), access=access, metrics="", ack_wait=2.0, rules_bucket="MSS_POLICY"
+        )
+
+    @asynccontextmanager
+    async def replica(self, *, last_good: bool = False, poll: float = 1000.0) -> AsyncIterator[Server]:
+        """A server that follows the bucket; by its watch alone, unless it is told to look."""
+        settings = self.settings()
+        source = BucketSource(settings=settings, last_good=last_good, poll=poll)
+        server = Server(settings=settings, rulebook=(await source.first()).require())
+        reloader = Reloader(server=server, settings=lambda: settings, load=source.load)
+        stop = asyncio.Event()
+        running = asyncio.create_task(server.run(stop))
+        following = asyncio.create_task(reloader.follow(source.changes()))
+        await until(lambda: server.ready.is_set() or running.done(), what="it serves")
+        try:
+            yield server
+        finally:
+            stop.set()
+            following.cancel()
+            async with asyncio.timeout(LIMIT):
+                await running
+                await asyncio.wait((following,))
+
+
+@pytest.fixture
+async def broker(tmp_path: Path) -> AsyncIterator[NatsServer]:
+    allowed = permissions("The policy on the broker")
+    users = f"{{user: mss, password: x}}, {{user: pusher, password: x, permissions: {allowed}}}"
+    made = NatsServer(tmp_path / "nats", f"authorization {{ users: [{users}] }}")
+    await made.start()
+    yield made
+    await made.kill()
+
+
+async def test_every_replica_goes_by_the_revision_that_was_pushed(
+    broker: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk = Desk(tmp_path, broker.address)
+    with pytest.raises(BadBucket, match="nats://MSS_POLICY: there is no such bucket"):
+        await BucketSource(settings=desk.settings()).first()
+    none = await desk.mss("revisions")
+    assert none.code == 1 and "there is no such bucket; mss push DIR makes it" in none.errors, none
+    first = await desk.push("hello")
+    assert first.code == 0 and "revision 1 (" in first.output, first
+    one = (await desk.current())["revision"]
+    async with AsyncExitStack() as stack:
+        replicas = [await stack.enter_async_context(desk.replica()) for _ in range(3)]
+        assert [replica.rulebook.revision for replica in replicas] == [one] * 3
+
+        async def all_go_by(revision: str) -> None:
+            await until(
+                lambda: {replica.rulebook.revision for replica in replicas} == {revision}, what=revision
+            )
+
+        large: dict[str, str | bytes] = {"templates/t/picture.png": random.Random(1).randbytes(1_300_000)}
+        second = await desk.push("hello again", large)
+        assert second.code == 0 and "revision 2 (" in second.output and ", before revision 1" in second.output
+        two = (await desk.current())["revision"]
+        await all_go_by(two)
+        same = await desk.push("hello again", large)
+        assert same.code == 0 and "nothing has changed, revision 2" in same.output, same
+        for words, files, said in (
+            ("hello", {"bad.yaml": "rules: [{id: x, event: notice.x, notify: [nowhere]}]"}, "error: unknown channel 'nowhere'"),
+            ("goodbye", {"bad.yaml": ""}, "1 failed"),
+        ):  # fmt: skip
+            refused = await desk.push(words, files)
+            assert refused.code == 1 and said in refused.output, refused
+        assert (await desk.current())["number"] == 2
+        differs = await desk.mss("diff", "1", "2")
+        assert "--- 1/templates/t/default.txt" in differs.output and "+hello again" in differs.output
+        back = await desk.mss("push", "--rollback", "--by", "bob")
+        assert back.code == 0 and "revision 1 (" in back.output, back
+        await all_go_by(one)
+        listed = await desk.mss("revisions")
+        assert "* 1" in listed.output and "hello again" in listed.output and "by bob" in listed.output, listed
+        first_one = await desk.mss("push", "--rollback")
+        assert first_one.code == 1 and "is the first one" in first_one.errors, first_one
+        forward = await desk.mss("push", "--rollback", "2")
+        assert forward.code == 0, forward
+        await all_go_by(two)
+        # The watch is made anew when the broker comes back, and what was pushed meanwhile is taken.
+        await broker.kill()
+        await broker.start()
+        third = await desk.push("hello, third", large)
+        assert third.code == 0, third
+        await all_go_by((await desk.current())["revision"])
+        # Without any watch the pointer is looked at now and then.
+        monkeypatch.setattr(BucketSource, "_watch", lambda *_: asyncio.Event().wait())
+        async with desk.replica(poll=0.1) as blind:
+            assert (await desk.push("hello, fourth", large)).code == 0
+            four = (await desk.current())["revision"]
+            await until(lambda: blind.rulebook.revision == four, what="the blind one")
+            await all_go_by(four)
+
+
+async def test_a_bucket_that_is_broken_stops_no_replica_and_refuses_a_start_unless_told(
+    broker: NatsServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    desk = Desk(tmp_path, broker.address)
+    caplog.set_level(logging.INFO)
+    await desk.push("hello")
+    good = (await desk.current())["revision"]
+    client = await nats.connect(**client_options(broker), user="mss", password="x")
+    bucket = await client.jetstream().key_value("MSS_POLICY")
+
+    async def refuses(error: type[Exception], words: str) -> None:
+        with pytest.raises(error, match=words):
+            (await BucketSource(settings=desk.settings()).first()).require()
+        policy = await BucketSource(settings=desk.settings(), last_good=True).first()
+        assert policy.require().revision == good
+
+    async with desk.replica() as replica:
+        # Fine where it was pushed; here a variable is missing.
+        pushed = await desk.push("hello, second", NOT_HERE, MSS_TEST_ONLY="x")
+        assert pushed.code == 0, pushed
+        await until(lambda: "refused, revision" in caplog.text, what="it is refused")
+        assert "more.yaml:1" in caplog.text and replica.rulebook.revision == good
+        await refuses(PolicyError, "MSS_TEST_ONLY")
+        # Its files are gone.
+        for key in await bucket.keys():
+            if (await desk.current())["number"] == 2 and key.startswith("files."):
+                newest = json.loads((await bucket.get("current")).value)["pushed"][-1]
+                if newest["blob"] in key:
+                    await bucket.purge(key)
+        await refuses(BadBucket, "files are missing")
+        # Nothing of the pointer can be read.
+        await bucket.put("current", b"{ nonsense")
+        await until(lambda: "its pointer cannot be read" in caplog.text, what="it says so")
+        await refuses(BadBucket, "its pointer cannot be read")
+        assert replica.rulebook.revision == good
+        async with desk.replica(last_good=True) as another:
+            assert another.rulebook.revision == good
+            assert (await desk.push("hello, mended", {"more.yaml": ""})).code == 0
+            mended = await desk.current()
+            assert mended["number"] == 3  # what was pushed before is not forgotten
+            await until(
+                lambda: {replica.rulebook.revision, another.rulebook.revision} == {mended["revision"]},
+                what="both",
+            )
+    await client.close()
+
+
+async def test_a_push_that_comes_too_late_overwrites_nothing_and_old_files_are_removed(
+    broker: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk = Desk(tmp_path, broker.address)
+    connection = await connect({**client_options(broker), "user": "mss", "password": "x"})
+    bucket = await make_bucket(connection, "MSS_POLICY", 1)
+    seen = await bucket.revisions()
+    assert seen == Revisions()
+    await desk.push("hello")
+    late = Files(contents={"policy.yaml": b"rules: []"})
+    with pytest.raises(NotPushed, match=r"meanwhile revision 1 \(.*\), pushed by ada, is in force"):
+        await bucket.push(late, seen, who="bob", at=1, message="")
+    with pytest.raises(NotPushed, match="meanwhile"):
+        await bucket.move(1, seen, who="bob", at=1)
+    assert (await desk.current())["who"] == "ada"
+    monkeypatch.setattr("engine.revisions.MOST", 2)
+    for words in ("hello 2", "hello 3", "hello"):
+        assert (await desk.push(words)).code == 0
+    pushed = (await bucket.revisions()).pushed
+    assert [each.number for each in pushed] == [3, 4]
+    kept = {key for key in await bucket.values.keys() if key.startswith("files.")}
+    assert kept == {f"files.{each.blob}.0" for each in pushed}
+    assert (await bucket.files(pushed[-1])).contents["templates/t/default.txt"] == b"hello"
+    await connection.close()
