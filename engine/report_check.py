@@ -52,6 +52,8 @@ def sarif_document(folder: str, problems: Iterable[Problem], version: str) -> di
 
 def file_of(folder: str, file: str) -> str:
     """A problem's file as the command's caller can open it."""
+    if "://" in folder:  # a bucket, whose name a path would spell otherwise
+        return f"{folder}/{file}"
     return str(PurePath(folder) / file) if folder else file
 
 

@@ -140,8 +140,9 @@ class BucketSource:
                     log.error("policy: %s", problem)
                     log.error("policy: %s is served, the last one that can be", pushed)
                 return policy
-            for each in policy.problems if not problem else ():
-                log.error("policy: %s", each)
+            for each in policy.problems:
+                if each.severity == "error" and not problem:
+                    log.error("policy: %s", each)
             problem = problem or f"{pushed} cannot be served"
         raise BadBucket(f"{problem or 'nothing was pushed: mss push DIR'}, and there is no other that can be")
 

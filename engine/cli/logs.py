@@ -24,3 +24,5 @@ def log_to_stderr(level: str, format_: str) -> None:
     text = logging.Formatter("%(asctime)s %(levelname)-7s %(message)s")
     handler.setFormatter(_JsonLines() if format_ == "json" else text)
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    # It tells each change of a file: a log that is written beside mss.yaml would tell of itself for ever.
+    logging.getLogger("watchfiles").setLevel(logging.WARNING)
