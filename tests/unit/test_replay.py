@@ -106,36 +106,64 @@ def test_what_a_change_does(
     assert bool(written) is writes
 
 
-def test_counts_are_those_of_the_two_plans(tmp_path: Path) -> None:
-    """Whatever was skipped to be quick: each delivery by its id and its words, planned in full."""
-    new = RULE.replace("[email]", "[email, {channel: sms, when: {city: Köln}}, terminal]")
-    changes = {
-        "rules.yaml": new,
-        "templates/t/email.txt": "---\nsubject: Hello\n---\n{{ payload.city }}\nBye\n",
-    }
+VARIANTS: tuple[dict[str, str], ...] = (
+    {},
+    {"rules.yaml": RULE.replace("[email]", "[email, {channel: sms, when: {city: Köln}}, terminal]")},
+    {"rules.yaml": RULE.replace("[email]", "[{channel: sms, when: {city: Rome}}, email]")},
+    {"rules.yaml": RULE.replace("id: r", "id: r, mute_time_intervals: [always]") + ALWAYS},
+    {"rules.yaml": RULE.replace("id: r", "id: r, description: New, vars: {x: 1}")},
+    {"rules.yaml": RULE.replace("when: {result: success}", "when: {result: [success, failure]}, severity: low")},
+    {"rules.yaml": RULE.replace("when:", "to: {email: mailto, user: city}, when:")},
+    {"rules.yaml": RULE.replace("when:", "to: boss, when:") + "\npeople: {boss: {email: boss@example.com}}"},
+    {"rules.yaml": RULE.replace("when:", "to: boss, when:") + "\npeople: {boss: {email: b@example.com, locale: zh}}"},
+    {"rules.yaml": RULE + "\ndefaults: {site: {name: Acme}}"},
+    {"rules.yaml": RULE + "\ndefaults: {locale: zh}", "templates/t/zh/email.txt": "---\nsubject: 你好\n---\n{{ payload.ip }}"},
+    {"templates/t/email.txt": "---\nsubject: Hello\n---\n{{ payload.city }}\nBye\n"},
+    {"templates/t/email.txt": "---\nsubject: Hello\n---\nFrom {{ payload.ip }}\nBye\n",
+     "templates/t/default.txt": "{{ recipient.user }}"},
+)  # fmt: skip
+
+
+def test_counts_are_those_of_the_two_plans_in_full(tmp_path: Path) -> None:
+    """Whatever was skipped to be quick: each delivery by its id and its words, for each pair of policies."""
+    sides = [side(tmp_path, str(number), variant) for number, variant in enumerate(VARIANTS)]
     payloads = [
-        {**PAYLOAD, **more, "userid": f"u{number}"}
+        {**PAYLOAD, "userid": f"u{number}", **more}
         for number, more in enumerate(
-            [{}, {"city": "203.0.113.9"}, {"result": "no"}, {"mailto": ["a@example.com", "b@example.com"]},
-             {"mailto": "no address"}, {"city": "From 203.0.113.9"}]
+            [{}, {"city": "203.0.113.9"}, {"result": "failure"}, {"mailto": ["a@example.com", "b@example.com"]},
+             {"mailto": "no address"}, {"city": "From 203.0.113.9"}, {"city": "Rome", "locale": "zh"}, {"city": 1}]
         )
     ]  # fmt: skip
-    replay = compared(tmp_path, changes, *payloads)
-    plain = dict.fromkeys(("same", "changes", "appears", "vanishes"), 0)
-    of_live = of_new = 0
-    for number, payload in enumerate(payloads):
-        one = event(payload, reqid=f"{number:032x}")
-        before = {d.id: replace(d, revision="") for d in plan(replay.live.rulebook, one).deliveries}
-        after = {d.id: replace(d, revision="") for d in plan(replay.new.rulebook, one).deliveries}
-        of_live, of_new = of_live + len(before), of_new + len(after)
-        for id_ in before.keys() | after.keys():
-            if id_ in before and id_ in after:
-                plain["same" if before[id_] == after[id_] else "changes"] += 1
-            else:
-                plain["appears" if id_ in after else "vanishes"] += 1
-    assert counts(replay) == {name: count for name, count in plain.items() if count}
-    assert (replay.of_live, replay.of_new) == (of_live, of_new)
-    assert plain["same"] and plain["changes"] and plain["appears"]
+    seen: set[str] = set()
+    for live in sides:
+        for new in sides:
+            replay = Replay(live, new, samples=0)
+            plain = dict.fromkeys(("same", "changes", "appears", "vanishes"), 0)
+            of_live = of_new = 0
+            for number, payload in enumerate(payloads):
+                one = event(payload, reqid=f"{number:032x}")
+                replay.add(one)
+                before = {d.id: replace(d, revision="") for d in plan(live.rulebook, one).deliveries}
+                after = {d.id: replace(d, revision="") for d in plan(new.rulebook, one).deliveries}
+                of_live, of_new = of_live + len(before), of_new + len(after)
+                for id_ in before.keys() & after.keys():
+                    plain["same" if before.pop(id_) == after.pop(id_) else "changes"] += 1
+                for id_, delivery in list(before.items()):  # to somebody else, by the same rule and channel
+                    others = [
+                        each
+                        for each in after.values()
+                        if (each.rule, each.channel) == (delivery.rule, delivery.channel)
+                    ]
+                    if others:
+                        plain["changes"] += 1
+                        del before[id_], after[others[0].id]
+                plain["vanishes"] += len(before)
+                plain["appears"] += len(after)
+            expected = {name: count for name, count in plain.items() if count}
+            assert counts(replay) == expected, (live.rulebook.rules, new.rulebook.rules)
+            assert (replay.of_live, replay.of_new) == (of_live, of_new)
+            seen |= expected.keys()
+    assert seen == {"same", "changes", "appears", "vanishes"}
 
 
 def test_samples_say_what_differs_and_why(tmp_path: Path) -> None:
