@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,12 +15,15 @@ from policies import CHANNELS, event, write
 from engine import replay as module
 from engine.likeness import Side
 from engine.loader import load_files, read_folder
+from engine.model import Delivery, Event
 from engine.plan import plan
 from engine.plan import write as write_words
 from engine.replay import Replay, Verdict
 from engine.wordprints import template_prints
 
 RULE = "rules: [{id: r, event: notice.login.abnormal, notify: [email], template: t, when: {result: success}}]"
+SITE = "---\nsubject: Hello\n---\n{{ site.name }}\n"
+MORNING = "\ntime_intervals: {morning: {times: ['07:00-12:00']}}"
 ALWAYS = "\ntime_intervals: {always: [{months: [january]}]}"
 USUAL = {
     "channels.yaml": CHANNELS,
@@ -119,6 +124,15 @@ VARIANTS: tuple[dict[str, str], ...] = (
     {"rules.yaml": RULE + "\ndefaults: {site: {name: Acme}}"},
     {"rules.yaml": RULE + "\ndefaults: {locale: zh}", "templates/t/zh/email.txt": "---\nsubject: 你好\n---\n{{ payload.ip }}"},
     {"templates/t/email.txt": "---\nsubject: Hello\n---\n{{ payload.city }}\nBye\n"},
+    {"rules.yaml": RULE + "\ndefaults: {site: {name: Acme}}", "templates/t/email.txt": SITE},
+    {"rules.yaml": RULE + "\ndefaults: {site: {name: Other}}", "templates/t/email.txt": SITE},
+    {"rules.yaml": RULE, "templates/t/zh/email.txt": "---\nsubject: 你好\n---\n{{ payload.ip }}"},
+    {"rules.yaml": RULE.replace("id: r", "id: r, mute_time_intervals: [morning]") + MORNING},
+    {"rules.yaml": RULE.replace("id: r", "id: r, mute_time_intervals: [morning]") + MORNING
+     + "\ndefaults: {time_zone: Asia/Tokyo}"},
+    {"events/notice/login.abnormal.schema.json": json.dumps({"properties": {
+        "userid": {}, "phone": {}, "ip": {}, "result": {}, "locale": {"x-mss-role": "locale"},
+        "mailto": {"x-mss-role": "email"}, "city": {"x-mss-role": "user"}}})},
     {"templates/t/email.txt": "---\nsubject: Hello\n---\nFrom {{ payload.ip }}\nBye\n",
      "templates/t/default.txt": "{{ recipient.user }}"},
 )  # fmt: skip
@@ -134,36 +148,40 @@ def test_counts_are_those_of_the_two_plans_in_full(tmp_path: Path) -> None:
              {"mailto": "no address"}, {"city": "From 203.0.113.9"}, {"city": "Rome", "locale": "zh"}, {"city": 1}]
         )
     ]  # fmt: skip
+    events = [event(payload, reqid=f"{number:032x}") for number, payload in enumerate(payloads)]
+    planned = [[_in_full(each, one) for one in events] for each in sides]
     seen: set[str] = set()
-    for live in sides:
-        for new in sides:
+    for live, plans_before in zip(sides, planned, strict=True):
+        for new, plans_after in zip(sides, planned, strict=True):
             replay = Replay(live, new, samples=0)
-            plain = dict.fromkeys(("same", "changes", "appears", "vanishes"), 0)
-            of_live = of_new = 0
-            for number, payload in enumerate(payloads):
-                one = event(payload, reqid=f"{number:032x}")
+            expected: Counter[str] = Counter()
+            for one, before, after in zip(events, plans_before, plans_after, strict=True):
                 replay.add(one)
-                before = {d.id: replace(d, revision="") for d in plan(live.rulebook, one).deliveries}
-                after = {d.id: replace(d, revision="") for d in plan(new.rulebook, one).deliveries}
-                of_live, of_new = of_live + len(before), of_new + len(after)
-                for id_ in before.keys() & after.keys():
-                    plain["same" if before.pop(id_) == after.pop(id_) else "changes"] += 1
-                for id_, delivery in list(before.items()):  # to somebody else, by the same rule and channel
-                    others = [
-                        each
-                        for each in after.values()
-                        if (each.rule, each.channel) == (delivery.rule, delivery.channel)
-                    ]
-                    if others:
-                        plain["changes"] += 1
-                        del before[id_], after[others[0].id]
-                plain["vanishes"] += len(before)
-                plain["appears"] += len(after)
-            expected = {name: count for name, count in plain.items() if count}
+                expected += _plainly(dict(before), dict(after))
             assert counts(replay) == expected, (live.rulebook.rules, new.rulebook.rules)
-            assert (replay.of_live, replay.of_new) == (of_live, of_new)
+            assert (replay.of_live, replay.of_new) == (
+                sum(map(len, plans_before)),
+                sum(map(len, plans_after)),
+            )
             seen |= expected.keys()
     assert seen == {"same", "changes", "appears", "vanishes"}
+
+
+def _in_full(side: Side, one: Event) -> dict[str, Delivery]:
+    return {each.id: replace(each, revision="") for each in plan(side.rulebook, one).deliveries}
+
+
+def _plainly(before: dict[str, Delivery], after: dict[str, Delivery]) -> Counter[str]:
+    """What becomes of each, found by looking at all of them."""
+    found: Counter[str] = Counter()
+    for id_ in before.keys() & after.keys():
+        found["same" if before.pop(id_) == after.pop(id_) else "changes"] += 1
+    for id_, mine in list(before.items()):
+        others = [key for key, its in after.items() if (its.rule, its.channel) == (mine.rule, mine.channel)]
+        if others:  # to somebody else
+            found["changes"] += 1
+            del before[id_], after[others[0]]
+    return found + Counter(vanishes=len(before), appears=len(after))
 
 
 def test_samples_say_what_differs_and_why(tmp_path: Path) -> None:
@@ -195,6 +213,18 @@ def test_what_is_told_twice_within_two_minutes_counts_once(tmp_path: Path) -> No
     for later in (0, 1_000_000, 119_000_000, 121_000_000):
         replay.add(replace(one, received=one.received + later))
     assert counts(replay) == {"same": 2} and replay.of_live == 2
+
+
+def test_what_one_policy_told_a_moment_ago_is_not_told_again_by_another_rule_of_it(tmp_path: Path) -> None:
+    more = (
+        RULE[:-1]
+        + ", {id: rome, event: notice.login.abnormal, when: {city: Rome}, notify: [sms], template: t}]"
+    )
+    replay = Replay(side(tmp_path, "live", {}), side(tmp_path, "new", {"rules.yaml": more}))
+    first = event({**PAYLOAD, "city": "Oslo"})
+    replay.add(first)
+    replay.add(replace(first, received=first.received + 1_000_000, payload={**PAYLOAD, "city": "Rome"}))
+    assert counts(replay) == {"same": 1, "appears": 1}
 
 
 def test_secrets_are_masked_in_samples_also_where_html_escapes_them(tmp_path: Path) -> None:
