@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from email import errors
 from email.headerregistry import Address
 from email.policy import default as _policy
+from functools import lru_cache
 
 _LONGEST_TEXT = 512  # characters, name and address together
 _LONGEST_LOCAL, _LONGEST_DOMAIN, _LONGEST_ADDRESS = 64, 253, 254  # octets, RFC 5321
@@ -70,13 +71,16 @@ class Mailbox:
         return Mailbox(name=self.name, address=f"{local}@{encoded.decode('ascii')}")
 
 
+@lru_cache(maxsize=4096)  # an address is looked at when its mail is planned, and when it is sent
 def parse_mailbox(text: str) -> Mailbox | None:
     """The one mailbox that ``text`` is, ``a@b.example`` or ``Name <a@b.example>``; else None."""
     text = text.strip(" ")
-    if not text or len(text) > _LONGEST_TEXT or not _printable(text):
+    if not text or len(text) > _LONGEST_TEXT:
         return None
     if _PLAIN.fullmatch(text):
         return Mailbox(address=text) if _fits(text) else None
+    if not _printable(text):
+        return None
     name, address = _parsed(text)
     # The parser skips comments, routes and stray spaces; an address must be what was written.
     written = text[text.rindex("<") + 1 : -1] if text.endswith(">") and "<" in text else text

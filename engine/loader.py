@@ -85,6 +85,9 @@ def load_files(files: Files, environment: Mapping[str, str] = os.environ) -> Pol
         return _policy(files.contents, list(files.problems), environment)
 
 
+_YOUNG = 20_000  # objects; usually 700, of which thousands are in hand under load, and none is garbage
+
+
 def settle() -> None:
     """Have the garbage collector leave alone what has been loaded; to be called once it is in use.
 
@@ -94,6 +97,7 @@ def settle() -> None:
     gc.unfreeze()
     gc.collect()
     gc.freeze()
+    gc.set_threshold(_YOUNG)
 
 
 @contextlib.contextmanager

@@ -73,6 +73,7 @@ class Consumer:
         self._connection = connection
         self._next = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{durable}"
         self._name = f"{stream}/{durable}"
+        self._task_name = f"handle {self._name}"
         self._limit = limit
         self._ack_wait = ack_wait
         self._handle = handle
@@ -199,7 +200,7 @@ class Consumer:
         except Exception as error:  # noqa: BLE001 -- what becomes of it is decided in one place
             begun = _raised(error)
         if not isinstance(begun, Settlement):
-            self._tasks.create_task(self._carry_on(msg, begun), name=f"handle {self._name}")
+            self._tasks.create_task(self._carry_on(msg, begun), name=self._task_name)
         self._in_a_row = (self._in_a_row + 1) % _IN_A_ROW
         if not self._in_a_row:
             await asyncio.sleep(0)
@@ -221,8 +222,7 @@ class Consumer:
 
     async def _settle(self, msg: Msg, settlement: Settlement) -> None:
         self._settled[msg.reply] = self._handled.pop(msg.reply)
-        if self._wants():
-            self._wake.set()
+        self._look_for_room()
 
         async def then(error: BrokerError | None) -> None:
             try:
@@ -234,13 +234,18 @@ class Consumer:
                     await self._again(msg)
             except nats.errors.Error as failure:
                 log.warning("consumer %s: no acknowledgement: %s", self._name, failure)
-            self._done(msg)
+            self._settled.pop(msg.reply, None)
+            if self._stopping or len(self._settled) >= _SETTLING:  # else there was room already
+                self._look_for_room()
 
         await settlement.publisher.send(settlement.messages, then)
 
     def _done(self, msg: Msg) -> None:
         self._handled.pop(msg.reply, None)
         self._settled.pop(msg.reply, None)
+        self._look_for_room()
+
+    def _look_for_room(self) -> None:
         if self._stopping or self._wants():
             self._wake.set()
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.header import Header
 from email.utils import format_datetime
+from functools import lru_cache
 
 from ..addresses import Mailbox
 from ..model import Message
@@ -22,6 +23,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LONGEST_LINE = 76  # characters
 _LONGEST_WORD = 60  # characters; a longer one cannot be folded, so it is encoded
 _ENCODED_BYTES = 39  # in one encoded word: 52 characters, beside the longest field's name
+_UNFIT_FOR_ID = re.compile(r"[^A-Za-z0-9._-]")
 _ATOMS = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~ -]+", re.ASCII)
 
 
@@ -51,19 +53,23 @@ def with_prefix(prefix: str, subject: str) -> str:
 
 
 def _head(letter: Letter) -> bytes:
-    message_id = re.sub(r"[^A-Za-z0-9._-]", "", letter.id)
-    date = _EPOCH + timedelta(microseconds=letter.created)
+    message_id = _UNFIT_FOR_ID.sub("", letter.id)
     fields = [
         ("From", _mailboxes((letter.sender,))),
         ("To", _mailboxes((letter.to,))),
         ("Cc", _mailboxes(letter.cc)),
         ("Reply-To", _mailboxes(letter.reply_to)),
         ("Subject", _words("Subject", letter.subject)),
-        ("Date", format_datetime(date)),
+        ("Date", _date(letter.created // 1_000_000)),
         ("Message-ID", f"<{message_id}@{letter.domain}>"),
         ("Auto-Submitted", "auto-generated"),
     ]
     return "".join(f"{name}: {value}\r\n" for name, value in fields if value).encode()
+
+
+@lru_cache(maxsize=256)
+def _date(second: int) -> str:
+    return format_datetime(_EPOCH + timedelta(seconds=second))
 
 
 def _mailboxes(mailboxes: tuple[Mailbox, ...]) -> str:
@@ -71,6 +77,7 @@ def _mailboxes(mailboxes: tuple[Mailbox, ...]) -> str:
     return ",\r\n ".join(_mailbox(mailbox) for mailbox in mailboxes)
 
 
+@lru_cache(maxsize=1024)  # the sender is nearly always the same
 def _mailbox(mailbox: Mailbox) -> str:
     name = _one_line(mailbox.name)
     if not name:
