@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from policies import event, policy
 
+from engine.draft import delivery_id
 from engine.plan import Plan, plan
 from engine.rulebook import Rulebook
 
@@ -55,6 +56,35 @@ def test_equal_events_make_equal_plans_and_ids_differ_where_they_must(tmp_path: 
     ids = [d.id for result in (one, other) for d in result.deliveries]
     assert len(ids) == len(set(ids)) == 6
     assert all(len(id_) == 32 for id_ in ids)
+
+
+def test_an_id_is_the_same_in_every_release(tmp_path: Path) -> None:
+    """What a stream holds from before an upgrade must not be sent once more."""
+    to = ("ä@example.com", "b@example.com")
+    assert delivery_id(event({}), "r", "email", "t", to) == "153d639df2c3a8ea92fdeccb1c343a05"
+
+
+def test_words_that_name_no_reader_are_written_once(tmp_path: Path) -> None:
+    rules = """
+        rules: [{id: r, event: notice.login.abnormal, template: NAME, to: {phone: phone, user: userid},
+                 notify: [sms]}]
+        """
+    many = LOGIN | {"phone": ["+8613800000000", "+8613800000001"]}
+    files = {
+        "templates__same__sms.txt": "You are {{ payload.userid }}",
+        "templates__own__sms.txt": "To {{ recipient.address }}",
+        "templates__part__sms.txt": "{% include '_parts/to.txt' %}",
+        "templates/_parts/to.txt": "To {{ recipient.address }}",
+    }
+    for name, texts in [
+        ("same", ["You are u1", "You are u1"]),
+        ("own", ["To +8613800000000", "To +8613800000001"]),
+        ("part", ["To +8613800000000", "To +8613800000001"]),
+    ]:
+        book = rulebook(tmp_path / name, rules.replace("NAME", name), **files)
+        one, other = (delivery.message for delivery in plan(book, event(many)).deliveries)
+        assert [one.text, other.text] == texts
+        assert (one is other) == (name == "same")
 
 
 def test_an_entry_written_twice_is_one_delivery(tmp_path: Path) -> None:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
 
 import pytest
 from nats.aio.msg import Msg
 from nats.js import api
 from support import LIMIT, NatsServer, until
 
-from engine.broker import Connection, Consumer
+from engine.broker import Connection, Consumer, Outgoing, Publisher, Settlement
+from engine.broker.consumer import Handle
 from engine.errors import BrokerUnfit
 
 ACK_WAIT = 1.0
@@ -28,7 +32,7 @@ async def stream(connection: Connection, messages: int) -> None:
     await connection.client.flush()
 
 
-def consumer(connection: Connection, handle: Callable[[Msg], Awaitable[None]], limit: int = 10) -> Consumer:
+def consumer(connection: Connection, handle: Handle, limit: int = 10) -> Consumer:
     return Consumer(connection, "S", "d", limit=limit, ack_wait=ACK_WAIT, handle=handle)
 
 
@@ -125,6 +129,83 @@ async def test_a_long_task_is_not_handed_out_again(connection: Connection) -> No
     made.stop()
     await running
     assert times == 1
+
+
+@asynccontextmanager
+async def publishing(connection: Connection) -> AsyncIterator[Publisher]:
+    publisher = Publisher(connection)
+    await publisher.start()
+    resending = asyncio.create_task(publisher.run())
+    yield publisher
+    resending.cancel()
+    await publisher.close()
+
+
+def copy(msg: Msg) -> Outgoing:
+    return Outgoing(subject="t", payload=msg.data, id=msg.data.decode())
+
+
+async def test_what_is_settled_is_acknowledged_once_it_is_stored_and_takes_no_place_till_then(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.broker.publisher._RESEND_AFTER", 0.1)
+    await stream(connection, 100)
+    handled, counted = [], []
+    async with publishing(connection) as publisher:
+
+        def handle(msg: Msg) -> Settlement:
+            handled.append(msg.data)
+            settled = partial(counted.append, msg.data)
+            return Settlement(publisher=publisher, messages=[copy(msg)], settled=settled)
+
+        made = consumer(connection, handle, limit=5)
+        running = asyncio.create_task(made.run())
+        await until(lambda: len(handled) == 100, what="all handled, and no stream to store them")
+        assert made.in_hand == 100 and await left(connection) == 100 and not counted
+        await connection.js.add_stream(name="T", subjects=["t"])
+        await until(lambda: made.in_hand == 0, what="all acknowledged")
+        made.stop()
+        await running
+    assert sorted(counted) == sorted(handled)
+    assert await left(connection) == 0
+    assert (await connection.js.stream_info("T")).state.messages == 100
+
+
+async def test_what_cannot_be_stored_comes_again_whether_it_waited_or_not(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.broker.consumer._MISHAP_WAIT", 0.1)
+    await stream(connection, 4)
+    full = {"name": "T", "subjects": ["t"], "discard": api.DiscardPolicy.NEW}
+    await connection.js.add_stream(max_msgs=1, **full)
+    seen: Counter[bytes] = Counter()
+    async with publishing(connection) as publisher:
+
+        def handle(msg: Msg) -> Settlement | Coroutine[Any, Any, Settlement]:
+            seen[msg.data] += 1
+            if msg.data == b"3" and seen[msg.data] == 1:
+                raise RuntimeError("a bug before anything is awaited")
+            settlement = Settlement(publisher=publisher, messages=[copy(msg)])
+
+            async def later() -> Settlement:
+                await asyncio.sleep(0)
+                return settlement
+
+            return settlement if int(msg.data) % 2 else later()
+
+        made = consumer(connection, handle)
+        running = asyncio.create_task(made.run())
+        await until(lambda: max(seen.values(), default=0) > 2, what="handed out again and again")
+        await connection.js.update_stream(max_msgs=10, **full)
+
+        async def all_stored() -> bool:
+            return (await connection.js.stream_info("T")).state.messages == 4
+
+        await until(all_stored, what="all four stored")
+        await until(lambda: made.in_hand == 0, what="all acknowledged")
+        made.stop()
+        await running
+    assert await left(connection) == 0
 
 
 async def test_it_goes_on_after_the_broker_was_killed(

@@ -1,0 +1,24 @@
+"""What a reply subject says, read as nats-py reads it."""
+
+from __future__ import annotations
+
+import pytest
+from nats.aio.msg import Msg
+
+from engine.broker import handout
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "$JS.ACK.MSS_NOTICE.mss-planner.3.17.42.1800000000123456789.5",
+        "$JS.ACK._.abc.MSS_NOTICE.mss-planner.3.17.42.1800000000123456789.5",
+        "$JS.ACK.hub.abc.MSS_NOTICE.mss-planner.3.17.42.1800000000123456789.5.random",
+    ],
+    ids=["short", "no-domain", "domain"],
+)
+def test_it_says_what_nats_py_says(reply: str) -> None:
+    read, theirs = handout(reply), Msg.Metadata._from_reply(reply)
+    assert (read.sequence, read.number) == (theirs.sequence.stream, theirs.num_delivered) == (17, 3)
+    assert read.stored == 1_800_000_000_123_456
+    assert abs(theirs.timestamp.timestamp() * 1e6 - read.stored) < 2
