@@ -95,7 +95,7 @@ class Intake:
     rulebook: Callable[[], Rulebook]  # read once for each event
     metrics: Metrics
     clock: Clock
-    tolerance: float  # seconds
+    tolerance: Callable[[], float]  # seconds
 
     def handle(self, msg: Msg) -> Settlement | Coroutine[Any, Any, Settlement]:
         """Plan one event: what is to be stored of it before it is acknowledged."""
@@ -109,7 +109,7 @@ class Intake:
                 key=self.topology.key(self.kind, msg.subject),
                 # What was a dead letter is judged by when the broker took it first.
                 received=min(handed.stored, again.received) if again else handed.stored,
-                tolerance=self.tolerance,
+                tolerance=self.tolerance(),
                 catalogue=rulebook.catalogue,
                 hops=hops_in(msg.headers),
             )

@@ -20,7 +20,7 @@ from .broker import Outgoing, Publisher, Topology, change
 from .budget import EVERYTHING, Budget
 from .codec import encode
 from .errors import BrokerError
-from .model import HOPS, Delivery, Kind
+from .model import HOPS, Delivery
 from .subjects import token
 
 log = logging.getLogger(__name__)
@@ -36,6 +36,7 @@ class Herald:
     publisher: Publisher
     state: KeyValue
     clock: Callable[[], int]  # microseconds since the epoch
+    is_heard: Callable[[], bool] = lambda: True  # whether MSS takes notices itself
 
     async def dead_letter(self, delivery: Delivery, reason: str, detail: str) -> None:
         """A delivery was given up; ``detail`` shows no secret."""
@@ -64,7 +65,7 @@ class Herald:
         self, what: str, about: tuple[str, ...], payload: Mapping[str, Any], *, hops: int
     ) -> None:
         """Never raises: an announcement that fails must not keep a delivery from its end."""
-        if hops or Kind.NOTICE not in self.topology.kinds:
+        if hops or not self.is_heard():
             return  # what MSS says about its own announcements would never come to rest
         now = self.clock()
         window = int(now // (_QUIET * 1e6))

@@ -11,7 +11,9 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 
+from .control import Answer, Reloaded, shortened
 from .errors import MssError, PolicyError, SettingsError
 from .loader import Policy, settle
 from .model import Place, Problem
@@ -23,25 +25,25 @@ from .trial import try_case
 log = logging.getLogger(__name__)
 
 # What can change while the server runs; for the rest it has to be started anew.
-_LIVE = frozenset({"actions", "actions_off", "log_level", "require_tests", "rules"})
+_LIVE = frozenset(
+    {
+        "access",
+        "action_deadline",
+        "actions",
+        "actions_off",
+        "clock_tolerance",
+        "kinds",
+        "log_level",
+        "replica",
+        "require_tests",
+        "rules",
+        "servers",
+        "shutdown_grace",
+    }
+)
 _NOT_ADOPTED = "not-adopted"
 _TRY_AGAIN = 5.0  # seconds after which what failed for a reason outside the files is tried again
 _MOST_SHOWN = 20  # problems in the metrics
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reloaded:
-    """How a reload went."""
-
-    revision: str  # in force now
-    changed: bool
-    problems: tuple[Problem, ...] = ()  # why nothing was changed
-    waiting: tuple[str, ...] = ()  # settings that take effect at the next start
-    at: float = 0.0  # seconds since the epoch
-
-    @property
-    def ok(self) -> bool:
-        return not self.problems
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,13 +62,20 @@ class Reloader:
     server: Server
     settings: Callable[[], Settings]  # reads mss.yaml; raises SettingsError
     load: Callable[[Settings], Policy]  # the policy that is there now; never raises for what it says
-    last: Reloaded | None = None
     _one: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def __post_init__(self) -> None:
+        async def answer(work: Callable[[], Awaitable[Reloaded]]) -> Answer:
+            result = await work()
+            return replace(self.server.present(), reload=shortened(result))
+
+        self.server.verbs["reload"] = partial(answer, self.reload)
+        self.server.verbs["check"] = partial(answer, self.rehearse)
 
     async def reload(self) -> Reloaded:
         """Read settings and policy anew, and adopt them if nothing is wrong. Never raises for what is."""
         async with self._one:
-            result = self.last = await self._attempt(self._adopt)
+            result = self.server.last_reload = await self._attempt(self._adopt)
             self._show(result)
             return result
 
@@ -83,7 +92,8 @@ class Reloader:
         coming = asyncio.ensure_future(anext(changes))
         try:
             while True:
-                outside = self.last is not None and any(p.code == _NOT_ADOPTED for p in self.last.problems)
+                last = self.server.last_reload
+                outside = last is not None and any(problem.code == _NOT_ADOPTED for problem in last.problems)
                 await asyncio.wait((coming,), timeout=_TRY_AGAIN if outside else None)
                 if coming.done():
                     await coming

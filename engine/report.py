@@ -92,19 +92,21 @@ def check_document(folder: str, policy: Policy) -> dict[str, Any]:
         "ok": policy.ok,
         "revision": policy.revision,
         "rules": policy.rules,
-        "problems": [
-            {
-                "file": file_of(folder, problem.place.file),
-                "line": problem.place.line,
-                "column": problem.place.column,
-                "pointer": problem.pointer,
-                "severity": problem.severity,
-                "code": problem.code,
-                "message": problem.message,
-                "hint": problem.hint,
-            }
-            for problem in policy.problems
-        ],
+        "problems": [problem_document(folder, problem) for problem in policy.problems],
+    }
+
+
+def problem_document(folder: str, problem: Problem) -> dict[str, Any]:
+    """One problem, for programs."""
+    return {
+        "file": file_of(folder, problem.place.file),
+        "line": problem.place.line,
+        "column": problem.place.column,
+        "pointer": problem.pointer,
+        "severity": problem.severity,
+        "code": problem.code,
+        "message": problem.message,
+        "hint": problem.hint,
     }
 
 

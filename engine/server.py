@@ -1,4 +1,4 @@
-"""The server: one session after the other, how each begins and stops, and what changes while it runs.
+"""The server: one session after the other, how each begins and ends, and what changes while it runs.
 
 All that depends on a connection lives in a session and ends with it. When the client is closed for
 good, which nats-py does on an expired token or a changed password, a new session is made.
@@ -8,27 +8,38 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+import os
+import socket
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
 
 import nats.errors
 
 from .actions.service import Actions
-from .broker import Connection
-from .errors import BrokerError, BrokerLost, BrokerUnfit, innermost
+from .control import Answer, Reloaded, Status, shortened
+from .errors import BrokerError, BrokerUnfit, innermost
 from .loader import settle
 from .metrics import Metrics
-from .rulebook import ActionSpec, Rulebook
-from .session import open_session
+from .rulebook import Rulebook
+from .service import Service
 from .settings import Settings
-from .workers import Workers
 
 log = logging.getLogger(__name__)
 
-_START_LIMIT = 10.0  # seconds for the broker to say what is not permitted
 _SESSION_WAIT = 2.0  # seconds before a lost session is made anew
-_NO_ANSWER = (nats.errors.Error, TimeoutError, OSError)
-_BROKER_TROUBLE = (BrokerError, *_NO_ANSWER)
+_BESIDE_LIMIT = 10.0  # seconds for a session over another connection to begin
+_BROKER_TROUBLE = (BrokerError, nats.errors.Error, TimeoutError, OSError)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Work:
+    """A session and the task that runs it, which returns what the broker did to it."""
+
+    service: Service
+    task: asyncio.Task[Exception | None]
 
 
 @dataclass(kw_only=True)
@@ -39,8 +50,14 @@ class Server:
     rulebook: Rulebook
     metrics: Metrics = field(default_factory=Metrics)
     ready: asyncio.Event = field(default_factory=asyncio.Event)  # events are being taken
-    _actions: Actions | None = None  # of the present session
-    _workers: Workers | None = None
+    verbs: dict[str, Callable[[], Awaitable[Answer]]] = field(default_factory=dict)  # more to be asked
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    last_reload: Reloaded | None = None
+    _started: float = field(default_factory=time.time)
+    _since: float = field(default_factory=time.time)
+    _work: _Work | None = None
+    _leaving: set[asyncio.Task[Exception | None]] = field(default_factory=set)
+    _has_served: bool = False
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until ``stop`` is set; then finish what is in hand within the grace and return.
@@ -53,124 +70,162 @@ class Server:
         stopped = asyncio.create_task(stop.wait(), name="stop")
         try:
             while not stop.is_set():
-                session = asyncio.create_task(self._outcome(stop), name="session")
-                await asyncio.wait((session, stopped), return_when=asyncio.FIRST_COMPLETED)
-                await self._finish(session)
+                work = self._work = self._work or self._begin(self.settings)
+                serving = asyncio.create_task(self._tell(work), name="ready")
+                await asyncio.wait((work.task, stopped), return_when=asyncio.FIRST_COMPLETED)
+                serving.cancel()
+                if work is self._work and not stop.is_set():  # it ended, and nobody took its place
+                    await self._finish(work)
+                    await asyncio.wait((stopped,), timeout=_SESSION_WAIT)
+            if self._work is not None:
+                await self._finish(self._work)
+            while self._leaving:
+                await asyncio.wait(list(self._leaving))
         finally:
             stopped.cancel()
+            if self._work is not None:
+                self._work.task.cancel()
 
     async def adopt(self, rulebook: Rulebook, settings: Settings) -> None:
         """Go by ``rulebook`` and ``settings`` from now on; of the settings, by what can change live.
 
-        Raises PolicyError or BrokerError, having changed nothing, when something does not open.
+        Another broker or another login is tried beside the present one, which then ends. Raises
+        PolicyError or BrokerError, having changed nothing, when something does not open.
         """
-        before = (self.rulebook, self.settings)
-        actions, workers = self._actions, self._workers
-        try:
-            opened = await workers.prepare(rulebook.channels) if workers else {}
-        except _NO_ANSWER as error:
-            raise BrokerError(f"NATS: {str(error) or 'no answer'}") from error
-        self.rulebook, self.settings = rulebook, settings
-        try:
-            if actions is not None:
-                await actions.apply(self._action_specs())
-        except BaseException:
-            self.rulebook, self.settings = before
-            for channel in opened.values():
-                await channel.close()
-            raise
-        # From here on nothing can fail.
-        if workers is not None and workers is self._workers:
-            workers.commit(rulebook.channels, opened)
+        present, before = self.settings, (self.rulebook, self.settings, self._since)
+
+        def take() -> None:
+            if rulebook.revision != self.rulebook.revision:
+                self._since = time.time()
+            self.rulebook, self.settings = rulebook, settings
+
+        def undo() -> None:
+            self.rulebook, self.settings, self._since = before
+
+        if (settings.servers, settings.access) == (present.servers, present.access):
+            if self._work is None:
+                raise BrokerError("there is no session with NATS at this moment")
+            await self._work.service.adopt(rulebook, settings, take=take, undo=undo)
+        else:
+            beside = await self._beside(replace(present, servers=settings.servers, access=settings.access))
+            try:
+                await beside.service.adopt(rulebook, settings, take=take, undo=undo)
+            except BaseException:
+                beside.task.cancel()
+                await asyncio.wait((beside.task,))
+                raise
+            old, self._work = self._work, beside
+            self.ready.set()
+            if old is not None:
+                leaving = asyncio.create_task(self._end(old), name="leave")
+                self._leaving.add(leaving)
+                leaving.add_done_callback(self._leaving.discard)
         self._show()
+
+    def present(self) -> Answer:
+        """Who this is, and by what it goes."""
+        name = self.settings.replica or f"{socket.gethostname()}/{os.getpid()}"
+        return Answer(id=self.id, name=name, revision=self.rulebook.revision, since=self._since)
+
+    @property
+    def actions(self) -> Actions | None:
+        """The actions of the present session."""
+        return self._work.service.actions if self._work else None
+
+    async def _status(self) -> Answer:
+        service = self._work.service if self._work else None
+        streams, queues = await service.lags() if service else ((), ())
+        status = Status(
+            version=version("mss-server"),
+            started=self._started,
+            rules=len(self.rulebook.rules),
+            is_serving=self.ready.is_set(),
+            kinds=tuple(map(str, service.kinds)) if service else (),
+            actions=self.actions.keys if self.actions else (),
+            channels=service.channels if service else (),
+            in_hand=service.in_hand if service else 0,
+            streams=streams,
+            queues=queues,
+            reload=shortened(self.last_reload),
+        )
+        return replace(self.present(), status=status)
 
     def _show(self) -> None:
         self.metrics.rules.set(len(self.rulebook.rules))
         self.metrics.revision.clear()
         self.metrics.revision.labels(self.rulebook.revision).set(1)
 
-    async def _finish(self, session: asyncio.Task[Exception | None]) -> None:
-        """Wait for a session that is over or told to stop; cancel it when the grace is used up."""
-        was_serving = self.ready.is_set()
-        if not session.done():
-            await asyncio.wait((session,), timeout=self.settings.shutdown_grace if was_serving else 0)
-        if not session.done():
-            if was_serving:
-                log.warning("the grace is over; what is in hand goes back to the streams")
-            session.cancel()
-            await asyncio.wait((session,))
+    def _begin(self, settings: Settings, *, is_patient: bool = True) -> _Work:
+        service = Service(
+            settings=settings,
+            rulebook=lambda: self.rulebook,
+            metrics=self.metrics,
+            present=self.present,
+            verbs={"status": self._status, **self.verbs},
+            is_patient=is_patient,
+        )
+        return _Work(service=service, task=asyncio.create_task(_outcome(service), name="session"))
+
+    async def _tell(self, work: _Work) -> None:
+        await work.service.ready.wait()
+        self._has_served = True
+        self.ready.set()
+        log.info(
+            "serving %s.* with %d rules, revision %s",
+            self.settings.prefix, len(self.rulebook.rules), self.rulebook.revision,
+        )  # fmt: skip
+
+    async def _beside(self, settings: Settings) -> _Work:
+        """A session with other settings that has begun to serve. Raises BrokerError."""
+        work = self._begin(settings, is_patient=False)
+        ready = asyncio.create_task(work.service.ready.wait(), name="beside")
+        try:
+            await asyncio.wait((ready, work.task), timeout=_BESIDE_LIMIT, return_when=asyncio.FIRST_COMPLETED)
+            if work.service.ready.is_set() and not work.task.done():
+                return work
+        finally:
+            ready.cancel()
+        if not work.task.done():
+            work.task.cancel()
+            await asyncio.wait((work.task,))
+        error = None if work.task.cancelled() else work.task.result()
+        raise BrokerError(f"NATS with the new settings: {error or 'no answer'}")
+
+    async def _finish(self, work: _Work) -> None:
+        """End the present session, and say why where it ended by itself."""
+        error = await self._end(work)
+        self._work = None
         self.ready.clear()
-        error = None if session.cancelled() else session.result()
-        if isinstance(error, BrokerUnfit) and not was_serving:
+        if isinstance(error, BrokerUnfit) and not self._has_served:
             raise error
         if error is not None:
             log.error("the session is over: %s", str(error) or type(error).__name__)
-            await asyncio.sleep(_SESSION_WAIT)
 
-    async def _outcome(self, stop: asyncio.Event) -> Exception | None:
-        """Run one session; what the broker did to it is returned, a bug is raised."""
-        try:
-            await self._session(stop)
-        except _BROKER_TROUBLE as error:
-            return error
-        except BaseExceptionGroup as group:
-            trouble, rest = group.split(_BROKER_TROUBLE)
-            if rest is not None:
-                raise rest from None
-            return innermost(trouble) if trouble else None
-        return None
-
-    async def _session(self, stop: asyncio.Event) -> None:
-        async with AsyncExitStack() as stack:
-            session = await open_session(self.settings, lambda: self.rulebook, self.metrics, stack)
-            consumers = [
-                *(session.intake(kind) for kind in self.settings.kinds),
-                session.due(),
-            ]
-            async with asyncio.TaskGroup() as tasks:
-                attending = [
-                    tasks.create_task(session.publisher.run(), name="publisher"),
-                    tasks.create_task(_watch(session.connection), name="connection"),
-                    tasks.create_task(session.connection.keep_since(session.topology.epoch), name="epoch"),
-                ]
-                consuming = [tasks.create_task(consumer.run(), name="consumer") for consumer in consumers]
-                workers = session.workers(tasks)
-                workers.commit(self.rulebook.channels, await workers.prepare(self.rulebook.channels))
-                acting = tasks.create_task(session.actions.run(self._action_specs()), name="actions")
-                await session.actions.started.wait()
-                for consumer in consumers:
-                    await consumer.pulling.wait()
-                await workers.pulling()
-                await session.connection.round_trip(_START_LIMIT)
-                session.connection.require_permitted()
-                await session.actions.visibility.start()
-                self._actions, self._workers = session.actions, workers
-                self.ready.set()
-                log.info(
-                    "serving %s.* with %d rules, revision %s",
-                    self.settings.prefix, len(self.rulebook.rules), self.rulebook.revision,
-                )  # fmt: skip
-                await stop.wait()
-                self._actions = self._workers = None
-                in_hand = sum(consumer.in_hand for consumer in consumers)
-                in_hand += workers.in_hand + session.actions.in_hand
-                log.info("stopping: finishing %d in hand", in_hand)
-                session.actions.stop()
-                for consumer in consumers:
-                    consumer.stop()
-                await workers.close()
-                await asyncio.wait((*consuming, acting))
-                for task in attending:
-                    task.cancel()
-
-    def _action_specs(self) -> dict[str, ActionSpec]:
-        """The policy's actions without those that are left to others."""
-        if not self.settings.actions:
-            return {}
-        off = self.settings.actions_off
-        return {key: spec for key, spec in self.rulebook.actions.items() if key not in off}
+    async def _end(self, work: _Work) -> Exception | None:
+        """Tell a session to stop, and cancel it when the grace is used up; what the broker did to it."""
+        is_serving = work.service.ready.is_set()
+        if not work.task.done():
+            if is_serving:
+                log.info("stopping: finishing %d in hand", work.service.in_hand)
+            work.service.stop()
+            await asyncio.wait((work.task,), timeout=self.settings.shutdown_grace if is_serving else 0)
+        if not work.task.done():
+            if is_serving:
+                log.warning("the grace is over; what is in hand goes back to the streams")
+            work.task.cancel()
+            await asyncio.wait((work.task,))
+        return None if work.task.cancelled() else work.task.result()
 
 
-async def _watch(connection: Connection) -> None:
-    await connection.lost.wait()
-    raise BrokerLost("the connection to NATS is closed")
+async def _outcome(service: Service) -> Exception | None:
+    """Run one session; what the broker did to it is returned, a bug is raised."""
+    try:
+        await service.run()
+    except _BROKER_TROUBLE as error:
+        return error
+    except BaseExceptionGroup as group:
+        trouble, rest = group.split(_BROKER_TROUBLE)
+        if rest is not None:
+            raise rest from None
+        return innermost(trouble) if trouble else None
+    return None

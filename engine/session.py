@@ -11,6 +11,7 @@ from functools import partial
 
 from nats.js.kv import KeyValue
 
+from msc.errors import ConnectError
 from msc.options import ConnectOptions
 
 from .actions import Resources as ActionResources
@@ -22,6 +23,7 @@ from .claims import Claims
 from .deliver import Deliverer
 from .due import Due
 from .entrance import Entrance
+from .errors import BrokerUnfit
 from .intake import Intake
 from .metrics import Metrics
 from .model import Kind
@@ -67,7 +69,8 @@ def topology_of(settings: Settings) -> Topology:
 class Session:
     """One connection, and what is made of it."""
 
-    settings: Settings
+    settings: Settings  # those it was opened with
+    live: Callable[[], Settings]  # the present ones, of which some may change
     rulebook: Callable[[], Rulebook]  # the one in force
     metrics: Metrics
     topology: Topology
@@ -100,7 +103,7 @@ class Session:
             rulebook=self.rulebook,
             metrics=self.metrics,
             clock=now,
-            tolerance=self.settings.clock_tolerance,
+            tolerance=lambda: self.live().clock_tolerance,
         )
         return Consumer(
             self.connection,
@@ -150,16 +153,28 @@ class Session:
 
 
 async def open_session(
-    settings: Settings, rulebook: Callable[[], Rulebook], metrics: Metrics, stack: AsyncExitStack
+    settings: Settings,
+    rulebook: Callable[[], Rulebook],
+    metrics: Metrics,
+    stack: AsyncExitStack,
+    *,
+    live: Callable[[], Settings],
+    is_patient: bool = True,
 ) -> Session:
-    """Connect and make what is missing on the broker; ``stack`` takes it down again. Raises BrokerUnfit."""
+    """Connect and make what is missing on the broker; ``stack`` takes it down again.
+
+    Raises BrokerUnfit, and BrokerError when no broker answers unless it ``is_patient``.
+    """
     options = ConnectOptions(
         servers=settings.servers,
         name="mss",
         inbox_prefix=f"_INBOX_{settings.namespace}",
         **settings.access,
     )
-    connection = await connect(options.to_nats())
+    try:
+        connection = await connect(options.to_nats(), is_patient=is_patient)
+    except ConnectError as error:
+        raise BrokerUnfit(str(error)) from error
     stack.push_async_callback(connection.close)
     topology = topology_of(settings)
     await topology.prepare(connection)
@@ -175,6 +190,7 @@ async def open_session(
     )
     return Session(
         settings=settings,
+        live=live,
         rulebook=rulebook,
         metrics=metrics,
         topology=topology,
@@ -182,7 +198,13 @@ async def open_session(
         publisher=publisher,
         ledger=ledger,
         state=state,
-        herald=Herald(topology=topology, publisher=publisher, state=state, clock=now),
+        herald=Herald(
+            topology=topology,
+            publisher=publisher,
+            state=state,
+            clock=now,
+            is_heard=lambda: Kind.NOTICE in live().kinds,
+        ),
         actions=make_actions(settings, connection, ledger, resources, clock=now),
     )
 

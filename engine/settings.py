@@ -31,6 +31,7 @@ class Settings:
     actions: bool = True  # whether any action is served
     actions_off: frozenset[str] = frozenset()  # keys of actions that are not
     action_deadline: float = 60.0  # seconds that a caller waits
+    replica: str = ""  # the name of this server among its like; "": host and process
     replicas: int = 1  # of every stream
     clock_tolerance: float = 10.0  # seconds a sender's clock may be off, both ways
     archive_age: float = 7 * 86400.0  # seconds
@@ -99,6 +100,7 @@ def _settings(data: Mapping[str, Any], folder: Path) -> Settings:
         actions=services.get("actions", True) is not False,
         actions_off=frozenset(key for key, on in switched.items() if not on),
         action_deadline=seconds(data, "action_deadline", defaults.action_deadline),
+        replica=data.get("replica", defaults.replica),
         replicas=data.get("replicas", defaults.replicas),
         clock_tolerance=seconds(data, "clock_tolerance", defaults.clock_tolerance),
         archive_age=seconds(retention, "archive", defaults.archive_age),

@@ -77,6 +77,11 @@ class Workers:
                 worker.retiring = self.tasks.create_task(self._retire(worker), name=f"retire {name}")
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """The channels whose deliveries are sent, those that end included."""
+        return tuple(sorted(self._workers))
+
+    @property
     def in_hand(self) -> int:
         """Deliveries that are being sent."""
         return sum(worker.consumer.in_hand for worker in self._workers.values())

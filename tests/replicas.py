@@ -16,6 +16,7 @@ from nats.aio.subscription import Subscription
 from support import LIMIT, ROOT, envelope
 
 from engine.loader import load_policy
+from engine.reload import Reloader
 from engine.server import Server
 from engine.settings import Settings
 
@@ -31,6 +32,8 @@ async def serving(
         settings=Settings(servers=(address,), metrics="", ack_wait=2.0, **settings),
         rulebook=load_policy(rules, environment).require(),
     )
+    reloader = Reloader(server=server, settings=lambda: server.settings, folder=rules)
+    assert reloader.server.verbs  # it can be asked to reload, and to check
     stop = asyncio.Event()
     running = asyncio.create_task(server.run(stop))
     ready = asyncio.create_task(server.ready.wait())

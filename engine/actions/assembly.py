@@ -11,8 +11,8 @@ from nats.js.kv import KeyValue
 from ..broker import Connection
 from ..ledger import Ledger
 from ..settings import Settings
-from . import Resources
-from .service import Actions, Terms
+from . import Resources, Terms
+from .service import Actions
 from .visibility import Visibility
 
 

@@ -12,14 +12,13 @@ import logging
 import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import cast
 
 import nats.errors
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
-from prometheus_client import Counter, Histogram
 
 from msc import wire
 
@@ -28,8 +27,21 @@ from ..errors import BrokerError, PolicyError
 from ..ledger import Ledger
 from ..metrics import Metrics
 from ..rulebook import ActionSpec, ChannelSpec
-from . import HANDLERS, Answer, Handler, Lookup, Request, Resources, envelope, failed, open_handler, unusable
+from . import (
+    HANDLERS,
+    Answer,
+    Handler,
+    Lookup,
+    Request,
+    Resources,
+    Terms,
+    envelope,
+    failed,
+    open_handler,
+    unusable,
+)
 from .once import Job, Once
+from .served import Served
 from .visibility import Endpoint, Visibility
 
 log = logging.getLogger(__name__)
@@ -39,40 +51,6 @@ _HEAR_LIMIT = 5.0  # seconds for the broker to hear that we serve an action, or 
 _BUSY = "busy: too many requests in hand"
 _BROKEN = "internal error"
 _UNAVAILABLE = "not available: the broker does not answer"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Terms:
-    """Under which conditions requests are served."""
-
-    prefix: str  # of the applications' subjects
-    namespace: str  # of our own
-    tolerance: float  # seconds that a sender's clock may be off, both ways
-    deadline: float  # seconds that a caller waits
-
-
-@dataclass(slots=True, kw_only=True)
-class _Served:
-    """An action that is being served."""
-
-    spec: ActionSpec
-    channels: tuple[ChannelSpec, ...]  # as the handler was opened with
-    handler: Lookup | Once  # at once, or once only
-    endpoint: Endpoint
-    latency: Histogram
-    counters: dict[str, Counter] = field(default_factory=dict)  # by code
-    subscription: Subscription | None = None
-    in_hand: set[asyncio.Task[None]] = field(default_factory=set)
-
-    @property
-    def room(self) -> int:
-        """Requests that may be in hand."""
-        return self.spec.concurrency + self.spec.queue
-
-    async def close(self) -> None:
-        while self.in_hand:
-            await asyncio.wait(list(self.in_hand))
-        await (self.handler.handler if isinstance(self.handler, Once) else self.handler).close()
 
 
 @dataclass(kw_only=True)
@@ -87,7 +65,7 @@ class Actions:
     clock: Callable[[], int]  # microseconds since the epoch
     visibility: Visibility
     started: asyncio.Event = field(default_factory=asyncio.Event)
-    _served: dict[str, _Served] = field(default_factory=dict)
+    _served: dict[str, Served] = field(default_factory=dict)
     _stopping: asyncio.Event = field(default_factory=asyncio.Event)
     _changing: asyncio.Lock = field(default_factory=asyncio.Lock)
     _tasks: asyncio.TaskGroup | None = None
@@ -108,6 +86,10 @@ class Actions:
             await self.ledger.close()
             beating.cancel()
 
+    def set_terms(self, *, tolerance: float, deadline: float) -> None:
+        """Serve the requests that come from now on under other conditions, in seconds."""
+        self.terms = replace(self.terms, tolerance=tolerance, deadline=deadline)
+
     def stop(self) -> None:
         """Take no more requests."""
         self._stopping.set()
@@ -122,12 +104,15 @@ class Actions:
         """The actions that are served at this moment."""
         return tuple(self._served)
 
-    async def apply(self, specs: Mapping[str, ActionSpec]) -> None:
+    async def apply(
+        self, specs: Mapping[str, ActionSpec], *, undo: Callable[[], None] = lambda: None
+    ) -> None:
         """Serve exactly ``specs`` from now on.
 
         An action that stays loses no request: its subscription stays too, and its new handler takes
         over from the old one. One that goes is left only after all that was sent to us is answered.
-        Raises PolicyError, having changed nothing, when a handler does not open.
+        Raises PolicyError, having changed nothing, when a handler does not open; ``undo`` is called
+        then, before anything else can happen.
         """
         async with self._changing:
             rulebook = self.resources.rulebook()
@@ -135,7 +120,7 @@ class Actions:
                 key: (spec, tuple(rulebook.channels[name] for name in spec.channels))
                 for key, spec in specs.items()
             }
-            opened = await self._open(wanted)
+            opened = await self._open(wanted, undo)
             # From here on nothing can fail but the connection.
             outdated = [self._served[key] for key in opened if key in self._served]
             for key, served in opened.items():
@@ -157,16 +142,16 @@ class Actions:
             await served.close()
 
     async def _open(
-        self, wanted: Mapping[str, tuple[ActionSpec, tuple[ChannelSpec, ...]]]
-    ) -> dict[str, _Served]:
+        self, wanted: Mapping[str, tuple[ActionSpec, tuple[ChannelSpec, ...]]], undo: Callable[[], None]
+    ) -> dict[str, Served]:
         """What has to be opened anew for ``wanted``: all or nothing."""
-        opened: dict[str, _Served] = {}
+        opened: dict[str, Served] = {}
         try:
             for key, (spec, channels) in wanted.items():
                 known = self._served.get(key)
                 if known and (known.spec, known.channels) == (spec, channels):
                     continue
-                opened[key] = _Served(
+                opened[key] = Served(
                     spec=spec,
                     channels=channels,
                     handler=self._open_one(spec, channels),
@@ -176,6 +161,7 @@ class Actions:
                     ),
                 )
         except BaseException:
+            undo()
             for served in opened.values():
                 await served.close()
             raise
@@ -200,7 +186,7 @@ class Actions:
             pending_bytes_limit=-1,
         )
 
-    async def _leave(self, served: _Served) -> None:
+    async def _leave(self, served: Served) -> None:
         """Ask for no more requests, and take those that are on their way."""
         subscription = served.subscription
         if subscription is None:
@@ -235,7 +221,7 @@ class Actions:
             task.add_done_callback(served.in_hand.discard)
 
     async def _look_up(
-        self, served: _Served, lookup: Lookup, reply: str, request: Request, began: float
+        self, served: Served, lookup: Lookup, reply: str, request: Request, began: float
     ) -> None:
         behind = served.subscription.pending_msgs if served.subscription else 0
         if behind > served.room:
@@ -250,7 +236,7 @@ class Actions:
         await self._answer(served, reply, request.reqid, answer, began)
 
     async def _carry_out(
-        self, served: _Served, once: Once, reply: str, request: Request, began: float
+        self, served: Served, once: Once, reply: str, request: Request, began: float
     ) -> None:
         answered = False
 
@@ -276,7 +262,7 @@ class Actions:
         said = wire.decode_reply(data)
         self._count(served, str(said.code), began, said.message)
 
-    async def _answer(self, served: _Served, reply: str, reqid: str, answer: Answer, began: float) -> None:
+    async def _answer(self, served: Served, reply: str, reqid: str, answer: Answer, began: float) -> None:
         data = envelope.write(reqid, answer, now=self.clock(), room=self.connection.client.max_payload)
         if answer.detail:
             log.warning("action %s: %s (%s)", served.spec.key, answer.message, answer.detail)
@@ -289,7 +275,7 @@ class Actions:
         except (BrokerError, nats.errors.Error) as error:
             log.warning("a reply could not be sent: %s", error)
 
-    def _count(self, served: _Served, code: str, began: float, message: str) -> None:
+    def _count(self, served: Served, code: str, began: float, message: str) -> None:
         took = time.perf_counter() - began
         if code not in served.counters:
             served.counters[code] = self.metrics.actions.labels(served.spec.key, code)

@@ -49,6 +49,7 @@ class Connection:
         self._anew = asyncio.Event()  # the connection was made, and the broker not yet asked
         self._anew.set()
         self._asked = asyncio.Event()  # the opposite
+        self.trouble = ""  # what nats-py last complained of
         self.violations: list[str] = []  # "permissions violation" texts, lower-cased by nats-py
         self._on_reconnect: list[Callable[[], None]] = []
         self._closing = False
@@ -199,6 +200,7 @@ class Connection:
         text = str(error) or type(error).__name__
         if "permissions violation" in text.lower():
             self.violations.append(text)
+        self.trouble = text
         log.warning("nats: %s", text)
 
     async def closed(self) -> None:
@@ -217,16 +219,16 @@ class Connection:
             log.warning("nats: disconnected")
 
 
-async def connect(options: Mapping[str, Any]) -> Connection:
+async def connect(options: Mapping[str, Any], *, is_patient: bool = True) -> Connection:
     """Connect, trying again for as long as it takes, and check that the server is fit.
 
     ``options`` are nats-py's own. Raises BrokerUnfit for a server that is too old or has no
-    JetStream.
+    JetStream; BrokerError at the first failure unless it ``is_patient``.
     """
     while True:
         connection = Connection()
         try:
-            async with asyncio.timeout(_CONNECT_LIMIT):
+            async with asyncio.timeout(_CONNECT_LIMIT if is_patient else _CONNECT_LIMIT / 2):
                 await connection.client.connect(
                     **options,
                     error_cb=connection.errored,
@@ -236,8 +238,11 @@ async def connect(options: Mapping[str, Any]) -> Connection:
                 )
             break
         except (nats.errors.Error, TimeoutError, OSError) as error:
-            log.warning("nats: not connected yet: %s", str(error) or "no answer")
+            why = str(error) or connection.trouble or "no answer"
             await connection.close()
+            if not is_patient:
+                raise BrokerError(f"not connected: {why}") from error
+            log.warning("nats: not connected yet: %s", why)
             await asyncio.sleep(_RETRY_WAIT)
     version = connection.client.connected_server_version
     if (version.major, version.minor) < MINIMUM_SERVER:

@@ -129,7 +129,7 @@ class Topology:
             for bucket, limits in self._buckets().items():
                 await self._ensure_bucket(connection, bucket, limits)
             for kind in self.kinds:
-                await self._ensure_event_stream(connection, kind)
+                await self.ensure_kind(connection, kind)
             await self._ensure_due_worker(connection)
             await self.epoch(connection)
         except nats.js.errors.APIError as error:
@@ -140,6 +140,13 @@ class Topology:
             connection.require_open()
             connection.require_permitted()
             raise BrokerUnfit(f"JetStream does not answer: {error or 'time-out'}") from error
+
+    async def ensure_kind(self, connection: Connection, kind: Kind) -> None:
+        """Create what the events of one kind need and is missing."""
+        archive = [self.archive_subject(kind, ""), self.archive_subject(kind, ">")]
+        name = self.archive_stream(kind)
+        await self._ensure_stream(connection, self._config(name, archive, max_age=self.archive_age))
+        await self._ensure_event_stream(connection, kind)
 
     async def ensure_workers(self, connection: Connection, channels: Sequence[str]) -> None:
         """Create the durable of each channel that has none."""
@@ -218,14 +225,6 @@ class Topology:
             ),
             limits("DEAD", "dead.*.*", self.dead_age),
             limits("HISTORY", "history.*.*", self.history_age),
-            *(
-                self._config(
-                    self.archive_stream(kind),
-                    [self.archive_subject(kind, ""), self.archive_subject(kind, ">")],
-                    max_age=self.archive_age,
-                )
-                for kind in self.kinds
-            ),
         ]
 
     def _buckets(self) -> dict[str, dict[str, Any]]:

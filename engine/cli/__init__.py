@@ -24,6 +24,8 @@ COMMANDS = {
     "schema": "policy",
     "publish": "client",
     "request": "client",
+    "reload": "replicas",
+    "status": "replicas",
     "trace": "tracing",
     "dead": "letters",
     "replay": "replaying",

@@ -174,7 +174,7 @@ async def test_an_action_is_handed_over_and_back_without_a_failure(world: World)
             await server.adopt(
                 server.rulebook, replace(server.settings, actions_off=frozenset({"iplocation"}))
             )
-            assert server._actions is not None and "iplocation" not in server._actions.keys
+            assert server.actions is not None and "iplocation" not in server.actions.keys
             mark = len(said) + 32  # what was asked before may have been answered by either
             await more(200)
             assert set(said[mark:]) == {"theirs"}
@@ -184,10 +184,10 @@ async def test_an_action_is_handed_over_and_back_without_a_failure(world: World)
             await more(200)
             assert set(said[mark:]) == {"ip(10.0.0.1) is a private address"}
         # A change of settings is no interruption either.
-        assert server._actions is not None
+        assert server.actions is not None
         for number in range(20):
             specs = {k: replace(s, queue=1000 + number) for k, s in server.rulebook.actions.items()}
-            await server._actions.apply(specs)
+            await server.actions.apply(specs)
             await more(5)
         stop.set()
         await asyncio.gather(*asking)
@@ -197,12 +197,12 @@ async def test_an_action_is_handed_over_and_back_without_a_failure(world: World)
 
 async def test_handlers_that_do_not_open_change_nothing(world: World) -> None:
     async with serving(world.address, world.environment) as server:
-        assert server._actions is not None
+        assert server.actions is not None
         specs = dict(server.rulebook.actions)
         specs["bad"] = replace(specs["iplocation"], key="bad", handler="http", options={"url": "ftp://x"})
         with pytest.raises(PolicyError, match="no http or https"):
-            await server._actions.apply(specs)
-        assert set(server._actions.keys) == {"sendverifyemail", "sendsms", "iplocation"}
+            await server.actions.apply(specs)
+        assert set(server.actions.keys) == {"sendverifyemail", "sendsms", "iplocation"}
         assert (await ask(world.client, "sendverifyemail", verify()))["code"] == 0
 
 

@@ -190,10 +190,10 @@ async def test_a_repeat_later_gets_the_recorded_reply(world: World, environment:
 
 async def test_more_than_the_bound_is_refused_at_once(world: World, environment: dict[str, str]) -> None:
     async with serving(world.address, environment) as server:
-        assert server._actions is not None
+        assert server.actions is not None
         specs = dict(server.rulebook.actions)
         specs["sendverifyemail"] = replace(specs["sendverifyemail"], concurrency=2, queue=3)
-        await server._actions.apply(specs)
+        await server.actions.apply(specs)
         replies = await asyncio.gather(*(ask(world.client, "sendverifyemail", verify(n)) for n in range(50)))
     codes = Counter((reply["code"], reply["message"]) for reply in replies)
     assert set(codes) == {(0, "ok"), (1, "busy: too many requests in hand")}

@@ -58,8 +58,8 @@ async def test_a_client_that_was_closed_is_made_anew(world: World, monkeypatch: 
 
     connect = module.connect
 
-    async def watched(options: object) -> object:
-        connection = await connect(options)  # type: ignore[arg-type]
+    async def watched(options: object, **more: object) -> object:
+        connection = await connect(options, **more)  # type: ignore[arg-type]
         closed.append(connection.client.close)
         return connection
 

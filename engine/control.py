@@ -1,0 +1,199 @@
+"""What every replica is asked over the broker, ``<namespace>.control.<verb>``, and what it says.
+
+A replica that hears a request says at once that it is there, and answers when it is done. So whoever
+asks knows for whom to wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import msgspec
+import nats.errors
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+
+from .broker import Connection
+from .codec import encode
+from .errors import BrokerError, NotPermitted
+from .model import Problem
+
+log = logging.getLogger(__name__)
+
+_LEAVE_LIMIT = 2.0  # seconds
+_HEAR_LIMIT = 5.0  # seconds for the broker to take a question
+_QUIET = 0.5  # seconds in which replicas say that they are there
+_MOST_PROBLEMS = 50  # in one answer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reloaded:
+    """How a reload went."""
+
+    revision: str  # in force now; of a rehearsal: of the files
+    changed: bool
+    problems: tuple[Problem, ...] = ()  # why nothing was changed
+    waiting: tuple[str, ...] = ()  # settings that take effect at the next start
+    at: float = 0.0  # seconds since the epoch
+
+    @property
+    def ok(self) -> bool:
+        return not self.problems
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lag:
+    """What is still to be done of one stream, or for one channel, over all replicas."""
+
+    name: str
+    pending: int = 0  # that nobody has been handed yet
+    in_hand: int = 0  # handed out and not yet done with
+    error: str = ""  # why the broker did not say
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """What one replica does and how it stands."""
+
+    version: str
+    started: float  # seconds since the epoch
+    rules: int
+    is_serving: bool
+    kinds: tuple[str, ...] = ()  # of events that it takes
+    actions: tuple[str, ...] = ()
+    channels: tuple[str, ...] = ()  # whose deliveries it sends, those of earlier policies too
+    in_hand: int = 0  # messages and requests that it has not yet done with
+    streams: tuple[Lag, ...] = ()
+    queues: tuple[Lag, ...] = ()  # of channels
+    reload: Reloaded | None = None  # the last one
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What one replica says to one request."""
+
+    id: str  # of the replica, unlike any other's
+    name: str
+    revision: str
+    since: float  # when that revision came into force, seconds since the epoch
+    is_done: bool = True  # False: it is there, and will say more
+    error: str = ""  # why it can say nothing
+    reload: Reloaded | None = None
+    status: Status | None = None
+
+
+@dataclass(kw_only=True)
+class Control:
+    """Answers for one replica over one connection."""
+
+    connection: Connection
+    namespace: str
+    present: Callable[[], Answer]  # who this is
+    verbs: Mapping[str, Callable[[], Awaitable[Answer]]]
+    tasks: asyncio.TaskGroup
+    _subscriptions: list[Subscription] = field(default_factory=list)
+    _in_hand: set[asyncio.Task[None]] = field(default_factory=set)
+
+    async def start(self) -> None:
+        """Listen. Where permissions forbid it, the log says so and all else works."""
+        for verb in self.verbs:
+            self._subscriptions.append(
+                await self.connection.client.subscribe(
+                    f"{self.namespace}.control.{verb}", cb=partial(self._received, verb)
+                )
+            )
+
+    async def close(self) -> None:
+        """Hear no more, and say what is still to be said."""
+        if self.connection.client.is_connected:
+            for subscription in self._subscriptions:
+                await self.connection.patiently(subscription.drain(), _LEAVE_LIMIT)  # type: ignore[no-untyped-call]
+        if self._in_hand:
+            await asyncio.wait(list(self._in_hand), timeout=_LEAVE_LIMIT)
+        for task in self._in_hand:
+            task.cancel()
+
+    async def _received(self, verb: str, msg: Msg) -> None:
+        if msg.reply and not msg.reply.startswith("$"):
+            task = self.tasks.create_task(self._answer(verb, msg.reply), name=f"control {verb}")
+            self._in_hand.add(task)
+            task.add_done_callback(self._in_hand.discard)
+
+    async def _answer(self, verb: str, reply: str) -> None:
+        await self._say(reply, replace(self.present(), is_done=False))
+        try:
+            answer = await self.verbs[verb]()
+        except Exception as error:
+            # Nobody may be left waiting over a bug.
+            log.exception("control %s: a bug", verb)
+            answer = replace(self.present(), error=f"a bug: {error!r}")
+        await self._say(reply, answer)
+
+    async def _say(self, reply: str, answer: Answer) -> None:
+        try:
+            await self.connection.publish(reply, encode(answer))
+        except (BrokerError, nats.errors.Error) as error:
+            log.warning("control: an answer could not be sent: %s", error)
+
+
+def shortened(reloaded: Reloaded | None) -> Reloaded | None:
+    """With no more problems than fit into a message."""
+    return reloaded and replace(reloaded, problems=reloaded.problems[:_MOST_PROBLEMS])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answers:
+    """What came of asking."""
+
+    done: tuple[Answer, ...]  # in order of names
+    silent: tuple[Answer, ...]  # said that they are there, and no more
+
+
+async def ask(connection: Connection, namespace: str, verb: str, *, limit: float, expect: int = 0) -> Answers:
+    """Ask every replica and wait until each that is there has answered, at most ``limit`` seconds.
+
+    With ``expect``, wait for that many. Raises NotPermitted, BrokerError.
+    """
+    loop = asyncio.get_running_loop()
+    arrived: asyncio.Queue[Msg] = asyncio.Queue()
+    inbox = connection.client.new_inbox()
+    subscription = await connection.client.subscribe(inbox, cb=arrived.put)
+    said = len(connection.violations)
+    await connection.publish(f"{namespace}.control.{verb}", b"", reply=inbox)
+    if not await connection.round_trip(_HEAR_LIMIT):
+        raise BrokerError("NATS does not answer")
+    deadline, quiet = loop.time() + limit, loop.time() + _QUIET
+    here: dict[str, Answer] = {}
+    done: dict[str, Answer] = {}
+    while True:
+        waits = len(done) < max(expect, len(here))
+        until = deadline if waits else min(deadline, quiet)
+        try:
+            async with asyncio.timeout_at(until):
+                msg = await arrived.get()
+        except TimeoutError:
+            break
+        if not msg.data and (msg.headers or {}).get("Status") == "503":
+            break  # nobody is there
+        answer = _decoded(msg.data)
+        (done if answer.is_done else here)[answer.id] = answer
+    await subscription.unsubscribe()
+    if connection.violations[said:]:
+        raise NotPermitted("; ".join(connection.violations[said:]))
+    silent = [answer for id_, answer in here.items() if id_ not in done]
+    return Answers(done=_by_name(done.values()), silent=_by_name(silent))
+
+
+def _by_name(answers: Iterable[Answer]) -> tuple[Answer, ...]:
+    return tuple(sorted(answers, key=lambda answer: (answer.name, answer.id)))
+
+
+def _decoded(data: bytes) -> Answer:
+    try:
+        return msgspec.json.decode(data, type=Answer)
+    except msgspec.MsgspecError as error:
+        raise BrokerError(f"something else than MSS answers: {error}") from error

@@ -1,0 +1,181 @@
+"""What ``mss reload`` and ``mss status`` say of the replicas, for people and for programs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from .control import Answer, Answers, Lag, Reloaded, Status
+from .layout import harmless, indented
+from .model import Problem
+from .report import problem_document
+from .report_trace import iso, local
+
+
+def complaints(answers: Answers, expect: int) -> list[str]:
+    """What is not as it should be, over all replicas: empty when nothing is."""
+    if not answers.done and not answers.silent:
+        return ["no replica answers: is mss serve running with this namespace, on this broker?"]
+    said = []
+    if expect > len(answers.done):
+        said.append(f"{_count(len(answers.done))} of {expect} expected")
+    said += [f"{answer.name} has begun and has not answered" for answer in answers.silent]
+    revisions = {answer.revision for answer in answers.done}
+    if len(revisions) > 1:
+        said.append(f"the replicas go by different revisions: {', '.join(sorted(revisions))}")
+    return said
+
+
+def is_well(answer: Answer) -> bool:
+    """Whether a replica could do what it was asked."""
+    return not answer.error and (answer.reload is None or answer.reload.ok)
+
+
+def show_reload(console: Console, answers: Answers, *, is_rehearsal: bool) -> None:
+    """A line for each replica, and below it what is wrong."""
+    for answer in answers.done:
+        result = answer.reload
+        if result is None or not result.ok:
+            words, colour = ("refused", "red") if result else (answer.error or "says nothing", "red")
+        elif is_rehearsal:
+            words = f"would go to {result.revision}" if result.changed else "nothing would change"
+            colour = "green"
+        else:
+            words, colour = ("reloaded" if result.changed else "nothing has changed"), "green"
+        _line(console, answer, (words, colour))
+        if result is not None:
+            _show_reload(console, result)
+
+
+def show_status(console: Console, answers: Answers) -> None:
+    """A block for each replica, then what lies on the broker, which is the same for all."""
+    for answer in answers.done:
+        status = answer.status
+        if status is None:
+            _line(console, answer, (answer.error or "says nothing", "red"))
+            continue
+        serving = ("serving", "green") if status.is_serving else ("not serving", "red")
+        _line(console, answer, serving)
+        took = _span(time.time() - status.started)
+        indented(
+            console, f"up {took}, mss {status.version}, {status.rules} rules, {status.in_hand} in hand", 2
+        )
+        indented(console, f"takes    {_names(status.kinds)}", 2)
+        indented(console, f"sends    {_names(status.channels)}", 2)
+        indented(console, f"answers  {_names(status.actions)}", 2)
+        if status.reload is not None:
+            ok = "went well" if status.reload.ok else "was refused"
+            indented(console, f"the reload of {local(int(status.reload.at * 1e6))} {ok}", 2)
+            _show_reload(console, status.reload)
+    for lag in _lags(answers):
+        text = lag.error or f"{lag.pending} pending, {lag.in_hand} in hand"
+        console.print(harmless(f"{lag.name:<18} {text}", "red" if lag.error else ""), soft_wrap=True)
+
+
+def document(answers: Answers, expect: int) -> dict[str, Any]:
+    """The shape that ``--format json`` prints."""
+    said = complaints(answers, expect)
+    return {
+        "ok": not said and all(map(is_well, answers.done)),
+        "complaints": said,
+        "replicas": [_replica(answer) for answer in answers.done],
+        "silent": [answer.name for answer in answers.silent],
+    }
+
+
+def _line(console: Console, answer: Answer, words: tuple[str, str]) -> None:
+    since = local(int(answer.since * 1e6))
+    head = Text.assemble((answer.name, "bold"), f"  revision {answer.revision} since {since}  ", words)
+    console.print(harmless(head), soft_wrap=True)
+
+
+def _show_reload(console: Console, result: Reloaded) -> None:
+    for problem in result.problems:
+        indented(console, Text(str(problem), "red"), 2)
+    if result.waiting:
+        indented(console, f"take effect at the next start: {', '.join(result.waiting)}", 2)
+
+
+def _lags(answers: Answers) -> list[Lag]:
+    """One of each name: the first replica that knows."""
+    found: dict[str, Lag] = {}
+    for status in (answer.status for answer in answers.done if answer.status):
+        queues = (Lag(name=f"channel {q.name}", pending=q.pending, in_hand=q.in_hand, error=q.error)
+                  for q in status.queues)  # fmt: skip
+        for lag in (*status.streams, *queues):
+            if lag.name not in found or found[lag.name].error:
+                found[lag.name] = lag
+    return list(found.values())
+
+
+def _replica(answer: Answer) -> dict[str, Any]:
+    return {
+        "replica": answer.name,
+        "id": answer.id,
+        "revision": answer.revision,
+        "since": _when(answer.since),
+        "ok": is_well(answer),
+        "error": answer.error,
+        **({"reload": _reload(answer.reload)} if answer.reload else {}),
+        **(_status(answer.status) if answer.status else {}),
+    }
+
+
+def _reload(result: Reloaded) -> dict[str, Any]:
+    return {
+        "at": _when(result.at),
+        "ok": result.ok,
+        "changed": result.changed,
+        "revision": result.revision,
+        "problems": _problems(result.problems),
+        "waiting": list(result.waiting),
+    }
+
+
+def _status(status: Status) -> dict[str, Any]:
+    return {
+        "version": status.version,
+        "started": _when(status.started),
+        "serving": status.is_serving,
+        "rules": status.rules,
+        "kinds": list(status.kinds),
+        "actions": list(status.actions),
+        "channels": list(status.channels),
+        "in_hand": status.in_hand,
+        "streams": _lag_documents(status.streams),
+        "queues": _lag_documents(status.queues),
+        "last_reload": _reload(status.reload) if status.reload else None,
+    }
+
+
+def _lag_documents(lags: Iterable[Lag]) -> list[dict[str, Any]]:
+    return [
+        {"name": lag.name, "pending": lag.pending, "in_hand": lag.in_hand, "error": lag.error} for lag in lags
+    ]
+
+
+def _problems(problems: Sequence[Problem]) -> list[dict[str, Any]]:
+    return [problem_document("", problem) for problem in problems]
+
+
+def _when(at: float) -> str:
+    return iso(int(at * 1e6))
+
+
+def _span(seconds: float) -> str:
+    minutes, hours = int(seconds // 60), int(seconds // 3600)
+    if hours >= 48:
+        return f"{hours // 24} days"
+    return f"{hours}h {minutes % 60}m" if hours else f"{minutes}m {int(seconds % 60)}s"
+
+
+def _names(names: Sequence[str]) -> str:
+    return ", ".join(names) or "nothing"
+
+
+def _count(number: int) -> str:
+    return f"{number or 'no'} replica{'' if number == 1 else 's'}"

@@ -1,0 +1,217 @@
+"""One session at work: what takes events, sends deliveries and serves actions, and how that changes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field, replace
+
+import nats.errors
+
+from .actions.service import Actions
+from .broker import Connection, Consumer
+from .control import Answer, Control, Lag
+from .errors import BrokerError, BrokerLost
+from .metrics import Metrics
+from .model import Kind
+from .rulebook import ActionSpec, Rulebook
+from .session import Session, open_session
+from .settings import Settings
+from .workers import Workers
+
+_START_LIMIT = 10.0  # seconds for the broker to say what is not permitted
+_INFO_LIMIT = 2.0  # seconds for the broker to say how a consumer stands
+_NO_ANSWER = (nats.errors.Error, TimeoutError, OSError)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Up:
+    """What is there once a session has begun to serve."""
+
+    session: Session
+    workers: Workers
+    due: Consumer
+    tasks: asyncio.TaskGroup
+
+
+@dataclass(kw_only=True)
+class Service:
+    """One session at work."""
+
+    settings: Settings
+    rulebook: Callable[[], Rulebook]  # the one in force
+    metrics: Metrics
+    present: Callable[[], Answer]  # who this replica is
+    verbs: Mapping[str, Callable[[], Awaitable[Answer]]]  # what it can be asked
+    is_patient: bool = True  # waits for a broker that is away
+    ready: asyncio.Event = field(default_factory=asyncio.Event)  # events are being taken
+    _stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    _up: _Up | None = None
+    _intakes: dict[Kind, Consumer] = field(default_factory=dict)
+    _consuming: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def stop(self) -> None:
+        """Take no more; ``run`` returns once what is in hand is done with."""
+        self._stopping.set()
+
+    async def run(self) -> None:
+        """Serve until ``stop``. Raises BrokerUnfit, BrokerLost, or a group with one of them."""
+        async with AsyncExitStack() as stack:
+            session = await open_session(
+                self.settings,
+                self.rulebook,
+                self.metrics,
+                stack,
+                live=lambda: self.settings,
+                is_patient=self.is_patient,
+            )
+            async with asyncio.TaskGroup() as tasks:
+                attending = [
+                    tasks.create_task(session.publisher.run(), name="publisher"),
+                    tasks.create_task(_watch(session.connection), name="connection"),
+                    tasks.create_task(session.connection.keep_since(session.topology.epoch), name="epoch"),
+                ]
+                up = _Up(session=session, workers=session.workers(tasks), due=session.due(), tasks=tasks)
+                acting = await self._begin(up)
+                control = Control(
+                    connection=session.connection,
+                    namespace=self.settings.namespace,
+                    present=self.present,
+                    verbs=self.verbs,
+                    tasks=tasks,
+                )
+                await control.start()
+                self._up = up
+                self.ready.set()
+                await self._stopping.wait()
+                self._up = None
+                session.actions.stop()
+                for consumer in (*self._intakes.values(), up.due):
+                    consumer.stop()
+                await up.workers.close()
+                await asyncio.wait((*self._consuming, acting))
+                await control.close()
+                for task in attending:
+                    task.cancel()
+
+    async def adopt(
+        self, rulebook: Rulebook, settings: Settings, *, take: Callable[[], None], undo: Callable[[], None]
+    ) -> None:
+        """Serve by ``rulebook`` and ``settings``; ``take`` is called to put them in force.
+
+        Raises PolicyError or BrokerError, having changed nothing, when something does not open.
+        """
+        up = self._up
+        if up is None:
+            raise BrokerError("there is no connection to NATS at this moment")
+        try:
+            for kind in settings.kinds:
+                if kind not in self._intakes:
+                    await up.session.topology.ensure_kind(up.session.connection, kind)
+            opened = await up.workers.prepare(rulebook.channels)
+        except _NO_ANSWER as error:
+            raise BrokerError(f"NATS: {str(error) or 'no answer'}") from error
+        take()
+        try:
+            await up.session.actions.apply(action_specs(rulebook, settings), undo=undo)
+        except BaseException:
+            undo()
+            for channel in opened.values():
+                await channel.close()
+            raise
+        # From here on nothing can fail.
+        self.settings = replace(settings, servers=self.settings.servers, access=self.settings.access)
+        if up is self._up:
+            up.workers.commit(rulebook.channels, opened)
+            self._take_kinds(up)
+            up.session.actions.set_terms(
+                tolerance=settings.clock_tolerance, deadline=settings.action_deadline
+            )
+
+    @property
+    def actions(self) -> Actions | None:
+        """The actions, while they are served."""
+        return self._up.session.actions if self._up else None
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """The channels whose deliveries are sent."""
+        return self._up.workers.names if self._up else ()
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """The kinds of events that are taken."""
+        return tuple(self._intakes) if self._up else ()
+
+    @property
+    def in_hand(self) -> int:
+        """Messages and requests that are not yet done with."""
+        if self._up is None:
+            return 0
+        taken = sum(consumer.in_hand for consumer in (*self._intakes.values(), self._up.due))
+        return taken + self._up.workers.in_hand + self._up.session.actions.in_hand
+
+    async def lags(self) -> tuple[tuple[Lag, ...], tuple[Lag, ...]]:
+        """What is to be done of each stream and for each channel, as far as the broker says."""
+        if self._up is None:
+            return (), ()
+        topology = self._up.session.topology
+        streams = [
+            *((str(kind), topology.stream(kind), topology.planner) for kind in self._intakes),
+            ("due", topology.timer_stream, topology.due_worker),
+        ]
+        queues = [(name, topology.delivery_stream, topology.worker(name)) for name in self.channels]
+        asked = [self._lag(self._up.session.connection, *each) for each in (*streams, *queues)]
+        found = await asyncio.gather(*asked)
+        return tuple(found[: len(streams)]), tuple(found[len(streams) :])
+
+    async def _lag(self, connection: Connection, name: str, stream: str, durable: str) -> Lag:
+        try:
+            info = await connection.js.consumer_info(stream, durable, timeout=_INFO_LIMIT)
+        except _NO_ANSWER as error:
+            return Lag(name=name, error=str(error) or "no answer")
+        return Lag(name=name, pending=info.num_pending or 0, in_hand=info.num_ack_pending or 0)
+
+    async def _begin(self, up: _Up) -> asyncio.Task[None]:
+        """Begin with everything, and return once all of it runs, with the task of the actions."""
+        session, rulebook = up.session, self.rulebook()
+        self._take_kinds(up)
+        self._consume(up, up.due)
+        up.workers.commit(rulebook.channels, await up.workers.prepare(rulebook.channels))
+        specs = action_specs(rulebook, self.settings)
+        acting = up.tasks.create_task(session.actions.run(specs), name="actions")
+        await session.actions.started.wait()
+        for consumer in (*self._intakes.values(), up.due):
+            await consumer.pulling.wait()
+        await up.workers.pulling()
+        await session.connection.round_trip(_START_LIMIT)
+        session.connection.require_permitted()
+        await session.actions.visibility.start()
+        return acting
+
+    def _take_kinds(self, up: _Up) -> None:
+        """Take events of exactly the kinds that the settings want."""
+        for kind in self.settings.kinds:
+            if kind not in self._intakes:
+                self._intakes[kind] = up.session.intake(kind)
+                self._consume(up, self._intakes[kind])
+        for kind in [kind for kind in self._intakes if kind not in self.settings.kinds]:
+            self._intakes.pop(kind).stop()
+
+    def _consume(self, up: _Up, consumer: Consumer) -> None:
+        task = up.tasks.create_task(consumer.run(), name="consumer")
+        self._consuming.add(task)
+        task.add_done_callback(self._consuming.discard)
+
+
+def action_specs(rulebook: Rulebook, settings: Settings) -> dict[str, ActionSpec]:
+    """The policy's actions without those that are left to others."""
+    if not settings.actions:
+        return {}
+    return {key: spec for key, spec in rulebook.actions.items() if key not in settings.actions_off}
+
+
+async def _watch(connection: Connection) -> None:
+    await connection.lost.wait()
+    raise BrokerLost("the connection to NATS is closed")
