@@ -9,12 +9,12 @@ from typing import Any
 
 from . import documents, locales, references
 from .actions import check_handler
-from .actions.shapes import SHAPES
 from .cursors import Complaints, Cursor
 from .durations import parse_duration
 from .paths import Path, parse_path
 from .rulebook import ActionSpec, ChannelSpec, Defaults
 from .spelling import nearest
+from .telling.shapes import SHAPES
 from .templates import TEMPLATE_FOLDER, Library
 
 _OPTIONS = ("database", "url", "headers", "ca", "subject")  # of the handlers; references are resolved

@@ -1,9 +1,9 @@
-"""One test of ``tests``: its events on a virtual clock, its expectations, every name in it known."""
+"""One test of ``tests``: what is given on a virtual clock, its expectations, every name in it known."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -12,6 +12,8 @@ from .catalogue import Catalogue
 from .cursors import Complaints, Cursor
 from .durations import parse_duration
 from .model import Event, Kind, Outcome
+from .rulebook import ActionSpec
+from .telling.request import Request
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -23,6 +25,8 @@ class CaseCompiler:
     complaints: Complaints
     rules: Collection[str]  # ids of all that are written, switched off or wrong ones too
     channels: Collection[str]  # so for these
+    actions: Collection[str]  # and these
+    specs: Mapping[str, ActionSpec]  # of the actions, as far as nothing is wrong with them
     catalogue: Catalogue
 
     def case(self, entry: Cursor) -> Case:
@@ -33,18 +37,25 @@ class CaseCompiler:
                 self.complaints.unknown(channel, "channel", self.channels, at_key=True)
         for rule in self._items(expect.get("rules")):
             self._check_rule(rule)
+        given = list(self._given(entry))
+        if (reply := expect.get("reply")) is not None:
+            self._check_replies(reply, sum("action" in each.value for each in (entry / "given").each()))
         return Case(
             name=entry.value["name"],
             place=entry.place,
-            events=tuple(self._events(entry)),
+            events=tuple(each for each in given if isinstance(each, Event)),
+            requests=tuple(each for each in given if isinstance(each, Request)),
             answers={name: Outcome(answer) for name, answer in entry.value.get("channels", {}).items()},
             rules=tuple(expect.value["rules"]) if "rules" in expect.value else None,
             deliveries=self._expected(expect.get("deliveries")),
             failed=self._expected(expect.get("failed")),
             suppressed=self._expected(expect.get("suppressed")),
+            replies=tuple(Expected(fields=each.value, place=each.place) for each in reply.each())
+            if reply is not None
+            else None,
         )
 
-    def _events(self, entry: Cursor) -> Iterator[Event]:
+    def _given(self, entry: Cursor) -> Iterator[Event | Request]:
         at = self._clock(entry.get("at"))
         for position, given in enumerate((entry / "given").each()):
             if after := given.get("after"):
@@ -52,18 +63,46 @@ class CaseCompiler:
                     at += timedelta(seconds=parse_duration(after.value))
                 except (ValueError, OverflowError):
                     self.complaints.add(after, "bad-format", f"{after.value!r} leads beyond the year 9999")
+            now = (at - _EPOCH) // timedelta(microseconds=1)
+            # Told apart, and the same whenever the test runs: words may show it.
+            reqid = hashlib.sha256(f"{entry.place}#{position}".encode()).hexdigest()[:32]
+            payload = given.value.get("payload", {})
+            if action := given.get("action"):
+                if self._can_be_tried(action):
+                    yield Request(
+                        key=action.value, reqid=reqid, payload=payload, data=b"", sent=now, received=now
+                    )
+                continue
             name = given.value["event"]
             kind, _, key = name.partition(".")
-            now = (at - _EPOCH) // timedelta(microseconds=1)
             yield Event(
                 kind=Kind(kind),
                 key=key,
-                # Told apart, and the same whenever the test runs: words may show it.
-                reqid=hashlib.sha256(f"{entry.place}#{position}".encode()).hexdigest()[:32],
-                payload=self.catalogue.canonical(name, given.value.get("payload", {})),
+                reqid=reqid,
+                payload=self.catalogue.canonical(name, payload),
                 sent=now,
                 received=now,
             )
+
+    def _can_be_tried(self, action: Cursor) -> bool:
+        """Only what tells somebody is tried without asking anything outside the policy."""
+        if action.value not in self.actions:
+            self.complaints.unknown(action, "action", self.actions)
+            return False
+        spec = self.specs.get(action.value)
+        if spec is None or not set(spec.channels) <= set(self.channels):
+            return False  # what is wrong is said there
+        if spec.handler != "notify":
+            message = f"{action.value} has the handler {spec.handler}, which a test does not ask"
+            self.complaints.add(action, "untestable-action", message, hint="only notify can be tried")
+            return False
+        return True
+
+    def _check_replies(self, reply: Cursor, requests: int) -> None:
+        written = len(list(reply.each()))
+        if written != requests:
+            message = f"replies expected: {written}, actions asked for: {requests}; each has one"
+            self.complaints.add(reply, "reply-count", message, at_key=True)
 
     def _clock(self, at: Cursor | None) -> datetime:
         if at is None:
@@ -83,7 +122,7 @@ class CaseCompiler:
                 self._clock(at)
             if channel is not None and channel.value not in self.channels:
                 self.complaints.unknown(channel, "channel", self.channels)
-            if rule is not None:
+            if rule is not None and rule.value not in self.actions:
                 self._check_rule(rule)
         return tuple(Expected(fields=entry.value, place=entry.place) for entry in entries.items())
 

@@ -8,15 +8,16 @@ from datetime import UTC, datetime
 from typing import Any
 
 from .model import Event, Outcome, Place
+from .telling.request import Request
 
 DEFAULT_AT = datetime(2026, 1, 1, 12, tzinfo=UTC)  # the virtual clock where a test sets none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expected:
-    """One message that a test waits for. It names only the fields it cares about."""
+    """One message, or one reply, that a test waits for. It names only the fields it cares about."""
 
-    fields: Mapping[str, Any]  # as written: channel, rule, to, locale, title, contains, reason
+    fields: Mapping[str, Any]  # as written: channel, rule, to, locale, title, contains, reason; code, message
     place: Place
 
 
@@ -27,8 +28,10 @@ class Case:
     name: str
     place: Place
     events: tuple[Event, ...]  # in order of arrival, on the virtual clock
+    requests: tuple[Request, ...] = ()  # for actions, so too
     answers: Mapping[str, Outcome] = field(default_factory=dict)  # how sends end, by channel; else sent
     rules: tuple[str, ...] | None = None  # ids, in order of evaluation
     deliveries: tuple[Expected, ...] | None = None  # sent
     failed: tuple[Expected, ...] | None = None  # written, and not sent because of ``answers``
     suppressed: tuple[Expected, ...] | None = None  # asked for, and not written
+    replies: tuple[Expected, ...] | None = None  # one for each request

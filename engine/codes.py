@@ -54,6 +54,7 @@ CODES: dict[str, Code] = {
     "unknown-interval": Code("A time interval that is not defined."),
     "unknown-zone": Code("A time zone that does not exist."),
     "unknown-rule": Code("A test that names a rule which is not there."),
+    "unknown-action": Code("A test that asks for an action which is not there."),
     "unknown-event": Code("An event that the catalogue does not describe.", _WARNING),
     "bad-event": Code("An event pattern that NATS does not know."),
     # conditions
@@ -89,6 +90,8 @@ CODES: dict[str, Code] = {
     "never-open": Code("Hours that leave no time at which anything is sent.", _WARNING),
     # actions
     "unusable-action": Code("Settings with which the action's handler would not start."),
+    "untestable-action": Code("A test that asks for an action which cannot be tried."),
+    "reply-count": Code("A test with another number of replies than of requests."),
     # templates
     "template-path": Code("A template file in a place where none is looked for."),
     "template-syntax": Code("A template that Jinja2 does not read."),

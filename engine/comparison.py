@@ -13,6 +13,7 @@ from . import locales
 from .audience import usable_address
 from .model import Delivery, Suppressed
 from .rulebook import Rulebook
+from .telling.request import Answer
 from .templates import as_text
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -37,6 +38,12 @@ def compare_delivery(rulebook: Rulebook, wanted: Mapping[str, Any], delivery: De
 def compare_suppressed(wanted: Mapping[str, Any], suppressed: Suppressed) -> list[Row]:
     """Each field that the test names."""
     return [_row(name, want, getattr(suppressed, name)) for name, want in wanted.items()]
+
+
+def compare_reply(wanted: Mapping[str, Any], answer: Answer) -> list[Row]:
+    """Each field that the test names."""
+    actual = {"code": str(answer.code), "message": answer.message}
+    return [_row(name, str(want), actual[name]) for name, want in wanted.items()]
 
 
 def aligned(wanted: Sequence[str], actual: Sequence[str]) -> Iterator[Row]:

@@ -129,6 +129,8 @@ def compile_policy(folder: Folder, environment: Mapping[str, str]) -> Compiled:
         complaints=complaints,
         rules=sections.rule_ids(),
         channels=sections.names("channels"),
+        actions=sections.names("actions"),
+        specs=actions,
         catalogue=catalogue,
     )
     cases = tuple(case_compiler.case(entry) for entry in sections.tests())

@@ -10,7 +10,6 @@ from typing import Any
 from urllib.parse import quote
 
 from . import locales
-from .actions.shapes import SHAPES
 from .audience import recipient_of, usable_address
 from .cases import DEFAULT_AT, Case
 from .channels.mail import with_prefix
@@ -20,6 +19,7 @@ from .model import Event, Kind, Message, Place
 from .plan import context
 from .rulebook import ActionSpec, Audience, Notify, Rule, Rulebook
 from .subjects import ONE, REST
+from .telling.shapes import SHAPES
 from .templates import render
 
 _NOW = round(DEFAULT_AT.timestamp() * 1_000_000)

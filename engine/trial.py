@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 
 from .cases import Case, Expected
-from .chain import next_of
-from .comparison import Row, aligned, compare_delivery, compare_suppressed, only_actual, only_expected
+from .comparison import (
+    Row,
+    aligned,
+    compare_delivery,
+    compare_reply,
+    compare_suppressed,
+    only_actual,
+    only_expected,
+)
 from .explain import Explanation, explain, sentence, why_not
 from .matching import pair_off
 from .model import Delivery, Failure, Outcome, Place, Suppressed
-from .plan import Plan, plan
+from .plan import Plan
 from .rulebook import Rulebook
+from .tryout import Tryout
 
 _MOST_REASONS = 5  # of rules that do not match, for one message
 
@@ -22,7 +30,7 @@ _MOST_REASONS = 5  # of rules that do not match, for one message
 class Difference:
     """Something that came out otherwise than the test says."""
 
-    about: str  # template, or the part of ``expect``: rules, deliveries, failed, suppressed
+    about: str  # template, or the part of ``expect``: rules, deliveries, failed, suppressed, reply
     message: str
     rows: tuple[Row, ...] = ()
     because: tuple[str, ...] = ()  # sentences
@@ -52,11 +60,14 @@ class _Trial:
     def __init__(self, rulebook: Rulebook, case: Case) -> None:
         self.rulebook = rulebook
         self.case = case
-        planned = (plan(rulebook, event) for event in case.events)
-        self.plans = tuple(replace(each, deliveries=tuple(self._tried(each.deliveries))) for each in planned)
+        tryout = Tryout(rulebook, case)
+        self.answer = tryout.answer
+        self.plans = tuple(tryout.plans())
+        self.replies = tuple(tryout.replies())
         tried = [delivery for each in self.plans for delivery in each.deliveries]
-        self.sent = [delivery for delivery in tried if self._answer(delivery) is Outcome.SENT]
-        self.failed = [delivery for delivery in tried if self._answer(delivery) is not Outcome.SENT]
+        tried += [delivery for each in self.replies for delivery in each.tried]
+        self.sent = [delivery for delivery in tried if self.answer(delivery) is Outcome.SENT]
+        self.failed = [delivery for delivery in tried if self.answer(delivery) is not Outcome.SENT]
         self.suppressed = [suppressed for plan_ in self.plans for suppressed in plan_.suppressed]
 
     @cached_property
@@ -64,25 +75,13 @@ class _Trial:
         """One for each event; only failures need them."""
         return tuple(explain(self.rulebook, event) for event in self.case.events)
 
-    def _answer(self, delivery: Delivery) -> Outcome:
-        """A channel answers the same each time, so that trying again changes nothing."""
-        return self.case.answers.get(delivery.channel, Outcome.SENT)
-
-    def _tried(self, deliveries: Iterable[Delivery]) -> Iterator[Delivery]:
-        """Those, and after each its fall-backs as far as the answers of the channels lead."""
-        for delivery in deliveries:
-            yield delivery
-            last = delivery
-            while last.instead and self._answer(last) in (Outcome.REFUSED, Outcome.DEFERRED):
-                last = next_of(last, at=last.created)
-                yield last
-
     def differences(self) -> Iterator[Difference]:
         yield from self._unwritten()
         yield from self._rules()
         yield from self._messages("deliveries", self.case.deliveries, self.sent)
         yield from self._messages("failed", self.case.failed, self.failed)
         yield from self._not_made()
+        yield from self._replied()
 
     def _unwritten(self) -> Iterator[Difference]:
         """Words that could not be written fail a test, also where a chain does without them."""
@@ -188,6 +187,18 @@ class _Trial:
                 place=self.case.place,
             )
 
+    def _replied(self) -> Iterator[Difference]:
+        for expected, reply in zip(self.case.replies or (), self.replies, strict=False):
+            rows = compare_reply(expected.fields, reply.answer)
+            if not all(row.agrees for row in rows):
+                yield Difference(
+                    about="reply",
+                    message=f"{reply.request.key} is answered otherwise than expected",
+                    rows=tuple(rows),
+                    because=(reply.answer.detail,) if reply.answer.detail else (),
+                    place=expected.place,
+                )
+
     def _why_missing(self, expected: Expected, about: str) -> tuple[str, ...]:
         """What became of the message that was expected, as far as its channel and rule tell."""
         reasons = (*self._elsewhere(expected, about), *self._silent(expected))
@@ -213,7 +224,7 @@ class _Trial:
 
     def _in_reserve(self, expected: Expected, delivery: Delivery) -> Iterator[str]:
         """It is a fall-back that was not needed, or not allowed."""
-        answer = self._answer(delivery)
+        answer = self.answer(delivery)
         if answer in (Outcome.SENT, Outcome.UNKNOWN):
             for step in delivery.instead:
                 if _meant(expected, step.rule, step.channel):
@@ -240,7 +251,11 @@ class _Trial:
         yield from reasons[:_MOST_REASONS]
         if len(reasons) > _MOST_REASONS:
             yield f"{len(reasons) - _MOST_REASONS} more rules would have made it and do not match"
-        if not looking:
+        for reply in self.replies:
+            if reply.answer.code and _meant(expected, reply.request.key, expected.fields.get("channel", "")):
+                detail = f" ({reply.answer.detail})" if reply.answer.detail else ""
+                yield f"{reply.request.key} answers {reply.answer.code}: {reply.answer.message}{detail}"
+        if not looking and self.case.events:
             over = f" over {expected.fields['channel']}" if "channel" in expected.fields else ""
             names = ", ".join(dict.fromkeys(event.name for event in self.case.events))
             yield f"no rule that looks at {names} tells anybody{over}"

@@ -9,46 +9,21 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib import import_module
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from ..model import Problem
 from ..rulebook import ActionSpec, ChannelSpec, Rulebook
+from ..telling.request import NOT_BEGUN, OUTCOME_UNKNOWN, Answer, Request, failed
 
 if TYPE_CHECKING:
     from ..broker import Connection
     from ..channels import Channel
     from ..metrics import Metrics
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """One request for an action, as received."""
-
-    key: str  # what stands after the prefix and ``action.``
-    reqid: str
-    payload: Any  # any JSON
-    data: bytes  # the whole envelope
-    sent: int  # the sender's clock, microseconds since the epoch
-    received: int  # when this process had it, microseconds since the epoch
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """What the caller hears. Neither ``message`` nor ``payload`` tells anything of this server."""
-
-    code: int = 0
-    message: str = "ok"
-    payload: dict[str, Any] | None = None
-    detail: str = ""  # for the operators' log alone
-
-
-NOT_BEGUN = "not carried out: no time left"
-OUTCOME_UNKNOWN = "outcome unknown: it may have been carried out"
-
-
-def failed(message: str, detail: str = "") -> Answer:
-    """The answer of an action that failed."""
-    return Answer(code=1, message=message, detail=detail)
+__all__ = [
+    "HANDLERS", "NOT_BEGUN", "OUTCOME_UNKNOWN", "Answer", "Handler", "HandlerType", "Lookup", "Request",
+    "Resources", "check_handler", "failed", "open_handler", "unusable",
+]  # fmt: skip
 
 
 class Handler(Protocol):

@@ -16,14 +16,13 @@ from typing import Any
 
 import maxminddb
 
-from msc.wire import WireError
-
+from ..errors import UndecodableError
 from ..model import Problem
 from ..rulebook import ActionSpec
+from ..telling.payloads import read_payload
+from ..telling.shapes import SHAPES
 from . import Answer, Request, Resources, failed, unusable
 from .geo import NotLocatableError, locate, public_address
-from .payloads import read_payload
-from .shapes import SHAPES
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +53,7 @@ class IpLocation:
         try:
             payload = read_payload(request.payload, SHAPES["iplocation"])
             address = public_address(payload["ipaddr"])
-        except (WireError, NotLocatableError) as error:
+        except (UndecodableError, NotLocatableError) as error:
             return failed(str(error))
         if self._reader is None:
             return failed(_UNAVAILABLE, f"{self._path}: {self._complained}")

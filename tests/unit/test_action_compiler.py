@@ -11,8 +11,8 @@ from policies import policy
 
 from engine import schemas
 from engine.actions import HANDLERS
-from engine.actions.shapes import SHAPES
 from engine.loader import Policy, load_policy
+from engine.telling.shapes import SHAPES
 
 USED = """
 rules:

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.actions.geo import NotLocatableError, locate, public_address
-from engine.actions.payloads import read_payload
-from engine.actions.shapes import ANY, SHAPES
-from msc.wire import WireError
+from engine.errors import UndecodableError
+from engine.telling.payloads import read_payload
+from engine.telling.shapes import ANY, SHAPES
 
 IP = SHAPES["iplocation"]
 JSON: Any = st.recursive(
@@ -64,7 +64,7 @@ def test_fields_are_found_in_any_case(payload: Any, expected: dict[str, Any]) ->
     ids=str,
 )
 def test_another_type_is_named_as_go_names_it(value: Any, kind: str, shown: str) -> None:
-    with pytest.raises(WireError) as caught:
+    with pytest.raises(UndecodableError) as caught:
         read_payload({"ipaddr": value}, IP)
     assert str(caught.value) == (
         f"1 error(s) decoding:\n\n* 'IpAddr' expected type 'string', got unconvertible type '{kind}', value: '{shown}'"
@@ -76,7 +76,7 @@ def test_another_type_is_named_as_go_names_it(value: Any, kind: str, shown: str)
 )
 def test_what_is_no_object(payload: Any, kind: str) -> None:
     for shape in (IP, ANY):
-        with pytest.raises(WireError, match=f"^'' expected a map, got '{kind}'$"):
+        with pytest.raises(UndecodableError, match=f"^'' expected a map, got '{kind}'$"):
             read_payload(payload, shape)
 
 
@@ -85,7 +85,7 @@ def test_any_payload_is_read_or_refused_in_few_words(payload: Any) -> None:
     for shape in (ANY, *SHAPES.values()):
         try:
             values = read_payload(payload, shape)
-        except WireError as error:
+        except UndecodableError as error:
             assert len(str(error)) < 2000
         else:
             assert all(isinstance(values[name], str) for name in shape)

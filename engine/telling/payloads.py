@@ -1,7 +1,7 @@
 """Payloads of the actions that Go programs ask for, read as the original server reads them.
 
 A field is matched without regard to case, unknown fields are left as they are, null is the empty
-text, and what is of another type is refused in the original's words. Pure; raises WireError.
+text, and what is of another type is refused in the original's words. Raises UndecodableError.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
-from msc.wire import WireError
+from ..errors import UndecodableError
 
 _LONGEST_VALUE = 100  # characters of a value in a message
 
@@ -21,7 +21,7 @@ def read_payload(payload: Any, shape: Mapping[str, str]) -> dict[str, Any]:
         payload = {}
     if not isinstance(payload, dict):
         kind = "slice" if isinstance(payload, list) else _go_type(payload)
-        raise WireError(f"'' expected a map, got '{kind}'", reason="wrong-type")
+        raise UndecodableError("wrong-type", f"'' expected a map, got '{kind}'")
     if not shape or (payload.keys() == shape.keys() and all(type(each) is str for each in payload.values())):
         return payload  # the common case
     values: dict[str, Any] = {}
@@ -39,7 +39,7 @@ def read_payload(payload: Any, shape: Mapping[str, str]) -> dict[str, Any]:
     ]
     if wrong:
         lines = "\n".join(sorted(wrong))
-        raise WireError(f"{len(wrong)} error(s) decoding:\n\n{lines}", reason="wrong-type")
+        raise UndecodableError("wrong-type", f"{len(wrong)} error(s) decoding:\n\n{lines}")
     return values | {name: values.get(name) or "" for name in shape}
 
 

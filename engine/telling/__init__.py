@@ -1,27 +1,88 @@
-"""From a request to a finished delivery over one channel. Pure."""
+"""What tells somebody when an action is asked for: over the first of its channels that takes the message.
+
+The next one is tried only after a definite failure: a message that may have gone out ends the action.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from ..audience import texts, usable_address
-from ..catalogue import LOCALE, USER
+from ..catalogue import LOCALE, USER, mask
 from ..draft import delivery_id
-from ..model import Delivery, Event, Kind, Message, Severity
+from ..errors import TemplateError, UndecodableError
+from ..model import Delivery, Event, Kind, Message, Outcome, Severity
 from ..paths import resolve
 from ..plan import event_in_words, find_words
 from ..rulebook import ActionSpec, ChannelSpec, Rulebook
 from ..templates import render
-from . import Request
+from .payloads import read_payload
+from .request import NOT_BEGUN, OUTCOME_UNKNOWN, Answer, Request, failed
+from .shapes import ANY, SHAPES
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_REFUSED = "not delivered: the other side refuses it"
+_DEFERRED = "not delivered: try again later"
+_IN_PART = "not delivered to everybody"
+_NO_WORDS = "not delivered: the message cannot be written"
 _SHORTEST_SECRET = 4  # characters; masking "1" wherever it occurs would destroy the text
 
 
 class UnreachableError(Exception):
     """There is no usable address; the text is what the caller hears."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """How a send over one channel ended."""
+
+    answer: Answer
+    is_last: bool  # no other channel may be tried
+
+
+def ending(outcome: Outcome, detail: str = "", *, in_part: bool = False) -> Ending:
+    """Of a send. ``in_part``: others have the message, and another channel would tell them twice."""
+    match outcome:
+        case Outcome.SENT:
+            return Ending(answer=Answer(), is_last=True)
+        case Outcome.REFUSED:
+            return Ending(answer=failed(_REFUSED, detail), is_last=False)
+        case Outcome.DEFERRED:
+            return Ending(answer=failed(_IN_PART if in_part else _DEFERRED, detail), is_last=in_part)
+        case Outcome.UNKNOWN:
+            return Ending(answer=failed(OUTCOME_UNKNOWN, detail), is_last=True)
+
+
+def deliveries(
+    rulebook: Rulebook, spec: ActionSpec, channels: Sequence[ChannelSpec], request: Request
+) -> Generator[Delivery, Ending, Answer]:
+    """Hand out what is to be sent, be told how each ended, and return what the caller hears."""
+    try:
+        payload = read_payload(request.payload, SHAPES.get(spec.key, ANY))
+    except UndecodableError as error:
+        return failed(str(error))
+    said: list[str] = []
+    answer = failed(NOT_BEGUN)
+    for channel in channels:
+        try:
+            delivery = tell(rulebook, spec, channel, request, payload)
+        except UnreachableError as error:
+            answer = failed(str(error))
+            continue
+        except TemplateError as error:
+            answer = failed(_NO_WORDS)
+            said.append(f"{channel.name}: {error}")
+            continue
+        ended = yield delivery
+        answer = ended.answer
+        if answer.detail:
+            said.append(mask(f"{channel.name}: {answer.detail}", delivery.secrets))
+        if ended.is_last:
+            break
+    return Answer() if answer.code == 0 else failed(answer.message, "; ".join(said))
 
 
 def tell(

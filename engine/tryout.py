@@ -1,0 +1,63 @@
+"""What a policy makes of one of its tests: what is planned, and how far the answers of the channels lead."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+from .cases import Case
+from .chain import next_of
+from .model import Delivery, Outcome
+from .plan import Plan, plan
+from .rulebook import Rulebook
+from .telling import deliveries, ending
+from .telling.request import Answer, Request
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replied:
+    """What came of one request."""
+
+    request: Request
+    answer: Answer
+    tried: tuple[Delivery, ...]  # over one channel after the other
+
+
+@dataclass(frozen=True, slots=True)
+class Tryout:
+    """One test, run. A channel answers the same each time, so that trying again changes nothing."""
+
+    rulebook: Rulebook
+    case: Case
+
+    def plans(self) -> Iterator[Plan]:
+        """One for each event, with every delivery that is tried, fall-backs too."""
+        for event in self.case.events:
+            planned = plan(self.rulebook, event)
+            yield replace(planned, deliveries=tuple(self._tried(planned.deliveries)))
+
+    def replies(self) -> Iterator[Replied]:
+        """One for each request."""
+        for request in self.case.requests:
+            spec = self.rulebook.actions[request.key]
+            channels = [self.rulebook.channels[name] for name in spec.channels]
+            asked = deliveries(self.rulebook, spec, channels, request)
+            tried: list[Delivery] = []
+            try:
+                tried.append(next(asked))
+                while True:
+                    tried.append(asked.send(ending(self.answer(tried[-1]))))
+            except StopIteration as end:
+                yield Replied(request=request, answer=end.value, tried=tuple(tried))
+
+    def answer(self, delivery: Delivery) -> Outcome:
+        """How its channel ends it."""
+        return self.case.answers.get(delivery.channel, Outcome.SENT)
+
+    def _tried(self, planned: Iterable[Delivery]) -> Iterator[Delivery]:
+        for delivery in planned:
+            yield delivery
+            last = delivery
+            while last.instead and self.answer(last) in (Outcome.REFUSED, Outcome.DEFERRED):
+                last = next_of(last, at=last.created)
+                yield last
