@@ -51,6 +51,8 @@ class Breaker:
 
     def failed(self, now: float, *, asked: float | None = None) -> None:
         """It does not. ``asked`` is how many seconds it wants to be left alone, where it said so."""
+        if self.is_open and self._probe is None:
+            return  # begun before it was left alone: many of those would add up to the longest wait
         self._failures += 1
         self._probe = None
         if self.is_open:

@@ -41,6 +41,14 @@ def test_what_fails_steadily_is_probed_by_one_at_growing_intervals() -> None:
     assert waits == [2.0, 4.0, 8.0, 10.0, 10.0, 10.0]
 
 
+def test_what_was_begun_before_does_not_make_the_wait_longer() -> None:
+    breaker = Breaker(first=2.0, longest=60.0)
+    assert [breaker.wait(0.0) for _ in range(32)] == [0.0] * 32
+    for _ in range(32):
+        breaker.failed(0.5)
+    assert breaker.wait(0.5) == 2.0
+
+
 def test_a_probe_that_succeeds_lets_everybody_in() -> None:
     breaker = Breaker()
     broken(breaker)
