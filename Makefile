@@ -17,7 +17,7 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(BIN)/pytest --numprocesses=auto
 
-# What kills processes and cuts connections, at full size and one after the other: a quarter of an hour.
+# What kills processes and cuts connections, at full size and one after the other: some ten minutes.
 soak: $(STAMP)
 	MSS_SOAK=1 $(BIN)/pytest --numprocesses=0 --verbose $$(grep -rlw SOAK tests --include="test_*.py")
 
