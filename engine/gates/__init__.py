@@ -102,6 +102,7 @@ def in_time(drafted: Draft, now: int) -> Draft:
     orders: list[Order] = []
     suppressed: list[Suppressed] = []
     held: list[Held] = []
+    changed = False
     for whole in drafted.orders:
         steps: list[Order] = []
         waiting: list[Held] = []
@@ -114,6 +115,7 @@ def in_time(drafted: Draft, now: int) -> Draft:
                     waiting.append(waits)
                 case Suppressed() as dropped:
                     suppressed.append(dropped)
+        changed = changed or bool(waiting or len(steps) < len(whole.steps))
         if steps:
             # A chain begins with what may go out now; where nothing may, it waits.
             first = next((place for place, step in enumerate(steps) if not step.released), 0)
@@ -123,7 +125,7 @@ def in_time(drafted: Draft, now: int) -> Draft:
                 Suppressed(rule=waits.rule, channel=waits.channel, reason=waits.reason)
                 for waits in waiting[:first]
             )
-    if not (held or suppressed):
+    if not changed:
         return drafted
     return replace(
         drafted,
