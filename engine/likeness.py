@@ -12,7 +12,7 @@ from .draft import Draft, Order
 from .errors import TemplateError
 from .model import Event
 from .plan import find_words
-from .rulebook import Notify, Rule, Rulebook
+from .rulebook import FirstOf, Notify, Rule, Rulebook
 
 # Of rules and their entries what has done its work once they match, or is compared in another way.
 _ELSEWHERE_OF_RULES = ("priority", "place", "stop", "events", "when", "budget", "notify")
@@ -57,10 +57,22 @@ class Likeness:
                 and len(mine.notify) == len(its.notify)
                 and self._people_alike(mine.to.person)
                 and all(
-                    self._entries_alike(mine, a, its, b) for a, b in zip(mine.notify, its.notify, strict=True)
+                    self._told_alike(mine, a, its, b) for a, b in zip(mine.notify, its.notify, strict=True)
                 )
             )
         return self._alike[key]
+
+    def _told_alike(self, mine: Rule, a: Notify | FirstOf, its: Rule, b: Notify | FirstOf) -> bool:
+        """Whether two entries are, of chains each step."""
+        if isinstance(a, Notify) and isinstance(b, Notify):
+            return self._entries_alike(mine, a, its, b)
+        return (
+            isinstance(a, FirstOf)
+            and isinstance(b, FirstOf)
+            and (a.within, len(a.steps)) == (b.within, len(b.steps))
+            and repr(a.when and a.when.source) == repr(b.when and b.when.source)
+            and all(self._entries_alike(mine, c, its, d) for c, d in zip(a.steps, b.steps, strict=True))
+        )
 
     def _entries_alike(self, mine: Rule, a: Notify, its: Rule, b: Notify) -> bool:
         return (

@@ -12,7 +12,7 @@ from enum import StrEnum
 
 from .catalogue import mask
 from .draft import Draft, Order, draft
-from .gates import pass_gates
+from .gates import in_memory, pass_gates
 from .likeness import Likeness, Side
 from .model import Delivery, Event, Failure
 from .plan import write
@@ -185,7 +185,7 @@ def _seen_by(side: Side, event: Event) -> Event:
 
 def _drafted(side: Side, event: Event) -> Draft:
     """What the policy would have asked for at the time of the event."""
-    return pass_gates(draft(side.rulebook, event), event.received)
+    return in_memory(pass_gates(draft(side.rulebook, event), event.received), {})
 
 
 def _fresh(drafted: Draft, seen: _Recent) -> _Orders:
