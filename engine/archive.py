@@ -38,10 +38,9 @@ class Archive:
         """
         for kind in kinds:
             try:
-                for subject in self._subjects(kind):
-                    async with aclosing(self._stored(kind, subject, since)) as batches:
-                        async for batch in batches:
-                            yield self._decoded(kind, batch)
+                async with aclosing(self._stored(kind, since)) as batches:
+                    async for batch in batches:
+                        yield self._decoded(kind, batch)
             except NotPermitted as error:
                 self.hidden[kind] = error
             except BrokerUnfit as error:
@@ -49,12 +48,11 @@ class Archive:
         if self.hidden.keys() | self.missing.keys() >= set(kinds):
             raise next(iter((*self.hidden.values(), *self.missing.values())))
 
-    def _subjects(self, kind: Kind) -> list[str]:
-        below = self.topology.archive_subject(kind, ">")
-        return [self.topology.archive_subject(kind, ""), below] if kind is Kind.LOG else [below]
-
-    async def _stored(self, kind: Kind, subject: str, since: int) -> AsyncGenerator[list[Stored], None]:
+    async def _stored(self, kind: Kind, since: int) -> AsyncGenerator[list[Stored], None]:
         stream = self.topology.archive_stream(kind)
+        # A bare log has no key; nothing else lies in the stream of logs.
+        subject = self.topology.archive_subject(kind, ">")
+        subject = f"{self.topology.namespace}.archive.>" if kind is Kind.LOG else subject
         async with Reading(self.connection, stream, subject, since=since) as reading:
             while batch := await reading.some(_AT_ONCE):
                 self.waiting = reading.waiting

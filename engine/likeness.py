@@ -42,7 +42,8 @@ class Likeness:
         return (
             len(matches) == len(before.matches)
             and all(
-                self._rules_alike(mine.rule, its.rule)
+                # What limits make of it depends on what came before, under either policy.
+                not its.rule.limits.there and self._rules_alike(mine.rule, its.rule)
                 for mine, its in zip(before.matches, matches, strict=True)
             )
             and self._events_alike(event.name)

@@ -12,11 +12,12 @@ from enum import StrEnum
 
 from .catalogue import mask
 from .draft import Draft, Order, draft
-from .gates import in_memory, pass_gates
+from .gates import pass_gates
 from .likeness import Likeness, Side
 from .model import Delivery, Event, Failure
 from .plan import write
 from .readers import Field, differ, fields_between, longest_first
+from .remembered import Remembered
 
 _WINDOW = 120_000_000  # microseconds within which the broker drops a delivery that it has stored already
 _MOST_REMEMBERED = 100_000  # deliveries, however many come within that time
@@ -61,12 +62,13 @@ class Replay:
         self.of_live = self.of_new = 0  # deliveries
         self._most = samples
         self._seen_live, self._seen_new = _Recent(), _Recent()
+        self._of_live, self._of_new = Remembered(), Remembered()
         self._likeness = Likeness(live, new)
 
     def add(self, event: Event) -> None:
         """Compare what both policies make of ``event``, whose payload is as it came."""
         self.events[event.kind] += 1
-        before = _drafted(self.live, _seen_by(self.live, event))
+        before = _drafted(self.live, _seen_by(self.live, event), self._of_live)
         mine = _fresh(before, self._seen_live)
         of_new = _seen_by(self.new, event)
         if self._likeness.of_drafts(before, of_new):
@@ -74,7 +76,7 @@ class Replay:
                 self._seen_new.repeats(id_, event.received)
                 self._count(_group(order), Verdict.SAME)
             return
-        after = _drafted(self.new, of_new)
+        after = _drafted(self.new, of_new, self._of_new)
         its = _fresh(after, self._seen_new)
         for a, b in _pairs(mine, its):
             self._both((before, mine.pop(a)), (after, its.pop(b)))
@@ -183,9 +185,9 @@ def _seen_by(side: Side, event: Event) -> Event:
     return event if payload is event.payload else replace(event, payload=payload)
 
 
-def _drafted(side: Side, event: Event) -> Draft:
-    """What the policy would have asked for at the time of the event."""
-    return in_memory(pass_gates(draft(side.rulebook, event), event.received), {})
+def _drafted(side: Side, event: Event, remembered: Remembered) -> Draft:
+    """What the policy would have asked for at the time of the event, after those that came before it."""
+    return remembered.carry_out(pass_gates(draft(side.rulebook, event), event.received), event.received)
 
 
 def _fresh(drafted: Draft, seen: _Recent) -> _Orders:
@@ -228,6 +230,8 @@ def _why_not(order: Order, drafted: Draft) -> str:
     for suppressed in drafted.suppressed:
         if (suppressed.rule, suppressed.channel) == (rule, channel):
             return f"{suppressed.reason}: {suppressed.detail}" if suppressed.detail else suppressed.reason
+    if any((held.rule, held.channel) == (rule, channel) and held.digest for held in drafted.held):
+        return "it waits for a digest"
     if any(match.rule.id == rule for match in drafted.matches):
         return "the rule matches, and does not tell this address over this channel"
     if all(each.id != rule for each in drafted.rulebook.rules):

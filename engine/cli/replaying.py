@@ -58,8 +58,8 @@ def replay(
 ) -> None:
     """Run the events that the archive holds through the live policy and a new one; nothing is sent.
 
-    It shows which deliveries would appear, vanish or change, by rule and channel, with samples. Budgets
-    are not counted, and people's answers not known. Secrets are masked.
+    It shows which deliveries would appear, vanish or change, by rule and channel, with samples. Budgets,
+    digests and people's preferences are left out. Secrets are masked.
 
     Exit code 1: the new policy has errors, or makes deliveries whose words it cannot write.
     """

@@ -55,6 +55,7 @@ PURE = [
     "readers",
     "wordprints",
     "likeness",
+    "remembered",
     "replay",
     "matching",
     "tryout",

@@ -13,11 +13,15 @@ import pytest
 from policies import CHANNELS, event, write
 
 from engine import replay as module
+from engine.gates import Change, Row
+from engine.index import RuleIndex
 from engine.likeness import Side
+from engine.limits import Dedupe, Limits
 from engine.loader import load_files, read_folder
 from engine.model import Delivery, Event
 from engine.plan import plan
 from engine.plan import write as write_words
+from engine.remembered import Remembered
 from engine.replay import Replay, Verdict
 from engine.wordprints import template_prints
 
@@ -225,6 +229,53 @@ def test_what_one_policy_told_a_moment_ago_is_not_told_again_by_another_rule_of_
     replay.add(first)
     replay.add(replace(first, received=first.received + 1_000_000, payload={**PAYLOAD, "city": "Rome"}))
     assert counts(replay) == {"same": 1, "appears": 1}
+
+
+def test_limits_hold_back_as_they_would_have_event_by_event(tmp_path: Path) -> None:
+    dedupe = Dedupe(key=(("userid",),), window=600.0)
+    live = side(tmp_path, "live", {})
+    narrow = side(tmp_path, "new", {"rules.yaml": RULE.replace("{result: success}", "{city: Köln}")})
+
+    def counted(live: Side, new: Side) -> dict[str, int]:
+        replay = Replay(live, new)
+        for number, (city, minutes) in enumerate(
+            [("Oslo", 0), ("Köln", 1), ("Köln", 2), ("Köln", 10), ("Köln", 12)]
+        ):
+            one = event({**PAYLOAD, "city": city}, reqid=f"{number:032x}")
+            replay.add(replace(one, received=one.received + minutes * 60_000_000))
+        return counts(replay)
+
+    # Live: the 1st and the 4th. New: the 2nd and the 5th.
+    assert counted(limited(live, dedupe), limited(live, dedupe)) == {"same": 2}
+    assert counted(limited(live, dedupe), live) == {"same": 2, "appears": 3}
+    assert counted(live, limited(live, dedupe)) == {"same": 2, "vanishes": 3}
+    assert counted(limited(live, dedupe), limited(narrow, dedupe)) == {"vanishes": 2, "appears": 2}
+
+
+def limited(side: Side, dedupe: Dedupe) -> Side:
+    rules = tuple(replace(rule, limits=Limits(dedupe=dedupe)) for rule in side.rulebook.rules)
+    index = RuleIndex((rule.events, rule.when, rule) for rule in rules)
+    return replace(side, rulebook=replace(side.rulebook, rules=rules, index=index))
+
+
+def test_what_gates_remember_is_forgotten_when_it_has_had_its_time() -> None:
+    remembered = Remembered()
+    seen = []
+
+    def note(value: bytes) -> tuple[bytes, None]:
+        seen.append(value)
+        return b"x", None
+
+    def row(key: str) -> Row[str]:
+        yield Change(key, note, keep=1.0)
+        return key
+
+    for number in range(50_000):
+        assert remembered.carry_out(row(str(number)), now=number * 10_000) == str(number)
+    assert len(remembered) < 11_000 and set(seen) == {b""}
+    for now in (0, 999_999, 2_100_000):
+        remembered.carry_out(row("again"), now=10**12 + now)
+    assert seen[-3:] == [b"", b"x", b""]
 
 
 def test_secrets_are_masked_in_samples_also_where_html_escapes_them(tmp_path: Path) -> None:

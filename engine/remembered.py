@@ -1,0 +1,43 @@
+"""What gates remember while a past is gone through: in memory, and no longer than it means anything."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from .gates import Row
+
+_FEW = 10_000  # values that may lie about, whether they mean anything or not
+
+T = TypeVar("T")
+
+
+class Remembered:
+    """The values of one policy's gates, on the clock of the events."""
+
+    def __init__(self) -> None:
+        self._cells: dict[str, tuple[bytes, int]] = {}  # value, and until when it means something
+        self._most = _FEW
+
+    def __len__(self) -> int:
+        return len(self._cells)
+
+    def carry_out(self, row: Row[T], now: int) -> T:
+        """Do what ``row`` asks for; ``now`` in microseconds since the epoch."""
+        answer = None
+        while True:
+            try:
+                change = row.send(answer)
+            except StopIteration as done:
+                result: T = done.value
+                return result
+            value, until = self._cells.get(change.key, (b"", 0))
+            changed, answer = change.step(value if until > now else b"")
+            if changed is not None:
+                self._cells[change.key] = (changed, now + round(change.keep * 1e6))
+                self._tidy(now)
+
+    def _tidy(self, now: int) -> None:
+        """Forget what has had its time, whenever there is twice as much as was left the last time."""
+        if len(self._cells) > self._most:
+            self._cells = {key: cell for key, cell in self._cells.items() if cell[1] > now}
+            self._most = max(_FEW, 2 * len(self._cells))
