@@ -7,7 +7,7 @@ import json
 import logging
 import random
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -67,24 +67,40 @@ class Desk:
         )
 
     @asynccontextmanager
-    async def replica(self, *, last_good: bool = False, poll: float = 1000.0) -> AsyncIterator[Server]:
-        """A server that follows the bucket; by its watch alone, unless it is told to look."""
+    async def replicas(
+        self, *polls: float, last_good: bool = False, blind: bool = False
+    ) -> AsyncIterator[list[Server]]:
+        """Servers that follow the bucket: by their watch alone, unless they look every so many seconds.
+
+        The last one of the ``blind`` has no watch.
+        """
         settings = self.settings()
-        source = BucketSource(settings=settings, last_good=last_good, poll=poll)
-        server = Server(settings=settings, rulebook=(await source.first()).require())
-        reloader = Reloader(server=server, settings=lambda: settings, load=source.load)
+        sources = [
+            BucketSource(settings=settings, last_good=last_good, poll=poll) for poll in polls or (1000.0,)
+        ]
+        if blind:
+            sources[-1]._watch = lambda *_: asyncio.Event().wait()  # type: ignore[method-assign, assignment, return-value]
+        first = await asyncio.gather(*(source.first() for source in sources))
+        servers = [Server(settings=settings, rulebook=policy.require()) for policy in first]
         stop = asyncio.Event()
-        running = asyncio.create_task(server.run(stop))
-        following = asyncio.create_task(reloader.follow(source.changes()))
-        await until(lambda: server.ready.is_set() or running.done(), what="it serves")
+        running = [asyncio.create_task(server.run(stop)) for server in servers]
+        following = []
+        for server, source in zip(servers, sources, strict=True):
+            reloader = Reloader(server=server, settings=lambda: settings, load=source.load)
+            following.append(asyncio.create_task(reloader.follow(source.changes())))
+        for server, task in zip(servers, running, strict=True):
+            await until(
+                lambda server=server, task=task: server.ready.is_set() or task.done(), what="it serves"
+            )
         try:
-            yield server
+            yield servers
         finally:
             stop.set()
-            following.cancel()
+            for task in following:
+                task.cancel()
             async with asyncio.timeout(LIMIT):
-                await running
-                await asyncio.wait((following,))
+                await asyncio.gather(*running)
+                await asyncio.wait(following)
 
 
 @pytest.fixture
@@ -97,9 +113,7 @@ async def broker(tmp_path: Path) -> AsyncIterator[NatsServer]:
     await made.kill()
 
 
-async def test_every_replica_goes_by_the_revision_that_was_pushed(
-    broker: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_every_replica_goes_by_the_revision_that_was_pushed(broker: NatsServer, tmp_path: Path) -> None:
     desk = Desk(tmp_path, broker.address)
     with pytest.raises(BadBucket, match="nats://MSS_POLICY: there is no such bucket"):
         await BucketSource(settings=desk.settings()).first()
@@ -108,8 +122,7 @@ async def test_every_replica_goes_by_the_revision_that_was_pushed(
     first = await desk.push("hello")
     assert first.code == 0 and "revision 1 (" in first.output, first
     one = (await desk.current())["revision"]
-    async with AsyncExitStack() as stack:
-        replicas = [await stack.enter_async_context(desk.replica()) for _ in range(3)]
+    async with desk.replicas(1000.0, 1000.0, 0.2, blind=True) as replicas:
         assert [replica.rulebook.revision for replica in replicas] == [one] * 3
 
         async def all_go_by(revision: str) -> None:
@@ -149,13 +162,9 @@ async def test_every_replica_goes_by_the_revision_that_was_pushed(
         third = await desk.push("hello, third", large)
         assert third.code == 0, third
         await all_go_by((await desk.current())["revision"])
-        # Without any watch the pointer is looked at now and then.
-        monkeypatch.setattr(BucketSource, "_watch", lambda *_: asyncio.Event().wait())
-        async with desk.replica(poll=0.1) as blind:
-            assert (await desk.push("hello, fourth", large)).code == 0
-            four = (await desk.current())["revision"]
-            await until(lambda: blind.rulebook.revision == four, what="the blind one")
-            await all_go_by(four)
+        fourth = await desk.mss("push", "--rollback")
+        assert fourth.code == 0, fourth
+        await all_go_by(two)
 
 
 async def test_a_bucket_that_is_broken_stops_no_replica_and_refuses_a_start_unless_told(
@@ -174,7 +183,7 @@ async def test_a_bucket_that_is_broken_stops_no_replica_and_refuses_a_start_unle
         policy = await BucketSource(settings=desk.settings(), last_good=True).first()
         assert policy.require().revision == good
 
-    async with desk.replica() as replica:
+    async with desk.replicas() as (replica,):
         # Fine where it was pushed; here a variable is missing.
         pushed = await desk.push("hello, second", NOT_HERE, MSS_TEST_ONLY="x")
         assert pushed.code == 0, pushed
@@ -193,7 +202,7 @@ async def test_a_bucket_that_is_broken_stops_no_replica_and_refuses_a_start_unle
         await until(lambda: "its pointer cannot be read" in caplog.text, what="it says so")
         await refuses(BadBucket, "its pointer cannot be read")
         assert replica.rulebook.revision == good
-        async with desk.replica(last_good=True) as another:
+        async with desk.replicas(last_good=True) as (another,):
             assert another.rulebook.revision == good
             assert (await desk.push("hello, mended", {"more.yaml": ""})).code == 0
             mended = await desk.current()
