@@ -16,7 +16,7 @@ from .rulebook import FirstOf, Notify, Rule, Rulebook
 
 # Of rules and their entries what has done its work once they match, or is compared in another way.
 _ELSEWHERE_OF_RULES = ("priority", "place", "stop", "events", "when", "budget", "notify")
-_ELSEWHERE_OF_ENTRIES = ("when",)
+_ELSEWHERE_OF_ENTRIES = ("when", "steps")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,28 +58,25 @@ class Likeness:
                 and len(mine.notify) == len(its.notify)
                 and self._people_alike(mine.to.person)
                 and all(
-                    self._told_alike(mine, a, its, b) for a, b in zip(mine.notify, its.notify, strict=True)
+                    self._entries_alike(mine, a, its, b) for a, b in zip(mine.notify, its.notify, strict=True)
                 )
             )
         return self._alike[key]
 
-    def _told_alike(self, mine: Rule, a: Notify | FirstOf, its: Rule, b: Notify | FirstOf) -> bool:
-        """Whether two entries are, of chains each step."""
-        if isinstance(a, Notify) and isinstance(b, Notify):
-            return self._entries_alike(mine, a, its, b)
+    def _entries_alike(self, mine: Rule, a: Notify | FirstOf, its: Rule, b: Notify | FirstOf) -> bool:
+        if repr(a.when and a.when.source) != repr(b.when and b.when.source):  # 1 is True, and not here
+            return False
+        if _rest(a, _ELSEWHERE_OF_ENTRIES) != _rest(b, _ELSEWHERE_OF_ENTRIES):
+            return False
+        if isinstance(a, FirstOf) or isinstance(b, FirstOf):
+            steps = _steps_of(a), _steps_of(b)
+            return (
+                type(a) is type(b)
+                and len(steps[0]) == len(steps[1])
+                and all(self._entries_alike(mine, x, its, y) for x, y in zip(*steps, strict=True))
+            )
         return (
-            isinstance(a, FirstOf)
-            and isinstance(b, FirstOf)
-            and (a.within, len(a.steps)) == (b.within, len(b.steps))
-            and repr(a.when and a.when.source) == repr(b.when and b.when.source)
-            and all(self._entries_alike(mine, c, its, d) for c, d in zip(a.steps, b.steps, strict=True))
-        )
-
-    def _entries_alike(self, mine: Rule, a: Notify, its: Rule, b: Notify) -> bool:
-        return (
-            _rest(a, _ELSEWHERE_OF_ENTRIES) == _rest(b, _ELSEWHERE_OF_ENTRIES)
-            and repr(a.when and a.when.source) == repr(b.when and b.when.source)  # 1 is True, and not here
-            and self._people_alike(a.to.person if a.to else "")
+            self._people_alike(a.to.person if a.to else "")
             and self._wording_alike(mine, a, its, b)
             and self._print(self.live, a.template or mine.template)
             == self._print(self.new, b.template or its.template)
@@ -98,10 +95,17 @@ class Likeness:
             self._marked_alike[name] = (mine.roles if mine else {}) == (its.roles if its else {})
         return self._marked_alike[name]
 
-    def of_words(self, mine: Order, its: Order) -> bool:
-        """Whether both are written from the same."""
+    def of_orders(self, mine: Order, its: Order) -> bool:
+        """Whether both become the same delivery."""
         return (
-            mine.template == its.template
+            mine.within == its.within
+            and len(mine.steps) == len(its.steps)
+            and all(self._steps_alike(a, b) for a, b in zip(mine.steps, its.steps, strict=True))
+        )
+
+    def _steps_alike(self, mine: Order, its: Order) -> bool:
+        return (
+            (mine.id, mine.to, mine.released) == (its.id, its.to, its.released)
             and (mine.recipient.user, mine.recipient.locale) == (its.recipient.user, its.recipient.locale)
             and self._wording_alike(mine.match.rule, mine.notify, its.match.rule, its.notify)
             and mine.match.event.payload == its.match.event.payload
@@ -119,9 +123,14 @@ class Likeness:
         return self._worded_alike[key]
 
 
-def _rest(part: Rule | Notify, elsewhere: Collection[str]) -> list[object]:
+def _rest(part: Rule | Notify | FirstOf, elsewhere: Collection[str]) -> list[object]:
     """All that a rule or an entry says besides, also what later versions of the language add."""
     return [getattr(part, each.name) for each in fields(part) if each.name not in elsewhere]
+
+
+def _steps_of(entry: Notify | FirstOf) -> tuple[Notify, ...]:
+    """The channels of a chain, one after the other."""
+    return entry.steps if isinstance(entry, FirstOf) else (entry,)
 
 
 def _words(side: Side, order: Order) -> tuple[str, ...]:

@@ -75,8 +75,13 @@ def _seen(delivery: Delivery | None) -> dict[str, str]:
         "text": message.text,
         "html": message.html,
         "pictures": ", ".join(pictures),
+        "within": f"{delivery.within:g} s" if delivery.within else "",
+        "else over": ", ".join(each.channel for each in delivery.instead),
         "payload": "" if delivery.payload is None else repr(dict(delivery.payload)),
     }
+    for each in delivery.instead:
+        words = _seen(each).items()
+        seen = {**seen, **{f"{name}, else over {each.channel}": value for name, value in words}}
     return {name: value for name, value in seen.items() if value}
 
 

@@ -92,8 +92,7 @@ class Replay:
     def _both(self, before: tuple[Draft, Order], after: tuple[Draft, Order]) -> None:
         """Counted where both have it, or one that differs in its addresses or its template's name."""
         group = _group(after[1])
-        mine, its = before[1], after[1]
-        if (mine.to, mine.released) == (its.to, its.released) and self._likeness.of_words(mine, its):
+        if self._likeness.of_orders(before[1], after[1]):
             self._count(group, Verdict.SAME)
             return
         old, new = _written(*before), _written(*after)
@@ -232,6 +231,9 @@ def _why_not(order: Order, drafted: Draft) -> str:
             return f"{suppressed.reason}: {suppressed.detail}" if suppressed.detail else suppressed.reason
     if any((held.rule, held.channel) == (rule, channel) and held.digest for held in drafted.held):
         return "it waits for a digest"
+    for other in drafted.orders:
+        if any(_group(step) == (rule, channel) for step in other.instead):
+            return f"it goes out only where {other.channel.name} fails"
     if any(match.rule.id == rule for match in drafted.matches):
         return "the rule matches, and does not tell this address over this channel"
     if all(each.id != rule for each in drafted.rulebook.rules):
