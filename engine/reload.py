@@ -101,6 +101,7 @@ class Reloader:
                 await self.reload()
         finally:
             coming.cancel()
+            await asyncio.wait((coming,))  # it may have a connection to close
 
     async def _attempt(self, work: Callable[[_Wanted], Awaitable[Reloaded]]) -> Reloaded:
         try:

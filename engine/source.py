@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,8 +49,11 @@ class Source(Protocol):
         """The folder in which a change is to be noticed, if it is one."""
         ...
 
-    def changes(self) -> AsyncIterator[None]:
-        """Yield whenever another policy is there that ``load`` gives; for ever."""
+    def changes(self, present: Callable[[], Settings]) -> AsyncIterator[None]:
+        """Yield whenever another policy is there that ``load`` gives; for ever.
+
+        ``present`` are the settings in force, which may name another broker by now.
+        """
         ...
 
 
@@ -75,7 +78,8 @@ class FolderSource:
         # Of a bucket that the settings name by now, the next start takes notice.
         return (self.folder or (self.settings if settings.rules_bucket else settings).rules,)
 
-    async def changes(self) -> AsyncIterator[None]:
+    async def changes(self, present: Callable[[], Settings]) -> AsyncIterator[None]:
+        del present
         await asyncio.Event().wait()  # whoever watches files says so
         yield
 
@@ -111,12 +115,13 @@ class BucketSource:
         del settings
         return ()
 
-    async def changes(self) -> AsyncIterator[None]:
+    async def changes(self, present: Callable[[], Settings]) -> AsyncIterator[None]:
         while True:
+            settings = present()
             try:
                 async with (
-                    _connected(self.settings) as connection,
-                    aclosing(self._changes(connection)) as changes,
+                    _connected(settings) as connection,
+                    aclosing(self._changes(connection, settings, present)) as changes,
                 ):
                     async for _ in changes:
                         yield
@@ -150,13 +155,15 @@ class BucketSource:
         self._files, self._taken = await bucket.files(pushed), pushed.number
         return await asyncio.to_thread(load_files, self._files)
 
-    async def _changes(self, connection: Connection) -> AsyncGenerator[None, None]:
-        """As long as the connection lasts."""
+    async def _changes(
+        self, connection: Connection, settings: Settings, present: Callable[[], Settings]
+    ) -> AsyncGenerator[None, None]:
+        """As long as the connection by ``settings`` lasts and is the right one."""
         moved = asyncio.Event()
         connection.on_reconnect(moved.set)
         watching = asyncio.create_task(self._watch(connection, moved), name="policy watch")
         try:
-            while not connection.lost.is_set():
+            while _same_broker(settings, present()) and not connection.lost.is_set():
                 if await self._look(connection):
                     yield
                 with suppress(TimeoutError):
@@ -212,6 +219,10 @@ async def _readable(bucket: PolicyBucket) -> tuple[Revisions, str]:
         return await bucket.revisions(), ""
     except BadBucket as error:
         return next(iter(await bucket.earlier()), Revisions()), str(error)
+
+
+def _same_broker(one: Settings, other: Settings) -> bool:
+    return (one.servers, one.access) == (other.servers, other.access)
 
 
 def source_of(settings: Settings, folder: Path | None, *, last_good: bool = False) -> Source:

@@ -32,7 +32,9 @@ async def serving(
         settings=Settings(servers=(address,), metrics="", ack_wait=2.0, **settings),
         rulebook=load_policy(rules, environment).require(),
     )
-    reloader = Reloader(server=server, settings=lambda: server.settings, folder=rules)
+    reloader = Reloader(
+        server=server, settings=lambda: server.settings, load=lambda _: load_policy(rules, environment)
+    )
     assert reloader.server.verbs  # it can be asked to reload, and to check
     stop = asyncio.Event()
     running = asyncio.create_task(server.run(stop))

@@ -113,7 +113,7 @@ async def _serve(
         async with asyncio.TaskGroup() as tasks:
             reloading = [
                 tasks.create_task(reload_by_signal(reloader.reload), name="reload"),
-                tasks.create_task(reloader.follow(source.changes()), name="policy"),
+                tasks.create_task(reloader.follow(source.changes(lambda: server.settings)), name="policy"),
             ]
             if watch is not None:
                 watch.paths = lambda: (file, *source.folder_of(server.settings))

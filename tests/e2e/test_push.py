@@ -87,7 +87,7 @@ class Desk:
         following = []
         for server, source in zip(servers, sources, strict=True):
             reloader = Reloader(server=server, settings=lambda: settings, load=source.load)
-            following.append(asyncio.create_task(reloader.follow(source.changes())))
+            following.append(asyncio.create_task(reloader.follow(source.changes(lambda: settings))))
         for server, task in zip(servers, running, strict=True):
             await until(
                 lambda server=server, task=task: server.ready.is_set() or task.done(), what="it serves"
