@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from .choices import Choices
 from .model import Event, Outcome, Place
 from .telling.request import Request
 
@@ -29,6 +30,7 @@ class Case:
     place: Place
     events: tuple[Event, ...]  # in order of arrival, on the virtual clock
     requests: tuple[Request, ...] = ()  # for actions, so too
+    preferences: Mapping[str, Choices] = field(default_factory=dict)  # by person
     answers: Mapping[str, Outcome] = field(default_factory=dict)  # how sends end, by channel; else sent
     rules: tuple[str, ...] | None = None  # ids, in order of evaluation
     deliveries: tuple[Expected, ...] | None = None  # sent

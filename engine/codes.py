@@ -88,6 +88,14 @@ CODES: dict[str, Code] = {
     "bad-range": Code("Days, months or years that are none."),
     "empty-interval": Code("A time interval that no day is in."),
     "never-open": Code("Hours that leave no time at which anything is sent.", _WARNING),
+    # people and limits
+    "no-allow": Code("preferred without the channels to choose from."),
+    "unused-allow": Code("Channels to choose from, and nothing that asks for the choice.", _WARNING),
+    "reserved-name": Code("A channel with a name that means something else."),
+    "unchoosable": Code("A category in which nobody can choose anything.", _WARNING),
+    "pointless-throttle": Code("A throttle that never holds anything back.", _WARNING),
+    "digest-of-critical": Code("A digest of what cannot wait.", _WARNING),
+    "bad-preference": Code("A preference in a test that nobody could choose."),
     # actions
     "unusable-action": Code("Settings with which the action's handler would not start."),
     "untestable-action": Code("A test that asks for an action which cannot be tried."),

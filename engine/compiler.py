@@ -18,6 +18,7 @@ from .case_compiler import CaseCompiler
 from .cases import Case
 from .catalogue import Catalogue, EventSchema
 from .channels import TYPES, check_channel
+from .choices import PREFERRED
 from .cursors import Complaints, Cursor
 from .documents import Document
 from .durations import parse_duration, parse_rate
@@ -75,6 +76,10 @@ def compile_policy(folder: Folder, environment: Mapping[str, str]) -> Compiled:
     )
     interval_compiler = IntervalCompiler(complaints=complaints, zone=defaults.zone)
     intervals = {entry.name: interval_compiler.intervals(entry) for entry in sections.named("time_intervals")}
+    for entry in sections.named("channels"):
+        if entry.name == PREFERRED:
+            message = "preferred stands for what a person has chosen; no channel can be called so"
+            complaints.add(entry, "reserved-name", message, at_key=True)
     channels = {
         entry.name: _channel(entry, given.get("retry", {}), environment, complaints)
         for entry in sections.named("channels")

@@ -10,7 +10,7 @@ from .chain import fall_back_id
 from .draft import delivery_id
 from .model import Delivery, Place
 from .plan import Plan
-from .rulebook import FirstOf, Mode, Notify, Rule, Rulebook
+from .rulebook import Mode, Notify, Rule, Rulebook
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -100,8 +100,9 @@ def coverage(rulebook: Rulebook, plans: Iterable[Plan]) -> Coverage:
                 made = [d for d in deliveries.values() if _is_of(d, plan, match.rule, notify)]
                 if made or match.rule.mode is Mode.SHADOW:
                     told.add(_told(match.rule, entry, step, notify))
-                template = notify.template or match.rule.template
-                spoken.update(Spoken(template=template, channel=d.channel, locale=d.locale) for d in made)
+                for delivery in made:
+                    template = _template_of(delivery, plan, match.rule, notify)
+                    spoken.add(Spoken(template=template, channel=delivery.channel, locale=delivery.locale))
     return Coverage(
         rules=_share({_fired(rule) for rule in rulebook.rules}, fired),
         notify=_share({_told(rule, *each) for rule in rulebook.rules for each in _entries(rule)}, told),
@@ -110,13 +111,23 @@ def coverage(rulebook: Rulebook, plans: Iterable[Plan]) -> Coverage:
 
 
 def _is_of(delivery: Delivery, plan: Plan, rule: Rule, notify: Notify) -> bool:
-    """Whether that entry led to the delivery; the id knows, for it is made of channel and template."""
-    template = notify.template or rule.template
+    """Whether that entry led to the delivery."""
+    return bool(_template_of(delivery, plan, rule, notify))
+
+
+def _template_of(delivery: Delivery, plan: Plan, rule: Rule, notify: Notify) -> str:
+    """What that entry has written the delivery from, "" where another entry led to it.
+
+    The id knows, for it is made of channel and template.
+    """
     to = delivery.to or (delivery.user,)
-    own = delivery_id(plan.event, rule.id, notify.channel, template, to)
-    if not delivery.takeover:
-        return delivery.id == own
-    return any(delivery.id == fall_back_id(first.id, own) for first in plan.deliveries)
+    for template in rule.templates_of(notify):
+        own = delivery_id(plan.event, rule.id, notify.channel, template, to)
+        if not delivery.takeover and delivery.id == own:
+            return template
+        if delivery.takeover and any(delivery.id == fall_back_id(each.id, own) for each in plan.deliveries):
+            return template
+    return ""
 
 
 def _share(there: set[T], touched: set[T]) -> Share[T]:
@@ -130,10 +141,10 @@ def _fired(rule: Rule) -> Fired:
 def _entries(rule: Rule) -> Iterator[tuple[int, int, Notify]]:
     """Every entry with its number, of a chain every step with both."""
     for number, entry in enumerate(rule.notify, 1):
-        if isinstance(entry, FirstOf):
-            yield from ((number, place, step) for place, step in enumerate(entry.steps, 1))
-        else:
+        if isinstance(entry, Notify):
             yield number, 0, entry
+        else:
+            yield from ((number, place, step) for place, step in enumerate(entry.steps, 1))
 
 
 def _told(rule: Rule, entry: int, step: int, notify: Notify) -> Told:
@@ -144,10 +155,10 @@ def _words(rulebook: Rulebook) -> Iterator[Spoken]:
     """Every language of every template that a rule uses, by channel. A shadow rule writes nothing."""
     for rule in rulebook.rules:
         for notify in rule.steps if rule.mode is not Mode.SHADOW else ():
-            template = notify.template or rule.template
             channel = rulebook.channels[notify.channel]
-            for locale in rulebook.library.shelves.get(template, {}):
-                words = rulebook.library.find(template, (channel.name, channel.type), (locale,))
-                if words is not None:
-                    spelled = words.locale or rulebook.defaults.locale
-                    yield Spoken(template=template, channel=channel.name, locale=spelled)
+            for template in rule.templates_of(notify):
+                for locale in rulebook.library.shelves.get(template, {}):
+                    words = rulebook.library.find(template, (channel.name, channel.type), (locale,))
+                    if words is not None:
+                        spelled = words.locale or rulebook.defaults.locale
+                        yield Spoken(template=template, channel=channel.name, locale=spelled)

@@ -14,7 +14,7 @@ from .choices import Choices, ChoicesOf, nobody
 from .intervals import Interval
 from .model import MOST_HOPS, Event, Held, Recipient, Suppressed
 from .preferring import prefer
-from .rulebook import Audience, ChannelSpec, FirstOf, Match, Mode, Notify, Rulebook
+from .rulebook import Audience, ChannelSpec, Entry, FirstOf, Match, Mode, Notify, Preferred, Rulebook
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +71,16 @@ class Alarm:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Digested:
+    """A digest: which one, and of what."""
+
+    key: str  # where its events lie
+    number: int
+    events: tuple[Event, ...]
+    more: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Draft:
     """All that one event asks for."""
 
@@ -81,6 +91,7 @@ class Draft:
     suppressed: tuple[Suppressed, ...] = ()
     held: tuple[Held, ...] = ()
     alarms: tuple[Alarm, ...] = ()
+    digest: Digested | None = None  # it is one
     secrets: tuple[str, ...] = field(default=(), repr=False)  # to mask wherever it is shown
 
 
@@ -136,7 +147,7 @@ def chained(steps: Sequence[Order], within: float) -> Order:
     return replace(first, instead=tuple(others), within=within if others else 0.0)
 
 
-def ask(match: Match, entry: Notify | FirstOf, readers: Readers) -> Iterator[Order | Suppressed]:
+def ask(match: Match, entry: Entry, readers: Readers) -> Iterator[Order | Suppressed]:
     """What one entry of one rule's ``notify`` asks for: an order for each message it needs."""
     event = match.event
     if match.rule.mode is Mode.SHADOW:
@@ -147,6 +158,9 @@ def ask(match: Match, entry: Notify | FirstOf, readers: Readers) -> Iterator[Ord
         yield _suppress(match, entry, "condition")
     elif isinstance(entry, FirstOf):
         yield from _chain(match, entry, readers)
+    elif isinstance(entry, Preferred):
+        for step in entry.steps:
+            yield from _tell(match, step, readers)
     else:
         yield from _tell(match, entry, readers)
 
@@ -192,7 +206,7 @@ def _tell(match: Match, notify: Notify, readers: Readers) -> Iterator[Order | Su
             yield _suppress(match, notify, "no_address", f"the recipient has no {channel.address}")
 
 
-def _suppress(match: Match, entry: Notify | FirstOf, reason: str, detail: str = "") -> Suppressed:
+def _suppress(match: Match, entry: Entry, reason: str, detail: str = "") -> Suppressed:
     return Suppressed(rule=match.rule.id, channel=entry.channel, reason=reason, detail=detail)
 
 

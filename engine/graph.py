@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 
 from .errors import MssError
-from .rulebook import FirstOf, Mode, Notify, Rule, Rulebook
+from .rulebook import Entry, FirstOf, Mode, Notify, Preferred, Rule, Rulebook
 
 _LIMIT = 60.0  # seconds to draw
 _DRAW = (
@@ -60,21 +60,22 @@ def graph_of(rulebook: Rulebook) -> Graph:
     )
 
 
-def _arrows(rule: Rule, entry: Notify | FirstOf) -> Iterator[Arrow]:
+def _arrows(rule: Rule, entry: Entry) -> Iterator[Arrow]:
     """To each channel of the entry; a fall-back's says which channel has to fail before it."""
-    before = ""
-    for step in entry.steps if isinstance(entry, FirstOf) else (entry,):
+    before, preferred = "", isinstance(entry, Preferred)
+    for step in (entry,) if isinstance(entry, Notify) else entry.steps:
         audience = step.to or rule.to
         after = f"if {before} fails" if before else ""
-        words = [after, audience.person, "shadow" if rule.mode is Mode.SHADOW else ""]
+        chosen, shadow = "if preferred" if preferred else "", "shadow" if rule.mode is Mode.SHADOW else ""
+        words = [after, audience.person, chosen, shadow]
         conditions = entry.when is not None or step.when is not None
         yield Arrow(
             source=rule.id,
             target=step.channel,
             label=", ".join(filter(None, words)),
-            dashed=bool(before) or conditions or rule.mode is Mode.SHADOW,
+            dashed=bool(before) or preferred or conditions or rule.mode is Mode.SHADOW,
         )
-        before = step.channel
+        before = step.channel if isinstance(entry, FirstOf) else ""
 
 
 def as_mermaid(graph: Graph) -> str:

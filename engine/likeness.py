@@ -12,7 +12,7 @@ from .draft import Draft, Order
 from .errors import TemplateError
 from .model import Event
 from .plan import find_words
-from .rulebook import FirstOf, Notify, Rule, Rulebook
+from .rulebook import Entry, Notify, Rule, Rulebook
 
 # Of rules and their entries what has done its work once they match, or is compared in another way.
 _ELSEWHERE_OF_RULES = ("priority", "place", "stop", "events", "when", "budget", "notify")
@@ -63,12 +63,12 @@ class Likeness:
             )
         return self._alike[key]
 
-    def _entries_alike(self, mine: Rule, a: Notify | FirstOf, its: Rule, b: Notify | FirstOf) -> bool:
+    def _entries_alike(self, mine: Rule, a: Entry, its: Rule, b: Entry) -> bool:
         if repr(a.when and a.when.source) != repr(b.when and b.when.source):  # 1 is True, and not here
             return False
         if _rest(a, _ELSEWHERE_OF_ENTRIES) != _rest(b, _ELSEWHERE_OF_ENTRIES):
             return False
-        if isinstance(a, FirstOf) or isinstance(b, FirstOf):
+        if not (isinstance(a, Notify) and isinstance(b, Notify)):
             steps = _steps_of(a), _steps_of(b)
             return (
                 type(a) is type(b)
@@ -123,14 +123,14 @@ class Likeness:
         return self._worded_alike[key]
 
 
-def _rest(part: Rule | Notify | FirstOf, elsewhere: Collection[str]) -> list[object]:
+def _rest(part: Rule | Entry, elsewhere: Collection[str]) -> list[object]:
     """All that a rule or an entry says besides, also what later versions of the language add."""
     return [getattr(part, each.name) for each in fields(part) if each.name not in elsewhere]
 
 
-def _steps_of(entry: Notify | FirstOf) -> tuple[Notify, ...]:
+def _steps_of(entry: Entry) -> tuple[Notify, ...]:
     """The channels of a chain, one after the other."""
-    return entry.steps if isinstance(entry, FirstOf) else (entry,)
+    return (entry,) if isinstance(entry, Notify) else entry.steps
 
 
 def _words(side: Side, order: Order) -> tuple[str, ...]:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from .paths import Path
 
+MOST_EVENTS = 50  # of one digest in full, where nothing else is said
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dedupe:
@@ -22,7 +24,7 @@ class Digest:
     key: tuple[Path, ...]
     wait: float  # seconds from the first one
     interval: float = 0.0  # seconds at least between two digests
-    max_events: int = 50  # in full; the rest is counted
+    max_events: int = MOST_EVENTS  # in full; the rest is counted
     template: str = ""  # "": that of the entry
     flushes: bool = True  # when the rule is gone, what was gathered is sent; else it is not
 

@@ -12,9 +12,9 @@ from typing import Any, TypeAlias
 from . import locales
 from .chain import linked
 from .choices import ChoicesOf, nobody
-from .draft import Alarm, Draft, Merged, Order, draft
+from .draft import Alarm, Digested, Draft, Merged, Order, draft
 from .errors import TemplateError
-from .gates import Row, in_memory, pass_gates
+from .gates import Batch, Postponed, Row, in_memory, in_time, merge, pass_gates, take_batch
 from .model import Delivery, Event, Failure, Held, Message, Recipient, Revival, Suppressed
 from .rulebook import ChannelSpec, Match, Notify, Rule, Rulebook
 from .templates import Words, render
@@ -36,6 +36,7 @@ class Plan:
     failures: tuple[Failure, ...] = ()
     secrets: tuple[str, ...] = field(default=(), repr=False)  # to mask wherever it is shown
     revival: Revival | None = None  # it was a dead letter
+    digest: Digested | None = None  # it is one
 
 
 def plan(rulebook: Rulebook, event: Event, now: int | None = None, choices_of: ChoicesOf = nobody) -> Plan:
@@ -50,6 +51,20 @@ def plan(rulebook: Rulebook, event: Event, now: int | None = None, choices_of: C
 def planning(rulebook: Rulebook, event: Event, now: int, choices_of: ChoicesOf = nobody) -> Row[Plan]:
     """The same with what the gates remember of other events, which it asks for."""
     return write((yield from pass_gates(draft(rulebook, event, choices_of), now)))
+
+
+def digesting(
+    rulebook: Rulebook, rule: Rule, key: str, now: int, choices_of: ChoicesOf = nobody
+) -> Row[Plan | Postponed | None]:
+    """What lies under ``key`` told in one digest, if it is due ``now``.
+
+    None where nothing is there; Postponed where its time has not come. The plan is of the digest as an
+    event of its own. It lies there until it is settled: whoever stores the plan settles it then.
+    """
+    batch = yield from take_batch(key, rule.limits, now)
+    if not isinstance(batch, Batch):
+        return batch
+    return write(in_time(merge(rulebook, rule, key, batch, choices_of), now))
 
 
 def write(drafted: Draft) -> Plan:
@@ -79,6 +94,7 @@ def write(drafted: Draft) -> Plan:
         ),
         held=drafted.held,
         alarms=drafted.alarms,
+        digest=drafted.digest,
         failures=tuple(failures),
         secrets=drafted.secrets,
     )

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from . import locales
 from .budget import Budget
 from .catalogue import Catalogue
+from .choices import PREFERRED
 from .condition_compiler import compile_block
 from .conditions import Block
 from .cursors import Complaints, Cursor
 from .durations import parse_count_per, parse_duration
 from .intervals import Interval, Schedule
+from .limit_compiler import compile_limits
 from .model import Place, Problem, Recipient, Severity
 from .paths import Path, parse_path
-from .rulebook import Audience, ChannelSpec, Defaults, FirstOf, Mode, Notify, Rule, Timing
+from .rulebook import Audience, ChannelSpec, Defaults, Entry, FirstOf, Mode, Notify, Preferred, Rule, Timing
 from .spelling import nearest
 from .subjects import Pattern, parse_event_pattern
 from .templates import TEMPLATE_FOLDER, Library, Words
@@ -40,7 +42,7 @@ class RuleCompiler:
     def rule(self, entry: Cursor) -> Rule:
         """The rule at ``entry``, which the schema has passed."""
         value = entry.value
-        common = Notify(channel="", timing=self._timing(entry, Timing()))
+        common = Notify(channel="", timing=self._timing(entry, Timing()), among=tuple(self._allowed(entry)))
         notify = [(each, self._entry(each, common)) for each in (entry / "notify").items()]
         rule = Rule(
             id=value["id"],
@@ -56,6 +58,9 @@ class RuleCompiler:
             template=value.get("template", value["id"]),
             vars=value.get("vars", {}),
             budget=budget_of(value),
+            category=value.get("category", ""),
+            critical=value.get("critical", False),
+            limits=compile_limits(entry, self.complaints),
             place=entry.place,
         )
         for whole, made in notify:
@@ -135,8 +140,25 @@ class RuleCompiler:
                 self.complaints.unknown(each, "interval", self.intervals)
             yield from self.intervals.get(each.value, ())
 
-    def _entry(self, entry: Cursor, common: Notify) -> Notify | FirstOf:
+    def _allowed(self, entry: Cursor) -> Iterator[str]:
+        """The channels of which a person may choose."""
+        allow = entry.get("allow")
+        for each in allow.items() if allow else ():
+            if each.value not in self.declared:
+                self.complaints.unknown(each, "channel", self.declared)
+            yield each.value
+        preferred = [each for each in (entry / "notify").items() if _is_preferred(each)]
+        if allow and not preferred:
+            message = "allow says among which channels people choose, and nothing here asks for preferred"
+            self.complaints.add(allow, "unused-allow", message, severity="warning", at_key=True)
+        for each in preferred if not allow else ():
+            hint = "add to the rule: allow: [email, ...]"
+            self.complaints.add(each, "no-allow", "preferred needs the channels to choose from", hint=hint)
+
+    def _entry(self, entry: Cursor, common: Notify) -> Entry:
         """An entry of ``notify``; what a chain says for all its steps is said in each of them."""
+        if _is_preferred(entry):
+            return self._preferred(entry, common)
         steps = entry.get("first_of")
         if steps is None or not steps.value:
             return self._notify(entry, common)
@@ -153,6 +175,22 @@ class RuleCompiler:
             when=self._block(entry.get("when")),
             to=for_all.to,
             within=parse_duration(within) if within is not None else 0.0,
+        )
+
+    def _preferred(self, entry: Cursor, common: Notify) -> Preferred:
+        settings: Mapping[str, Any] = entry.value if isinstance(entry.value, dict) else {}
+        of_each = Notify(
+            channel="",
+            template=settings.get("template"),
+            to=self._audience(entry.get("to")),
+            vars=settings.get("vars", {}),
+            timing=self._timing(entry, common.timing),
+            among=common.among,
+        )
+        return Preferred(
+            steps=tuple(replace(of_each, channel=channel) for channel in common.among),
+            when=self._block(entry.get("when")),
+            to=of_each.to,
         )
 
     def _notify(self, entry: Cursor, common: Notify) -> Notify:
@@ -173,7 +211,10 @@ class RuleCompiler:
 
     def _check_words(self, at: Cursor, rule: Rule, notify: Notify, channel: ChannelSpec) -> None:
         """A template must have words for its channel in the default locale, and a mail a subject."""
-        name = notify.template or rule.template
+        for name in rule.templates_of(notify):
+            self._check_template(at, name, channel)
+
+    def _check_template(self, at: Cursor, name: str, channel: ChannelSpec) -> None:
         wanted = locales.chain(self.defaults.locale)
         words = self.library.find(name, (channel.name, channel.type), wanted)
         if words is None and channel.words and name not in self.library.flawed:
@@ -211,12 +252,19 @@ class RuleCompiler:
                 self.complaints.add(at, "no-address", message, hint=hint)
 
 
-def steps_of(at: Cursor, entry: Notify | FirstOf) -> Iterator[tuple[Cursor, Notify]]:
+def steps_of(at: Cursor, entry: Entry) -> Iterator[tuple[Cursor, Notify]]:
     """An entry of ``notify`` as written and as compiled; of a chain each of its steps."""
     if isinstance(entry, FirstOf):
         yield from zip((at / "first_of").items(), entry.steps, strict=True)
+    elif isinstance(entry, Preferred):
+        yield from ((at, step) for step in entry.steps)
     else:
         yield at, entry
+
+
+def _is_preferred(entry: Cursor) -> bool:
+    named = entry.get("channel") or entry
+    return bool(named.value == PREFERRED)
 
 
 def budget_of(settings: Mapping[str, Any]) -> Budget | None:

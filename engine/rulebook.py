@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeAlias
 from zoneinfo import ZoneInfo
 
 from .budget import Budget
 from .catalogue import Catalogue
+from .choices import PREFERRED
 from .conditions import Block
 from .index import RuleIndex
 from .intervals import ALWAYS, Schedule
@@ -97,6 +98,23 @@ class FirstOf:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Preferred:
+    """An entry of ``notify`` that leaves the channel to the person."""
+
+    steps: tuple[Notify, ...]  # one for each channel that is allowed, the rule's favourite first
+    when: Block | None = None
+    to: Audience | None = None
+
+    @property
+    def channel(self) -> str:
+        """What stands for all of them."""
+        return PREFERRED
+
+
+Entry: TypeAlias = Notify | FirstOf | Preferred
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
     """Which events, under which conditions, tell whom over which channels in which words."""
 
@@ -109,7 +127,7 @@ class Rule:
     stop: bool = False  # none after this one
     severity: Severity = Severity.NONE
     to: Audience = field(default_factory=Audience)
-    notify: tuple[Notify | FirstOf, ...]
+    notify: tuple[Entry, ...]
     template: str
     vars: Mapping[str, Any] = field(default_factory=dict)
     budget: Budget | None = None  # of deliveries; None: as many as there are
@@ -118,11 +136,20 @@ class Rule:
     limits: Limits = NO_LIMITS
     place: Place
 
+    def templates_of(self, step: Notify) -> Iterator[str]:
+        """What a message of this step may be written from: a digest may have words of its own."""
+        limits = self.limits
+        if not (limits.digest and limits.digest.template):
+            yield step.template or self.template
+        for digest in (limits.digest, limits.throttle.digest if limits.throttle else None):
+            if digest is not None and digest.template:
+                yield digest.template
+
     @property
     def steps(self) -> Iterator[Notify]:
         """Every entry of ``notify``, and instead of a chain each of its steps."""
         for entry in self.notify:
-            yield from entry.steps if isinstance(entry, FirstOf) else (entry,)
+            yield from (entry,) if isinstance(entry, Notify) else entry.steps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

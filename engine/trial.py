@@ -98,7 +98,7 @@ class _Trial:
 
     def _rules(self) -> Iterator[Difference]:
         wanted = self.case.rules
-        actual = tuple(match.rule.id for plan_ in self.plans for match in plan_.matches)
+        actual = tuple(match.rule.id for plan_ in self.plans if not plan_.digest for match in plan_.matches)
         if wanted is None or wanted == actual:
             return
         missing = [id_ for id_ in dict.fromkeys(wanted) if id_ not in actual]

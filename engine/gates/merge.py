@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..choices import ChoicesOf
-from ..draft import Draft, Merged, Order, Readers, ask, chained
+from ..draft import Digested, Draft, Merged, Order, Readers, ask, chained
 from ..model import Event, Suppressed
 from ..rulebook import Match, Rule, Rulebook
 from .pool import Batch
@@ -51,6 +51,7 @@ def merge(rulebook: Rulebook, rule: Rule, key: str, batch: Batch, choices_of: Ch
         matches=(match,),
         orders=tuple(orders.values()),
         suppressed=tuple(suppressed),
+        digest=Digested(key=key, number=batch.number, events=tuple(events), more=batch.more),
         secrets=tuple(sorted(secrets, key=len, reverse=True)),
     )
 

@@ -53,7 +53,7 @@ def _check_used(policy: Policy, complaints: Complaints) -> None:
             if entry.name not in used:
                 message = f"no rule uses the {what} {entry.name!r}"
                 complaints.add(entry, f"unused-{what}", message, severity="warning", at_key=True)
-    templates = {step.template or rule.template for rule in rules for step in rule.steps}
+    templates = {name for rule in rules for step in rule.steps for name in rule.templates_of(step)}
     templates |= {str(action.get("template")) for action in actions} | {a.name for a in policy.actions}
     library = policy.rulebook.library
     for name in library.names:

@@ -14,7 +14,7 @@ from ..model import Problem
 from ..paths import Path
 from ..payload_types import Shape
 from ..rule_compiler import steps_of
-from ..rulebook import FirstOf, Notify, Rule, Rulebook
+from ..rulebook import Entry, FirstOf, Rule, Rulebook
 from ..subjects import Pattern
 from ..templates import Source
 
@@ -71,11 +71,11 @@ class Written:
         found: Mapping[str, Any] = self.entry.value.get("when", {})
         return found
 
-    def notify(self) -> Iterator[tuple[Cursor, Notify | FirstOf]]:
+    def notify(self) -> Iterator[tuple[Cursor, Entry]]:
         """The entries of ``notify``, as written and as compiled."""
         return zip((self.entry / "notify").items(), self.rule.notify, strict=True)
 
-    def settings(self) -> Iterator[tuple[Cursor, Notify | FirstOf]]:
+    def settings(self) -> Iterator[tuple[Cursor, Entry]]:
         """The entries of ``notify`` and the steps of its chains: whatever may have a ``when`` or a ``to``."""
         for at, entry in self.notify():
             yield at, entry

@@ -83,6 +83,7 @@ EDGES = [
     "cursors",
     "sections",
     "interval_compiler",
+    "limit_compiler",
     "case_compiler",
     "rule_compiler",
     "action_compiler",
