@@ -168,7 +168,7 @@ class Intake:
             archive = self.topology.archive_subject(self.kind, event.key)
             name, marks = f"archive.{self.kind}.{sequence}", {HOPS: str(event.hops)} if event.hops else {}
             outgoing.append(Outgoing(subject=archive, payload=msg.data, id=name, headers=marks))
-        count = partial(self._count, planned) if first_time else _nothing
+        count = partial(self._count, planned) if first_time else None
         return Settlement(publisher=self.publisher, messages=outgoing, settled=count)
 
     async def _was_planned(self, msg: Msg, handed: Handout, event: Event) -> bool:
@@ -258,10 +258,6 @@ def _fitted(planned: Plan, room: int) -> Plan:
             kept = without_last(kept)
         deliveries.append(kept)
     return replace(planned, deliveries=tuple(deliveries), suppressed=(*planned.suppressed, *dropped))
-
-
-def _nothing() -> None:
-    """There is nothing to count."""
 
 
 def hops_in(headers: Mapping[str, str] | None) -> int:

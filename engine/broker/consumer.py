@@ -12,10 +12,10 @@ import contextlib
 import json
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import nats.errors
+from msgspec import Struct
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
@@ -37,13 +37,12 @@ _ACK = "$JS.ACK."  # where a message of a stream is acknowledged; nothing else h
 _GONE = ("consumer deleted", "consumer not found", "stream not found", "push based")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settlement:
+class Settlement(Struct, frozen=True, kw_only=True):
     """What is to be stored before a message is acknowledged."""
 
     publisher: Publisher
     messages: Sequence[Outgoing]
-    settled: Callable[[], None] = lambda: None  # called once the message is acknowledged
+    settled: Callable[[], None] | None = None  # called once the message is acknowledged
 
 
 Handle = Callable[[Msg], Settlement | Coroutine[Any, Any, Settlement | None]]
@@ -228,15 +227,17 @@ class Consumer:
             try:
                 if error is None:
                     await msg.ack()
-                    settlement.settled()
+                    if settlement.settled is not None:
+                        settlement.settled()
                 else:
                     log.warning("consumer %s: %s", self._name, error)
                     await self._again(msg)
             except nats.errors.Error as failure:
                 log.warning("consumer %s: no acknowledgement: %s", self._name, failure)
-            self._settled.pop(msg.reply, None)
-            if self._stopping or len(self._settled) >= _SETTLING:  # else there was room already
-                self._look_for_room()
+            finally:
+                self._settled.pop(msg.reply, None)
+                if self._stopping or len(self._settled) >= _SETTLING:  # else there was room already
+                    self._look_for_room()
 
         await settlement.publisher.send(settlement.messages, then)
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 _SHORT = 9  # tokens of a reply subject that names neither domain nor account
 
 
-@dataclass(frozen=True, slots=True)
-class Handout:
+class Handout(Struct, frozen=True, gc=False):
     """One message of a stream, handed out once."""
 
     sequence: int  # in its stream
