@@ -20,6 +20,8 @@ def linked(steps: Sequence[Delivery], within: float) -> Delivery:
     itself as well. ``within``, in seconds, holds for each but the last.
     """
     *earlier, last = steps
+    if not earlier:  # most are no chain, and to copy a delivery takes as long as to write a short text
+        return last
     first, *others = [*(replace(step, within=within) for step in earlier), last]
     return replace(first, instead=tuple(replace(step, id=fall_back_id(first.id, step.id)) for step in others))
 

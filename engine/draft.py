@@ -144,6 +144,8 @@ class Readers:
 def chained(steps: Sequence[Order], within: float) -> Order:
     """One order for the first of ``steps``, with the others as its fall-backs."""
     first, *others = steps
+    if not (others or first.instead or first.within):  # a copy would have to make its id once more
+        return first
     return replace(first, instead=tuple(others), within=within if others else 0.0)
 
 

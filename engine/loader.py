@@ -88,9 +88,6 @@ def load_files(files: Files, environment: Mapping[str, str] = os.environ) -> Pol
 _YOUNG = 20_000  # objects; usually 700, of which thousands are in hand under load, and none is garbage
 
 
-_YOUNG = 20_000  # objects; usually 700, of which thousands are in hand under load, and none is garbage
-
-
 def settle() -> None:
     """Have the garbage collector leave alone what has been loaded; to be called once it is in use.
 
