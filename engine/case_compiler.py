@@ -9,9 +9,12 @@ from datetime import UTC, datetime, timedelta
 
 from .cases import DEFAULT_AT, Case, Expected
 from .catalogue import Catalogue
+from .choices import Choices
 from .cursors import Complaints, Cursor
 from .durations import parse_duration
+from .errors import BadPreferences
 from .model import Event, Kind, Outcome
+from .preferences import parse
 from .rulebook import ActionSpec
 from .telling.request import Request
 
@@ -45,6 +48,7 @@ class CaseCompiler:
             place=entry.place,
             events=tuple(each for each in given if isinstance(each, Event)),
             requests=tuple(each for each in given if isinstance(each, Request)),
+            preferences=dict(self._preferences(entry.get("preferences"))),
             answers={name: Outcome(answer) for name, answer in entry.value.get("channels", {}).items()},
             rules=tuple(expect.value["rules"]) if "rules" in expect.value else None,
             deliveries=self._expected(expect.get("deliveries")),
@@ -54,6 +58,14 @@ class CaseCompiler:
             if reply is not None
             else None,
         )
+
+    def _preferences(self, written: Cursor | None) -> Iterator[tuple[str, Choices]]:
+        for person in self._items(written):
+            try:
+                yield person.name, parse(person.value)
+            except BadPreferences as error:
+                for reason in error.reasons:
+                    self.complaints.add(person, "bad-preference", reason)
 
     def _given(self, entry: Cursor) -> Iterator[Event | Request]:
         at = self._clock(entry.get("at"))

@@ -76,7 +76,7 @@ def compile_policy(folder: Folder, environment: Mapping[str, str]) -> Compiled:
     )
     interval_compiler = IntervalCompiler(complaints=complaints, zone=defaults.zone)
     intervals = {entry.name: interval_compiler.intervals(entry) for entry in sections.named("time_intervals")}
-    for entry in sections.named("channels"):
+    for entry in sections.written("channels"):
         if entry.name == PREFERRED:
             message = "preferred stands for what a person has chosen; no channel can be called so"
             complaints.add(entry, "reserved-name", message, at_key=True)

@@ -7,6 +7,7 @@ MssError
 ├── TemplateError          a template could not be rendered for one recipient
 ├── StaysDead              a dead letter that cannot be brought back
 ├── BadBucket              a policy bucket without a policy, or with one that cannot be read
+├── BadPreferences         what a person chose cannot be taken; carries every reason
 ├── NotPushed              a revision that a policy bucket does not have, or not any more
 ├── ChannelError           how a channel's send() ends when it does not succeed
 │   ├── Refused            never will; trying again is pointless
@@ -70,6 +71,14 @@ class StaysDead(MssError):
 
 class BadBucket(MssError):
     """What lies in a policy bucket is no policy; the text says why."""
+
+
+class BadPreferences(MssError):
+    """What a person has chosen cannot be taken as it is; ``reasons`` are in words for them."""
+
+    def __init__(self, reasons: Sequence[str]) -> None:
+        super().__init__("; ".join(reasons))
+        self.reasons = tuple(reasons)
 
 
 class NotPushed(MssError):

@@ -6,7 +6,7 @@ Each module looks for one family of mistakes and complains about each where it s
 from __future__ import annotations
 
 from ..cursors import Complaints
-from . import chains, fields, leftovers, reach, words
+from . import chains, fields, leftovers, people, reach, words
 from .fields import check as check_fields
 from .policy import Policy, Surroundings, Written
 from .secrets import check_secrets
@@ -21,4 +21,5 @@ def check(policy: Policy, complaints: Complaints) -> None:
     words.check(policy, complaints)
     reach.check(policy, complaints)
     chains.check(policy, complaints)
+    people.check(policy, complaints)
     leftovers.check(policy, complaints)

@@ -46,6 +46,9 @@ class _Rule:
             self.audience(at.get("to"), notify.to)
         if not self.events.checkable:
             return
+        for limit in filter(None, map(entry.get, ("dedupe", "throttle", "digest"))):
+            for each in (limit / "key").each():
+                self.key(each)
         shapes = list(self.events.shapes.values())
         for holder in (entry, *(at for at, _ in settings)):
             if (when := holder.get("when")) is not None:
@@ -68,6 +71,16 @@ class _Rule:
             if types and not types & _ADDRESS:
                 message = f"{each.value} is {in_words(types)}, and {each.name} has to be text"
                 self.complain(each, "operator-type", message)
+
+    def key(self, at: Cursor) -> None:
+        """A field that makes events alike: where one lacks it, all that lack it are alike."""
+        try:
+            path = parse_path(at.value)
+        except ValueError:
+            return  # that is said already
+        lacking = [name for name, shape in self.events.shapes.items() if shape.at(path) is None]
+        if lacking and (self.events.exact or len(lacking) == len(self.events.shapes)):
+            self.unknown(at, path, lacking, at_key=False)
 
     def block(
         self, when: Cursor, block: Mapping[str, Any], at: At, shapes: Sequence[Shape], above: Path

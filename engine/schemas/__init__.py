@@ -23,7 +23,7 @@ from .validators import PLAIN, Schema, fast_validator
 _HERE = Path(__file__).parents[1]
 DATA = _HERE / "_data" if (_HERE / "_data").is_dir() else _HERE.parent  # in a wheel; in the source tree
 
-_FIRST = ("policy", "mss", "envelope")  # before the events in names()
+_FIRST = ("policy", "mss", "preferences", "envelope")  # before the events in names()
 _SUFFIX = ".schema.json"
 _SAMPLES = ("const", "default", "enum", "examples")  # values, in which $ref is a key like another
 

@@ -84,6 +84,7 @@ EDGES = [
     "sections",
     "interval_compiler",
     "limit_compiler",
+    "preferences",
     "case_compiler",
     "rule_compiler",
     "action_compiler",

@@ -141,7 +141,7 @@ def rule(**keys: str) -> str:
 
 class TestPackaged:
     def test_names(self) -> None:
-        assert names()[:3] == ["policy", "mss", "envelope"]
+        assert names()[:4] == ["policy", "mss", "preferences", "envelope"]
         assert {"events/notice/login.abnormal", "events/audit/accountaddemail"} <= set(names())
 
     @pytest.mark.parametrize("name", names())

@@ -1,0 +1,141 @@
+"""The document in which a person says what they want, and what it means.
+
+It is kept as it was written; ``schemas/preferences.schema.json`` describes it to others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from . import locales
+from .audience import usable_address
+from .choices import Choices
+from .errors import BadPreferences
+from .interval_compiler import parse_window, parse_zone
+from .intervals import DAY, Window
+
+MOST_BYTES = 16 * 1024  # of one document as JSON
+LOCALE, ZONE, QUIET, ADDRESSES = "locale", "time_zone", "quiet_hours", "addresses"
+RESERVED = (LOCALE, ZONE, QUIET, ADDRESSES)  # keys that are no category
+
+_LONGEST_NAME, _LONGEST_ADDRESS = 64, 512  # characters
+_MOST_CATEGORIES, _MOST_CHANNELS, _MOST_WINDOWS, _MOST_ADDRESSES = 64, 64, 16, 16
+_SHOWN = 60  # characters of a value in a reason
+
+
+def parse(document: Any) -> Choices:
+    """What ``document``, as JSON or YAML gives it, chooses. Raises BadPreferences with every reason."""
+    if not isinstance(document, Mapping):
+        raise BadPreferences(["preferences are a mapping such as {security: [sms]}"])
+    reasons: list[str] = []
+    choices = Choices(
+        channels=dict(_channels(document, reasons)),
+        addresses=dict(_addresses(document.get(ADDRESSES, {}), reasons)),
+        locale=_locale(document.get(LOCALE), reasons),
+        zone=_zone(document.get(ZONE), reasons),
+        quiet=tuple(_quiet(document.get(QUIET, ()), reasons)),
+    )
+    if reasons:
+        raise BadPreferences(reasons)
+    return choices
+
+
+def _channels(
+    document: Mapping[Any, Any], reasons: list[str]
+) -> Iterator[tuple[str, Mapping[str, bool] | Sequence[str]]]:
+    if len(document) > _MOST_CATEGORIES:
+        reasons.append(f"there are more than {_MOST_CATEGORIES} keys")
+        return
+    for category, chosen in document.items():
+        if category in RESERVED:
+            continue
+        if not _is_name(category):
+            reasons.append(f"{_shown(category)} cannot be a category")
+        elif not isinstance(chosen, list | Mapping):
+            reasons.append(f"{category}: a list of the channels that are on, or each of them true or false")
+        elif len(chosen) > _MOST_CHANNELS:
+            reasons.append(f"{category}: more than {_MOST_CHANNELS} channels")
+        elif odd := [name for name in chosen if not _is_name(name)]:
+            reasons.append(f"{category}: {_shown(odd[0])} cannot be a channel")
+        elif isinstance(chosen, Mapping):
+            if odd := [name for name, on in chosen.items() if not isinstance(on, bool)]:
+                reasons.append(f"{category}: {odd[0]} is true or false")
+            else:
+                yield category, dict(chosen)
+        else:
+            yield category, tuple(chosen)
+
+
+def _addresses(written: Any, reasons: list[str]) -> Iterator[tuple[str, str]]:
+    if not isinstance(written, Mapping) or len(written) > _MOST_ADDRESSES:
+        reasons.append(f"{ADDRESSES}: a mapping such as {{phone: +49301234567}} of at most {_MOST_ADDRESSES}")
+        return
+    for kind, address in written.items():
+        if not _is_name(kind):
+            reasons.append(f"{ADDRESSES}: {_shown(kind)} cannot be a kind of address")
+        elif not (
+            isinstance(address, str)
+            and address.strip()
+            and len(address) <= _LONGEST_ADDRESS
+            and usable_address(kind, address.strip())
+        ):
+            reasons.append(f"{ADDRESSES}: {kind}: {_shown(address)} is no address of that kind")
+        else:
+            yield kind, address.strip()
+
+
+def _locale(written: Any, reasons: list[str]) -> str:
+    if written is None:
+        return ""
+    if isinstance(written, str) and len(written) <= _LONGEST_NAME and locales.normal(written):
+        return written
+    reasons.append(f"{LOCALE}: {_shown(written)} is no language such as zh-CN")
+    return ""
+
+
+def _zone(written: Any, reasons: list[str]) -> ZoneInfo | None:
+    if written is None:
+        return None
+    try:
+        if isinstance(written, str) and 0 < len(written) <= _LONGEST_NAME:
+            return parse_zone(written)
+    except ValueError:
+        pass
+    reasons.append(f"{ZONE}: there is no time zone {_shown(written)}; they are called as in Europe/Berlin")
+    return None
+
+
+def _quiet(written: Any, reasons: list[str]) -> Iterator[Window]:
+    windows = [written] if isinstance(written, str) else written
+    if not isinstance(windows, list | tuple) or len(windows) > _MOST_WINDOWS:
+        reasons.append(f"{QUIET}: a window such as 22:00-07:00, or a list of at most {_MOST_WINDOWS}")
+        return
+    parsed = []
+    for each in windows:
+        if not isinstance(each, str):
+            reasons.append(f"{QUIET}: {_shown(each)} is no window such as 22:00-07:00")
+            continue
+        try:
+            parsed.append(parse_window(each))
+        except ValueError as error:
+            reasons.append(f"{QUIET}: {error}")
+    if parsed and all(any(_holds(window, minute) for window in parsed) for minute in range(DAY)):
+        reasons.append(f"{QUIET}: no time of the day is left in which messages may come")
+    yield from parsed
+
+
+def _holds(window: Window, minute: int) -> bool:
+    if window.overnight:
+        return minute >= window.start or minute < window.end
+    return window.start <= minute < window.end
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= _LONGEST_NAME and value.isprintable()
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
