@@ -39,12 +39,14 @@ class Entrance:
         longer than ``patience``, in seconds.
         """
         until = time.monotonic() + patience
-        while not self._closing and (left := until - time.monotonic()) > 0:
-            wait = self.breaker.wait(time.monotonic())
-            if wait <= 0.0:
-                return self.pace is None or await self._take_turn(self.pace, until)
+        if patience <= 0:
+            return False
+        while (wait := self.breaker.wait(time.monotonic())) > 0.0:
+            left = until - time.monotonic()
+            if self._closing or left <= 0.0:
+                return False
             await self._rest(min(wait, left))
-        return False
+        return self.pace is None or await self._take_turn(self.pace, until)
 
     def succeeded(self) -> None:
         """The provider answers, whatever it said to this delivery."""
@@ -62,7 +64,7 @@ class Entrance:
         self._announce()
 
     def close(self) -> None:
-        """Let nobody in any more: those who wait go back to the stream."""
+        """Let nobody wait any more: who would have to goes back to the stream."""
         self._closing = True
         self._announce()
 

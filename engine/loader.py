@@ -109,6 +109,8 @@ def _collector_at_rest() -> Iterator[None]:
         yield
     finally:
         if was_enabled:
+            # Else the next collection, a moment later, would look at all that has been made.
+            gc.freeze()
             gc.enable()
 
 

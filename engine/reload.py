@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, fields, replace
 from functools import partial
 
 from .control import Answer, Reloaded, shortened
+from .dismantling import dismantle
 from .errors import MssError, PolicyError, SettingsError
 from .loader import Policy, settle
 from .model import Place, Problem
@@ -43,6 +44,7 @@ _LIVE = frozenset(
 )
 _NOT_ADOPTED = "not-adopted"
 _TRY_AGAIN = 5.0  # seconds after which what failed for a reason outside the files is tried again
+MOST_TO_COLLECT = 1000  # rules, beyond which looking for garbage would be felt
 _MOST_SHOWN = 20  # problems in the metrics
 
 
@@ -141,9 +143,12 @@ class Reloader:
         if rulebook.revision == before and wanted.settings == self.server.settings:
             log.info("reload: nothing has changed, revision %s", before)
             return _went(before, changed=False, wanted=wanted)
+        replaced: list[object] = [self.server.rulebook]
         await self.server.adopt(rulebook, wanted.settings)
         logging.getLogger().setLevel(wanted.settings.log_level.upper())
-        settle()
+        if len(rulebook.rules) < MOST_TO_COLLECT:
+            settle()
+        await asyncio.to_thread(dismantle, replaced)
         log.info("reload: %d rules, revision %s, before %s", len(rulebook.rules), rulebook.revision, before)
         return _went(rulebook.revision, changed=True, wanted=wanted)
 

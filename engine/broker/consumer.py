@@ -101,7 +101,7 @@ class Consumer:
         async with asyncio.TaskGroup() as self._tasks:
             touch = self._tasks.create_task(self._keep(), name=f"keep {self._name}")
             await self._keep_pulling()
-            await self._unsubscribe()
+            await self._leave()
             while self.in_hand:
                 self._wake.clear()
                 await self._wake.wait()
@@ -167,6 +167,11 @@ class Consumer:
             # Draining hands us what has arrived already: dropped, it would wait for ack_wait.
             await self._connection.patiently(subscription.drain(), _DRAIN_LIMIT)  # type: ignore[no-untyped-call]
 
+    async def _leave(self) -> None:
+        subscription, self._subscription = self._subscription, None
+        if subscription is not None and self._connection.client.is_connected:
+            await self._connection.leave(subscription, _DRAIN_LIMIT)
+
     async def _pull(self) -> None:
         if not self._wants():
             return
@@ -188,9 +193,10 @@ class Consumer:
             return
         self._unanswered = 0
         self._count_one()
-        if self._stopping or self._tasks is None:
+        if self._tasks is None:
             await msg.nak()  # another replica may have it at once
             return
+        # While stopping too: of what is handed back without a word, nobody knows whether it was done.
         self._handled[msg.reply] = msg
         try:
             begun = self._handle(msg)

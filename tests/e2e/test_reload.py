@@ -191,59 +191,6 @@ async def test_settings_that_cannot_change_live_are_named(world: World, tmp_path
     assert await place.engine.end() == 0, "".join(place.engine.log)
 
 
-async def test_no_event_is_lost_or_planned_twice_while_the_policy_changes(
-    world: World, sides: Sides, tmp_path: Path
-) -> None:
-    side = await sides.web()
-    place = Place(tmp_path, world)
-
-    def write(number: int) -> None:
-        # The channel changes too, and there are two of them in turn.
-        name = f"c{number % 2}"
-        place.write(
-            words=f"revision {number}",
-            channels={name: hook(side.port, concurrency=4 + number % 3)},
-            rules=[rule(f"rule-{number}", name)],
-        )
-
-    write(0)
-    await place.engine.start()
-    done = asyncio.Event()
-    published = 0
-
-    async def publish() -> None:
-        nonlocal published
-        while not done.is_set():
-            await world.client.publish(NOTICE, envelope(login(published)))
-            published += 1
-            await asyncio.sleep(0.005)
-
-    publishing = asyncio.create_task(publish())
-    for number in range(1, 9):
-        write(number)
-        await place.reload()
-    done.set()
-    await publishing
-    await until(lambda: len(side.requests) >= published, what="every message")
-
-    async def is_empty() -> bool:
-        return not await world.stored("MSS_DELIVERY") and not await world.stored("MSS_NOTICE")
-
-    await until(is_empty, what="nothing stored")
-    assert len(side.requests) == published
-    planned = [
-        entry
-        for msg in await world.messages("MSS_HISTORY")
-        if (entry := json.loads(msg.data))["type"] == "planned"
-    ]
-    assert len(planned) == published
-    seen = [entry["rules"] for entry in sorted(planned, key=lambda entry: entry["event"]["received"])]
-    numbers = [int(rules[0].removeprefix("rule-")) for rules in seen if len(rules) == 1]
-    assert len(numbers) == published and len(set(numbers)) > 3
-    assert numbers == sorted(numbers)  # the revision never goes back
-    assert await place.engine.end() == 0, "".join(place.engine.log)
-
-
 async def test_an_action_is_switched_off_and_on_again_without_a_failed_request(
     world: World, tmp_path: Path
 ) -> None:

@@ -152,7 +152,7 @@ LOGINS = """authorization {{ users: [
 async def test_another_broker_and_another_login_are_tried_before_they_are_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine.broker.connection._CONNECT_LIMIT", 4.0)
+    monkeypatch.setattr("engine.broker.connection._CONNECT_LIMIT", 6.0)
     first = NatsServer(tmp_path / "one", LOGINS.format(password="old"))
     await first.start()
     app = await nats.connect(first.address, user="app", password="app")

@@ -114,6 +114,7 @@ EDGES = [
     "service",
     "server",
     "watching",
+    "dismantling",
     "reload",
 ]
 FACES = [

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from saving import config_map, save_as_editors_do
 from support import LIMIT
 
 from engine import watching
@@ -58,16 +59,6 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def save_as_editors_do(path: Path, text: str) -> None:
-    """To a file beside it, which then takes its name; the old one is kept for a moment."""
-    other, swap = path.with_name(f".{path.name}.swp"), path.with_name("4913")
-    swap.write_text("")
-    swap.unlink()
-    other.write_text(text)
-    path.replace(path.with_name(f"{path.name}~"))
-    other.replace(path)
-
-
 async def test_every_way_to_change_a_policy_is_one_change(place: Path) -> None:
     rules, settings = place / "rules", place / "mss.yaml"
     policy = rules / "policy.yaml"
@@ -95,22 +86,6 @@ async def test_every_way_to_change_a_policy_is_one_change(place: Path) -> None:
         await noticed.after(lambda: shutil.rmtree(rules))
         await noticed.after(lambda: shutil.copytree(place, rules, ignore=lambda *_: ["rules"]))
         await noticed.after(lambda: policy.write_text("rules: [] # in the new folder"))
-
-
-def config_map(folder: Path, name: str, files: dict[str, str]) -> None:
-    """What the kubelet does: a new folder, then one rename of the link to it, then the old one goes."""
-    old = folder / (folder / "..data").readlink() if (folder / "..data").is_symlink() else None
-    new = folder / f"..{name}"
-    new.mkdir()
-    for file, text in files.items():
-        (new / file).write_text(text)
-    (folder / "..data_tmp").symlink_to(new.name)
-    (folder / "..data_tmp").rename(folder / "..data")
-    for file in files:
-        if not (folder / file).is_symlink():
-            (folder / file).symlink_to(f"..data/{file}")
-    if old is not None:
-        shutil.rmtree(old)
 
 
 async def test_links_are_followed_and_watched_anew_when_they_lead_elsewhere(tmp_path: Path) -> None:
