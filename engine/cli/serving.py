@@ -107,6 +107,7 @@ async def _serve(
         if policy is None:
             return
         server = Server(settings=settings, rulebook=policy.require())
+        del policy  # else the first one would stay for ever
         if settings.metrics:
             await stack.enter_async_context(health_pages(settings.metrics, server.metrics, server.ready))
         reloader = Reloader(server=server, settings=read, load=source.load)
