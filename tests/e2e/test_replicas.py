@@ -122,10 +122,15 @@ async def test_what_can_change_in_a_session_does(world: World, tmp_path: Path) -
         async def change(**settings: Any) -> None:
             await server.adopt(server.rulebook, replace(server.settings, **settings))
 
+        async def is_left() -> bool:
+            info = await world.client.jetstream().consumer_info("MSS_NOTICE", "mss-planner")
+            return info.num_waiting == 0
+
         await change(kinds=(Kind.NOTICE, Kind.AUDIT))
         await announce("audit")
         await until(lambda: planned("audit") == 1, what="audits are taken")
         await change(kinds=(Kind.AUDIT,))
+        await until(is_left, what="nobody asks for notices")
         await announce("notice")
         await announce("audit")
         await until(lambda: planned("audit") == 2, what="audits are still taken")
