@@ -137,7 +137,7 @@ def content_of(sight: Sight) -> bytes:
 
 def _files(path: Path, folders: set[str]) -> Iterator[Path]:
     """The file at ``path``, or those of the policy in this folder, whose folders join ``folders``."""
-    if not path.is_dir():
+    if not os.path.isdir(path):  # noqa: PTH112 -- Path.is_dir raises where a folder may not be entered
         yield path
         return
     count, seen = 0, set()
@@ -150,7 +150,7 @@ def _files(path: Path, folders: set[str]) -> Iterator[Path]:
         folders.add(real)
         for name in below:
             entry = Path(folder, name)
-            if entry.is_symlink():
+            if os.path.islink(entry):  # noqa: PTH114 -- so does this
                 folders.update(_way(entry))
         below[:] = sorted(name for name in below if not is_hidden(name))
         for name in sorted(names):
@@ -166,8 +166,13 @@ def _way(path: Path) -> Iterator[str]:
     """The folders, by their real paths, in which an entry lies that decides where ``path`` leads.
 
     That is the one it lies in, those of all links on the way, and where something is missing the
-    last folder that is there.
+    last folder that is there. What goes while it is looked at was reported, or is seen at the next look.
     """
+    with suppress(OSError):
+        yield from _steps(path)
+
+
+def _steps(path: Path) -> Iterator[str]:
     path = path.absolute()
     here, rest, links = Path(path.anchor), list(path.parts[1:]), 0
     while rest:

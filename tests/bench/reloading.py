@@ -3,7 +3,7 @@
     python tests/bench/reloading.py [--rules 10000] [--reloads 3] [--json]
 
 A ticker on the loop asks to be woken every millisecond; what it is woken late is the lag. Each reload is
-of a policy with one changed file, by the server's own reloader, over a server that has no broker.
+of a policy with one changed file, in the steps of the server's reloader, without a broker.
 """
 
 from __future__ import annotations

@@ -147,6 +147,21 @@ async def test_unbroken_change_is_taken_as_it_is_after_a_while(
                 await asyncio.sleep(0.01)
 
 
+def test_a_link_that_goes_while_it_is_looked_at_is_no_mishap(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "rules").mkdir()
+    config_map(tmp_path / "rules", "1", {"policy.yaml": "rules: []"})
+    (tmp_path / "current").symlink_to("rules")
+
+    def gone(self: Path) -> Path:
+        raise FileNotFoundError(self)
+
+    monkeypatch.setattr(Path, "readlink", gone)
+    found = watching.look([tmp_path / "current", tmp_path / "rules"])
+    assert str(tmp_path / "rules") in found.folders
+
+
 async def test_where_nothing_is_reported_it_looks(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def refuse(*_: object, **__: object) -> AsyncIterator[None]:
         raise OSError("OS file watch limit reached.")
