@@ -177,7 +177,8 @@ class Connection:
         self._closing = True
         if self.client.is_connected:
             await self.round_trip(_CLOSE_LIMIT)
-        with contextlib.suppress(nats.errors.Error, OSError):
+        # RuntimeError is uvloop's, of a socket that the broker has closed.
+        with contextlib.suppress(nats.errors.Error, OSError, RuntimeError):
             await self.client.close()
         for task in self._patient:
             task.cancel()
