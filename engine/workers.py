@@ -129,6 +129,8 @@ class Workers:
                 )
             except (nats.errors.Error, TimeoutError):
                 continue
+            if self._workers.get(name) is not worker or worker.retiring is not asyncio.current_task():
+                return  # it is declared again, and asyncio's wait_for has swallowed our being cancelled
             if not (info.num_pending or info.num_ack_pending or worker.consumer.in_hand):
                 del self._workers[name]
                 worker.retiring = None
