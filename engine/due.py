@@ -12,6 +12,8 @@ from datetime import UTC, datetime, timedelta
 from nats.aio.msg import Msg
 
 from .broker import Outgoing, Publisher, Settlement, Topology, handout
+from .codec import encode
+from .draft import Alarm
 from .model import Delivery
 
 ATTEMPTS = "Mss-Attempts"  # header: attempts that were made before the message was published
@@ -27,18 +29,36 @@ def attempts_before(msg: Msg) -> int:
 
 def timer(topology: Topology, delivery: Delivery, payload: bytes, *, attempts: int, at: int) -> Outgoing:
     """The message that brings ``delivery`` back at ``at``, microseconds since the epoch."""
-    when = _EPOCH + timedelta(seconds=-(-at // 1_000_000))  # the broker knows whole seconds: never too early
     return Outgoing(
         subject=topology.timer_subject("delivery", delivery.id),
         payload=payload,
         id=f"timer.{delivery.id}.{attempts}.{at}",
         headers={
-            "Nats-Schedule": f"@at {when:%Y-%m-%dT%H:%M:%S}Z",
+            "Nats-Schedule": _schedule(at),
             "Nats-Schedule-Target": topology.due_subject(
                 "delivery", topology.delivery_subject(delivery.kind, delivery.channel)
             ),
             ATTEMPTS: str(attempts),
             _ID: delivery.id,
+        },
+    )
+
+
+def _schedule(at: int) -> str:
+    """``at`` as the broker's header says it. It knows whole seconds: never too early."""
+    when = _EPOCH + timedelta(seconds=-(-at // 1_000_000))
+    return f"@at {when:%Y-%m-%dT%H:%M:%S}Z"
+
+
+def alarm(topology: Topology, wanted: Alarm) -> Outgoing:
+    """The message that says, at its time, that a digest is due. A later one of the same key replaces it."""
+    return Outgoing(
+        subject=topology.timer_subject("digest", wanted.key),
+        payload=encode(wanted),
+        id=f"alarm.{wanted.key}.{wanted.at}",
+        headers={
+            "Nats-Schedule": _schedule(wanted.at),
+            "Nats-Schedule-Target": topology.due_subject("digest", wanted.key),
         },
     )
 

@@ -18,6 +18,7 @@ from .broker import Outgoing, Topology
 from .catalogue import mask
 from .codec import encode
 from .dead import Letter, header_value
+from .draft import Digested
 from .model import Delivery, Held, Kind, Outcome, Receipt, Revival
 from .plan import Plan
 from .rulebook import Mode
@@ -77,6 +78,7 @@ class _PlannedEntry(msgspec.Struct, kw_only=True, tag="planned"):
     shadow: list[str] | UnsetType
     stopped: bool | UnsetType
     revival: Revival | UnsetType
+    digest: dict[str, Any] | UnsetType
 
 
 class _ReceiptEntry(msgspec.Struct, kw_only=True, tag="receipt"):
@@ -97,8 +99,10 @@ class _ReceiptEntry(msgspec.Struct, kw_only=True, tag="receipt"):
     instead: _FallBackEntry | UnsetType
 
 
-def planned(topology: Topology, plan: Plan, *, sequence: int, at: int) -> Outgoing:
+def planned(topology: Topology, plan: Plan, *, at: int, id_: str) -> Outgoing:
     """The first entry of an event: which rules, which deliveries, what was suppressed and why.
+
+    ``id_`` tells it from every other, and not from itself when it is planned again.
 
     Of the rules only those that matched: there may be 100,000 others.
     """
@@ -134,12 +138,19 @@ def planned(topology: Topology, plan: Plan, *, sequence: int, at: int) -> Outgoi
         # By the last of the rules; those after it were not asked.
         stopped=True if last is not None and last.stop and last.mode is not Mode.SHADOW else UNSET,
         revival=plan.revival or UNSET,
+        digest=_digest(plan.digest) if plan.digest else UNSET,
     )
     return Outgoing(
         subject=topology.history_subject(event.kind, token(event.reqid)),
         payload=encode(entry),
-        id=f"planned.{event.kind}.{sequence}",
+        id=f"planned.{id_}",
     )
+
+
+def _digest(digest: Digested) -> dict[str, Any]:
+    """Of what a digest tells: the events whose histories say that they wait for it."""
+    events = [{"key": event.key, "reqid": event.reqid} for event in digest.events]
+    return {"events": events, "more": digest.more}
 
 
 def received(topology: Topology, receipt: Receipt, *, id_: str) -> Outgoing:

@@ -10,7 +10,6 @@ import logging
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from types import MappingProxyType
 from typing import Any, Protocol
 
 from nats.aio.msg import Msg
@@ -24,18 +23,18 @@ from .chain import without_last
 from .codec import encode
 from .dead import again_in, narrowed
 from .dead_payload import SENSITIVE, sensitive_header
-from .due import timer
+from .dispatch import NO_HEADERS, dispatched, rung
 from .errors import UndecodableError
+from .memory import Begun, Memory, begin
 from .metrics import Metrics
 from .model import HOPS, MOST_HOPS, Delivery, Event, Failure, Kind, Suppressed
-from .plan import Plan, plan
+from .plan import Plan, plan, planning
 from .rulebook import Rulebook
 from .spending import Spending
 from .subjects import token, valid_key
 
 log = logging.getLogger(__name__)
 
-_NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 _HEADER_ROOM = 4096  # bytes kept free beside a payload
 _TRIES = 5  # of an event that a bug keeps from being planned
 
@@ -91,6 +90,7 @@ class Intake:
     topology: Topology
     connection: Connection
     publisher: Publisher
+    memory: Memory
     spending: Spending
     rulebook: Callable[[], Rulebook]  # read once for each event
     metrics: Metrics
@@ -118,15 +118,24 @@ class Intake:
         if handed.number > _TRIES:
             detail = f"given up after {_TRIES} tries; the log has the traceback"
             return self._bury(msg, "not-planned", detail, rulebook)
-        planned = plan(rulebook, event, self.clock())
-        if again:
-            planned = narrowed(planned, again)
+        if again and again.is_partial:
+            # It passed the gates when it came first.
+            begun: Plan | Begun = plan(rulebook, event, self.clock())
+        else:
+            begun = begin(planning(rulebook, event, self.clock()))
+        if isinstance(begun, Begun):
+            return self._ask(msg, handed, begun, rulebook)
+        planned = narrowed(begun, again) if again else begun
         if self.connection.is_surely_new(msg, handed) and not self.spending.limits(rulebook, planned):
             return self._carry_out(msg, handed, planned, rulebook)
         return self._ask(msg, handed, planned, rulebook)
 
-    async def _ask(self, msg: Msg, handed: Handout, planned: Plan, rulebook: Rulebook) -> Settlement:
+    async def _ask(self, msg: Msg, handed: Handout, begun: Plan | Begun, rulebook: Rulebook) -> Settlement:
         """Carry out what the broker, which has to be asked, leaves of the plan."""
+        planned = await self.memory.finish(begun) if isinstance(begun, Begun) else begun
+        again = again_in(msg.headers)
+        if isinstance(begun, Begun) and again:
+            planned = narrowed(planned, again)
         planned = await self.spending.admit(rulebook, planned)
         is_known = await self._was_planned(msg, handed, planned.event)
         return self._carry_out(msg, handed, planned, rulebook, {AGAIN: "1"} if is_known else {})
@@ -137,27 +146,18 @@ class Intake:
         handed: Handout,
         planned: Plan,
         rulebook: Rulebook,
-        headers: Mapping[str, str] = _NO_HEADERS,
+        headers: Mapping[str, str] = NO_HEADERS,
     ) -> Settlement:
         event, sequence = planned.event, handed.sequence
         room = self.connection.client.max_payload - _HEADER_ROOM
         planned = _fitted(planned, room)
         # The history comes first: an event that is not in it has no delivery in the stream either.
-        outgoing = [history.planned(self.topology, planned, sequence=sequence, at=self.clock())]
-        failures = list(planned.failures)
-        for delivery in planned.deliveries:
-            payload = encode(delivery)
-            if len(payload) > room:
-                detail = f"{len(payload)} bytes, and the broker takes {room}"
-                failures.append(
-                    Failure(rule=delivery.rule, channel=delivery.channel, detail=detail, delivery=delivery.id)
-                )
-                continue
-            if delivery.released:
-                outgoing.append(timer(self.topology, delivery, payload, attempts=0, at=delivery.released))
-                continue
-            subject = self.topology.delivery_subject(event.kind, delivery.channel)
-            outgoing.append(Outgoing(subject=subject, payload=payload, id=delivery.run, headers=headers))
+        name = f"{self.kind}.{sequence}"
+        outgoing = [history.planned(self.topology, planned, at=self.clock(), id_=name)]
+        stored, failures = dispatched(self.topology, planned.deliveries, room, headers)
+        outgoing += stored
+        outgoing += rung(self.topology, planned.alarms)
+        failures = [*planned.failures, *failures]
         for failure in failures:
             outgoing.append(self._dead_failure(msg, planned, failure, rulebook))
             self.metrics.dead.labels(self.kind, "not-written").inc()

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeAlias
@@ -12,9 +13,9 @@ from typing import Any, TypeAlias
 from . import locales
 from .chain import linked
 from .choices import ChoicesOf, nobody
-from .draft import Alarm, Digested, Draft, Merged, Order, draft
+from .draft import Alarm, Digested, Draft, Order, draft
 from .errors import TemplateError
-from .gates import Batch, Postponed, Row, in_memory, in_time, merge, pass_gates, take_batch
+from .gates import Batch, Postponed, Row, digest_event, in_memory, in_time, merge, pass_gates, take_batch
 from .model import Delivery, Event, Failure, Held, Message, Recipient, Revival, Suppressed
 from .rulebook import ChannelSpec, Match, Notify, Rule, Rulebook
 from .templates import Words, render
@@ -54,17 +55,34 @@ def planning(rulebook: Rulebook, event: Event, now: int, choices_of: ChoicesOf =
 
 
 def digesting(
-    rulebook: Rulebook, rule: Rule, key: str, now: int, choices_of: ChoicesOf = nobody
+    rulebook: Rulebook,
+    rule: Rule,
+    key: str,
+    now: int,
+    choices_of: ChoicesOf = nobody,
+    *,
+    early: bool = False,
 ) -> Row[Plan | Postponed | None]:
     """What lies under ``key`` told in one digest, if it is due ``now``.
 
     None where nothing is there; Postponed where its time has not come. The plan is of the digest as an
     event of its own. It lies there until it is settled: whoever stores the plan settles it then.
     """
-    batch = yield from take_batch(key, rule.limits, now)
+    batch = yield from take_batch(key, rule.limits, now, early=early)
     if not isinstance(batch, Batch):
         return batch
     return write(in_time(merge(rulebook, rule, key, batch, choices_of), now))
+
+
+def discarded(revision: str, rule: str, key: str, batch: Batch) -> Plan:
+    """What is written down of a batch that nobody is told of, because its rule is gone."""
+    events = tuple(gathered.event for gathered in batch.events)
+    return Plan(
+        event=digest_event(key, batch),
+        revision=revision,
+        suppressed=(Suppressed(rule=rule, channel="", reason="removed"),),
+        digest=Digested(key=key, number=batch.number, events=events, more=batch.more),
+    )
 
 
 def write(drafted: Draft) -> Plan:
@@ -146,7 +164,7 @@ def _write(drafted: Draft, order: Order, known: _Known) -> Delivery:
         locale=(words.locale if words else "") or rulebook.defaults.locale,
         severity=order.match.rule.severity,
         message=_message(rulebook, order, words, known) if words else Message(),
-        payload=None if channel.words else event.payload,
+        payload=None if channel.words else _payload(order),
         secrets=drafted.secrets,
         created=event.received,
         hops=event.hops,
@@ -154,9 +172,17 @@ def _write(drafted: Draft, order: Order, known: _Known) -> Delivery:
     )
 
 
+def _payload(order: Order) -> Mapping[str, Any]:
+    """What a machine is given: the event's payload, of a digest all of them."""
+    if order.merged is None:
+        return order.match.event.payload
+    return {"events": [event.payload for event in order.merged.events], "more": order.merged.more}
+
+
 def _message(rulebook: Rulebook, order: Order, words: Words, known: _Known) -> Message:
     reader = (id(order.recipient), order.to) if words.is_personal else ()
-    key = (id(words), order.match.rule.id, id(order.notify) if order.notify.vars else 0, *reader)
+    told = id(order.merged) if order.merged else 0
+    key = (id(words), order.match.rule.id, id(order.notify) if order.notify.vars else 0, told, *reader)
     message = known.get(key)
     if message is None:
         message = known[key] = render(words, _context(rulebook, order))
@@ -165,13 +191,16 @@ def _message(rulebook: Rulebook, order: Order, words: Words, known: _Known) -> M
 
 def _context(rulebook: Rulebook, order: Order) -> dict[str, Any]:
     event, rule, address = order.match.event, order.match.rule, order.to[0] if order.to else ""
-    merged = order.merged or Merged(events=(event,))
+    whole = context(rulebook, event, rule, order.notify, order.recipient, address=address)
+    return {**whole, **events_in_words(order.merged.events, order.merged.more)} if order.merged else whole
+
+
+def events_in_words(events: Sequence[Event], more: int = 0) -> dict[str, Any]:
+    """What a template sees of all that its message tells of; ``payload`` is the last one's."""
     return {
-        **context(rulebook, event, rule, order.notify, order.recipient, address=address),
-        "events": [
-            {**event_in_words(each, str(each.kind)), "payload": each.payload} for each in merged.events
-        ],
-        "more": merged.more,
+        "payload": events[-1].payload,
+        "events": [{**event_in_words(each, str(each.kind)), "payload": each.payload} for each in events],
+        "more": more,
     }
 
 
@@ -180,7 +209,7 @@ def context(
 ) -> dict[str, Any]:
     """What a template sees. Times are aware datetimes in UTC."""
     return {
-        "payload": event.payload,
+        **events_in_words((event,)),
         "event": event_in_words(event, str(event.kind)),
         "rule": {"id": rule.id, "description": rule.description, "severity": str(rule.severity)},
         "recipient": {"user": recipient.user, "address": address, "locale": recipient.locale},

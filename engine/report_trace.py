@@ -117,6 +117,7 @@ def _show_unsent(console: Console, story: Story, letters: Sequence[Letter]) -> N
         indented(console, f"{each.channel} ({each.rule}): {each.reason}{detail}", 2)
     for waiting in story.held:
         words = f"{waiting.channel} ({waiting.rule}): {waiting.reason}, until {local(waiting.until)}"
+        words += f"; then mss trace {waiting.digest}" if waiting.digest else ""
         indented(console, Text(words, "yellow"), 2)
     for failure in story.failures:
         words = f"{failure.channel} ({failure.rule}): its words could not be written: {failure.detail}"
@@ -189,6 +190,7 @@ def _story(reqid: str, story: Story, letters: Sequence[Letter]) -> dict[str, Any
                 "reason": h.reason,
                 "until": iso(h.until),
                 "delivery": h.delivery,
+                "digest": h.digest,
             }
             for h in story.held
         ],

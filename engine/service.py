@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
@@ -20,6 +21,8 @@ from .session import Session, open_session
 from .settings import Settings
 from .workers import Workers
 
+log = logging.getLogger(__name__)
+
 _START_LIMIT = 10.0  # seconds for the broker to say what is not permitted
 _INFO_LIMIT = 2.0  # seconds for the broker to say how a consumer stands
 _NO_ANSWER = (nats.errors.Error, TimeoutError, OSError)
@@ -31,7 +34,7 @@ class _Up:
 
     session: Session
     workers: Workers
-    due: Consumer
+    due: tuple[Consumer, ...]
     tasks: asyncio.TaskGroup
 
 
@@ -87,7 +90,7 @@ class Service:
                 await self._stopping.wait()
                 self._up = None
                 session.actions.stop()
-                for consumer in (*self._intakes.values(), up.due):
+                for consumer in (*self._intakes.values(), *up.due):
                     consumer.stop()
                 await up.workers.close()
                 await asyncio.wait((*self._consuming, acting))
@@ -112,6 +115,7 @@ class Service:
             opened = await up.workers.prepare(rulebook.channels)
         except _NO_ANSWER as error:
             raise BrokerError(f"NATS: {str(error) or 'no answer'}") from error
+        before = self.rulebook()
         take()
         try:
             await up.session.actions.apply(action_specs(rulebook, settings), undo=undo)
@@ -125,6 +129,7 @@ class Service:
         if up is self._up:
             up.workers.commit(rulebook.channels, opened)
             self._take_kinds(up)
+            up.tasks.create_task(self._flush(up.session, before, rulebook), name="flush")
             up.session.actions.set_terms(
                 tolerance=settings.clock_tolerance, deadline=settings.action_deadline
             )
@@ -149,7 +154,7 @@ class Service:
         """Messages and requests that are not yet done with."""
         if self._up is None:
             return 0
-        taken = sum(consumer.in_hand for consumer in (*self._intakes.values(), self._up.due))
+        taken = sum(consumer.in_hand for consumer in (*self._intakes.values(), *self._up.due))
         return taken + self._up.workers.in_hand + self._up.session.actions.in_hand
 
     async def lags(self) -> tuple[tuple[Lag, ...], tuple[Lag, ...]]:
@@ -160,6 +165,7 @@ class Service:
         streams = [
             *((str(kind), topology.stream(kind), topology.planner) for kind in self._intakes),
             ("due", topology.timer_stream, topology.due_worker),
+            ("digest", topology.timer_stream, topology.alarm_worker),
         ]
         queues = [(name, topology.delivery_stream, topology.worker(name)) for name in self.channels]
         asked = [self._lag(self._up.session.connection, *each) for each in (*streams, *queues)]
@@ -177,12 +183,13 @@ class Service:
         """Begin with everything, and return once all of it runs, with the task of the actions."""
         session, rulebook = up.session, self.rulebook()
         self._take_kinds(up)
-        self._consume(up, up.due)
+        for consumer in up.due:
+            self._consume(up, consumer)
         up.workers.commit(rulebook.channels, await up.workers.prepare(rulebook.channels))
         specs = action_specs(rulebook, self.settings)
         acting = up.tasks.create_task(session.actions.run(specs), name="actions")
         await session.actions.started.wait()
-        for consumer in (*self._intakes.values(), up.due):
+        for consumer in (*self._intakes.values(), *up.due):
             await consumer.pulling.wait()
         await up.workers.pulling()
         await session.connection.round_trip(_START_LIMIT)
@@ -198,6 +205,14 @@ class Service:
                 self._consume(up, self._intakes[kind])
         for kind in [kind for kind in self._intakes if kind not in self.settings.kinds]:
             self._intakes.pop(kind).stop()
+
+    @staticmethod
+    async def _flush(session: Session, before: Rulebook, after: Rulebook) -> None:
+        """What fails here is found when its time comes: then it is recorded as not sent."""
+        try:
+            await session.digests.flush(before, after)
+        except (BrokerError, *_NO_ANSWER) as error:
+            log.warning("what was gathered for removed rules is not told: %s", str(error) or "no answer")
 
     def _consume(self, up: _Up, consumer: Consumer) -> None:
         task = up.tasks.create_task(consumer.run(), name="consumer")

@@ -17,14 +17,17 @@ from msc.options import ConnectOptions
 from .actions import Resources as ActionResources
 from .actions.assembly import make_actions
 from .actions.service import Actions
-from .broker import Connection, Consumer, Publisher, Topology, connect
+from .broker import Connection, Consumer, Handle, Publisher, Topology, connect
 from .channels import Channel, Resources, open_channel
+from .choices import nobody
 from .claims import Claims
 from .deliver import Deliverer
+from .digests import Digests
 from .due import Due
 from .entrance import Entrance
 from .errors import BrokerUnfit
 from .intake import Intake
+from .memory import Memory
 from .metrics import Metrics
 from .model import Kind
 from .notices import Herald
@@ -99,7 +102,8 @@ class Session:
             topology=self.topology,
             connection=self.connection,
             publisher=self.publisher,
-            spending=Spending(state=self.state, herald=self.herald, clock=now),
+            memory=Memory(self.state),
+            spending=self._spending,
             rulebook=self.rulebook,
             metrics=self.metrics,
             clock=now,
@@ -140,16 +144,42 @@ class Session:
             on_stop=entrance.close,
         )
 
-    def due(self) -> Consumer:
-        """Brings back the deliveries that waited."""
-        return Consumer(
-            self.connection,
-            self.topology.timer_stream,
-            self.topology.due_worker,
-            limit=_DUE_IN_HAND,
-            ack_wait=self.settings.ack_wait,
-            handle=Due(topology=self.topology, publisher=self.publisher).handle,
+    def due(self) -> tuple[Consumer, ...]:
+        """Bring back the deliveries that waited, and tell the digests whose time has come."""
+        handles: dict[str, Handle] = {
+            self.topology.due_worker: Due(topology=self.topology, publisher=self.publisher).handle,
+            self.topology.alarm_worker: self.digests.handle,
+        }
+        return tuple(
+            Consumer(
+                self.connection,
+                self.topology.timer_stream,
+                durable,
+                limit=_DUE_IN_HAND,
+                ack_wait=self.settings.ack_wait,
+                handle=handle,
+            )
+            for durable, handle in handles.items()
         )
+
+    @property
+    def digests(self) -> Digests:
+        """Tells what was gathered."""
+        return Digests(
+            topology=self.topology,
+            connection=self.connection,
+            publisher=self.publisher,
+            memory=Memory(self.state),
+            spending=self._spending,
+            rulebook=self.rulebook,
+            choices_of=nobody,
+            metrics=self.metrics,
+            clock=now,
+        )
+
+    @property
+    def _spending(self) -> Spending:
+        return Spending(state=self.state, herald=self.herald, clock=now)
 
 
 async def open_session(

@@ -17,7 +17,7 @@ from .model import Inline, Message
 
 TEMPLATE_FOLDER = "templates/"
 MAX_OUTPUT = 512 * 1024  # characters of one rendered text
-VARIABLES = ("payload", "event", "rule", "recipient", "vars", "site")
+VARIABLES = ("payload", "event", "events", "more", "rule", "recipient", "vars", "site")
 MARKUP = ("html", "mjml")  # escaped
 TEXT = ("txt", "md")  # not escaped
 PICTURES = {

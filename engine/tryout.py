@@ -8,7 +8,8 @@ from heapq import heappop, heappush
 
 from .cases import Case
 from .chain import next_of
-from .gates import Postponed, in_memory
+from .draft import Digested
+from .gates import Postponed, in_memory, settle_batch
 from .model import Delivery, Outcome
 from .plan import Plan, digesting, planning
 from .rulebook import Rulebook
@@ -59,7 +60,8 @@ class Tryout:
             match in_memory(row, self._cells):
                 case Postponed(until=later):
                     heappush(self._alarms, (later, key, rule))
-                case Plan() as planned:
+                case Plan(digest=Digested(number=number)) as planned:
+                    in_memory(settle_batch(key, rules[rule].limits, number), self._cells)
                     yield replace(planned, deliveries=tuple(self._tried(planned.deliveries)))
 
     def replies(self) -> Iterator[Replied]:

@@ -9,9 +9,9 @@ lookup       what lies on one subject of a stream
 consumer     a durable pull consumer that never stops pulling and never holds too much
 """
 
-from .cells import change
+from .cells import change, keys_below
 from .connection import AGAIN, Connection, connect
-from .consumer import Consumer, Settlement
+from .consumer import Consumer, Handle, Settlement
 from .handout import Handout, handout
 from .lookup import holds_any, messages_on
 from .publisher import Outgoing, Publisher
@@ -21,6 +21,7 @@ __all__ = [
     "AGAIN",
     "Connection",
     "Consumer",
+    "Handle",
     "Handout",
     "Outgoing",
     "Publisher",
@@ -30,5 +31,6 @@ __all__ = [
     "connect",
     "handout",
     "holds_any",
+    "keys_below",
     "messages_on",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -16,12 +17,34 @@ _TRIES = 50  # of a compare-and-set that others win
 T = TypeVar("T")
 
 
-async def change(bucket: KeyValue, key: str, step: Callable[[bytes], tuple[bytes | None, T]]) -> T:
+async def keys_below(bucket: KeyValue, prefix: str) -> list[str]:
+    """The keys that begin with ``prefix``, which ends with a dot. Raises BrokerError."""
+    keys: list[str] = []
+    try:
+        watcher = await bucket.watch(f"{prefix}>", ignore_deletes=True, meta_only=True)
+        try:
+            async for entry in watcher:
+                if entry is None:  # that was all
+                    break
+                keys.append(entry.key)
+        finally:
+            await watcher.stop()  # type: ignore[no-untyped-call]
+    except (nats.errors.Error, TimeoutError) as error:
+        raise BrokerError(f"{prefix}*: the keys cannot be read: {error or 'no answer'}") from error
+    return keys
+
+
+async def change(
+    bucket: KeyValue, key: str, step: Callable[[bytes], tuple[bytes | None, T]], *, keep: float | None = None
+) -> T:
     """Replace what lies under ``key`` by what ``step`` makes of it, and return what it says besides.
+
+    After ``keep`` seconds the broker forgets it.
 
     ``step`` gets ``b""`` where there is nothing yet, and gives None for what is to stay; it may be
     called several times. Raises BrokerError, and then nothing was written or nobody knows.
     """
+    ttl = None if keep is None else float(math.ceil(keep))
     try:
         for _ in range(_TRIES):
             try:
@@ -33,7 +56,8 @@ async def change(bucket: KeyValue, key: str, step: Callable[[bytes], tuple[bytes
             if changed is None:
                 return result
             try:
-                await bucket.update(key, changed, last=revision)
+                # ``update`` does the same, and takes no time to live.
+                await bucket._update(key, changed, last=revision, msg_ttl=ttl)  # noqa: SLF001
             except nats.js.errors.KeyWrongLastSequenceError:
                 continue
             return result

@@ -115,6 +115,11 @@ class Topology:
         """The durable of the deliveries that are due."""
         return f"{self.namespace}-due-delivery"
 
+    @property
+    def alarm_worker(self) -> str:
+        """The durable of the digests that are due."""
+        return f"{self.namespace}-due-digest"
+
     def bucket(self, name: str) -> str:
         return f"{self.streams}_{name}"
 
@@ -130,7 +135,7 @@ class Topology:
                 await self._ensure_bucket(connection, bucket, limits)
             for kind in self.kinds:
                 await self.ensure_kind(connection, kind)
-            await self._ensure_due_worker(connection)
+            await self._ensure_due_workers(connection)
             await self.epoch(connection)
         except nats.js.errors.APIError as error:
             if error.err_code in _JETSTREAM_OFF:
@@ -163,13 +168,17 @@ class Topology:
                 ),
             )
 
-    async def _ensure_due_worker(self, connection: Connection) -> None:
+    async def _ensure_due_workers(self, connection: Connection) -> None:
+        for what, durable in (("delivery", self.due_worker), ("digest", self.alarm_worker)):
+            await self._ensure_due_worker(connection, what, durable)
+
+    async def _ensure_due_worker(self, connection: Connection, what: str, durable: str) -> None:
         await connection.js.add_consumer(
             self.timer_stream,
             api.ConsumerConfig(
-                durable_name=self.due_worker,
+                durable_name=durable,
                 # Never all of the stream: what still waits would be handed out, and lost when acknowledged.
-                filter_subject=self.due_subject("delivery", ">"),
+                filter_subject=self.due_subject(what, ">"),
                 ack_policy=api.AckPolicy.EXPLICIT,
                 ack_wait=self.ack_wait,
                 max_ack_pending=20_000,

@@ -12,23 +12,35 @@ from dataclasses import dataclass, replace
 from ..draft import Alarm, Draft, Order, chained
 from ..model import Event, Held, Suppressed
 from ..rulebook import Rule
-from .cells import Change, Row, in_memory
+from .cells import Change, Row, in_memory, pool_prefix
 from .dedupe import pass_dedupe
-from .merge import merge, reqid_of
+from .merge import digest_event, merge, reqid_of
 from .pool import Batch, Joined
-from .throttle import Beyond, Postponed, digest_at, pass_digest, pass_throttle, settle_batch, take_batch
+from .throttle import (
+    GATHERING,
+    Beyond,
+    Postponed,
+    digest_at,
+    pass_digest,
+    pass_throttle,
+    settle_batch,
+    take_batch,
+)
 from .timing import pass_timing
 
 __all__ = [
+    "GATHERING",
     "Batch",
     "Change",
     "Postponed",
     "Row",
     "digest_at",
+    "digest_event",
     "in_memory",
     "in_time",
     "merge",
     "pass_gates",
+    "pool_prefix",
     "settle_batch",
     "take_batch",
 ]

@@ -49,7 +49,12 @@ def cell_of(gate: str, rule: str, key: Iterable[Path], event: Event) -> str:
     Kinds are kept apart: what an audit says never gets into a notice.
     """
     found = [repr(resolve(event.payload, path)) for path in key]
-    return f"{gate}.{digest_of(rule)}.{digest_of(event.kind, *found)}"
+    return pool_prefix(gate, rule) + digest_of(event.kind, *found)
+
+
+def pool_prefix(gate: str, rule: str) -> str:
+    """What the names of all values begin with that ``gate`` of ``rule`` keeps."""
+    return f"{gate}.{digest_of(rule)}."
 
 
 def event_id(event: Event) -> str:

@@ -19,7 +19,7 @@ def merge(rulebook: Rulebook, rule: Rule, key: str, batch: Batch, choices_of: Ch
     """
     template = digest.template if (digest := digest_at(rule.limits, key)) else ""
     events = [gathered.event for gathered in batch.events]
-    whole = _event_of(key, batch, events)
+    whole = digest_event(key, batch)
     match = Match(event=whole, rule=rule)
     groups: dict[tuple[int, tuple[str, ...], str], list[tuple[Event, Order]]] = {}
     suppressed: dict[Suppressed, None] = {}
@@ -61,8 +61,9 @@ def reqid_of(key: str, number: int) -> str:
     return f"{key.replace('.', '-')}-{number}"
 
 
-def _event_of(key: str, batch: Batch, events: list[Event]) -> Event:
+def digest_event(key: str, batch: Batch) -> Event:
     """The digest as an event of its own; what templates see as payload is the last one's."""
+    events = [gathered.event for gathered in batch.events]
     last = events[-1]
     return replace(
         last,

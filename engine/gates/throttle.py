@@ -21,6 +21,7 @@ class _State(msgspec.Struct, frozen=True):
 
 
 _states = msgspec.json.Decoder(_State)
+GATHERING = ("throttle", "digest")  # gates under whose names events are gathered
 _SLACK = 86_400.0  # seconds that a value is kept beyond its use: a broker may be away
 
 

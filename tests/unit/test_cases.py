@@ -261,7 +261,7 @@ def test_keys_are_spelled_as_the_server_spells_them(tmp_path: Path) -> None:
         ("expect: {failed: [{channel: smss}]}", "smss", "unknown-channel", "did you mean 'sms'?"),
         ("expect: {rules: []}, channels: {emial: sent}", "emial", "unknown-channel", "did you mean 'email'?"),
         ("expect: {rules: []}, at: '2026-02-30T00:00:00Z'", "'2026", "bad-format", ""),
-        ("expect: {rules: []}, preferences: {u1: {security: [sms]}}", "preferences", "unknown-key", ""),
+        ("expect: {rules: []}, preferences: {u1: {security: sms}}", "{security: sms", "bad-preference", ""),
     ],
 )
 def test_a_test_that_means_nothing_is_a_problem(

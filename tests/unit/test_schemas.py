@@ -298,17 +298,6 @@ class TestCodes:
             ("4:5", "unknown-key", f"unknown key 'Notify'; allowed: {ALLOWED}", "did you mean 'notify'?"),
         ]
 
-    @pytest.mark.parametrize(
-        "word",
-        ["category", "critical", "dedupe", "throttle", "digest", "allow"],
-    )
-    def test_words_of_later_versions_are_unknown(self, word: str) -> None:
-        assert [(code, place) for place, code, _, _ in found(rule(**{word: "x"}))] == [("unknown-key", "5:4")]
-
-    def test_so_are_preferences_in_tests(self) -> None:
-        test = "tests: [{name: x, given: {event: log}, preferences: {u: {a: [b]}}, expect: {rules: []}}]"
-        assert [code for _, code, _, _ in found(test)] == ["unknown-key"]
-
     def test_many_allowed_names_are_cut_short(self) -> None:
         ((_, _, message, _),) = found("channels:\n  m: {type: email, from: a@b.c, mtas: [{host: h}], zzz: 1}")
         assert message.endswith(", mtas")

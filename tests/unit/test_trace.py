@@ -51,7 +51,7 @@ def entry(data: bytes) -> Entry:
 
 def plan_of(*deliveries: Delivery, event: Event = EVENT, **more: Any) -> Entry:
     made = Plan(event=event, revision="rev", deliveries=deliveries, secrets=("hush",), **more)
-    return entry(planned(TOPOLOGY, made, sequence=1, at=RECEIVED).payload)
+    return entry(planned(TOPOLOGY, made, id_=str(1), at=RECEIVED).payload)
 
 
 def receipt(of: Delivery, number: int, outcome: Outcome, **more: Any) -> Entry:

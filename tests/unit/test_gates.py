@@ -1,0 +1,320 @@
+"""What keeps people from too many messages, and what they choose: on a virtual clock, one event after the other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as some
+from policies import RECEIVED, event, policy
+
+from engine.choices import Choices, selected
+from engine.gates import Batch, Postponed, in_memory
+from engine.gates.pool import Joined, Pool, join, seal, told
+from engine.gates.throttle import pass_throttle, settle_batch, take_batch
+from engine.limits import Digest, Limits, Throttle
+from engine.plan import Plan, digesting, planning
+from engine.rulebook import Rulebook
+from engine.trial import try_case
+
+MINUTE = 60_000_000  # microseconds
+WORDS = {
+    "templates/t/sms.txt": "{{ events | map(attribute='payload.ip') | join(' ') }}{% if more %} +{{ more }}{% endif %}"
+}
+
+
+def book(folder: Path, rule: str, **files: str) -> Rulebook:
+    text = f"rules: [{{id: r, event: notice.login.abnormal, template: t, notify: [sms], {rule}}}]"
+    return policy(folder, text, **{**WORDS, **files}).require()
+
+
+class Clock:
+    """Plans events as one server would, and rings when digests are due."""
+
+    def __init__(self, rulebook: Rulebook) -> None:
+        self.rulebook = rulebook
+        self.cells: dict[str, bytes] = {}
+        self.alarms: dict[str, int] = {}
+
+    def plan(self, minute: float, reqid: str, **payload: Any) -> Plan:
+        now = RECEIVED + int(minute * MINUTE)
+        given_ = {"userid": "u1", "phone": "+8613800000000", "ip": reqid, **payload}
+        planned = in_memory(planning(self.rulebook, event(given_, reqid=reqid), now), self.cells)
+        for alarm in planned.alarms:
+            self.alarms[alarm.key] = alarm.at
+        return planned
+
+    def verdict(self, minute: float, reqid: str, **payload: Any) -> str:
+        """sent, or why not."""
+        planned = self.plan(minute, reqid, **payload)
+        held = [each.reason for each in planned.held]
+        gone = [each.reason for each in planned.suppressed]
+        return ", ".join(["sent"] * len(planned.deliveries) + [f"{each} held" for each in held] + gone)
+
+    def digest(self, minute: float, key: str = "", *, settle: bool = True) -> Plan | Postponed | None:
+        now = RECEIVED + int(minute * MINUTE)
+        key = key or next(iter(self.alarms))
+        (rule,) = self.rulebook.rules
+        result = in_memory(digesting(self.rulebook, rule, key, now), self.cells)
+        if isinstance(result, Plan) and settle:
+            assert result.digest is not None
+            in_memory(settle_batch(key, rule.limits, result.digest.number), self.cells)
+        return result
+
+    def words(self, minute: float) -> str:
+        planned = self.digest(minute)
+        assert isinstance(planned, Plan), planned
+        (delivery,) = planned.deliveries
+        return delivery.message.text
+
+
+def test_dedupe_lets_the_first_of_a_window_pass(tmp_path: Path) -> None:
+    clock = Clock(book(tmp_path, "dedupe: {key: [userid, city], window: 10m}"))
+    assert clock.verdict(0, "a", city="X") == "sent"
+    assert clock.verdict(1, "b", city="X") == "dedupe"
+    assert clock.verdict(1, "c", city="Y") == "sent"
+    assert clock.verdict(1, "d") == "sent"  # no city is a city of its own
+    assert clock.verdict(2, "a", city="X") == "sent"  # the same again, as after a crash
+    assert clock.verdict(10, "e", city="X") == "sent"
+    assert clock.verdict(11, "f", city="X") == "dedupe"
+
+
+def test_keys_keep_types_apart_and_do_not_run_together(tmp_path: Path) -> None:
+    clock = Clock(book(tmp_path, "dedupe: {key: [city, country], window: 10m}"))
+    assert clock.verdict(0, "a", city="1", country="2") == "sent"
+    assert clock.verdict(0, "b", city="12", country="") == "sent"
+    assert clock.verdict(0, "c", city="1", country="2") == "dedupe"
+
+
+def test_a_throttle_counts_any_stretch_of_time(tmp_path: Path) -> None:
+    clock = Clock(book(tmp_path, "throttle: {key: userid, limit: 2, per: 10m}"))
+    assert [clock.verdict(minute, str(minute)) for minute in (0, 9, 9.5)] == ["sent", "sent", "throttle"]
+    assert clock.verdict(10, "d") == "sent"  # the first is ten minutes ago
+    assert clock.verdict(11, "e") == "throttle"
+    assert clock.verdict(11, "other", userid="u2") == "sent"
+    assert clock.verdict(11, "d") == "sent"  # again
+
+
+def test_what_is_beyond_a_throttle_may_be_told_of_together(tmp_path: Path) -> None:
+    clock = Clock(book(tmp_path, "throttle: {key: userid, limit: 1, per: 10m, on_limit: digest}"))
+    assert clock.verdict(0, "a") == "sent"
+    assert clock.verdict(1, "b") == "throttle held"
+    assert clock.verdict(2, "c") == "throttle held"
+    assert isinstance(clock.digest(9), Postponed)
+    # It waits with the others although one more might pass by now, so that nothing overtakes.
+    assert clock.verdict(10.5, "d") == "throttle held"
+    assert clock.words(11) == "b c d"
+    assert clock.verdict(12, "e") == "throttle held"  # the digest was the one of these ten minutes
+    assert clock.words(21) == "e"
+
+
+def test_a_digest_waits_then_at_most_every_interval(tmp_path: Path) -> None:
+    clock = Clock(book(tmp_path, "digest: {key: userid, wait: 2m, interval: 30m, max_events: 2}"))
+    held = clock.plan(0, "a").held[0]
+    assert (held.reason, held.until) == ("digest", RECEIVED + 2 * MINUTE)
+    assert [clock.verdict(1, name) for name in "bcd"] == ["digest held"] * 3
+    assert clock.verdict(1.5, "a") == "digest held"  # again: it is in there once
+    assert clock.words(2) == "a b +2"
+    assert clock.plan(3, "e").held[0].until == RECEIVED + 32 * MINUTE
+    assert clock.verdict(3, "c") == "digest held"  # again, after it was told of
+    assert clock.words(32) == "e"
+    assert clock.digest(33) is None
+
+
+def test_a_digest_that_was_not_stored_is_made_again_and_leaves_later_events_alone(tmp_path: Path) -> None:
+    clock = Clock(book(tmp_path, "digest: {key: userid, wait: 2m}"))
+    clock.plan(0, "a")
+    first = clock.digest(2, settle=False)
+    clock.plan(2.5, "b")
+    again = clock.digest(3)
+    assert isinstance(first, Plan)
+    assert isinstance(again, Plan)
+    assert [d.id for d in first.deliveries] == [d.id for d in again.deliveries]
+    assert first.deliveries[0].message == again.deliveries[0].message
+    assert clock.words(5) == "b"
+
+
+def test_a_digest_tells_each_recipient_of_their_own(tmp_path: Path) -> None:
+    clock = Clock(book(tmp_path, "digest: {key: city, wait: 2m}"))
+    clock.plan(0, "a", city="X", phone="+8613800000001")
+    clock.plan(0, "b", city="X", phone="+8613800000002", userid="u2")
+    clock.plan(1, "c", city="X", phone="+8613800000001")
+    planned = clock.digest(2)
+    assert isinstance(planned, Plan)
+    assert {d.to[0][-1]: d.message.text for d in planned.deliveries} == {"1": "a c", "2": "b"}
+    assert planned.event.reqid.startswith("digest-")
+
+
+def test_a_rule_in_shadow_and_one_that_tells_nobody_leave_no_trace(tmp_path: Path) -> None:
+    clock = Clock(book(tmp_path, "enabled: shadow, dedupe: {key: userid, window: 10m}"))
+    assert clock.verdict(0, "a") == "shadow"
+    assert clock.cells == {}
+    clock = Clock(book(tmp_path / "b", "dedupe: {key: userid, window: 10m}"))
+    assert clock.verdict(0, "a", phone=None) == "no_address"
+    assert clock.verdict(1, "b") == "sent"
+
+
+class Throttled:
+    """A throttle with a digest, driven by hand; ``crash``: everything is done twice, as after a death."""
+
+    def __init__(self, limit: int, *, crash: bool) -> None:
+        digest = Digest(key=(("u",),), wait=600.0)
+        self.throttle = Throttle(key=(("u",),), limit=limit, per=600.0, digest=digest)
+        self.limits = Limits(throttle=self.throttle)
+        self.times = 2 if crash else 1
+        self.cells: dict[str, bytes] = {}
+        self.alarms: dict[str, int] = {}
+        self.went: dict[int, list[int]] = {}  # when, by person
+        self.told: list[str] = []
+
+    def take(self, number: int, user: int, now: int) -> None:
+        for _ in range(self.times):
+            row = pass_throttle("r", self.throttle, event({"u": user}, reqid=str(number)), now)
+            answer = in_memory(row, self.cells)
+        if isinstance(answer, Joined):
+            self.alarms.setdefault(answer.key, answer.until)
+        else:
+            self.told.append(str(number))
+            self.went.setdefault(user, []).append(now)
+
+    def ring(self, now: int) -> None:
+        for key in [key for key, at in sorted(self.alarms.items()) if at <= now]:
+            for _ in range(self.times):
+                batch = in_memory(take_batch(key, self.limits, now), self.cells)
+            if isinstance(batch, Postponed):
+                self.alarms[key] = batch.until
+            elif isinstance(batch, Batch):
+                in_memory(settle_batch(key, self.limits, batch.number), self.cells)
+                self.told += [each.reqid for each in batch.events]
+                self.went.setdefault(batch.events[0].payload["u"], []).append(now)
+                del self.alarms[key]
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    some.lists(some.tuples(some.integers(0, 40), some.integers(0, 3)), max_size=30),
+    some.integers(1, 3),
+    some.booleans(),
+)
+def test_nobody_gets_more_than_the_limit_and_every_event_ends_once(
+    arrivals: list[tuple[int, int]], limit: int, crash: bool
+) -> None:
+    """Events of four people in any order of minutes."""
+    gate = Throttled(limit, crash=crash)
+    for number, (minute, user) in enumerate(sorted(arrivals)):
+        gate.ring(RECEIVED + minute * MINUTE)
+        gate.take(number, user, RECEIVED + minute * MINUTE)
+    for minute in range(41, 400):
+        gate.ring(RECEIVED + minute * MINUTE)
+    assert sorted(gate.told) == sorted(map(str, range(len(arrivals))))
+    for times in gate.went.values():
+        for start in times:
+            assert sum(start <= each < start + 10 * MINUTE for each in times) <= limit
+
+
+def test_a_pool_takes_no_more_than_the_broker_does() -> None:
+    pool = Pool()
+    digest = Digest(key=(), wait=1.0, max_events=500)
+    for number in range(40):
+        pool, _ = join("k", pool, event({"x": "y" * 10_000}, reqid=str(number)), digest, due=5)
+    assert len(pool.events) + pool.more == 40
+    assert 20 < len(pool.events) < 27
+    sealed = seal(pool, 7)
+    assert told(told(sealed, 9), 1).sealed is None
+    assert told(sealed, 9) is sealed
+
+
+@pytest.mark.parametrize(
+    ("chosen", "allowed", "expected"),
+    [
+        (None, ["email", "sms"], ("email",)),
+        ({"security": ["sms"]}, ["email", "sms"], ("sms",)),
+        ({"security": ["sms", "email"]}, ["email", "sms"], ("email", "sms")),
+        ({"default": ["sms"]}, ["email", "sms"], ("sms",)),
+        ({"default": ["sms"], "security": {"email": True}}, ["email", "sms"], ("email", "sms")),
+        ({"security": {"email": False}}, ["email", "sms"], ("sms",)),
+        ({"security": []}, ["email", "sms"], ()),
+        ({"security": {"email": False, "sms": False}}, ["email", "sms"], ()),
+        ({"security": ["telegram"]}, ["email", "sms"], ("email",)),
+        ({"account": []}, ["email", "sms"], ("email",)),
+    ],
+)
+def test_what_is_preferred(chosen: Any, allowed: list[str], expected: tuple[str, ...]) -> None:
+    choices = None if chosen is None else Choices(channels=chosen)
+    assert selected(choices, "security", allowed, {"email", "sms"}) == expected
+
+
+def trial(folder: Path, rule: str, preferences: str, expect: str) -> list[str]:
+    """The differences of a test about two events of one person."""
+    payload = "{userid: u1, mailto: a@example.com, phone: '+8613800000000', locale: en}"
+    made = policy(
+        folder,
+        f"rules: [{{id: r, event: notice.login.abnormal, template: t, {rule}}}]\n"
+        f"tests:\n- name: x\n  at: '2026-03-02T20:30:00Z'\n  preferences: {{u1: {preferences}}}\n"
+        f"  given: {{event: notice.login.abnormal, payload: {payload}}}\n  expect: {{{expect}}}\n",
+    )
+    assert made.ok, made.problems
+    return [str(each) for each in try_case(made.require(), made.cases[0]).differences]
+
+
+PREFERRED = "category: security, notify: [preferred], allow: [email, sms]"
+INSISTED = "category: security, notify: [email, sms, terminal]"
+
+
+@pytest.mark.parametrize(
+    ("rule", "preferences", "expect"),
+    [
+        (PREFERRED, "{security: [sms]}", "deliveries: [{channel: sms}], suppressed: []"),
+        (PREFERRED, "{}", "deliveries: [{channel: email}], suppressed: []"),
+        (
+            PREFERRED,
+            "{security: []}",
+            "deliveries: [], suppressed: [{channel: email, reason: preference}, {channel: sms, reason: preference}]",
+        ),
+        (f"{PREFERRED}, critical: true", "{security: []}", "deliveries: [{channel: email}]"),
+        (
+            INSISTED,
+            "{security: [sms]}",
+            "deliveries: [{channel: sms}, {channel: terminal}], suppressed: [{channel: email, reason: preference}]",
+        ),
+        (f"{INSISTED}, critical: true", "{security: []}", "deliveries: [{}, {}, {}], suppressed: []"),
+        (
+            PREFERRED,
+            "{quiet_hours: '22:00-07:00', time_zone: Asia/Shanghai}",
+            "deliveries: [{channel: email, at: '2026-03-03T07:00:00+08:00'}]",
+        ),
+        (
+            f"{PREFERRED}, critical: true",
+            "{quiet_hours: '22:00-07:00', time_zone: Asia/Shanghai}",
+            "deliveries: [{channel: email, at: '2026-03-02T20:30:00Z'}]",
+        ),
+        (
+            PREFERRED,
+            "{quiet_hours: '22:00-07:00', time_zone: America/New_York}",
+            "deliveries: [{channel: email, at: '2026-03-02T20:30:00Z'}]",
+        ),
+    ],
+)
+def test_what_a_person_has_chosen(tmp_path: Path, rule: str, preferences: str, expect: str) -> None:
+    assert trial(tmp_path, rule, preferences, expect) == []
+
+
+def test_a_test_sees_digests_on_its_clock(tmp_path: Path) -> None:
+    given_ = (
+        "{event: notice.login.abnormal, payload: {userid: u1, phone: '+8613800000000', ip: %s}, after: %s}"
+    )
+    made = policy(
+        tmp_path,
+        "rules: [{id: r, event: notice.login.abnormal, template: t, notify: [sms], "
+        "digest: {key: userid, wait: 2m}}]\n"
+        "tests:\n- name: x\n  at: '2026-03-02T20:00:00Z'\n"
+        f"  given: [{given_ % ('1.1.1.1', '1s')}, {given_ % ('1.1.1.2', '1m')}, {given_ % ('1.1.1.3', '5m')}]\n"
+        "  expect:\n    rules: [r, r, r]\n    deliveries:\n"
+        "    - {channel: sms, contains: 1.1.1.1 1.1.1.2, at: '2026-03-02T20:02:01Z'}\n"
+        "    - {channel: sms, contains: 1.1.1.3, at: '2026-03-02T20:08:01Z'}\n",
+        **WORDS,
+    )
+    assert made.ok, made.problems
+    assert [each.rows for each in try_case(made.require(), made.cases[0]).differences] == []
