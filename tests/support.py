@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import warm
+
 from engine.embedded import find_program
 
 ROOT = Path(__file__).parents[1]
@@ -53,7 +55,7 @@ class Engine:
 
     config: Path
     environment: Mapping[str, str]
-    process: asyncio.subprocess.Process | None = None
+    process: warm.Process | None = None
     log: list[str] = field(default_factory=list)
     _reading: asyncio.Task[None] | None = None
     _serving: asyncio.Event = field(default_factory=asyncio.Event)
@@ -61,17 +63,16 @@ class Engine:
     async def start(self) -> None:
         """Start it and return once it takes events."""
         self._serving.clear()
-        self.process = await asyncio.create_subprocess_exec(
-            str(MSS), "serve", "-c", str(self.config),
-            stderr=asyncio.subprocess.PIPE, env={**os.environ, **self.environment},
-        )  # fmt: skip
+        self.process = await warm.start(
+            "serve", "-c", str(self.config), environment={**os.environ, **self.environment}
+        )
         self._reading = asyncio.create_task(self._read())
         async with asyncio.timeout(LIMIT):
             await self._serving.wait()
         assert any(" serving " in line for line in self.log), "".join(self.log)
 
     async def _read(self) -> None:
-        assert self.process is not None and self.process.stderr is not None
+        assert self.process is not None
         async for line in self.process.stderr:
             self.log.append(line.decode())
             if b" serving " in line:

@@ -10,10 +10,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import warm
 from click.testing import CliRunner
 from contract.channels.sides import DROP, FakeSmtp
 from policies import write
-from support import LIMIT, MSS
+from support import LIMIT
 
 from engine.cli import cli
 
@@ -145,10 +146,9 @@ async def mss(*arguments: str, answer: str = "", **environment: str) -> Said:
 
 async def mss_process(*arguments: str, **environment: str) -> Said:
     """Run the command as a process, in Shanghai."""
-    process = await asyncio.create_subprocess_exec(
-        str(MSS), *arguments, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE, env={**os.environ, "TZ": "Asia/Shanghai", **environment},
-    )  # fmt: skip
+    process = await warm.start(
+        *arguments, environment={**os.environ, "TZ": "Asia/Shanghai", **environment}, listen=True
+    )
     async with asyncio.timeout(LIMIT):
         output, errors = await process.communicate()
     assert process.returncode is not None
