@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
 from shutil import copytree
 from tempfile import TemporaryDirectory
@@ -27,6 +28,7 @@ def cases() -> list[Path]:
     return sorted(path.parent for path in CASES.glob("*/expected.yaml"))
 
 
+@cache
 def expected(case: Path) -> list[dict[str, Any]]:
     return yaml.safe_load((case / "expected.yaml").read_text()) or []
 

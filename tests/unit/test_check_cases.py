@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from support import ROOT
 from engine.codes import CODES
 
 ENGINE = ROOT / "engine"
+problems_of = cache(found)
 
 # The schema refuses these in a file before conditions are compiled, as wrong-type, empty and unknown-key.
 # They are for whoever compiles conditions without it: test_conditions.
@@ -22,7 +24,7 @@ ELSEWHERE = {"bad-block", "no-operator", "unknown-operator", "failed-test", "not
 
 @pytest.mark.parametrize("case", cases(), ids=lambda case: case.name)
 def test_a_case(case: Path) -> None:
-    problems = found(case)
+    problems = problems_of(case)
     assert shown(problems, expected(case)) == wanted(case), "\n".join(map(str, problems))
 
 
@@ -50,7 +52,7 @@ def test_every_code_has_a_case() -> None:
 
 def test_a_problem_says_what_is_wrong_and_never_how_the_schema_is_built() -> None:
     for case in cases():
-        for problem in found(case):
+        for problem in problems_of(case):
             assert "given schemas" not in problem.message and "is not valid under" not in problem.message
             assert problem.message[0] != " " and not problem.message.endswith(".\n")
 
@@ -58,7 +60,7 @@ def test_a_problem_says_what_is_wrong_and_never_how_the_schema_is_built() -> Non
 def test_every_code_is_registered_with_its_severity() -> None:
     """Severities in cases agree with the registry, save where wildcards make an error a warning."""
     for case in cases():
-        for problem in found(case):
+        for problem in problems_of(case):
             usual = CODES[problem.code].severity
             assert problem.severity in (usual, "warning"), (case.name, problem)
 

@@ -9,7 +9,7 @@ from email.message import EmailMessage
 from email.policy import default
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from engine.addresses import Mailbox
@@ -29,6 +29,7 @@ LETTER = Letter(
 )
 HEAD = ["From", "To", "Cc", "Reply-To", "Subject", "Date", "Message-ID", "Auto-Submitted"]
 MIME = ["Content-Type", "Content-Transfer-Encoding", "MIME-Version"]
+MANY = settings.default.max_examples // 2  # a mail is made and read for each
 
 
 def read(data: bytes) -> EmailMessage:
@@ -155,6 +156,7 @@ EVIL = st.one_of(
 )
 
 
+@settings(max_examples=MANY)
 @given(subject=EVIL, name=EVIL, id_=EVIL)
 def test_no_value_becomes_a_header_of_its_own(subject: str, name: str, id_: str) -> None:
     person = Mailbox(name=name, address="b@x.test")
@@ -174,6 +176,7 @@ def test_an_address_beyond_ascii_stands_as_it_is() -> None:
     assert "<用户@例子.广告>".encode() in data
 
 
+@settings(max_examples=MANY)
 @given(
     text=st.text(
         st.characters(exclude_categories=("Cs",), exclude_characters="\0"), min_size=1, max_size=300

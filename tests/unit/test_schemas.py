@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
@@ -604,6 +604,7 @@ odd_values = st.sampled_from([*odd_scalars, *odd_lists, *odd_mappings]).map(copy
 
 
 @pytest.mark.parametrize("name", ["policy", "mss"])
+@settings(max_examples=settings.default.max_examples // 2)  # the library takes its time over each
 @given(draw=st.data())
 def test_the_fast_check_agrees_with_the_library(name: str, draw: st.DataObject) -> None:
     data = copy.deepcopy(WHOLE[name])

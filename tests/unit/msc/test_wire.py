@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from msc import wire
@@ -329,6 +329,7 @@ def test_a_request_comes_back_as_it_was(version: str, time: int, reqid: str, pay
     assert not set(data) & set(b"<>&")
 
 
+@settings(max_examples=settings.default.max_examples // 2)  # large ones, which take long to draw
 @given(
     version=WORDS.filter(bool),
     time=INT64,
