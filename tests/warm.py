@@ -56,12 +56,14 @@ class Process:
         return said, errors
 
 
-async def start(*arguments: str, environment: Mapping[str, str], listen: bool = False) -> Process:
+async def start(
+    *arguments: str, environment: Mapping[str, str], folder: Path | None = None, listen: bool = False
+) -> Process:
     """Run ``mss``; what it writes to stderr can be read, and what to stdout where somebody listens."""
     said, saying = os.pipe() if listen else (-1, os.dup(1))
     errors, failing = os.pipe()
     ended, ending = os.pipe()
-    order = {"arguments": arguments, "environment": dict(environment), "folder": str(Path.cwd())}
+    order = {"arguments": arguments, "environment": dict(environment), "folder": str(folder or Path.cwd())}
     socket.send_fds(_kiln(), [json.dumps(order).encode()], [saying, failing, ending])
     for end in (saying, failing, ending):
         os.close(end)

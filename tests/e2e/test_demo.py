@@ -9,12 +9,24 @@ import shutil
 import signal
 from pathlib import Path
 
+import warm
 from support import LIMIT, MSS, ROOT, until
 
 
 async def demo(*arguments: str, cwd: Path) -> tuple[int, str, str]:
+    process = await warm.start(
+        "demo", *arguments, folder=cwd, environment={**os.environ, "COLUMNS": "100"}, listen=True
+    )
+    async with asyncio.timeout(LIMIT):
+        output, errors = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, output.decode(), errors.decode()
+
+
+async def installed_demo(cwd: Path) -> tuple[int, str, str]:
+    """The same by the program that is installed."""
     process = await asyncio.create_subprocess_exec(
-        str(MSS), "demo", *arguments, cwd=cwd, env={**os.environ, "COLUMNS": "100"},
+        str(MSS), "demo", cwd=cwd, env={**os.environ, "COLUMNS": "100"},
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     async with asyncio.timeout(LIMIT):
@@ -24,7 +36,7 @@ async def demo(*arguments: str, cwd: Path) -> tuple[int, str, str]:
 
 
 async def test_it_shows_the_mail_and_the_sms_and_ends_with_0(tmp_path: Path) -> None:
-    code, shown, errors = await demo(cwd=tmp_path)  # without a policy of its own: the example
+    code, shown, errors = await installed_demo(tmp_path)  # without a policy of its own: the example
     assert (code, errors) == (0, "")
     assert re.search(r"mail after \d+ ms", shown) and re.search(r"SMS after \d+ ms", shown)
     for words in (
