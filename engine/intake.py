@@ -21,14 +21,16 @@ from . import history
 from .broker import AGAIN, Connection, Handout, Outgoing, Publisher, Settlement, Topology, handout, holds_any
 from .catalogue import Catalogue, mask
 from .chain import without_last
+from .choices import ChoicesOf
 from .codec import encode
 from .dead import again_in, narrowed
 from .dead_payload import SENSITIVE, sensitive_header
 from .due import timer
-from .errors import UndecodableError
+from .errors import NotLookedUp, UndecodableError
 from .metrics import Metrics
 from .model import HOPS, MOST_HOPS, Delivery, Event, Failure, Kind, Suppressed
 from .plan import Plan, plan
+from .preference_cache import PreferenceCache
 from .rulebook import Rulebook
 from .spending import Spending
 from .subjects import token, valid_key
@@ -92,6 +94,7 @@ class Intake:
     connection: Connection
     publisher: Publisher
     spending: Spending
+    preferences: PreferenceCache
     rulebook: Callable[[], Rulebook]  # read once for each event
     metrics: Metrics
     clock: Clock
@@ -118,8 +121,24 @@ class Intake:
         if handed.number > _TRIES:
             detail = f"given up after {_TRIES} tries; the log has the traceback"
             return self._bury(msg, "not-planned", detail, rulebook)
-        planned = plan(rulebook, event, self.clock())
-        if again:
+        make = partial(plan, rulebook, event, self.clock())
+        try:
+            planned = make(self.preferences.choices_of)
+        except NotLookedUp:
+            return self._look_up(msg, handed, make, rulebook)
+        return self._go_on(msg, handed, planned, rulebook)
+
+    async def _look_up(
+        self, msg: Msg, handed: Handout, make: Callable[[ChoicesOf], Plan], rulebook: Rulebook
+    ) -> Settlement:
+        """Plan with what the broker has to be asked for of people's preferences."""
+        ended = self._go_on(msg, handed, await self.preferences.with_choices(make), rulebook)
+        return ended if isinstance(ended, Settlement) else await ended
+
+    def _go_on(
+        self, msg: Msg, handed: Handout, planned: Plan, rulebook: Rulebook
+    ) -> Settlement | Coroutine[Any, Any, Settlement]:
+        if again := again_in(msg.headers):
             planned = narrowed(planned, again)
         if self.connection.is_surely_new(msg, handed) and not self.spending.limits(rulebook, planned):
             return self._carry_out(msg, handed, planned, rulebook)

@@ -29,6 +29,8 @@ from .metrics import Metrics
 from .model import Kind
 from .notices import Herald
 from .pace import Pace
+from .preference_cache import PreferenceCache
+from .preference_store import PreferenceStore
 from .rulebook import ChannelSpec, Rulebook
 from .settings import Settings
 from .spending import Spending
@@ -79,6 +81,7 @@ class Session:
     ledger: KeyValue
     state: KeyValue
     herald: Herald
+    preferences: PreferenceCache
     actions: Actions
 
     def workers(self, tasks: asyncio.TaskGroup) -> Workers:
@@ -100,6 +103,7 @@ class Session:
             connection=self.connection,
             publisher=self.publisher,
             spending=Spending(state=self.state, herald=self.herald, clock=now),
+            preferences=self.preferences,
             rulebook=self.rulebook,
             metrics=self.metrics,
             clock=now,
@@ -182,11 +186,14 @@ async def open_session(
     await publisher.start()
     stack.push_async_callback(publisher.close)
     ledger, state = await topology.ledger(connection), await topology.state(connection)
+    store = PreferenceStore(connection=connection, name=topology.bucket("PREFERENCES"))
+    preferences = PreferenceCache(store, metrics)
     resources = ActionResources(
         connection=connection,
         rulebook=rulebook,
         open_channel=partial(open_channel, resources=_resources(connection)),
         metrics=metrics,
+        preferences=preferences,
     )
     return Session(
         settings=settings,
@@ -205,6 +212,7 @@ async def open_session(
             clock=now,
             is_heard=lambda: Kind.NOTICE in live().kinds,
         ),
+        preferences=preferences,
         actions=make_actions(settings, connection, ledger, resources, clock=now),
     )
 
