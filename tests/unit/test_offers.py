@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,19 +11,20 @@ from policies import policy
 
 from engine.offers import Offers, offers_of
 from engine.preferences import check_choice, merged, parse
-from engine.rulebook import Notify, Rule, Rulebook
 
 RULES = """
 people:
   ops: {email: [ops@example.com]}
 rules:
-  - {id: login, event: notice.login.x, TO, template: t, notify: [email, {first_of: [sms, terminal]}]}
-  - {id: device, event: notice.device.x, TO, template: t, notify: [email]}
-  - {id: news, event: notice.news.x, TO, template: t, notify: [email, sms, terminal]}
-  - {id: room, event: notice.room.x, template: t, notify: [terminal, siem, {channel: email, to: ops}]}
-  - {id: plain, event: notice.plain.x, TO, template: t, notify: [sms]}
-  - {id: dark, event: notice.dark.x, TO, template: t, notify: [sms], enabled: shadow}
-""".replace("TO", "to: {user: userid, email: mailto, phone: phone}")
+  - {id: login, event: notice.login.x, category: security, critical: true, TO,
+     notify: [email, {first_of: [sms, terminal]}]}
+  - {id: device, event: notice.device.x, category: security, TO, notify: [email]}
+  - {id: news, event: notice.news.x, category: news, TO, notify: [preferred, terminal], allow: [sms, email]}
+  - {id: room, event: notice.room.x, category: rooms, template: t,
+     notify: [terminal, siem, {channel: email, to: ops}]}
+  - {id: plain, event: notice.plain.x, TO, notify: [sms]}
+  - {id: dark, event: notice.dark.x, category: dark, TO, notify: [sms], enabled: shadow}
+""".replace("TO", "template: t, to: {user: userid, email: mailto, phone: phone}")
 WORDS = {
     "templates__t__de__email.txt": "---\nsubject: Betreff\n---\nHallo",
     "templates__t__zh-CN__default.txt": "x",
@@ -32,24 +32,8 @@ WORDS = {
 
 
 @pytest.fixture(scope="module")
-def rulebook(tmp_path_factory: pytest.TempPathFactory) -> Rulebook:
-    """``login`` is critical; of ``news`` the person chooses, the sms being its favourite."""
-    book: Rulebook = policy(tmp_path_factory.mktemp("policy"), RULES, **WORDS).require()
-    among = ("sms", "email")
-    changes: Mapping[str, Mapping[str, Any]] = {
-        "login": {"category": "security", "critical": True},
-        "device": {"category": "security"},
-        "news": {"category": "news", "notify": tuple(Notify(channel=c, among=among) for c in among)},
-        "room": {"category": "rooms"},
-        "dark": {"category": "dark"},
-    }
-    rules: list[Rule] = [replace(rule, **changes.get(rule.id, {})) for rule in book.rules]
-    return replace(book, rules=tuple(rules))
-
-
-@pytest.fixture(scope="module")
-def offers(rulebook: Rulebook) -> Offers:
-    return offers_of(rulebook)
+def offers(tmp_path_factory: pytest.TempPathFactory) -> Offers:
+    return offers_of(policy(tmp_path_factory.mktemp("policy"), RULES, **WORDS).require())
 
 
 def test_what_is_for_the_person_is_offered(offers: Offers) -> None:
