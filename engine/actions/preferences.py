@@ -7,9 +7,10 @@ permissions do not see.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from .. import locales
 from ..choices import Choices
 from ..errors import BadPreferences, BrokerError
 from ..model import Problem
@@ -34,6 +35,7 @@ class Preferences:
             "preferences.set": self._set,
             "preferences.options": self._options,
         }[spec.handler]
+        self._labels: Mapping[str, Mapping[str, Any]] = spec.options.get("labels", {})
         self._changes = spec.handler == "preferences.set"
         self._offers: tuple[Rulebook, Offers] | None = None
 
@@ -77,30 +79,34 @@ class Preferences:
             choices = parse(document)
         except BadPreferences as error:
             document, choices, note = {}, Choices(), f"{_UNREADABLE}: {error}"
-        offers = self._present_offers()
-        channels = self._rulebook().channels
+        rulebook, offers = self._rulebook(), self._present_offers()
+        asked = payload.get("locale")
+        wanted = (choices.locale, asked if isinstance(asked, str) else "", rulebook.defaults.locale)
 
-        def shown(offer: Offer) -> list[dict[str, Any]]:
-            return [
-                {
-                    "channel": name,
-                    "address": channels[name].address,
-                    "on": offer.is_on(choices, name),
-                    "always": name in offer.unasked,
-                }
-                for name in offer.channels
-                if name in channels
-            ]
+        def label(of: str, name: str) -> str:
+            return _label(self._labels.get(of, {}).get(name), locales.chain(*wanted)) or name
 
-        categories = [
-            {"category": name, "critical": bool(offer.critical), "channels": shown(offer)}
-            for name, offer in offers.categories.items()
-        ]
+        def shown(offer: Offer) -> dict[str, Any]:
+            return {
+                "category": offer.category,
+                "label": label("categories", offer.category),
+                "critical": bool(offer.critical),
+                "channels": [
+                    {
+                        "channel": name,
+                        "label": label("channels", name),
+                        "on": offer.is_on(choices, name),
+                        "always": name in offer.unasked,
+                    }
+                    for name in offer.channels
+                ],
+            }
+
         return Answer(
             payload={
                 "userid": user,
                 "preferences": document,
-                "categories": categories,
+                "categories": [shown(offer) for offer in offers.categories.values()],
                 "default": shown(offers.everything),
                 "languages": list(offers.languages),
                 "addresses": sorted(offers.addresses),
@@ -143,3 +149,11 @@ def _read(request: Request) -> tuple[str, Mapping[str, Any]]:
     if not 0 < len(user) <= _LONGEST_USER:
         raise BadPreferences(["userid: whose preferences is not said"])
     return user, payload
+
+
+def _label(written: Any, wanted: Sequence[str]) -> str:
+    """What stands there in the first of the languages that it is written in."""
+    if not isinstance(written, Mapping):
+        return written or ""
+    by_tag = {locales.normal(tag): text for tag, text in written.items()}
+    return next((by_tag[tag] for tag in wanted if tag in by_tag), "")

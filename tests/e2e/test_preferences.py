@@ -26,7 +26,9 @@ POLICY = {
         actions:
           preferences.get: {handler: preferences.get}
           preferences.set: {handler: preferences.set}
-          preferences.options: {handler: preferences.options}
+          preferences.options:
+            handler: preferences.options
+            labels: {categories: {security: {en: Security, de: Sicherheit}}, channels: {email: Mail}}
         """,
     "templates/t/en/email.txt": "---\nsubject: Hello\n---\nHello",
     "templates/t/en/sms.txt": "Hello",
@@ -48,7 +50,9 @@ async def test_what_is_chosen_is_followed(world: World, tmp_path: Path) -> None:
     async with serving(world.address, world.environment, rules=write(tmp_path / "rules", POLICY)) as server:
         options = (await request("options"))["payload"]
         (security,) = options["categories"]
-        assert security["category"] == "security" and security["critical"] is False
+        assert (security["category"], security["label"]) == ("security", "Security")
+        assert [each["label"] for each in security["channels"]] == ["sms", "Mail"]
+        assert security["critical"] is False
         assert [(each["channel"], each["on"]) for each in security["channels"]] == [
             ("sms", True), ("email", True),
         ]  # fmt: skip
@@ -67,6 +71,10 @@ async def test_what_is_chosen_is_followed(world: World, tmp_path: Path) -> None:
         assert len(caught.texts) == 1
         assert server.metrics.value("mss_suppressed_total", rule="abnormal", reason="preference") == 1
         assert server.metrics.value("mss_preference_lookups_total", result="miss") == 1
+
+        options = (await request("options", locale="en"))["payload"]
+        assert options["categories"][0]["label"] == "Sicherheit" and options["default"]["label"] == "default"
+        assert [each["on"] for each in options["categories"][0]["channels"]] == [False, True]
 
         # What is refused says why, all of it, and changes nothing.
         reply = await request("set", preferences={"secruity": [], "security": ["slack"], "locale": "??"})
