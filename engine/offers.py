@@ -119,6 +119,9 @@ def _offer(rulebook: Rulebook, category: str, asked: Iterable[tuple[Rule, Notify
     for rule, entry in asked:
         for spec in _channels(rulebook, entry):
             channels[spec.name] = None
+            if category == EVERYTHING:
+                written.add(spec.name)
+                continue
             if not entry.among:
                 written.add(spec.name)
             if rule.critical:

@@ -50,12 +50,19 @@ def merged(present: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, 
     return {key: value for key, value in {**present, **changes}.items() if value is not None}
 
 
-def check_choice(offers: Offers, document: Any, changed: Collection[str] | None = None) -> tuple[str, ...]:
-    """Why ``document`` cannot be taken; of the keys in ``changed``, else of all of them."""
+def check_choice(
+    offers: Offers | None, document: Any, changed: Collection[str] | None = None
+) -> tuple[str, ...]:
+    """Why ``document`` cannot be taken, by what a policy ``offers`` where there is one.
+
+    What is allowed is looked at for the keys in ``changed``, else for all of them.
+    """
     try:
         choices = parse(document)
     except BadPreferences as error:
         return error.reasons
+    if offers is None:
+        return ()
     return tuple(offers.objections(choices, document.keys() if changed is None else changed))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import re
 import signal
@@ -102,6 +103,31 @@ async def test_the_first_rule_of_the_readme(tmp_path: Path, unused_tcp_port: int
         await run(commands[-1].replace("Ada", "Grace"), tmp_path, environment)
         await until(lambda: any("Grace made 3 cups" in line for line in lines), what="the third event")
         assert not any("1 cups" in line for line in lines)
+
+
+async def test_what_people_decide(tmp_path: Path, unused_tcp_port: int) -> None:
+    (tmp_path / "mss.yaml").write_text(f"servers: nats://127.0.0.1:{unused_tcp_port}\nmetrics: false\n")
+    environment = {**os.environ, "PATH": f"{MSS.parent}:{os.environ['PATH']}"}
+    shown = list(blocks((ROOT / "docs/people.md").read_text()))
+    for block in shown:
+        if block.info.startswith("file="):
+            path = tmp_path / block.info.removeprefix("file=")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(block.text)
+    (tests,) = [block.text for block in shown if (block.language, block.info) == ("sh", "")]
+    (server,) = [block.text.strip() for block in shown if block.info == "background"]
+    commands = {block.info: block.text for block in shown if block.language == "sh"}
+    (options,) = [json.loads(block.text) for block in shown if block.language == "json"]
+
+    assert "2 tests, 2 passed" in await run(tests, tmp_path, environment)
+    async with serving(server, tmp_path, environment):
+        assert json.loads(await run(commands["name=options"], tmp_path, environment)) == options
+        chosen = {"security": ["email"], "tips": [], "locale": "de"}
+        reply = json.loads(await run(commands["name=set"], tmp_path, environment))
+        assert reply == {"userid": "u-1024", "preferences": chosen}
+        said = await run(commands["name=get"], tmp_path, environment)
+        assert json.loads(said[: said.index("}\n") + 1]) == chosen
+        assert '"quiet_hours": "22:00-07:00"' in said.splitlines()[-1]
 
 
 async def test_tracing_and_dead_letters_of_the_operating_page(tmp_path: Path, unused_tcp_port: int) -> None:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
+from policies import policy
 from support import NatsServer, client_options, until
 
 from engine.broker import Connection, Topology, connect
 from engine.choices import Choices
+from engine.cli import cli
 from engine.errors import BadPreferences, NotLookedUp
 from engine.metrics import Metrics
 from engine.preference_cache import PreferenceCache
@@ -177,3 +182,34 @@ async def test_after_the_broker_was_away_nothing_counts_as_known(desk: Desk, ser
     await desk.put("u1", {"locale": "fr"})
     await until(lambda: not desk.is_at_hand("u1"), what="the change is heard of")
     assert await desk.cache.look_up("u1") == Choices(locale="fr")
+
+
+async def test_operators_show_change_and_move_them(desk: Desk, server: NatsServer, tmp_path: Path) -> None:
+    rules = "rules: [{id: tips, event: notice.tips, category: tips, to: {email: mailto}, template: t, notify: [email]}]"
+    policy(tmp_path / "rules", rules)
+
+    async def mss(*words: str, given: str = "", code: int = 0) -> str:
+        words = ("preferences", *words, "--server", server.address)
+        result = await asyncio.to_thread(CliRunner().invoke, cli, words, given)
+        assert result.exit_code == code, result.output
+        return result.output
+
+    within = ("--rules", str(tmp_path / "rules"))
+    assert json.loads(await mss("get", "u1")) == {}
+    assert json.loads(await mss("set", "u1", '{"tips": [], "locale": "de"}', *within))["tips"] == []
+    assert json.loads(await mss("set", "u1", "-", given='{"locale": null}')) == {"tips": []}
+    await mss("set", "Ü 2", '{"locale": "fr", "gone": ["sms"]}')
+    said = await mss("set", "u1", '{"tisp": [], "locale": "??"}', code=1)
+    assert "'??' is no language" in said
+    assert "did you mean 'tips'?" in await mss("set", "u1", '{"tisp": []}', *within, code=1)
+    await mss("set", "u1", '["tips"]', code=2)
+
+    exported = await mss("export")
+    assert [json.loads(line)["userid"] for line in exported.splitlines()] == ["u1", "Ü 2"]
+    assert 'u1  {"tips": []}' in await mss("list")
+    await mss("set", "u1", "{}", "--replace")
+    assert [each["userid"] for each in json.loads(await mss("list", "--format", "json"))] == ["Ü 2"]
+    said = await mss("import", "-", *within, given=f"{exported}\nnothing\n", code=1)
+    assert "line 2: gone: there is no such category" in said and "line 4: no JSON" in said
+    assert said.endswith("1 brought in, 2 refused\n")
+    assert json.loads(await mss("get", "u1")) == {"tips": []}
