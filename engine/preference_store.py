@@ -15,12 +15,12 @@ import nats.js.errors
 from nats.js.kv import KV_DEL, KV_OP, KV_PURGE
 
 from .broker import Connection
-from .broker.reading import permitted
+from .broker.reading import Reading, permitted
 from .errors import BadPreferences, BrokerError
 from .preferences import decode, encode
 
 _TRIES = 50  # of a compare-and-set that others win
-_WRONG_REVISION = 10071
+_WRONG_REVISION, _NO_MESSAGE = 10071, 10037
 _TROUBLE = (nats.errors.Error, TimeoutError)
 
 T = TypeVar("T")
@@ -70,8 +70,10 @@ class PreferenceStore:
         subject = f"$JS.API.STREAM.MSG.GET.{self.stream}"
         try:
             found = await permitted(self.connection, asking, (subject,))
-        except nats.js.errors.NotFoundError:
-            return Record()
+        except nats.js.errors.NotFoundError as error:
+            if error.err_code == _NO_MESSAGE:
+                return Record()
+            raise self._trouble("read", error) from error
         except _TROUBLE as error:
             raise self._trouble("read", error) from error
         is_gone = (found.headers or {}).get(KV_OP) in (KV_DEL, KV_PURGE)
@@ -104,16 +106,10 @@ class PreferenceStore:
 
     async def records(self) -> AsyncIterator[Record]:
         """Every record there is, the one that was changed longest ago first. Raises BrokerError."""
-        try:
-            bucket = await self.connection.js.key_value(self.name)
-            watcher = await bucket.watchall(ignore_deletes=True)
-            try:
-                while entry := await watcher.updates():  # type: ignore[no-untyped-call]
-                    yield Record(data=entry.value or b"", revision=entry.revision or 0)
-            finally:
-                await watcher.stop()  # type: ignore[no-untyped-call]
-        except _TROUBLE as error:
-            raise self._trouble("read", error) from error
+        async with Reading(self.connection, self.stream, self.subjects, latest=True) as reading:
+            while (stored := await reading.present()) is not None:
+                if stored.payload:
+                    yield Record(data=stored.payload, revision=stored.sequence)
 
     async def _write(self, user: str, document: Mapping[str, Any], revision: int) -> int:
         """The new revision; 0 where somebody has changed it since ``revision``."""

@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from permissions import permissions
 from policies import policy
 from support import NatsServer, client_options, until
 
 from engine.broker import Connection, Topology, connect
 from engine.choices import Choices
 from engine.cli import cli
-from engine.errors import BadPreferences, NotLookedUp
+from engine.errors import BadPreferences, BrokerError, NotLookedUp, NotPermitted
 from engine.metrics import Metrics
 from engine.preference_cache import PreferenceCache
 from engine.preference_store import PreferenceStore
@@ -213,3 +214,37 @@ async def test_operators_show_change_and_move_them(desk: Desk, server: NatsServe
     assert "line 2: gone: there is no such category" in said and "line 4: no JSON" in said
     assert said.endswith("1 brought in, 2 refused\n")
     assert json.loads(await mss("get", "u1")) == {"tips": []}
+
+
+async def test_the_permissions_of_the_operating_page_do(tmp_path: Path) -> None:
+    server = NatsServer(
+        tmp_path / "strict",
+        f"""authorization {{ users: [{{user: mss, password: mss}},
+          {{user: o, password: o, permissions: {permissions("People's preferences")}}},
+          {{user: none, password: o, permissions: {{publish: [x], subscribe: ["_INBOX_mss.>"]}}}}]}}""",
+    )
+    await server.start()
+    owner = await connect({**client_options(server), "user": "mss", "password": "mss"})
+    await Topology().prepare(owner)
+    options = {**client_options(server), "password": "o", "inbox_prefix": b"_INBOX_mss"}
+    operator = Desk(await connect({**options, "user": "o"}))
+    await operator.put("u1", {"locale": "de"})
+    await operator.put("u1", {"locale": "fr"})
+    assert (await operator.store.get("u1")).document_of("u1") == {"locale": "fr"}
+    (record,) = [each async for each in operator.store.records()]
+    assert record.document_of("u1") == {"locale": "fr"}
+    stranger = Desk(await connect({**options, "user": "none"}))
+    with pytest.raises(NotPermitted):
+        await stranger.store.get("u1")
+    for desk in (operator, stranger):
+        await desk.store.connection.close()
+    await owner.close()
+    await server.kill()
+
+
+async def test_without_the_bucket_nobody_knows(connection: Connection) -> None:
+    """That nobody has chosen anything is not concluded from what cannot be read."""
+    with pytest.raises(BrokerError, match="cannot be read"):
+        await Desk(connection).store.get("u1")
+    with pytest.raises(BrokerError, match="cannot be read"):
+        await Desk(connection).put("u1", {"locale": "de"})
