@@ -17,7 +17,7 @@ import nats.errors
 
 from .broker.reading import Reading
 from .choices import Choices, ChoicesOf
-from .errors import BadPreferences, BrokerError, NotLookedUp
+from .errors import BadPreferences, BrokerError, BrokerLost, NotLookedUp
 from .metrics import Metrics
 from .preference_store import PreferenceStore, Record, token_of
 from .preferences import parse
@@ -45,6 +45,7 @@ class PreferenceCache:
         self._news: OrderedDict[str, int] = OrderedDict()  # token -> the revision that was told of
         self._connected = -1  # the connection, by number, over which the bucket is followed
         self._is_empty = False  # nobody has any
+        self._is_complained = False  # that they cannot be read is in the log
 
     def __len__(self) -> int:
         return len(self._known)
@@ -83,7 +84,11 @@ class PreferenceCache:
         return choices
 
     async def with_choices(self, work: Callable[[ChoicesOf], T]) -> T:
-        """What ``work`` makes with the choices that it asks for; it may be called several times."""
+        """What ``work`` makes with the choices that it asks for; it may be called several times.
+
+        While the broker cannot say them it waits: nobody is told in a way that they have switched off.
+        Raises BrokerLost.
+        """
         found: dict[str, Choices | None] = {}
 
         def choices_of(user: str) -> Choices | None:
@@ -93,7 +98,18 @@ class PreferenceCache:
             try:
                 return work(choices_of)
             except NotLookedUp as missing:
-                found[missing.user] = await self.look_up(missing.user)
+                user = missing.user
+            try:
+                found[user] = await self.look_up(user)
+            except BrokerLost:
+                raise
+            except BrokerError as error:
+                if not self._is_complained:
+                    log.warning("preferences: events wait until they can be read: %s", error)
+                self._is_complained = True
+                await asyncio.sleep(_AGAIN)
+            else:
+                self._is_complained = False
 
     async def change(
         self, user: str, step: Callable[[dict[str, Any]], tuple[Mapping[str, Any] | None, T]]

@@ -242,9 +242,19 @@ async def test_the_permissions_of_the_operating_page_do(tmp_path: Path) -> None:
     await server.kill()
 
 
-async def test_without_the_bucket_nobody_knows(connection: Connection) -> None:
+async def test_without_the_bucket_nobody_knows(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """That nobody has chosen anything is not concluded from what cannot be read."""
+    monkeypatch.setattr("engine.preference_cache._AGAIN", 0.05)
+    desk = Desk(connection)
     with pytest.raises(BrokerError, match="cannot be read"):
-        await Desk(connection).store.get("u1")
+        await desk.store.get("u1")
     with pytest.raises(BrokerError, match="cannot be read"):
-        await Desk(connection).put("u1", {"locale": "de"})
+        await desk.put("u1", {"locale": "de"})
+    waiting = asyncio.create_task(desk.cache.with_choices(lambda choices_of: choices_of("u1")))
+    await until(lambda: desk.cache._is_complained, what="that it cannot be read")
+    assert not waiting.done()
+    await Topology().prepare(connection)
+    await desk.put("u1", {"locale": "de"})
+    assert await waiting in (None, Choices(locale="de"))
