@@ -146,7 +146,8 @@ def _quiet(written: Any, reasons: list[str]) -> Iterator[Window]:
             parsed.append(parse_window(each))
         except ValueError as error:
             reasons.append(f"{QUIET}: {error}")
-    if parsed and all(any(_holds(window, minute) for window in parsed) for minute in range(DAY)):
+    # Where a minute is left, so is the one at which some window ends.
+    if parsed and all(any(_holds(window, other.end % DAY) for window in parsed) for other in parsed):
         reasons.append(f"{QUIET}: no time of the day is left in which messages may come")
     yield from parsed
 
