@@ -98,7 +98,9 @@ async def test_what_is_chosen_is_followed(world: World, tmp_path: Path) -> None:
         first = await ask(world.client, "preferences.set", taken_back, reqid=reqid)
         await request("set", preferences={"security": ["sms"]})
         assert await ask(world.client, "preferences.set", taken_back, reqid=reqid) == first
+        recorded = await world.stored("KV_MSS_LEDGER")
         assert (await request("get"))["payload"]["preferences"] == {"locale": "de", "security": ["sms"]}
+        assert await world.stored("KV_MSS_LEDGER") == recorded  # to look leaves nothing in the ledger
         await announce()
         await until(lambda: len(caught.texts) == 2, what="an SMS")
         reply = await request("set", preferences={}, replace=True)
