@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 import msgspec
+from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn
 
 from .. import report
 from ..errors import BadPreferences
@@ -155,8 +156,15 @@ def import_(file: Any, rules: Path | None, config: Path | None, server: str | No
     async def main(store: PreferenceStore) -> list[bool]:
         lines = ((number, line) for number, line in enumerate(file, start=1) if line.strip())
         results: list[bool] = []
-        while some := list(islice(lines, _AT_ONCE)):
-            results += await asyncio.gather(*(take(store, number, line) for number, line in some))
+        console = err()
+        with Progress(
+            SpinnerColumn(), MofNCompleteColumn(),
+            console=console, transient=True, disable=not console.is_terminal,
+        ) as progress:  # fmt: skip
+            task = progress.add_task("", total=None)
+            while some := list(islice(lines, _AT_ONCE)):
+                results += await asyncio.gather(*(take(store, number, line) for number, line in some))
+                progress.advance(task, len(some))
         return results
 
     results = _with_store(config, server, main)
