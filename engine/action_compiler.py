@@ -17,7 +17,14 @@ from .spelling import nearest
 from .telling.shapes import SHAPES
 from .templates import TEMPLATE_FOLDER, Library
 
-_OPTIONS = ("database", "url", "headers", "ca", "subject")  # of the handlers; references are resolved
+_OPTIONS = (
+    "database",
+    "url",
+    "headers",
+    "ca",
+    "subject",
+    "labels",
+)  # of the handlers; references are resolved
 _DEFAULTED = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*):-")
 
 
@@ -55,6 +62,7 @@ class ActionCompiler:
             if channel := self.channels.get(name):
                 self._check_words(entry, spec, channel)
                 self._check_reachable(entry, spec, channel)
+        self._check_labels(entry)
         if len(self.complaints.problems) == before:
             self.complaints.problems.extend(check_handler(spec))
         return spec
@@ -104,6 +112,14 @@ class ActionCompiler:
         if unnamed and not self.environment.get(unnamed[1]):
             options["database_by_default"] = True
         return options
+
+    def _check_labels(self, entry: Cursor) -> None:
+        """A label must be for a channel that is there."""
+        labels = entry.get("labels")
+        channels = labels.get("channels") if labels else None
+        for each in channels.items() if channels else ():
+            if each.name not in self.declared:
+                self.complaints.unknown(each, "channel", self.declared, at_key=True)
 
     def _check_words(self, entry: Cursor, spec: ActionSpec, channel: ChannelSpec) -> None:
         """A template must have words for its channel in the default locale, and a mail a subject."""

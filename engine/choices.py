@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo
 from .intervals import Interval, Window
 
 EVERYTHING = "default"  # the category that stands for all that have no choice of their own
+LOCALE, ZONE, QUIET, ADDRESSES = "locale", "time_zone", "quiet_hours", "addresses"  # no categories
 PREFERRED = "preferred"  # in ``notify``: what the person has chosen, within ``allow``
 
 

@@ -20,7 +20,8 @@ from .limits import NO_LIMITS
 from .memory import Memory
 from .metrics import Metrics
 from .model import Failure
-from .plan import Plan, digesting, discarded
+from .plan import Plan, discarded, tell_batch
+from .preference_cache import PreferenceCache
 from .rulebook import Rule, Rulebook
 from .spending import Spending
 
@@ -40,7 +41,7 @@ class Digests:
     memory: Memory
     spending: Spending
     rulebook: Callable[[], Rulebook]  # read once for each digest
-    choices_of: ChoicesOf
+    preferences: PreferenceCache
     metrics: Metrics
     clock: Callable[[], int]  # microseconds since the epoch
     _rules: dict[str, dict[str, Rule]] = field(default_factory=dict)  # by revision, of the last one asked
@@ -71,12 +72,17 @@ class Digests:
 
         Raises BrokerError; all of it may be done again then, and makes the same messages.
         """
-        row = digesting(rulebook, rule, key, self.clock(), self.choices_of, early=early)
-        planned = await self.memory.carry_out(row)
-        if isinstance(planned, Postponed):
-            return planned.until
-        if planned is None:
+        now = self.clock()
+        batch = await self.memory.carry_out(take_batch(key, rule.limits, now, early=early))
+        if isinstance(batch, Postponed):
+            return batch.until
+        if batch is None:
             return 0
+
+        def make(choices_of: ChoicesOf) -> Plan:
+            return tell_batch(rulebook, rule, key, batch, now=now, choices_of=choices_of)
+
+        planned = await self.preferences.with_choices(make)
         planned = await self.spending.admit(rulebook, planned)
         await self._store(planned, {} if is_new else {AGAIN: "1"})
         await self._settle(key, rule, planned)

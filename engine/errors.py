@@ -8,6 +8,7 @@ MssError
 ├── StaysDead              a dead letter that cannot be brought back
 ├── BadBucket              a policy bucket without a policy, or with one that cannot be read
 ├── BadPreferences         what a person chose cannot be taken; carries every reason
+├── NotLookedUp            what a person chose is not at hand; it has to be asked for
 ├── NotPushed              a revision that a policy bucket does not have, or not any more
 ├── ChannelError           how a channel's send() ends when it does not succeed
 │   ├── Refused            never will; trying again is pointless
@@ -79,6 +80,14 @@ class BadPreferences(MssError):
     def __init__(self, reasons: Sequence[str]) -> None:
         super().__init__("; ".join(reasons))
         self.reasons = tuple(reasons)
+
+
+class NotLookedUp(MssError):
+    """What ``user`` has chosen is not at hand: ask for it, and plan again."""
+
+    def __init__(self, user: str) -> None:
+        super().__init__("somebody's preferences are not at hand")
+        self.user = user
 
 
 class NotPushed(MssError):

@@ -20,15 +20,17 @@ from . import history
 from .broker import AGAIN, Connection, Handout, Outgoing, Publisher, Settlement, Topology, handout, holds_any
 from .catalogue import Catalogue, mask
 from .chain import without_last
+from .choices import ChoicesOf
 from .codec import encode
 from .dead import again_in, narrowed
 from .dead_payload import SENSITIVE, sensitive_header
 from .dispatch import NO_HEADERS, dispatched, rung
-from .errors import UndecodableError
+from .errors import NotLookedUp, UndecodableError
 from .memory import Begun, Memory, begin
 from .metrics import Metrics
 from .model import HOPS, MOST_HOPS, Delivery, Event, Failure, Kind, Suppressed
 from .plan import Plan, plan, planning
+from .preference_cache import PreferenceCache
 from .rulebook import Rulebook
 from .spending import Spending
 from .subjects import token, valid_key
@@ -92,6 +94,7 @@ class Intake:
     publisher: Publisher
     memory: Memory
     spending: Spending
+    preferences: PreferenceCache
     rulebook: Callable[[], Rulebook]  # read once for each event
     metrics: Metrics
     clock: Clock
@@ -118,13 +121,32 @@ class Intake:
         if handed.number > _TRIES:
             detail = f"given up after {_TRIES} tries; the log has the traceback"
             return self._bury(msg, "not-planned", detail, rulebook)
-        if again and again.is_partial:
-            # It passed the gates when it came first.
-            begun: Plan | Begun = plan(rulebook, event, self.clock())
-        else:
-            begun = begin(planning(rulebook, event, self.clock()))
+        now = self.clock()
+
+        def make(choices_of: ChoicesOf) -> Plan | Begun:
+            if again and again.is_partial:  # it passed the gates when it came first
+                return plan(rulebook, event, now, choices_of)
+            return begin(planning(rulebook, event, now, choices_of))
+
+        try:
+            begun = make(self.preferences.choices_of)
+        except NotLookedUp:
+            return self._look_up(msg, handed, make, rulebook)
+        return self._go_on(msg, handed, begun, rulebook)
+
+    async def _look_up(
+        self, msg: Msg, handed: Handout, make: Callable[[ChoicesOf], Plan | Begun], rulebook: Rulebook
+    ) -> Settlement:
+        """Plan with what the broker has to be asked for of people's preferences."""
+        ended = self._go_on(msg, handed, await self.preferences.with_choices(make), rulebook)
+        return ended if isinstance(ended, Settlement) else await ended
+
+    def _go_on(
+        self, msg: Msg, handed: Handout, begun: Plan | Begun, rulebook: Rulebook
+    ) -> Settlement | Coroutine[Any, Any, Settlement]:
         if isinstance(begun, Begun):
             return self._ask(msg, handed, begun, rulebook)
+        again = again_in(msg.headers)
         planned = narrowed(begun, again) if again else begun
         if self.connection.is_surely_new(msg, handed) and not self.spending.limits(rulebook, planned):
             return self._carry_out(msg, handed, planned, rulebook)

@@ -49,6 +49,12 @@ class Metrics:
             ["channel"],
             registry=self.registry,
         )
+        self.preferences = Counter(
+            "mss_preference_lookups",
+            "Look-ups of a person's preferences: hit (at hand), miss (the broker was asked), unreadable",
+            ["result"],
+            registry=self.registry,
+        )
         self.latency = Histogram(
             "mss_delivery_seconds",
             "From the broker taking an event to a channel's other side taking the message",

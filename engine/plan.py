@@ -60,17 +60,22 @@ def digesting(
     key: str,
     now: int,
     choices_of: ChoicesOf = nobody,
-    *,
-    early: bool = False,
 ) -> Row[Plan | Postponed | None]:
     """What lies under ``key`` told in one digest, if it is due ``now``.
 
-    None where nothing is there; Postponed where its time has not come. The plan is of the digest as an
-    event of its own. It lies there until it is settled: whoever stores the plan settles it then.
+    None where nothing is there; Postponed where its time has not come. It lies there until it is settled:
+    whoever stores the plan settles it then.
     """
-    batch = yield from take_batch(key, rule.limits, now, early=early)
+    batch = yield from take_batch(key, rule.limits, now)
     if not isinstance(batch, Batch):
         return batch
+    return tell_batch(rulebook, rule, key, batch, now=now, choices_of=choices_of)
+
+
+def tell_batch(
+    rulebook: Rulebook, rule: Rule, key: str, batch: Batch, *, now: int, choices_of: ChoicesOf
+) -> Plan:
+    """The digest that tells of ``batch``, as an event of its own."""
     return write(in_time(merge(rulebook, rule, key, batch, choices_of), now))
 
 

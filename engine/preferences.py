@@ -5,19 +5,22 @@ It is kept as it was written; ``schemas/preferences.schema.json`` describes it t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import msgspec
+
 from . import locales
 from .audience import usable_address
-from .choices import Choices
+from .choices import ADDRESSES, LOCALE, QUIET, ZONE, Choices
 from .errors import BadPreferences
 from .interval_compiler import parse_window, parse_zone
 from .intervals import DAY, Window
+from .offers import Offers
 
 MOST_BYTES = 16 * 1024  # of one document as JSON
-LOCALE, ZONE, QUIET, ADDRESSES = "locale", "time_zone", "quiet_hours", "addresses"
 RESERVED = (LOCALE, ZONE, QUIET, ADDRESSES)  # keys that are no category
 
 _LONGEST_NAME, _LONGEST_ADDRESS = 64, 512  # characters
@@ -42,6 +45,27 @@ def parse(document: Any) -> Choices:
     return choices
 
 
+def merged(present: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """``present`` with what ``changes`` says of single keys; null takes one back."""
+    return {key: value for key, value in {**present, **changes}.items() if value is not None}
+
+
+def check_choice(
+    offers: Offers | None, document: Any, changed: Collection[str] | None = None
+) -> tuple[str, ...]:
+    """Why ``document`` cannot be taken, by what a policy ``offers`` where there is one.
+
+    What is allowed is looked at for the keys in ``changed``, else for all of them.
+    """
+    try:
+        choices = parse(document)
+    except BadPreferences as error:
+        return error.reasons
+    if offers is None:
+        return ()
+    return tuple(offers.objections(choices, document.keys() if changed is None else changed))
+
+
 def _channels(
     document: Mapping[Any, Any], reasons: list[str]
 ) -> Iterator[tuple[str, Mapping[str, bool] | Sequence[str]]]:
@@ -63,9 +87,10 @@ def _channels(
             if odd := [name for name, on in chosen.items() if not isinstance(on, bool)]:
                 reasons.append(f"{category}: {odd[0]} is true or false")
             else:
-                yield category, dict(chosen)
+                yield sys.intern(category), {sys.intern(name): on for name, on in chosen.items()}
         else:
-            yield category, tuple(chosen)
+            # Very many people choose the same few names.
+            yield sys.intern(category), tuple(map(sys.intern, chosen))
 
 
 def _addresses(written: Any, reasons: list[str]) -> Iterator[tuple[str, str]]:
@@ -121,7 +146,8 @@ def _quiet(written: Any, reasons: list[str]) -> Iterator[Window]:
             parsed.append(parse_window(each))
         except ValueError as error:
             reasons.append(f"{QUIET}: {error}")
-    if parsed and all(any(_holds(window, minute) for window in parsed) for minute in range(DAY)):
+    # Where a minute is left, so is the one at which some window ends.
+    if parsed and all(any(_holds(window, other.end % DAY) for window in parsed) for other in parsed):
         reasons.append(f"{QUIET}: no time of the day is left in which messages may come")
     yield from parsed
 
@@ -139,3 +165,26 @@ def _is_name(value: Any) -> bool:
 def _shown(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+
+
+def encode(user: str, document: Mapping[str, Any]) -> bytes:
+    """The record of one person. Raises BadPreferences where the document is too large to keep."""
+    try:
+        data = msgspec.json.encode(document)
+        if len(data) <= MOST_BYTES:
+            return msgspec.json.encode({"userid": user, "preferences": document})
+    except (TypeError, ValueError, RecursionError) as error:
+        raise BadPreferences([f"no JSON: {error}"]) from error
+    raise BadPreferences([f"{len(data)} bytes as JSON, and at most {MOST_BYTES} are kept"])
+
+
+def decode(data: bytes) -> tuple[str, dict[str, Any]]:
+    """Whose record it is, and the document. Raises BadPreferences where it is no record."""
+    try:
+        record = msgspec.json.decode(data)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise BadPreferences([f"no JSON: {error}"]) from error
+    match record:
+        case {"userid": str(user), "preferences": dict(document)}:
+            return user, document
+    raise BadPreferences(["no record of somebody's preferences"])

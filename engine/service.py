@@ -74,6 +74,7 @@ class Service:
                     tasks.create_task(session.publisher.run(), name="publisher"),
                     tasks.create_task(_watch(session.connection), name="connection"),
                     tasks.create_task(session.connection.keep_since(session.topology.epoch), name="epoch"),
+                    tasks.create_task(session.preferences.run(), name="preferences"),
                 ]
                 up = _Up(session=session, workers=session.workers(tasks), due=session.due(), tasks=tasks)
                 acting = await self._begin(up)

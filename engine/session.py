@@ -19,7 +19,6 @@ from .actions.assembly import make_actions
 from .actions.service import Actions
 from .broker import Connection, Consumer, Handle, Publisher, Topology, connect
 from .channels import Channel, Resources, open_channel
-from .choices import nobody
 from .claims import Claims
 from .deliver import Deliverer
 from .digests import Digests
@@ -32,6 +31,8 @@ from .metrics import Metrics
 from .model import Kind
 from .notices import Herald
 from .pace import Pace
+from .preference_cache import PreferenceCache
+from .preference_store import PreferenceStore
 from .rulebook import ChannelSpec, Rulebook
 from .settings import Settings
 from .spending import Spending
@@ -82,6 +83,7 @@ class Session:
     ledger: KeyValue
     state: KeyValue
     herald: Herald
+    preferences: PreferenceCache
     actions: Actions
 
     def workers(self, tasks: asyncio.TaskGroup) -> Workers:
@@ -104,6 +106,7 @@ class Session:
             publisher=self.publisher,
             memory=Memory(self.state),
             spending=self._spending,
+            preferences=self.preferences,
             rulebook=self.rulebook,
             metrics=self.metrics,
             clock=now,
@@ -172,7 +175,7 @@ class Session:
             memory=Memory(self.state),
             spending=self._spending,
             rulebook=self.rulebook,
-            choices_of=nobody,
+            preferences=self.preferences,
             metrics=self.metrics,
             clock=now,
         )
@@ -212,11 +215,14 @@ async def open_session(
     await publisher.start()
     stack.push_async_callback(publisher.close)
     ledger, state = await topology.ledger(connection), await topology.state(connection)
+    store = PreferenceStore(connection=connection, name=topology.bucket("PREFERENCES"))
+    preferences = PreferenceCache(store, metrics)
     resources = ActionResources(
         connection=connection,
         rulebook=rulebook,
         open_channel=partial(open_channel, resources=_resources(connection)),
         metrics=metrics,
+        preferences=preferences,
     )
     return Session(
         settings=settings,
@@ -235,6 +241,7 @@ async def open_session(
             clock=now,
             is_heard=lambda: Kind.NOTICE in live().kinds,
         ),
+        preferences=preferences,
         actions=make_actions(settings, connection, ledger, resources, clock=now),
     )
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ..broker import Connection
     from ..channels import Channel
     from ..metrics import Metrics
+    from ..preference_cache import PreferenceCache
 
 __all__ = [
     "HANDLERS", "NOT_BEGUN", "OUTCOME_UNKNOWN", "Answer", "Handler", "HandlerType", "Lookup", "Request",
@@ -67,6 +68,7 @@ class Resources:
     rulebook: Callable[[], Rulebook]
     open_channel: Callable[[ChannelSpec], Channel]  # a channel for this action alone
     metrics: Metrics
+    preferences: PreferenceCache
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +77,7 @@ class HandlerType:
 
     module: str  # in this package; defines ``open_handler(spec, resources)`` and ``problems(spec)``
     reads_only: bool = False  # a Lookup: doing it twice does no harm, so the ledger is skipped
+    looks: bool = False  # a Handler that changes nothing: skipped as well
 
 
 HANDLERS: dict[str, HandlerType] = {
@@ -82,6 +85,9 @@ HANDLERS: dict[str, HandlerType] = {
     "iplocation": HandlerType(module="iplocation", reads_only=True),
     "http": HandlerType(module="http"),
     "forward": HandlerType(module="forward"),
+    "preferences.get": HandlerType(module="preferences", looks=True),
+    "preferences.set": HandlerType(module="preferences"),
+    "preferences.options": HandlerType(module="preferences", looks=True),
 }
 
 

@@ -83,6 +83,19 @@ class Once:
             del self._running[job.key]
         return reply
 
+    async def run_anew(self, job: Job) -> bytes:
+        """The reply to what changes nothing: it is carried out each time, and the ledger not asked."""
+        try:
+            async with asyncio.timeout(max(0.0, self._left(job))):
+                await self._slots.acquire()
+        except TimeoutError:
+            return self._write(job, NOT_BEGUN)
+        try:
+            answer = await self._handle(job.request, self._left(job))
+        finally:
+            self._slots.release()
+        return job.write(answer, now=self._clock())
+
     async def _settle(self, job: Job) -> bytes:
         """Carry it out, or wait for whoever does; over a dead replica's lease only what may be repeated."""
         over: Taken | None = None

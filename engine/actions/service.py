@@ -249,7 +249,8 @@ class Actions:
         # A caller's clock may be ahead of ours; where it is behind, its patience ends sooner.
         until = min(request.sent, request.received) + int(self.terms.deadline * 1e6)
         try:
-            data = await once.run(Job(request=request, until=until, write=write, send=send))
+            run = once.run_anew if HANDLERS[served.spec.handler].looks else once.run
+            data = await run(Job(request=request, until=until, write=write, send=send))
         except (BrokerError, nats.errors.Error) as error:
             log.warning("action %s: %s", served.spec.key, error)
             data = write(failed(_UNAVAILABLE), now=self.clock())

@@ -51,7 +51,8 @@ class Reading:
     """The messages of one stream on one subject, from the oldest on; use it as a context.
 
     ``subject`` may have wildcards. ``start`` is a sequence, ``since`` microseconds since the epoch;
-    with ``headers_only`` no payloads are sent.
+    with ``headers_only`` no payloads are sent. With ``latest`` only the last message on each subject is;
+    when the broker was away, earlier ones may come before it.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Reading:
         start: int = 1,
         since: int = 0,
         headers_only: bool = False,
+        latest: bool = False,
     ) -> None:
         self.caught_up = False  # all that was there has been returned
         self.waiting = 0  # how many more there were when the last one was sent
@@ -72,6 +74,7 @@ class Reading:
         self._start = start
         self._since = since
         self._headers_only = headers_only
+        self._latest = latest
         self._arrived: asyncio.Queue[Msg] = asyncio.Queue()
         self._subscription: Subscription | None = None
         self._name = ""
@@ -194,11 +197,11 @@ class Reading:
 
     def _config(self, inbox: str) -> dict[str, Any]:
         since = (_EPOCH + timedelta(microseconds=self._since)).isoformat().replace("+00:00", "Z")
-        where = (
-            {"deliver_policy": "by_start_time", "opt_start_time": since}
-            if self._since
-            else {"deliver_policy": "by_start_sequence", "opt_start_seq": self._start}
-        )
+        where: dict[str, Any] = {"deliver_policy": "by_start_sequence", "opt_start_seq": self._start}
+        if self._since:
+            where = {"deliver_policy": "by_start_time", "opt_start_time": since}
+        elif self._latest and self._start == 1:
+            where = {"deliver_policy": "last_per_subject"}
         return {
             "name": self._name,
             "deliver_subject": inbox,

@@ -32,6 +32,7 @@ COMMANDS = {
     "push": "pushing",
     "revisions": "pushing",
     "diff": "pushing",
+    "preferences": "preferring",
 }
 
 

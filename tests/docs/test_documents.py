@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import re
+import shlex
 import signal
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -103,6 +105,46 @@ async def test_the_first_rule_of_the_readme(tmp_path: Path, unused_tcp_port: int
         await run(commands[-1].replace("Ada", "Grace"), tmp_path, environment)
         await until(lambda: any("Grace made 3 cups" in line for line in lines), what="the third event")
         assert not any("1 cups" in line for line in lines)
+
+
+async def test_what_people_decide(
+    tmp_path: Path, unused_tcp_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def mss(commands: str) -> list[str]:
+        """What each of the commands prints, without a process for each."""
+        printed = []
+        for line in commands.replace("|\n", "|").splitlines():
+            given, _, command = line.rpartition("|")
+            words = shlex.split(command)[1:]
+            result = await asyncio.to_thread(CliRunner().invoke, cli, words, "".join(shlex.split(given)[1:]))
+            assert result.exit_code == 0, result.output
+            printed.append(result.output)
+        return printed
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mss.yaml").write_text(f"servers: nats://127.0.0.1:{unused_tcp_port}\nmetrics: false\n")
+    environment = {**os.environ, "PATH": f"{MSS.parent}:{os.environ['PATH']}"}
+    shown = list(blocks((ROOT / "docs/people.md").read_text()))
+    for block in shown:
+        if block.info.startswith("file="):
+            path = tmp_path / block.info.removeprefix("file=")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(block.text)
+    (tests,) = [block.text for block in shown if (block.language, block.info) == ("sh", "")]
+    (server,) = [block.text.strip() for block in shown if block.info == "background"]
+    commands = {block.info: block.text for block in shown if block.language == "sh"}
+    (options,) = [json.loads(block.text) for block in shown if block.language == "json"]
+
+    assert "2 tests, 2 passed" in (await mss(tests))[0]
+    async with serving(server, tmp_path, environment):
+        assert json.loads((await mss(commands["name=options"]))[0]) == options
+        chosen = {"security": ["email"], "tips": [], "locale": "de"}
+        reply = json.loads((await mss(commands["name=set"]))[0])
+        assert reply == {"userid": "u-1024", "preferences": chosen}
+        got, after, listed = await mss(commands["name=get"])
+        assert json.loads(got) == chosen
+        assert json.loads(after) == {**chosen, "quiet_hours": "22:00-07:00", "time_zone": "Europe/Berlin"}
+        assert listed.startswith("u-1024  {")
 
 
 async def test_tracing_and_dead_letters_of_the_operating_page(tmp_path: Path, unused_tcp_port: int) -> None:

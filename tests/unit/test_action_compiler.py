@@ -94,6 +94,9 @@ def test_every_handler_with_everything_it_takes(tmp_path: Path) -> None:
          "requests for sendverifyemail have no 'mailto'"),
         ("t: {handler: notify, channel: email, to: {email: to}, idempotent: 1}", "2:69", "wrong-type", "true or false"),
         ("t: {handler: iplocation, database: x, idempotent: true}", "2:41", "unknown-key", "idempotent"),
+        ("t: {handler: preferences.get, labels: {}}", "2:33", "unknown-key", "labels"),
+        ("t: {handler: preferences.options, labels: {channels: {emil: Mail}}}", "2:57", "unknown-channel",
+         "did you mean 'email'?"),
     ],
 )  # fmt: skip
 def test_mistakes(tmp_path: Path, text: str, place: str, code: str, words: str) -> None:

@@ -6,6 +6,8 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from engine.choices import Choices
 from engine.errors import BadPreferences
@@ -91,6 +93,24 @@ def test_more_than_a_schema_can_say(document: Any, reason: str) -> None:
     with pytest.raises(BadPreferences) as refused:
         parse(document)
     assert reason in str(refused.value)
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 24), st.integers(0, 24)).filter(lambda w: w[0] != w[1] and w[0] < 24),
+        min_size=1,
+        max_size=4,
+    )
+)
+def test_some_time_of_the_day_has_to_be_left(hours: list[tuple[int, int]]) -> None:
+    windows = [f"{start:02}:00-{end:02}:00" for start, end in hours]
+    quiet = {hour % 24 for start, end in hours for hour in range(start, end if end > start else end + 24)}
+    try:
+        parse({"quiet_hours": windows})
+        is_taken = True
+    except BadPreferences:
+        is_taken = False
+    assert is_taken == (len(quiet) < 24)
 
 
 def test_every_reason_is_told_at_once() -> None:

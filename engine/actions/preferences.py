@@ -1,0 +1,159 @@
+"""What people have chosen, as actions: asked for, changed, and what there is to choose.
+
+Whoever may ask may ask for anybody: the id of the person is in the payload, which the broker's
+permissions do not see.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from .. import locales
+from ..choices import Choices
+from ..errors import BadPreferences, BrokerError
+from ..model import Problem
+from ..offers import Offer, Offers, offers_of
+from ..preferences import MOST_BYTES, check_choice, merged, parse
+from ..rulebook import ActionSpec, Rulebook
+from . import OUTCOME_UNKNOWN, Answer, Request, Resources, failed
+
+_LONGEST_USER = 256  # characters
+_UNAVAILABLE = "preferences are not available: the broker does not answer"
+_UNREADABLE = "what is kept cannot be read; it counts as nothing"
+
+
+class Preferences:
+    """Answers one of the three."""
+
+    def __init__(self, spec: ActionSpec, resources: Resources) -> None:
+        self._cache = resources.preferences
+        self._rulebook = resources.rulebook
+        self._does = {
+            "preferences.get": self._get,
+            "preferences.set": self._set,
+            "preferences.options": self._options,
+        }[spec.handler]
+        self._labels: Mapping[str, Mapping[str, Any]] = spec.options.get("labels", {})
+        self._changes = spec.handler == "preferences.set"
+        self._offers: tuple[Rulebook, Offers] | None = None
+
+    async def handle(self, request: Request, deadline: float) -> Answer:
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await self._does(*_read(request))
+        except BadPreferences as error:
+            return Answer(code=1, message=str(error), payload={"reasons": list(error.reasons)})
+        except (BrokerError, TimeoutError) as error:
+            detail = str(error) or "the time was up"
+            return failed(OUTCOME_UNKNOWN if self._changes else _UNAVAILABLE, detail)
+
+    async def close(self) -> None:
+        """Nothing is held."""
+
+    async def _get(self, user: str, payload: Mapping[str, Any]) -> Answer:
+        document, note = await self._document_of(user)
+        return Answer(payload={"userid": user, "preferences": document}, detail=note)
+
+    async def _set(self, user: str, payload: Mapping[str, Any]) -> Answer:
+        changes = payload.get("preferences")
+        if not isinstance(changes, Mapping):
+            raise BadPreferences(["preferences: a mapping such as {security: [sms]}"])
+        anew = payload.get("replace") is True
+        offers = self._present_offers()
+
+        def change(present: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+            document = merged({} if anew else present, changes)
+            taken_back = {key for key in present if key not in document}
+            if reasons := check_choice(offers, document, {*changes, *taken_back}):
+                raise BadPreferences(reasons)
+            return document, document
+
+        document = await self._cache.change(user, change)
+        return Answer(payload={"userid": user, "preferences": document})
+
+    async def _options(self, user: str, payload: Mapping[str, Any]) -> Answer:
+        document, note = await self._document_of(user)
+        try:
+            choices = parse(document)
+        except BadPreferences as error:
+            document, choices, note = {}, Choices(), f"{_UNREADABLE}: {error}"
+        rulebook, offers = self._rulebook(), self._present_offers()
+        asked = payload.get("locale")
+        wanted = (choices.locale, asked if isinstance(asked, str) else "", rulebook.defaults.locale)
+
+        def label(of: str, name: str) -> str:
+            return _label(self._labels.get(of, {}).get(name), locales.chain(*wanted)) or name
+
+        def shown(offer: Offer) -> dict[str, Any]:
+            return {
+                "category": offer.category,
+                "label": label("categories", offer.category),
+                "critical": bool(offer.critical),
+                "channels": [
+                    {
+                        "channel": name,
+                        "label": label("channels", name),
+                        "on": offer.is_on(choices, name),
+                        "always": name in offer.unasked,
+                    }
+                    for name in offer.channels
+                ],
+            }
+
+        return Answer(
+            payload={
+                "userid": user,
+                "preferences": document,
+                "categories": [shown(offer) for offer in offers.categories.values()],
+                "default": shown(offers.everything),
+                "languages": list(offers.languages),
+                "addresses": sorted(offers.addresses),
+            },
+            detail=note,
+        )
+
+    async def _document_of(self, user: str) -> tuple[dict[str, Any], str]:
+        """The person's document, and what is to be said to the operators of it."""
+        try:
+            return await self._cache.document_of(user), ""
+        except BadPreferences as error:
+            return {}, f"{_UNREADABLE}: {error}"
+
+    def _present_offers(self) -> Offers:
+        rulebook = self._rulebook()
+        if self._offers is None or self._offers[0] is not rulebook:
+            self._offers = rulebook, offers_of(rulebook)
+        return self._offers[1]
+
+
+def open_handler(spec: ActionSpec, resources: Resources) -> Preferences:
+    return Preferences(spec, resources)
+
+
+def problems(spec: ActionSpec) -> Iterator[Problem]:
+    """They need nothing but the broker."""
+    yield from ()
+
+
+def _read(request: Request) -> tuple[str, Mapping[str, Any]]:
+    """Whom it is about, and the rest of the payload. Raises BadPreferences."""
+    if len(request.data) > 4 * MOST_BYTES:
+        raise BadPreferences([f"{len(request.data)} bytes are too many: at most {MOST_BYTES} are kept"])
+    payload = request.payload
+    user = payload.get("userid") if isinstance(payload, Mapping) else None
+    if isinstance(user, int) and not isinstance(user, bool):
+        user = str(user)  # as it would be in an event
+    user = user.strip() if isinstance(user, str) else ""
+    if not 0 < len(user) <= _LONGEST_USER:
+        raise BadPreferences(["userid: whose preferences is not said"])
+    return user, payload
+
+
+def _label(written: Any, wanted: Sequence[str]) -> str:
+    """What stands there in the first of the languages that it is written in."""
+    if not isinstance(written, Mapping):
+        return written or ""
+    by_tag = {locales.normal(tag): text for tag, text in written.items()}
+    return next((by_tag[tag] for tag in wanted if tag in by_tag), "")

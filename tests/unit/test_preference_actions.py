@@ -1,0 +1,114 @@
+"""What the actions about preferences answer where something is wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any, cast
+
+import pytest
+from policies import policy
+
+from engine.actions import OUTCOME_UNKNOWN, Answer, Request, Resources
+from engine.actions.preferences import Preferences
+from engine.errors import BadPreferences, BrokerError
+from engine.rulebook import Rulebook
+
+POLICY = """
+rules:
+  - {id: a, event: notice.a, category: security, to: {user: userid, email: mailto}, template: t, notify: [email]}
+actions:
+  get: {handler: preferences.get}
+  set: {handler: preferences.set}
+  options: {handler: preferences.options, labels: {categories: {security: {zh: "\u5b89\u5168"}}, channels: {email: Mail}}}
+"""
+
+
+class Kept:
+    """One person's document, or what is wrong with it, in the place of the broker's."""
+
+    def __init__(self, document: dict[str, Any] | Exception) -> None:
+        self.document = document
+
+    async def document_of(self, user: str) -> dict[str, Any]:
+        if isinstance(self.document, Exception):
+            raise self.document
+        return self.document
+
+    async def change(self, user: str, step: Callable[[dict[str, Any]], tuple[Any, Any]]) -> Any:
+        changed, result = step(await self.document_of(user))
+        self.document = changed
+        return result
+
+
+@pytest.fixture(scope="module")
+def rulebook(tmp_path_factory: pytest.TempPathFactory) -> Rulebook:
+    return cast(Rulebook, policy(tmp_path_factory.mktemp("policy"), POLICY).require())
+
+
+def asked(rulebook: Rulebook, action: str, kept: Kept, payload: Any) -> Answer:
+    resources = cast(Any, Resources)(
+        connection=None, rulebook=lambda: rulebook, open_channel=None, metrics=None, preferences=kept
+    )
+    request = Request(
+        key=action, reqid="r", payload=payload, data=json.dumps(payload).encode(), sent=0, received=0
+    )
+
+    async def ask() -> Answer:
+        handler = Preferences(rulebook.actions[action], resources)
+        return await handler.handle(request, asyncio.get_running_loop().time() + 5)
+
+    return asyncio.run(ask())
+
+
+@pytest.mark.parametrize("payload", [None, [], {}, {"userid": ""}, {"userid": True}, {"userid": "x" * 300}])
+@pytest.mark.parametrize("action", ["get", "set", "options"])
+def test_nobody_is_meant(rulebook: Rulebook, action: str, payload: Any) -> None:
+    answer = asked(rulebook, action, Kept({}), payload)
+    assert (answer.code, answer.message) == (1, "userid: whose preferences is not said")
+
+
+def test_an_id_may_be_a_number_as_in_events(rulebook: Rulebook) -> None:
+    answer = asked(rulebook, "get", Kept({"locale": "de"}), {"userid": 7})
+    assert answer.payload == {"userid": "7", "preferences": {"locale": "de"}}
+
+
+def test_the_broker_is_away(rulebook: Rulebook) -> None:
+    away = Kept(BrokerError("no answer"))
+    assert "not available" in asked(rulebook, "get", away, {"userid": "u"}).message
+    answer = asked(rulebook, "set", away, {"userid": "u", "preferences": {"locale": "de"}})
+    assert (answer.code, answer.message, answer.detail) == (1, OUTCOME_UNKNOWN, "no answer")
+
+
+def test_what_cannot_be_read_counts_as_nothing_and_is_told_to_operators(rulebook: Rulebook) -> None:
+    for kept in (Kept(BadPreferences(["no JSON"])), Kept({"locale": 7})):
+        answer = asked(rulebook, "options", kept, {"userid": "u"})
+        assert answer.payload is not None and answer.payload["preferences"] == {}
+        assert answer.code == 0 and "counts as nothing" in answer.detail
+
+
+@pytest.mark.parametrize("changes", [None, [], "x"])
+def test_nothing_is_to_be_changed(rulebook: Rulebook, changes: Any) -> None:
+    answer = asked(rulebook, "set", Kept({}), {"userid": "u", "preferences": changes})
+    assert answer.code == 1 and answer.message.startswith("preferences: a mapping")
+
+
+def test_key_by_key_or_all_anew(rulebook: Rulebook) -> None:
+    kept = Kept({"gone": ["pager"], "locale": "de"})
+    answer = asked(rulebook, "set", kept, {"userid": "u", "preferences": {"locale": "en"}})
+    assert answer.code == 0 and kept.document == {"gone": ["pager"], "locale": "en"}
+    answer = asked(rulebook, "set", kept, {"userid": "u", "preferences": {"security": []}, "replace": True})
+    assert answer.code == 0 and kept.document == {"security": []}
+
+
+def test_labels_in_the_nearest_language(rulebook: Rulebook) -> None:
+    def labels(document: dict[str, Any], **more: Any) -> tuple[str, str]:
+        payload = asked(rulebook, "options", Kept(document), {"userid": "u", **more}).payload or {}
+        (security,) = payload["categories"]
+        return security["label"], security["channels"][0]["label"]
+
+    assert labels({}) == ("security", "Mail")
+    assert labels({}, locale="zh_CN") == ("\u5b89\u5168", "Mail")
+    assert labels({"locale": "zh-Hans-CN"}, locale="en") == ("\u5b89\u5168", "Mail")
+    assert labels({}, locale=7) == ("security", "Mail")
