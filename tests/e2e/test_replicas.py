@@ -98,6 +98,7 @@ async def test_every_replica_answers_for_itself(world: World, tmp_path: Path) ->
             "notice",
             "audit",
             "log",
+            "digest",
             "due",
         }
         assert document["replicas"][0]["queues"][0] == {
