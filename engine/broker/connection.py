@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import math
+import re
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, cast
 
@@ -28,6 +29,7 @@ _RETRY_WAIT = 2.0  # seconds between two tries
 _CLOSE_LIMIT = 5.0  # seconds
 _LATE = 0.25  # seconds in which the server hands out what it had decided before we left
 _LONGEST_PING = 120  # seconds; long after nats-py has given up on a broker that does not answer
+_LOGIN = re.compile(r"authorization|authentication", re.IGNORECASE)
 _MOST_HEADERS = 16 * 1024  # bytes; ours are far fewer
 _UNSENT_AT_MOST = 4 * 1024 * 1024  # bytes, half of what nats-py is given
 _ROOM_WAIT, _ROOM_TRIES = 0.005, 2000  # seconds, and how often: ten seconds in all
@@ -201,7 +203,8 @@ class Connection:
         text = str(error) or type(error).__name__
         if "permissions violation" in text.lower():
             self.violations.append(text)
-        self.trouble = text
+        if not self.trouble or not _LOGIN.search(self.trouble):
+            self.trouble = text  # a login that was refused explains the connection that is cut then
         log.warning("nats: %s", text)
 
     async def closed(self) -> None:
@@ -239,7 +242,8 @@ async def connect(options: Mapping[str, Any], *, is_patient: bool = True) -> Con
                 )
             break
         except (nats.errors.Error, TimeoutError, OSError) as error:
-            why = str(error) or connection.trouble or "no answer"
+            is_refused = bool(_LOGIN.search(connection.trouble))
+            why = connection.trouble if is_refused else str(error) or connection.trouble or "no answer"
             await connection.close()
             if not is_patient:
                 raise BrokerError(f"not connected: {why}") from error
