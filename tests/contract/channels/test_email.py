@@ -401,7 +401,8 @@ async def real_server(
     finally:
         server.close()
         for transport in transports:
-            transport.abort()
+            if not transport.is_closing():  # one that is closed over TLS cannot be aborted
+                transport.abort()
         await server.wait_closed()
 
 
