@@ -85,6 +85,7 @@ class Consumer:
         self._subscription: Subscription | None = None
         self._inbox = ""
         self._stopping = False
+        self._over = False
         self._gone = ""
         self._unanswered = 0
         self._heard = False
@@ -98,14 +99,17 @@ class Consumer:
         Raises BrokerUnfit when the consumer is gone and BrokerLost when the client is.
         """
         self._connection.on_reconnect(self._renew)
-        async with asyncio.TaskGroup() as self._tasks:
-            touch = self._tasks.create_task(self._keep(), name=f"keep {self._name}")
-            await self._keep_pulling()
-            await self._leave()
-            while self.in_hand:
-                self._wake.clear()
-                await self._wake.wait()
-            touch.cancel()
+        try:
+            async with asyncio.TaskGroup() as self._tasks:
+                touch = self._tasks.create_task(self._keep(), name=f"keep {self._name}")
+                await self._keep_pulling()
+                await self._leave()
+                while self.in_hand:
+                    self._wake.clear()
+                    await self._wake.wait()
+                touch.cancel()
+        finally:
+            self._over = True
 
     def stop(self) -> None:
         """Pull no more."""
@@ -193,6 +197,8 @@ class Consumer:
             return
         self._unanswered = 0
         self._count_one()
+        if self._over:
+            return  # the connection is lost, or was left: it comes again
         if self._tasks is None:
             await msg.nak()  # another replica may have it at once
             return
