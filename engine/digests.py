@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import msgspec
 from nats.aio.msg import Msg
@@ -46,11 +45,8 @@ class Digests:
     clock: Callable[[], int]  # microseconds since the epoch
     _rules: dict[str, dict[str, Rule]] = field(default_factory=dict)  # by revision, of the last one asked
 
-    def handle(self, msg: Msg) -> Coroutine[Any, Any, Settlement]:
+    async def handle(self, msg: Msg) -> Settlement:
         """See to the digest that an alarm is about."""
-        return self._handle(msg)
-
-    async def _handle(self, msg: Msg) -> Settlement:
         try:
             alarm = _alarms.decode(msg.data)
         except msgspec.MsgspecError:
@@ -91,9 +87,8 @@ class Digests:
     async def flush(self, before: Rulebook, after: Rulebook) -> None:
         """Tell at once what was gathered for rules that ``after`` has not, or that gather nothing there."""
         for rule in before.rules:
-            gathered = [name for name in GATHERING if digest_at(rule.limits, f"{name}.")]
-            now = self._rule(after, rule.id)
-            for name in gathered:
+            now = self._rule(after, rule.id) if rule.limits.there else None
+            for name in GATHERING:
                 digest = digest_at(rule.limits, f"{name}.")
                 if digest and digest.flushes and not (now and digest_at(now.limits, f"{name}.")):
                     for key in await keys_below(self.memory.state, pool_prefix(name, rule.id)):

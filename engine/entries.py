@@ -73,24 +73,22 @@ class Receipt(msgspec.Struct, tag_field="type", tag="receipt"):
     revival: Revival | None = None
 
 
-class Revived(msgspec.Struct, tag_field="type", tag="revived"):
+class _Decided(msgspec.Struct):
+    """What an operator did with a dead letter."""
+
+    at: int
+    letter: str
+    delivery: str = ""
+    rule: str = ""
+    channel: str = ""
+
+
+class Revived(_Decided, tag_field="type", tag="revived"):
     """An entry: an operator brought a dead letter back."""
 
-    at: int
-    letter: str
-    delivery: str = ""
-    rule: str = ""
-    channel: str = ""
 
-
-class Dropped(msgspec.Struct, tag_field="type", tag="dropped"):
+class Dropped(_Decided, tag_field="type", tag="dropped"):
     """An entry: an operator threw a dead letter away."""
-
-    at: int
-    letter: str
-    delivery: str = ""
-    rule: str = ""
-    channel: str = ""
 
 
 Entry = Plan | Receipt | Revived | Dropped

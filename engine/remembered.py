@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from .gates import Row
+from .gates import Change, Row, drive
 
 _FEW = 10_000  # values that may lie about, whether they mean anything or not
 
@@ -23,18 +23,16 @@ class Remembered:
 
     def carry_out(self, row: Row[T], now: int) -> T:
         """Do what ``row`` asks for; ``now`` in microseconds since the epoch."""
-        answer = None
-        while True:
-            try:
-                change = row.send(answer)
-            except StopIteration as done:
-                result: T = done.value
-                return result
+
+        def carry_out(change: Change) -> Any:
             value, until = self._cells.get(change.key, (b"", 0))
             changed, answer = change.step(value if until > now else b"")
             if changed is not None:
                 self._cells[change.key] = (changed, now + round(change.keep * 1e6))
                 self._tidy(now)
+            return answer
+
+        return drive(row, carry_out)
 
     def _tidy(self, now: int) -> None:
         """Forget what has had its time, whenever there is twice as much as was left the last time."""

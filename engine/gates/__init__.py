@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from ..draft import Alarm, Draft, Order, chained
 from ..model import Event, Held, Suppressed
 from ..rulebook import Rule
-from .cells import Change, Row, in_memory, pool_prefix
+from .cells import Change, Row, drive, in_memory, pool_prefix
 from .dedupe import pass_dedupe
 from .merge import digest_event, merge, reqid_of
 from .pool import Batch, Joined
@@ -36,6 +36,7 @@ __all__ = [
     "Row",
     "digest_at",
     "digest_event",
+    "drive",
     "in_memory",
     "in_time",
     "merge",

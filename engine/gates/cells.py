@@ -29,8 +29,8 @@ class Change:
 Row = Generator[Change, Any, T]
 
 
-def in_memory(row: Row[T], cells: MutableMapping[str, bytes]) -> T:
-    """Carry out what ``row`` asks for on ``cells``."""
+def drive(row: Row[T], carry_out: Callable[[Change], Any]) -> T:
+    """What ``row`` returns where ``carry_out`` does what it asks for and says what came of it."""
     answer = None
     while True:
         try:
@@ -38,9 +38,19 @@ def in_memory(row: Row[T], cells: MutableMapping[str, bytes]) -> T:
         except StopIteration as done:
             result: T = done.value
             return result
+        answer = carry_out(change)
+
+
+def in_memory(row: Row[T], cells: MutableMapping[str, bytes]) -> T:
+    """Carry out what ``row`` asks for on ``cells``."""
+
+    def carry_out(change: Change) -> Any:
         value, answer = change.step(cells.get(change.key, b""))
         if value is not None:
             cells[change.key] = value
+        return answer
+
+    return drive(row, carry_out)
 
 
 def cell_of(gate: str, rule: str, key: Iterable[Path], event: Event) -> str:
