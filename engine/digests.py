@@ -12,7 +12,7 @@ from nats.aio.msg import Msg
 from . import history
 from .broker import AGAIN, Connection, Outgoing, Publisher, Settlement, Topology, handout, keys_below
 from .choices import ChoicesOf
-from .dispatch import dispatched, rung
+from .dispatch import HEADER_ROOM, dispatched, rung
 from .draft import Alarm
 from .gates import GATHERING, Batch, Postponed, digest_at, pool_prefix, settle_batch, take_batch
 from .limits import NO_LIMITS
@@ -26,7 +26,6 @@ from .spending import Spending
 
 log = logging.getLogger(__name__)
 
-_HEADER_ROOM = 4096  # bytes kept free beside a payload
 _alarms = msgspec.json.Decoder(Alarm)
 
 
@@ -101,11 +100,10 @@ class Digests:
             self.metrics.count(self.metrics.suppressed, suppressed.rule, suppressed.reason)
 
     async def _store(self, planned: Plan, headers: dict[str, str]) -> None:
-        room = self.connection.client.max_payload - _HEADER_ROOM
-        outgoing, failures = dispatched(self.topology, planned.deliveries, room, headers)
-        for failure in (*planned.failures, *failures):
+        room = self.connection.client.max_payload - HEADER_ROOM
+        planned, outgoing = dispatched(self.topology, planned, room, headers)
+        for failure in planned.failures:
             log.error("digest of rule %s, channel %s: %s", failure.rule, failure.channel, failure.detail)
-        planned = replace(planned, failures=(*planned.failures, *failures))
         entry = history.planned(self.topology, planned, at=self.clock(), id_=planned.event.reqid)
         dead = [self._dead(planned, failure) for failure in planned.failures]
         await self.publisher.store(entry, *outgoing, *dead)

@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
 from .broker import Outgoing, Topology
+from .chain import without_last
 from .codec import encode
 from .draft import Alarm
 from .due import alarm, timer
-from .model import Delivery, Failure
+from .model import Delivery, Failure, Suppressed
+from .plan import Plan
 
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+HEADER_ROOM = 4096  # bytes kept free beside a payload
 
 
 def dispatched(
-    topology: Topology, deliveries: Iterable[Delivery], room: int, headers: Mapping[str, str] = NO_HEADERS
-) -> tuple[list[Outgoing], list[Failure]]:
-    """What is to be published of ``deliveries``, and those that the broker does not take.
+    topology: Topology, planned: Plan, room: int, headers: Mapping[str, str] = NO_HEADERS
+) -> tuple[Plan, list[Outgoing]]:
+    """What is to be published of a plan, and the plan as far as the broker takes it.
 
-    ``room`` is the largest payload in bytes. What waits for its time goes to the timers.
+    ``room`` is the largest payload in bytes. Chains lose the fall-backs for which there is none, what is too
+    large as it is becomes a failure. What waits for its time goes to the timers.
     """
+    planned = _fitted(planned, room)
     outgoing: list[Outgoing] = []
     failures: list[Failure] = []
-    for delivery in deliveries:
+    for delivery in planned.deliveries:
         payload = encode(delivery)
         if len(payload) > room:
             detail = f"{len(payload)} bytes, and the broker takes {room}"
@@ -35,9 +41,38 @@ def dispatched(
         else:
             subject = topology.delivery_subject(delivery.kind, delivery.channel)
             outgoing.append(Outgoing(subject=subject, payload=payload, id=delivery.run, headers=headers))
-    return outgoing, failures
+    if failures:
+        planned = _without(planned, failures)
+    return planned, [*outgoing, *rung(topology, planned.alarms)]
 
 
 def rung(topology: Topology, alarms: Iterable[Alarm]) -> list[Outgoing]:
     """What has the broker say when a digest is due."""
     return [alarm(topology, each) for each in alarms]
+
+
+def _fitted(planned: Plan, room: int) -> Plan:
+    """``planned`` with as many fall-backs in each chain as the broker takes in one message."""
+    if not any(delivery.instead for delivery in planned.deliveries):
+        return planned
+    deliveries: list[Delivery] = []
+    dropped: list[Suppressed] = []
+    for delivery in planned.deliveries:
+        kept = delivery
+        while kept.instead and (size := len(encode(kept))) > room:
+            detail = f"{size} bytes with this fall-back, and the broker takes {room}"
+            channel = kept.instead[-1].channel
+            dropped.append(Suppressed(rule=kept.rule, channel=channel, reason="no_room", detail=detail))
+            kept = without_last(kept)
+        deliveries.append(kept)
+    return replace(planned, deliveries=tuple(deliveries), suppressed=(*planned.suppressed, *dropped))
+
+
+def _without(planned: Plan, failures: list[Failure]) -> Plan:
+    """``planned`` without the deliveries that ``failures`` are about."""
+    gone = {failure.delivery for failure in failures}
+    return replace(
+        planned,
+        deliveries=tuple(each for each in planned.deliveries if each.id not in gone),
+        failures=(*planned.failures, *failures),
+    )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
@@ -19,16 +19,14 @@ from msc import wire
 from . import history
 from .broker import AGAIN, Connection, Handout, Outgoing, Publisher, Settlement, Topology, handout, holds_any
 from .catalogue import Catalogue, mask
-from .chain import without_last
 from .choices import ChoicesOf
-from .codec import encode
 from .dead import again_in, narrowed
 from .dead_payload import SENSITIVE, sensitive_header
-from .dispatch import NO_HEADERS, dispatched, rung
+from .dispatch import HEADER_ROOM, NO_HEADERS, dispatched
 from .errors import NotLookedUp, UndecodableError
 from .memory import Begun, Memory, begin
 from .metrics import Metrics
-from .model import HOPS, MOST_HOPS, Delivery, Event, Failure, Kind, Suppressed
+from .model import HOPS, MOST_HOPS, Event, Failure, Kind
 from .plan import Plan, plan, planning
 from .preference_cache import PreferenceCache
 from .rulebook import Rulebook
@@ -37,7 +35,6 @@ from .subjects import token, valid_key
 
 log = logging.getLogger(__name__)
 
-_HEADER_ROOM = 4096  # bytes kept free beside a payload
 _TRIES = 5  # of an event that a bug keeps from being planned
 
 
@@ -171,16 +168,12 @@ class Intake:
         headers: Mapping[str, str] = NO_HEADERS,
     ) -> Settlement:
         event, sequence = planned.event, handed.sequence
-        room = self.connection.client.max_payload - _HEADER_ROOM
-        planned = _fitted(planned, room)
+        room = self.connection.client.max_payload - HEADER_ROOM
+        planned, stored = dispatched(self.topology, planned, room, headers)
         # The history comes first: an event that is not in it has no delivery in the stream either.
         name = f"{self.kind}.{sequence}"
-        outgoing = [history.planned(self.topology, planned, at=self.clock(), id_=name)]
-        stored, failures = dispatched(self.topology, planned.deliveries, room, headers)
-        outgoing += stored
-        outgoing += rung(self.topology, planned.alarms)
-        failures = [*planned.failures, *failures]
-        for failure in failures:
+        outgoing = [history.planned(self.topology, planned, at=self.clock(), id_=name), *stored]
+        for failure in planned.failures:
             outgoing.append(self._dead_failure(msg, planned, failure, rulebook))
             self.metrics.dead.labels(self.kind, "not-written").inc()
             log.warning("rule %s, channel %s: %s", failure.rule, failure.channel, failure.detail)
@@ -263,23 +256,6 @@ class Intake:
         if sensitive := sensitive_header(known.secrets if known else ()):
             about[SENSITIVE] = sensitive
         return about
-
-
-def _fitted(planned: Plan, room: int) -> Plan:
-    """``planned`` with as many fall-backs in each chain as the broker takes in one message."""
-    if not any(delivery.instead for delivery in planned.deliveries):
-        return planned
-    deliveries: list[Delivery] = []
-    dropped: list[Suppressed] = []
-    for delivery in planned.deliveries:
-        kept = delivery
-        while kept.instead and (size := len(encode(kept))) > room:
-            detail = f"{size} bytes with this fall-back, and the broker takes {room}"
-            channel = kept.instead[-1].channel
-            dropped.append(Suppressed(rule=kept.rule, channel=channel, reason="no_room", detail=detail))
-            kept = without_last(kept)
-        deliveries.append(kept)
-    return replace(planned, deliveries=tuple(deliveries), suppressed=(*planned.suppressed, *dropped))
 
 
 def hops_in(headers: Mapping[str, str] | None) -> int:

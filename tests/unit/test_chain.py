@@ -14,13 +14,13 @@ from nats.aio.msg import Msg
 from policies import RECEIVED, event, policy
 
 from engine.attempt import Attempt
-from engine.broker import Handout
+from engine.broker import Handout, Topology
 from engine.chain import linked, next_of, rest_of, without_last
 from engine.cli import cli
 from engine.codec import decode_delivery, encode
 from engine.coverage import coverage
+from engine.dispatch import dispatched
 from engine.graph import graph_of
-from engine.intake import _fitted
 from engine.loader import Policy
 from engine.model import Delivery
 from engine.plan import Plan, plan
@@ -28,6 +28,7 @@ from engine.retry import RetryPolicy
 from engine.trial import Verdict, try_case
 
 WHO = {"userid": "u1", "mailto": "a@example.com", "phone": "+8613800000000"}
+TOPOLOGY = Topology()
 CHAIN = "{first_of: [sms, email], within: 15m}"
 MORE = "people: {ops: {email: [o@example.com, p@example.com], phone: ['+4915100000000', '+4915100000001']}}\n"
 
@@ -157,9 +158,20 @@ def test_a_chain_that_is_too_large_loses_its_end(tmp_path: Path) -> None:
     assert without_last(without_last(whole)) == one
     made = Plan(event=event(WHO), revision="x", deliveries=(whole,))
     room = len(encode(linked([one, two], 900.0)))
-    assert _fitted(made, len(encode(whole))) == made
-    fitted = _fitted(made, room)
+    assert dispatched(TOPOLOGY, made, len(encode(whole)))[0] == made
+    fitted, outgoing = dispatched(TOPOLOGY, made, room)
     assert (fitted.deliveries, skipped(fitted)) == ((linked([one, two], 900.0),), [("sms", "no_room")])
+    assert [decode_delivery(each.payload) for each in outgoing] == list(fitted.deliveries)
+
+
+def test_what_the_broker_does_not_take_is_a_failure_and_the_rest_goes_out(tmp_path: Path) -> None:
+    small = planned(tmp_path, "sms").deliveries[0]
+    large = replace(small, id="f" * 32, message=replace(small.message, text="x" * 1000))
+    made = Plan(event=event(WHO), revision="x", deliveries=(large, small))
+    left, outgoing = dispatched(TOPOLOGY, made, len(encode(small)))
+    assert left.deliveries == (small,)
+    assert [each.id for each in outgoing] == [small.id]
+    assert [(each.delivery, each.channel) for each in left.failures] == [(large.id, large.channel)]
 
 
 HOURS = """
