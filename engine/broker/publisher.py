@@ -95,8 +95,6 @@ class Publisher:
         Waits while the window is full. Raises BrokerError when one is not; the others may be stored
         then: storing all of them again is safe.
         """
-        if not messages:
-            return
         result: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         async def then(error: BrokerError | None) -> None:
@@ -110,11 +108,14 @@ class Publisher:
         await result
 
     async def send(self, messages: Sequence[Outgoing], then: Then) -> None:
-        """Publish ``messages``, which are not none, and return; ``then`` is awaited when all are stored.
+        """Publish ``messages`` and return; ``then`` is awaited when all are stored, of none at once.
 
         It gets the error when one is not, and must not raise. It is awaited by who reads the
         acknowledgements: nobody else's are read meanwhile. Waits while the window is full.
         """
+        if not messages:
+            await then(None)
+            return
         group, now = _Group(len(messages), then), time.monotonic()
         for message in messages:
             while len(self._flights) >= self._window:

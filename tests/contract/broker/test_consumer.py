@@ -171,6 +171,27 @@ async def test_what_is_settled_is_acknowledged_once_it_is_stored_and_takes_no_pl
     assert (await connection.js.stream_info("T")).state.messages == 100
 
 
+async def test_what_leads_to_nothing_is_acknowledged_at_once(connection: Connection) -> None:
+    await stream(connection, 20)
+    async with publishing(connection) as publisher:
+
+        async def later() -> Settlement:
+            return Settlement(publisher=publisher, messages=())
+
+        def handle(msg: Msg) -> Settlement | Coroutine[Any, Any, Settlement]:
+            return later() if int(msg.data) % 2 else Settlement(publisher=publisher, messages=())
+
+        made = consumer(connection, handle, limit=5)
+        running = asyncio.create_task(made.run())
+
+        async def is_empty() -> bool:
+            return await left(connection) == 0
+
+        await until(is_empty, what="all acknowledged")
+        made.stop()
+        await running
+
+
 async def test_what_cannot_be_stored_comes_again_whether_it_waited_or_not(
     connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
