@@ -25,9 +25,10 @@ from .durations import parse_duration, parse_rate
 from .errors import PolicyError
 from .index import RuleIndex
 from .interval_compiler import IntervalCompiler, zone_of
+from .limit_compiler import compile_budget
 from .model import Place, Problem, Recipient
 from .retry import RetryPolicy
-from .rule_compiler import RuleCompiler, budget_of
+from .rule_compiler import RuleCompiler
 from .rulebook import ChannelSpec, Defaults, Mode, Rulebook, in_order
 from .sections import Sections
 from .template_compiler import compile_library
@@ -67,12 +68,14 @@ def compile_policy(folder: Folder, environment: Mapping[str, str]) -> Compiled:
     sections = Sections(folder.sections, complaints)
     catalogue = _catalogue(folder.events, complaints)
     library = _library(folder, complaints)
-    given = {entry.name: entry.value for entry in sections.named("defaults")}
+    written_defaults = {entry.name: entry for entry in sections.named("defaults")}
+    given = {name: entry.value for name, entry in written_defaults.items()}
+    whole_budget = written_defaults.get("budget")
     defaults = Defaults(
         locale=given.get("locale", Defaults().locale),
         zone=_default_zone(sections, complaints),
         site=given.get("site", {}),
-        budget=budget_of(given),
+        budget=compile_budget(whole_budget, complaints) if whole_budget else None,
     )
     interval_compiler = IntervalCompiler(complaints=complaints, zone=defaults.zone)
     intervals = {entry.name: interval_compiler.intervals(entry) for entry in sections.named("time_intervals")}

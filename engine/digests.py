@@ -16,13 +16,13 @@ from .dispatch import HEADER_ROOM, dispatched, rung
 from .draft import Alarm
 from .gates import GATHERING, Batch, Postponed, digest_at, pool_prefix, settle_batch, take_batch
 from .limits import NO_LIMITS
-from .memory import Memory
+from .memory import Begun, Memory, begin
 from .metrics import Metrics
 from .model import Failure
+from .notices import Herald
 from .plan import Plan, discarded, tell_batch
 from .preference_cache import PreferenceCache
 from .rulebook import Rule, Rulebook
-from .spending import Spending
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class Digests:
     connection: Connection
     publisher: Publisher
     memory: Memory
-    spending: Spending
+    herald: Herald
     rulebook: Callable[[], Rulebook]  # read once for each digest
     preferences: PreferenceCache
     metrics: Metrics
@@ -74,19 +74,24 @@ class Digests:
         if batch is None:
             return 0
 
-        def make(choices_of: ChoicesOf) -> Plan:
-            return tell_batch(rulebook, rule, key, batch, now=now, choices_of=choices_of)
+        def make(choices_of: ChoicesOf) -> Plan | Postponed | Begun:
+            return begin(tell_batch(rulebook, rule, key, batch, now=now, choices_of=choices_of))
 
-        planned = await self.preferences.with_choices(make)
-        planned = await self.spending.admit(rulebook, planned)
-        await self._store(planned, {} if is_new else {AGAIN: "1"})
-        await self._settle(key, rule, planned)
+        begun = await self.preferences.with_choices(make)
+        told: Plan | Postponed = await self.memory.finish(begun) if isinstance(begun, Begun) else begun
+        hops = max(gathered.hops for gathered in batch.events)
+        for used_up in told.used_up:
+            await self.herald.budget_used_up(used_up, hops=hops)
+        if isinstance(told, Postponed):
+            return told.until
+        await self._store(told, {} if is_new else {AGAIN: "1"})
+        await self._settle(key, rule, told)
         return 0
 
     async def flush(self, before: Rulebook, after: Rulebook) -> None:
         """Tell at once what was gathered for rules that ``after`` has not, or that gather nothing there."""
         for rule in before.rules:
-            now = self._rule(after, rule.id) if rule.limits.there else None
+            now = self._rule(after, rule.id)
             for name in GATHERING:
                 digest = digest_at(rule.limits, f"{name}.")
                 if digest and digest.flushes and not (now and digest_at(now.limits, f"{name}.")):

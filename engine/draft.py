@@ -12,9 +12,10 @@ from dataclasses import dataclass, field, replace
 from .audience import addresses_for, personal, recipient_of
 from .choices import Choices, ChoicesOf, nobody
 from .intervals import Interval
+from .limits import UsedUp
 from .model import MOST_HOPS, Event, Held, Recipient, Suppressed
 from .preferring import prefer
-from .rulebook import Audience, ChannelSpec, Entry, FirstOf, Match, Mode, Notify, Preferred, Rulebook
+from .rulebook import Audience, ChannelSpec, Entry, FirstOf, Match, Mode, Notify, Preferred, Rule, Rulebook
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,8 +92,12 @@ class Draft:
     suppressed: tuple[Suppressed, ...] = ()
     held: tuple[Held, ...] = ()
     alarms: tuple[Alarm, ...] = ()
+    used_up: tuple[UsedUp, ...] = ()  # budgets that had not enough left
     digest: Digested | None = None  # it is one
     secrets: tuple[str, ...] = field(default=(), repr=False)  # to mask wherever it is shown
+
+    def orders_of(self, rule: Rule) -> tuple[Order, ...]:
+        return tuple(order for order in self.orders if order.match.rule is rule)
 
 
 def draft(rulebook: Rulebook, event: Event, choices_of: ChoicesOf = nobody) -> Draft:

@@ -27,10 +27,10 @@ from .errors import NotLookedUp, UndecodableError
 from .memory import Begun, Memory, begin
 from .metrics import Metrics
 from .model import HOPS, MOST_HOPS, Event, Failure, Kind
+from .notices import Herald
 from .plan import Plan, plan, planning
 from .preference_cache import PreferenceCache
 from .rulebook import Rulebook
-from .spending import Spending
 from .subjects import token, valid_key
 
 log = logging.getLogger(__name__)
@@ -90,7 +90,7 @@ class Intake:
     connection: Connection
     publisher: Publisher
     memory: Memory
-    spending: Spending
+    herald: Herald
     preferences: PreferenceCache
     rulebook: Callable[[], Rulebook]  # read once for each event
     metrics: Metrics
@@ -145,7 +145,7 @@ class Intake:
             return self._ask(msg, handed, begun, rulebook)
         again = again_in(msg.headers)
         planned = narrowed(begun, again) if again else begun
-        if self.connection.is_surely_new(msg, handed) and not self.spending.limits(rulebook, planned):
+        if self.connection.is_surely_new(msg, handed):
             return self._carry_out(msg, handed, planned, rulebook)
         return self._ask(msg, handed, planned, rulebook)
 
@@ -155,7 +155,8 @@ class Intake:
         again = again_in(msg.headers)
         if isinstance(begun, Begun) and again:
             planned = narrowed(planned, again)
-        planned = await self.spending.admit(rulebook, planned)
+        for used_up in planned.used_up:
+            await self.herald.budget_used_up(used_up, hops=planned.event.hops)
         is_known = await self._was_planned(msg, handed, planned.event)
         return self._carry_out(msg, handed, planned, rulebook, {AGAIN: "1"} if is_known else {})
 

@@ -15,7 +15,7 @@ from .plan import find_words
 from .rulebook import Entry, Notify, Rule, Rulebook
 
 # Of rules and their entries what has done its work once they match, or is compared in another way.
-_ELSEWHERE_OF_RULES = ("priority", "place", "stop", "events", "when", "budget", "notify")
+_ELSEWHERE_OF_RULES = ("priority", "place", "stop", "events", "when", "notify")
 _ELSEWHERE_OF_ENTRIES = ("when", "steps")
 
 

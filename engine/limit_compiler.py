@@ -1,24 +1,27 @@
-"""What a rule says of too many messages: ``dedupe``, ``throttle``, ``digest``."""
+"""What a rule says of too many messages: ``dedupe``, ``throttle``, ``digest``, ``budget``."""
 
 from __future__ import annotations
 
 import math
 
 from .cursors import Complaints, Cursor
-from .durations import parse_duration
-from .limits import MOST_EVENTS, NO_LIMITS, Dedupe, Digest, Limits, Throttle
+from .durations import parse_count_per, parse_duration
+from .limits import EVERYTHING, MOST_EVENTS, NO_LIMITS, Budget, Dedupe, Digest, Limits, Throttle
 from .paths import Path, parse_path
 
 
-def compile_limits(entry: Cursor, complaints: Complaints) -> Limits:
-    """The limits of the rule at ``entry``, which the schema has passed."""
+def compile_limits(entry: Cursor, whole: Budget | None, complaints: Complaints) -> Limits:
+    """The limits of the rule at ``entry``, which the schema has passed; ``whole`` is the policy's budget."""
     dedupe, throttle, digest = (entry.get(name) for name in ("dedupe", "throttle", "digest"))
-    if not (dedupe or throttle or digest):
+    own = entry.get("budget")
+    if not (dedupe or throttle or digest or own or whole):
         return NO_LIMITS
+    budgets = {entry.value["id"]: compile_budget(own, complaints)} if own else {}
     limits = Limits(
         dedupe=_dedupe(dedupe, complaints) if dedupe else None,
         throttle=_throttle(throttle, complaints) if throttle else None,
         digest=_digest(digest, complaints) if digest else None,
+        budgets={**budgets, EVERYTHING: whole} if whole else budgets,
     )
     if throttle and _is_pointless(limits):
         message = "dedupe lets so few through that this never holds anything back"
@@ -29,27 +32,36 @@ def compile_limits(entry: Cursor, complaints: Complaints) -> Limits:
     return limits
 
 
+def compile_budget(at: Cursor, complaints: Complaints) -> Budget:
+    """The budget at ``at``, which the schema has passed: ``1000/h``, or a mapping that says more."""
+    if isinstance(at.value, str):
+        limit, per = parse_count_per(at.value)
+        return Budget(limit=limit, per=per, digest=Digest(key=(), wait=per))
+    per = _length(at, "per", complaints)
+    digests = at.value.get("on_limit", "digest") == "digest"
+    return Budget(limit=at.value["limit"], per=per, digest=_gathering(at, (), per) if digests else None)
+
+
 def _dedupe(at: Cursor, complaints: Complaints) -> Dedupe:
     return Dedupe(key=_key(at, complaints), window=_length(at, "window", complaints))
 
 
 def _throttle(at: Cursor, complaints: Complaints) -> Throttle:
     per, key = _length(at, "per", complaints), _key(at, complaints)
-    beyond = Digest(
-        key=key,
-        wait=per,
-        max_events=at.value.get("max_events", MOST_EVENTS),
-        template=at.value.get("template", ""),
-        flushes=at.value.get("on_remove", "flush") == "flush",
-    )
-    return Throttle(key=key, limit=at.value["limit"], per=per, digest=beyond if _digests(at) else None)
+    beyond = _gathering(at, key, per) if _digests(at) else None
+    return Throttle(key=key, limit=at.value["limit"], per=per, digest=beyond)
 
 
 def _digest(at: Cursor, complaints: Complaints) -> Digest:
+    interval = _length(at, "interval", complaints) if "interval" in at.value else 0.0
+    return _gathering(at, _key(at, complaints), _length(at, "wait", complaints), interval)
+
+
+def _gathering(at: Cursor, key: tuple[Path, ...], wait: float, interval: float = 0.0) -> Digest:
     return Digest(
-        key=_key(at, complaints),
-        wait=_length(at, "wait", complaints),
-        interval=_length(at, "interval", complaints) if "interval" in at.value else 0.0,
+        key=key,
+        wait=wait,
+        interval=interval,
         max_events=at.value.get("max_events", MOST_EVENTS),
         template=at.value.get("template", ""),
         flushes=at.value.get("on_remove", "flush") == "flush",

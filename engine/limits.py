@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 from .paths import Path
+
+EVERYTHING = "*"  # the budget of the policy as a whole, beside those of its rules
 
 MOST_EVENTS = 50  # of one digest in full, where nothing else is said
 
@@ -40,16 +43,50 @@ class Throttle:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """So many messages in each window; windows begin at multiples of their length."""
+
+    limit: int
+    per: float  # seconds
+    digest: Digest | None = None  # as of a throttle
+
+    def window(self, now: int) -> int:
+        """The number of the window that ``now``, microseconds since the epoch, lies in."""
+        return int(now // (self.per * 1e6))
+
+    def ends(self, now: int) -> int:
+        """When that window ends, microseconds since the epoch."""
+        return int((self.window(now) + 1) * self.per * 1e6)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsedUp:
+    """That there is nothing left of a budget."""
+
+    name: str  # of the rule whose budget it is, or EVERYTHING
+    budget: Budget
+    until: int  # microseconds since the epoch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """All of one rule."""
+    """All that hold for one rule."""
 
     dedupe: Dedupe | None = None
     throttle: Throttle | None = None
     digest: Digest | None = None
+    budgets: Mapping[str, Budget] = field(default_factory=dict)  # its own, then that of EVERYTHING
 
     @property
     def there(self) -> bool:
+        """Whether there are any of its own, for events that are alike."""
         return bool(self.dedupe or self.throttle or self.digest)
+
+    @property
+    def digests(self) -> Iterator[Digest]:
+        """Every way in which its events may be told of together."""
+        ways = self.digest, self.throttle and self.throttle.digest
+        yield from filter(None, (*ways, *(budget.digest for budget in self.budgets.values())))
 
 
 NO_LIMITS = Limits()

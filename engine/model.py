@@ -212,7 +212,7 @@ class Held:
 
     rule: str
     channel: str
-    reason: str  # muted, quiet_hours; throttle, digest
+    reason: str  # muted, quiet_hours; throttle, digest, budget
     until: int  # microseconds since the epoch
     delivery: str = ""  # its id, where it is finished
     digest: str = ""  # the reqid of the digest that it will be in, where it is not

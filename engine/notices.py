@@ -17,9 +17,9 @@ from nats.js.kv import KeyValue
 from msc import wire
 
 from .broker import Outgoing, Publisher, Topology, change
-from .budget import EVERYTHING, Budget
 from .codec import encode
 from .errors import BrokerError
+from .limits import EVERYTHING, UsedUp
 from .model import HOPS, Delivery
 from .subjects import token
 
@@ -50,21 +50,25 @@ class Herald:
         }
         await self._announce("dead", (delivery.channel, reason), payload, hops=delivery.hops)
 
-    async def budget_used_up(self, name: str, budget: Budget, *, until: int, hops: int) -> None:
-        """A budget is used up: what comes until ``until`` is not sent."""
+    async def budget_used_up(self, used_up: UsedUp, *, hops: int) -> None:
+        """A budget is used up: what comes until then waits, or is not sent."""
+        name, budget = used_up.name, used_up.budget
         payload = {
             "rule": "" if name == EVERYTHING else name,
             "limit": budget.limit,
             "per": budget.per,
-            "until": until,
+            "until": used_up.until,
         }
-        log.warning("the budget of %s is used up", "the policy" if name == EVERYTHING else f"rule {name}")
-        await self._announce("budget", (name,), payload, hops=hops)
+        whose = "the policy" if name == EVERYTHING else f"rule {name}"
+        await self._announce("budget", (name,), payload, hops=hops, says=f"the budget of {whose} is used up")
 
     async def _announce(
-        self, what: str, about: tuple[str, ...], payload: Mapping[str, Any], *, hops: int
+        self, what: str, about: tuple[str, ...], payload: Mapping[str, Any], *, hops: int, says: str = ""
     ) -> None:
-        """Never raises: an announcement that fails must not keep a delivery from its end."""
+        """Never raises: an announcement that fails must not keep a delivery from its end.
+
+        The log says what ``says`` does, as often as it is announced.
+        """
         if hops or not self.is_heard():
             return  # what MSS says about its own announcements would never come to rest
         now = self.clock()
@@ -73,6 +77,8 @@ class Herald:
         try:
             if not await self._is_first(f"notice.{cause}", window):
                 return
+            if says:
+                log.warning("%s", says)
             reqid = hashlib.sha256(f"{cause}.{window}".encode()).hexdigest()[:32]
             await self.publisher.store(
                 Outgoing(

@@ -15,7 +15,8 @@ from .chain import linked
 from .choices import ChoicesOf, nobody
 from .draft import Alarm, Digested, Draft, Order, draft
 from .errors import TemplateError
-from .gates import Batch, Postponed, Row, digest_event, in_memory, in_time, merge, pass_gates, take_batch
+from .gates import Batch, Postponed, Row, digest_event, in_memory, merge, pass_gates, pass_last, take_batch
+from .limits import UsedUp
 from .model import Delivery, Event, Failure, Held, Message, Recipient, Revival, Suppressed
 from .rulebook import ChannelSpec, Match, Notify, Rule, Rulebook
 from .templates import Words, render
@@ -34,6 +35,7 @@ class Plan:
     suppressed: tuple[Suppressed, ...] = ()
     held: tuple[Held, ...] = ()  # finished deliveries, and messages that will be in a digest
     alarms: tuple[Alarm, ...] = ()  # when the digests are due
+    used_up: tuple[UsedUp, ...] = ()  # budgets that had not enough left
     failures: tuple[Failure, ...] = ()
     secrets: tuple[str, ...] = field(default=(), repr=False)  # to mask wherever it is shown
     revival: Revival | None = None  # it was a dead letter
@@ -69,14 +71,15 @@ def digesting(
     batch = yield from take_batch(key, rule.limits, now)
     if not isinstance(batch, Batch):
         return batch
-    return tell_batch(rulebook, rule, key, batch, now=now, choices_of=choices_of)
+    return (yield from tell_batch(rulebook, rule, key, batch, now=now, choices_of=choices_of))
 
 
 def tell_batch(
     rulebook: Rulebook, rule: Rule, key: str, batch: Batch, *, now: int, choices_of: ChoicesOf
-) -> Plan:
-    """The digest that tells of ``batch``, as an event of its own."""
-    return write(in_time(merge(rulebook, rule, key, batch, choices_of), now))
+) -> Row[Plan | Postponed]:
+    """The digest of ``batch``, as an event of its own; Postponed where there is no budget for it."""
+    drafted = yield from pass_last(merge(rulebook, rule, key, batch, choices_of), rule, now)
+    return drafted if isinstance(drafted, Postponed) else write(drafted)
 
 
 def discarded(revision: str, rule: str, key: str, batch: Batch) -> Plan:
@@ -117,6 +120,7 @@ def write(drafted: Draft) -> Plan:
         ),
         held=drafted.held,
         alarms=drafted.alarms,
+        used_up=drafted.used_up,
         digest=drafted.digest,
         failures=tuple(failures),
         secrets=drafted.secrets,

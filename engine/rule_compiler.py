@@ -7,13 +7,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from . import locales
-from .budget import Budget
 from .catalogue import Catalogue
 from .choices import PREFERRED
 from .condition_compiler import compile_block
 from .conditions import Block
 from .cursors import Complaints, Cursor
-from .durations import parse_count_per, parse_duration
+from .durations import parse_duration
 from .intervals import Interval, Schedule
 from .limit_compiler import compile_limits
 from .model import Place, Problem, Recipient, Severity
@@ -57,10 +56,9 @@ class RuleCompiler:
             notify=tuple(each for _, each in notify),
             template=value.get("template", value["id"]),
             vars=value.get("vars", {}),
-            budget=budget_of(value),
             category=value.get("category", ""),
             critical=value.get("critical", False),
-            limits=compile_limits(entry, self.complaints),
+            limits=compile_limits(entry, self.defaults.budget, self.complaints),
             place=entry.place,
         )
         for whole, made in notify:
@@ -265,14 +263,6 @@ def steps_of(at: Cursor, entry: Entry) -> Iterator[tuple[Cursor, Notify]]:
 def _is_preferred(entry: Cursor) -> bool:
     named = entry.get("channel") or entry
     return bool(named.value == PREFERRED)
-
-
-def budget_of(settings: Mapping[str, Any]) -> Budget | None:
-    """What ``budget`` says, which the schema has passed."""
-    if "budget" not in settings:
-        return None
-    count, per = parse_count_per(settings["budget"])
-    return Budget(limit=count, per=per)
 
 
 def _missing_subject(words: Words) -> Problem:

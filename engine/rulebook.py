@@ -8,13 +8,12 @@ from enum import StrEnum
 from typing import Any, TypeAlias
 from zoneinfo import ZoneInfo
 
-from .budget import Budget
 from .catalogue import Catalogue
 from .choices import PREFERRED
 from .conditions import Block
 from .index import RuleIndex
 from .intervals import ALWAYS, Schedule
-from .limits import NO_LIMITS, Limits
+from .limits import NO_LIMITS, Budget, Limits
 from .model import Event, Place, Recipient, Severity
 from .paths import Path
 from .retry import RetryPolicy
@@ -130,7 +129,6 @@ class Rule:
     notify: tuple[Entry, ...]
     template: str
     vars: Mapping[str, Any] = field(default_factory=dict)
-    budget: Budget | None = None  # of deliveries; None: as many as there are
     category: str = ""  # what people choose by
     critical: bool = False  # people may add channels, and not switch off the last one
     limits: Limits = NO_LIMITS
@@ -138,12 +136,9 @@ class Rule:
 
     def templates_of(self, step: Notify) -> Iterator[str]:
         """What a message of this step may be written from: a digest may have words of its own."""
-        limits = self.limits
-        if not (limits.digest and limits.digest.template):
+        if not (self.limits.digest and self.limits.digest.template):
             yield step.template or self.template
-        for digest in (limits.digest, limits.throttle.digest if limits.throttle else None):
-            if digest is not None and digest.template:
-                yield digest.template
+        yield from (digest.template for digest in self.limits.digests if digest.template)
 
     @property
     def steps(self) -> Iterator[Notify]:
@@ -186,7 +181,7 @@ class Defaults:
     locale: str = "en"
     zone: ZoneInfo = UTC  # of time intervals, and of readers whose own is not known
     site: Mapping[str, Any] = field(default_factory=dict)  # for templates: name, links, ...
-    budget: Budget | None = None  # of all deliveries of the policy together
+    budget: Budget | None = None  # of all messages of the policy together; None: as many as there are
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

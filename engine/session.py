@@ -35,7 +35,6 @@ from .preference_cache import PreferenceCache
 from .preference_store import PreferenceStore
 from .rulebook import ChannelSpec, Rulebook
 from .settings import Settings
-from .spending import Spending
 from .workers import Workers
 
 _EVENTS_IN_HAND = 512  # of one kind in one process
@@ -105,7 +104,7 @@ class Session:
             connection=self.connection,
             publisher=self.publisher,
             memory=Memory(self.state),
-            spending=self._spending,
+            herald=self.herald,
             preferences=self.preferences,
             rulebook=self.rulebook,
             metrics=self.metrics,
@@ -173,16 +172,12 @@ class Session:
             connection=self.connection,
             publisher=self.publisher,
             memory=Memory(self.state),
-            spending=self._spending,
+            herald=self.herald,
             rulebook=self.rulebook,
             preferences=self.preferences,
             metrics=self.metrics,
             clock=now,
         )
-
-    @property
-    def _spending(self) -> Spending:
-        return Spending(state=self.state, herald=self.herald, clock=now)
 
 
 async def open_session(

@@ -1,7 +1,7 @@
 """What stands between an event that matched and a message that is sent, in one order for all.
 
-match, shadow, hops, condition, preferences, address (draft) -> dedupe, throttle, digest, time windows
-(here) -> budget -> send, retry, fall-back. Gates decide from what was asked for, what is remembered,
+match, shadow, hops, condition, preferences, address (draft) -> dedupe, throttle, digest, time windows,
+budget (here) -> send, retry, fall-back. Gates decide from what was asked for, what is remembered,
 and the time; whoever calls fetches and stores what is remembered.
 """
 
@@ -10,22 +10,16 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from ..draft import Alarm, Draft, Order, chained
+from ..limits import UsedUp
 from ..model import Event, Held, Suppressed
 from ..rulebook import Rule
+from .budget import put_off, spend
 from .cells import Change, Row, drive, in_memory, pool_prefix
 from .dedupe import pass_dedupe
+from .digest import GATHERING, Postponed, digest_at, pass_digest, settle_batch, take_batch
 from .merge import digest_event, merge, reqid_of
 from .pool import Batch, Joined
-from .throttle import (
-    GATHERING,
-    Beyond,
-    Postponed,
-    digest_at,
-    pass_digest,
-    pass_throttle,
-    settle_batch,
-    take_batch,
-)
+from .throttle import Beyond, pass_throttle
 from .timing import pass_timing
 
 __all__ = [
@@ -38,9 +32,9 @@ __all__ = [
     "digest_event",
     "drive",
     "in_memory",
-    "in_time",
     "merge",
     "pass_gates",
+    "pass_last",
     "pool_prefix",
     "settle_batch",
     "take_batch",
@@ -53,11 +47,36 @@ def pass_gates(drafted: Draft, now: int) -> Row[Draft]:
     ``now`` is in microseconds since the epoch.
     """
     for match in drafted.matches:
-        if match.rule.limits.there and any(order.match is match for order in drafted.orders):
+        if match.rule.limits.there and drafted.orders_of(match.rule):
             stopped = yield from _limits(match.rule, drafted.event, now)
             if stopped is not None:
                 drafted = _without(drafted, match.rule, stopped)
-    return in_time(drafted, now)
+    drafted = _in_time(drafted, now)
+    for match in drafted.matches:
+        used_up = yield from _spend(drafted, match.rule, now)
+        if used_up is not None:
+            orders = drafted.orders_of(match.rule)
+            joined = yield from put_off(match.rule.id, drafted.event, orders, used_up)
+            drafted = _without(drafted, match.rule, _Stopped(reason="budget", joined=joined))
+            drafted = replace(drafted, used_up=(*drafted.used_up, used_up))
+    return drafted
+
+
+def pass_last(drafted: Draft, rule: Rule, now: int) -> Row[Draft | Postponed]:
+    """``drafted``, a digest, as far as time and budgets let it; all other gates it has passed."""
+    drafted = _in_time(drafted, now)
+    used_up = yield from _spend(drafted, rule, now)
+    if used_up is None:
+        return drafted
+    if used_up.budget.digest is not None:
+        return Postponed(until=used_up.until, used_up=(used_up,))
+    return replace(_without(drafted, rule, _Stopped(reason="budget")), used_up=(used_up,))
+
+
+def _spend(drafted: Draft, rule: Rule, now: int) -> Row[UsedUp | None]:
+    budgets = rule.limits.budgets
+    orders = drafted.orders_of(rule) if budgets else ()
+    return (yield from spend(budgets, len(orders), now)) if orders else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,14 +106,19 @@ def _limits(rule: Rule, event: Event, now: int) -> Row[_Stopped | None]:
 
 def _without(drafted: Draft, rule: Rule, stopped: _Stopped) -> Draft:
     """``drafted`` without the rule's orders, each of them recorded."""
-    kept = tuple(order for order in drafted.orders if order.match.rule is not rule)
-    gone = [order for order in drafted.orders if order.match.rule is rule]
+    gone = drafted.orders_of(rule)
+    ids = {order.id for order in gone}
+    drafted = replace(
+        drafted,
+        orders=tuple(order for order in drafted.orders if order.id not in ids),
+        held=tuple(held for held in drafted.held if held.delivery not in ids),
+    )
     joined = stopped.joined
     if joined is None:
         dropped = (
             Suppressed(rule=rule.id, channel=order.channel.name, reason=stopped.reason) for order in gone
         )
-        return replace(drafted, orders=kept, suppressed=(*drafted.suppressed, *dropped))
+        return replace(drafted, suppressed=(*drafted.suppressed, *dropped))
     digest = reqid_of(joined.key, joined.number)
     held = (
         Held(
@@ -107,10 +131,10 @@ def _without(drafted: Draft, rule: Rule, stopped: _Stopped) -> Draft:
         for order in gone
     )
     rings = (Alarm(key=joined.key, rule=rule.id, at=joined.until),) if joined.rings else ()
-    return replace(drafted, orders=kept, held=(*drafted.held, *held), alarms=(*drafted.alarms, *rings))
+    return replace(drafted, held=(*drafted.held, *held), alarms=(*drafted.alarms, *rings))
 
 
-def in_time(drafted: Draft, now: int) -> Draft:
+def _in_time(drafted: Draft, now: int) -> Draft:
     """``drafted`` as far as it may be sent now, or later."""
     orders: list[Order] = []
     suppressed: list[Suppressed] = []

@@ -8,8 +8,8 @@ from ..choices import ChoicesOf
 from ..draft import Digested, Draft, Merged, Order, Readers, ask, chained
 from ..model import Event, Suppressed
 from ..rulebook import Match, Rule, Rulebook
+from .digest import digest_at
 from .pool import Batch
-from .throttle import digest_at
 
 
 def merge(rulebook: Rulebook, rule: Rule, key: str, batch: Batch, choices_of: ChoicesOf) -> Draft:
@@ -28,7 +28,8 @@ def merge(rulebook: Rulebook, rule: Rule, key: str, batch: Batch, choices_of: Ch
         for position, notify in enumerate(rule.notify):
             for result in ask(Match(event=event, rule=rule), notify, readers):
                 if isinstance(result, Order):
-                    place = position, result.to, result.recipient.user
+                    # A channel that needs no address is one reader, whomever the events are about.
+                    place = position, result.to, result.recipient.user if result.to else ""
                     groups.setdefault(place, []).append((event, result))
                 else:
                     suppressed[result] = None

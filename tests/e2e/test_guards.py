@@ -46,9 +46,9 @@ def policy(folder: Path, hook: int, smtp: int, **rule: Any) -> Path:
     return folder / "rules"
 
 
-async def at_rest(world: World) -> None:
+async def at_rest(world: World, *streams: str) -> None:
     async def is_quiet() -> bool:
-        waiting = [await world.stored(name) for name in ("MSS_NOTICE", "MSS_DELIVERY", "MSS_TIMER")]
+        waiting = [await world.stored(name) for name in ("MSS_NOTICE", "MSS_DELIVERY", *streams)]
         return not any(waiting)
 
     await until(is_quiet, what="nothing on its way")
@@ -66,7 +66,7 @@ async def test_a_rule_that_tells_of_its_own_failures_comes_to_rest(
             await world.client.publish(NOTICE, envelope(login(number)))
         await until(lambda: smtp.bodies, what="the operators hear of it")
         await until(lambda: len(hook.requests) >= 31, what="every event and the announcement")
-        await at_rest(world)
+        await at_rest(world, "MSS_TIMER")
     assert len(hook.requests) == 31
     assert [str(mail["Subject"]) for mail in smtp.mails] == ["mss.dead"]
 
@@ -97,5 +97,30 @@ async def test_a_program_that_answers_each_message_with_an_event_is_stopped_by_t
     assert len(hook.requests) == 20
     assert [str(mail["Subject"]) for mail in smtp.mails] == ["mss.budget"]
     history = [json.loads(msg.data) for msg in await world.messages("MSS_HISTORY")]
-    held = [each for entry in history for each in entry.get("suppressed", ())]
+    held = [each for entry in history for each in entry.get("held", ())]
     assert {each["reason"] for each in held} == {"budget"}
+    assert all(each["digest"] for each in held)
+
+
+async def test_what_two_replicas_have_no_budget_for_is_told_of_together_once_there_is_one_again(
+    world: World, sides: Sides, tmp_path: Path
+) -> None:
+    hook, smtp = await sides.web(), await sides.smtp()
+    rules = policy(tmp_path, hook.port, smtp.port, budget="3/3s")
+
+    def told() -> list[list[str]]:
+        """Who each message is about."""
+        payloads = [json.loads(body)["data"]["payload"] for _, body in hook.requests]
+        return [[each.get("userid", "") for each in said.get("events", [said])] for said in payloads]
+
+    async with serving(world.address, {}, rules=rules), serving(world.address, {}, rules=rules):
+        for number in range(40):
+            await world.client.publish(NOTICE, envelope({"userid": f"u{number}", "phone": "+8613800000000"}))
+        await until(lambda: sum(map(len, told())) >= 41, what="every event and the notice of the budget")
+        await at_rest(world, "MSS_TIMER")
+    everybody = [user for message in told() for user in message if user]
+    assert sorted(everybody) == sorted(f"u{number}" for number in range(40))
+    assert (
+        len(hook.requests) <= 12
+    )  # four windows at most: the events take one or two, the digests one or two
+    assert [str(mail["Subject"]) for mail in smtp.mails] == ["mss.budget"]

@@ -12,9 +12,11 @@ from policies import RECEIVED, event, policy
 
 from engine.choices import Choices, selected
 from engine.gates import Batch, Postponed, in_memory
+from engine.gates.budget import spend
+from engine.gates.digest import settle_batch, take_batch
 from engine.gates.pool import Joined, Pool, join, seal, told
-from engine.gates.throttle import pass_throttle, settle_batch, take_batch
-from engine.limits import Digest, Limits, Throttle
+from engine.gates.throttle import pass_throttle
+from engine.limits import EVERYTHING, Budget, Digest, Limits, Throttle
 from engine.plan import Plan, digesting, planning
 from engine.rulebook import Rulebook
 from engine.trial import try_case
@@ -147,6 +149,16 @@ def test_a_digest_tells_each_recipient_of_their_own(tmp_path: Path) -> None:
     assert planned.event.reqid.startswith("digest-")
 
 
+def test_a_digest_over_a_channel_without_addresses_is_one_message(tmp_path: Path) -> None:
+    rule = "{id: r, event: notice.login.abnormal, template: t, notify: [terminal], digest: {key: city, wait: 2m}}"
+    words = {"templates/t/default.txt": "{{ events | map(attribute='payload.userid') | join(' ') }}"}
+    clock = Clock(policy(tmp_path, f"rules: [{rule}]", **words).require())
+    for user in ("u1", "u2", "u1"):
+        clock.plan(0, f"{user}{len(clock.alarms)}", city="X", userid=user)
+    clock.plan(0, "last", city="X", userid="u3")
+    assert clock.words(2) == "u1 u2 u1 u3"
+
+
 def test_a_rule_in_shadow_and_one_that_tells_nobody_leave_no_trace(tmp_path: Path) -> None:
     clock = Clock(book(tmp_path, "enabled: shadow, dedupe: {key: userid, window: 10m}"))
     assert clock.verdict(0, "a") == "shadow"
@@ -154,6 +166,97 @@ def test_a_rule_in_shadow_and_one_that_tells_nobody_leave_no_trace(tmp_path: Pat
     clock = Clock(book(tmp_path / "b", "dedupe: {key: userid, window: 10m}"))
     assert clock.verdict(0, "a", phone=None) == "no_address"
     assert clock.verdict(1, "b") == "sent"
+
+
+def test_what_there_is_no_budget_for_is_told_of_together_when_there_is_again(tmp_path: Path) -> None:
+    clock = Clock(book(tmp_path, "budget: 2/h"))
+    assert [clock.verdict(0, name) for name in "ab"] == ["sent", "sent"]
+    beyond = clock.plan(1, "c")
+    assert [(held.reason, held.until) for held in beyond.held] == [("budget", RECEIVED + 60 * MINUTE)]
+    assert [(each.name, each.until) for each in beyond.used_up] == [("r", RECEIVED + 60 * MINUTE)]
+    assert clock.verdict(2, "d") == "budget held"
+    assert clock.verdict(2, "c") == "budget held"  # again: it is in there once
+    assert clock.verdict(3, "other", userid="u2", phone="+8613800000002") == "budget held"
+    mine, others = clock.alarms
+    assert isinstance(clock.digest(59, mine), Postponed)
+    assert clock.words(60) == "c d"
+    told_of = clock.digest(60, others)
+    assert isinstance(told_of, Plan)
+    assert [each.message.text for each in told_of.deliveries] == ["other"]
+    # Digests are messages too: nothing is left of this hour.
+    assert clock.verdict(61, "e") == "budget held"
+
+
+def test_a_digest_waits_as_well_until_there_is_a_budget_for_it(tmp_path: Path) -> None:
+    clock = Clock(book(tmp_path, "budget: 1/h, digest: {key: userid, wait: 2m}"))
+    clock.plan(0, "a")
+    assert clock.words(2) == "a"
+    clock.plan(3, "b")
+    postponed = clock.digest(5)
+    assert isinstance(postponed, Postponed)
+    assert (postponed.until, len(postponed.used_up)) == (RECEIVED + 60 * MINUTE, 1)
+    assert clock.words(60) == "b"
+
+
+def test_a_budget_may_drop_what_it_has_no_room_for(tmp_path: Path) -> None:
+    clock = Clock(book(tmp_path, "budget: {limit: 1, per: 1h, on_limit: drop}"))
+    assert [clock.verdict(minute, str(minute)) for minute in (0, 1, 60)] == ["sent", "budget", "sent"]
+    assert clock.alarms == {}
+    clock = Clock(
+        book(tmp_path / "b", "budget: {limit: 1, per: 1h, on_limit: drop}, digest: {key: userid, wait: 2m}")
+    )
+    clock.plan(0, "a")
+    assert clock.words(2) == "a"
+    clock.plan(3, "b")
+    dropped = clock.digest(5)
+    assert isinstance(dropped, Plan)
+    assert [each.reason for each in dropped.suppressed] == ["budget"]
+
+
+def test_the_messages_of_one_event_are_sent_all_or_none_and_those_that_wait_for_the_night_count(
+    tmp_path: Path,
+) -> None:
+    rules = """
+        defaults: {budget: {limit: 3, per: 1h}}
+        time_intervals: {night: {times: ["00:00-23:59"]}}
+        rules:
+          - {id: both, event: notice.login.abnormal, template: t, notify: [email, sms]}
+          - id: late
+            event: notice.login.abnormal
+            template: t
+            notify: [terminal]
+            mute_time_intervals: [night]
+            on_muted: defer
+        """
+    rulebook = policy(tmp_path, rules).require()
+    clock = Clock(rulebook)
+    assert clock.verdict(0, "a", mailto="a@example.com") == "sent, sent, sent, muted held"
+    second = clock.plan(1, "b", mailto="a@example.com")
+    assert second.deliveries == ()
+    assert {(held.rule, held.channel, held.reason) for held in second.held} == {
+        ("both", "email", "budget"),
+        ("both", "sms", "budget"),
+        ("late", "terminal", "budget"),
+    }
+    assert {each.name for each in second.used_up} == {EVERYTHING}
+
+
+def test_what_one_budget_refuses_the_others_get_back() -> None:
+    cells: dict[str, bytes] = {}
+    own, whole = Budget(limit=10, per=3600.0), Budget(limit=4, per=3600.0)
+
+    def used_up(budgets: dict[str, Budget], messages: int) -> str:
+        refused = in_memory(spend(budgets, messages, RECEIVED), cells)
+        return refused.name if refused else ""
+
+    both = {"r": own, EVERYTHING: whole}
+    assert [used_up(both, messages) for messages in (3, 2, 1, 1)] == ["", EVERYTHING, "", EVERYTHING]
+    assert [used_up({"r": own}, 6), used_up({"r": own}, 1)] == ["", "r"]
+    # What is more than a whole budget would else never be sent.
+    assert [
+        used_up({"new": Budget(limit=2, per=60.0)}, 5),
+        used_up({"new": Budget(limit=2, per=60.0)}, 1),
+    ] == ["", "new"]
 
 
 class Throttled:

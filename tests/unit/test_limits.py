@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from engine.breaker import Breaker
-from engine.budget import EVERYTHING, Budget, Spent, demand
 from engine.durations import parse_count_per, parse_rate
+from engine.limits import Budget
 
 HOUR = 3_600_000_000  # microseconds
 
@@ -75,23 +75,10 @@ def test_a_probe_that_is_never_heard_of_again_does_not_close_the_way_for_ever() 
     assert breaker.wait(70.0) == 0.0
 
 
-def test_a_budget_lets_through_what_it_has_and_begins_anew() -> None:
-    budget, spent = Budget(limit=5, per=3600.0), Spent()
-    spent, granted = spent.take(budget, 3, now=0)
-    assert granted == 3
-    spent, granted = spent.take(budget, 3, now=HOUR - 1)
-    assert (granted, spent.held) == (2, 1)
-    assert spent.take(budget, 1, now=HOUR - 1)[1] == 0
-    spent, granted = spent.take(budget, 3, now=HOUR)
-    assert (granted, spent) == (3, Spent(window=1, used=3))
+def test_windows_of_a_budget_begin_at_multiples_of_their_length() -> None:
+    budget = Budget(limit=5, per=3600.0)
+    assert [budget.window(now) for now in (0, HOUR - 1, HOUR)] == [0, 0, 1]
     assert budget.ends(HOUR - 1) == HOUR
-
-
-def test_an_event_wants_of_its_rules_budgets_and_of_the_whole() -> None:
-    budget = Budget(limit=5, per=1.0)
-    assert demand({"a": budget}, {"a": 2, "b": 3}, budget) == {"a": 2, EVERYTHING: 5}
-    assert demand({"a": budget}, {"b": 3}, None) == {}
-    assert demand({"a": budget}, {}, budget) == {}
 
 
 @pytest.mark.parametrize(

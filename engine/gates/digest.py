@@ -1,0 +1,126 @@
+"""Events that are alike wait, and are told of together; and when a digest is due, whatever it is of.
+
+What is beyond a throttle or a budget waits in the same way, under the name of that gate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import msgspec
+
+from ..limits import Digest, Limits, UsedUp
+from ..model import Event
+from .cells import Change, Row, cell_of
+from .pool import Batch, Joined, Pool, join, seal, told
+
+GATHERING = ("throttle", "digest", "budget")  # gates under whose names events are gathered
+SLACK = 86_400.0  # seconds that a value is kept beyond its use: a broker may be away
+
+
+class State(msgspec.Struct, frozen=True):
+    """What lies under the key of one of these gates."""
+
+    passed: tuple[tuple[str, int], ...] = ()  # of a throttle: ids and times of what went through last
+    pool: Pool = Pool()
+
+    @classmethod
+    def read(cls, value: bytes) -> State:
+        return _states.decode(value) if value else cls()
+
+    def written(self) -> bytes:
+        return msgspec.json.encode(self)
+
+
+_states = msgspec.json.Decoder(State)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Postponed:
+    """That a digest has to wait."""
+
+    until: int  # microseconds since the epoch
+    used_up: tuple[UsedUp, ...] = ()  # the budget that it waits for
+
+
+def pass_digest(rule: str, digest: Digest, event: Event, now: int) -> Row[Joined]:
+    """Every event waits: for ``wait`` from the first, and for ``interval`` from the digest before."""
+
+    def due(pool: Pool) -> int:
+        return max(now + int(digest.wait * 1e6), pool.last + int(digest.interval * 1e6))
+
+    return gather(cell_of("digest", rule, digest.key, event), digest, event, due)
+
+
+def gather(key: str, digest: Digest, event: Event, due: Callable[[Pool], int]) -> Row[Joined]:
+    """``event`` waits under ``key``; ``due`` says until when, if it is the first."""
+
+    def step(value: bytes) -> tuple[bytes | None, Joined]:
+        state = State.read(value)
+        pool, joined = join(key, state.pool, event, digest, due=due(state.pool))
+        return None if pool is state.pool else State(state.passed, pool).written(), joined
+
+    joined: Joined = yield Change(key, step, _keep(digest))
+    return joined
+
+
+def take_batch(key: str, limits: Limits, now: int, *, early: bool = False) -> Row[Batch | Postponed | None]:
+    """What is due under ``key``: None where there is nothing; ``early`` does not wait for its time.
+
+    A digest of a throttle is one of those that may pass, and waits until one may.
+    """
+    throttle = limits.throttle if _gate_of(key) == "throttle" else None
+
+    def step(value: bytes) -> tuple[bytes | None, Batch | Postponed | None]:
+        state = State.read(value)
+        pool, passed = state.pool, state.passed
+        if pool.sealed is not None:
+            return value, pool.sealed  # written again: it is kept for as long as it is asked for
+        if pool.is_empty:
+            return None, None
+        if now < pool.due and not early:
+            return None, Postponed(until=pool.due)
+        if throttle is not None:
+            per = int(throttle.per * 1e6)
+            passed = tuple(each for each in passed if each[1] > now - per)
+            if len(passed) >= throttle.limit and not early:
+                return None, Postponed(until=passed[-throttle.limit][1] + per)
+            passed = (*passed, (f"digest {pool.number}", now))
+        after = seal(pool, now)
+        return State(passed, after).written(), after.sealed
+
+    answer: Batch | Postponed | None = yield Change(key, step, _keep(digest_at(limits, key)))
+    return answer
+
+
+def settle_batch(key: str, limits: Limits, number: int) -> Row[None]:
+    """The digest of that number is stored: its batch may go."""
+
+    def step(value: bytes) -> tuple[bytes | None, None]:
+        state = State.read(value)
+        pool = told(state.pool, number)
+        return (None if pool is state.pool else State(state.passed, pool).written()), None
+
+    yield Change(key, step, _keep(digest_at(limits, key)))
+
+
+def digest_at(limits: Limits, key: str) -> Digest | None:
+    """The digest whose events lie under ``key``; None where the rule has none any more."""
+    match _gate_of(key):
+        case "throttle":
+            return limits.throttle.digest if limits.throttle else None
+        case "budget":
+            return next(filter(None, (budget.digest for budget in limits.budgets.values())), None)
+        case _:
+            return limits.digest
+
+
+def _gate_of(key: str) -> str:
+    """The gate that gathers what lies under ``key``."""
+    return key.partition(".")[0]
+
+
+def _keep(digest: Digest | None) -> float:
+    """Seconds after which what was gathered for ``digest`` means nothing."""
+    return (max(digest.wait, digest.interval) if digest else 0.0) + SLACK
