@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote, quote_plus
 
@@ -75,15 +75,25 @@ def _event(letter: Letter, payload: bytes) -> Any:
         return payload.decode(errors="replace")
     if listed == _EVERYTHING:
         return f"(not shown: {len(payload)} bytes of an event whose secrets are too many to list)"
-    secrets = [text for path in paths for value in _at(message, ("payload", *path)) for text in _texts(value)]
+    payloads = list(_payloads(message))
+    found = (value for path in paths for payload in payloads for value in _at(payload, path))
+    secrets = [text for value in found for text in _texts(value)]
     return _plain(message, _spellings(tuple(secrets)))
+
+
+def _payloads(message: Any) -> Iterator[Any]:
+    """That of the event; of a digest those of all events that it tells of."""
+    yield from _at(message, ("payload",))
+    for events in _at(message, ("batch", "events")):
+        for event in events if isinstance(events, list) else ():
+            yield from _at(event, ("payload",))
 
 
 class _Fields(list[tuple[str, Any]]):
     """An object as it is written: a key may come twice, in two spellings, and each value is a secret."""
 
 
-def _at(value: Any, path: tuple[str, ...]) -> Iterator[Any]:
+def _at(value: Any, path: Sequence[str]) -> Iterator[Any]:
     """Everything that ``path`` leads to, without regard to case, as the sender's programs read it."""
     if not path:
         yield value

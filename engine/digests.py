@@ -1,9 +1,12 @@
-"""Digests whose time has come: told, stored, and only then taken from what was gathered."""
+"""Digests whose time has come: told, stored, and only then taken from what was gathered.
+
+What cannot be written is a dead letter with the whole batch, which can be told again.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 import msgspec
@@ -11,7 +14,10 @@ from nats.aio.msg import Msg
 
 from . import history
 from .broker import AGAIN, Connection, Outgoing, Publisher, Settlement, Topology, handout, keys_below
+from .catalogue import mask
 from .choices import ChoicesOf
+from .dead import Again, again_in, narrowed
+from .dead_payload import SENSITIVE, sensitive_header
 from .dispatch import HEADER_ROOM, dispatched, rung
 from .draft import Alarm
 from .gates import GATHERING, Batch, Postponed, digest_at, pool_prefix, settle_batch, take_batch
@@ -20,13 +26,23 @@ from .memory import Begun, Memory, begin
 from .metrics import Metrics
 from .model import Failure
 from .notices import Herald
-from .plan import Plan, discarded, tell_batch
+from .plan import Plan, discarded, retold, tell_batch
 from .preference_cache import PreferenceCache
 from .rulebook import Rule, Rulebook
 
 log = logging.getLogger(__name__)
 
+
+class _Letter(msgspec.Struct, frozen=True):
+    """What is kept of a digest that could not be written: enough to tell it again."""
+
+    key: str  # where its events lay
+    rule: str
+    batch: Batch
+
+
 _alarms = msgspec.json.Decoder(Alarm)
+_letters = msgspec.json.Decoder(_Letter)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +61,10 @@ class Digests:
     _rules: dict[str, dict[str, Rule]] = field(default_factory=dict)  # by revision, of the last one asked
 
     async def handle(self, msg: Msg) -> Settlement:
-        """See to the digest that an alarm is about."""
+        """See to the digest that an alarm is about, or to one that was a dead letter."""
+        revived = again_in(msg.headers)
+        if revived is not None:
+            return await self._tell_again(msg, revived)
         try:
             alarm = _alarms.decode(msg.data)
         except msgspec.MsgspecError:
@@ -84,9 +103,30 @@ class Digests:
             await self.herald.budget_used_up(used_up, hops=hops)
         if isinstance(told, Postponed):
             return told.until
-        await self._store(told, {} if is_new else {AGAIN: "1"})
+        await self._store(rulebook, told, batch, {} if is_new else {AGAIN: "1"})
         await self._settle(key, rule, told)
         return 0
+
+    async def _tell_again(self, msg: Msg, again: Again) -> Settlement:
+        """Tell of what a letter holds, whatever is gathered by now and whatever the budgets say."""
+        nothing = Settlement(publisher=self.publisher, messages=())
+        try:
+            letter = _letters.decode(msg.data)
+        except msgspec.MsgspecError:
+            log.exception("%s: this is no digest", msg.subject)
+            return nothing
+        rulebook, key, batch, now = self.rulebook(), letter.key, letter.batch, self.clock()
+        rule = self._rule(rulebook, letter.rule)
+
+        def make(choices_of: ChoicesOf) -> Plan:
+            if rule is None:
+                return discarded(rulebook.revision, letter.rule, key, batch)
+            return retold(rulebook, rule, key, batch, now=now, choices_of=choices_of)
+
+        planned = narrowed(await self.preferences.with_choices(make), again)
+        is_new = self.connection.is_surely_new(msg, handout(msg.reply))
+        await self._store(rulebook, planned, batch, {} if is_new else {AGAIN: "1"})
+        return nothing
 
     async def flush(self, before: Rulebook, after: Rulebook) -> None:
         """Tell at once what was gathered for rules that ``after`` has not, or that gather nothing there."""
@@ -104,28 +144,38 @@ class Digests:
         for suppressed in planned.suppressed:
             self.metrics.count(self.metrics.suppressed, suppressed.rule, suppressed.reason)
 
-    async def _store(self, planned: Plan, headers: dict[str, str]) -> None:
+    async def _store(
+        self, rulebook: Rulebook, planned: Plan, batch: Batch, headers: Mapping[str, str]
+    ) -> None:
         room = self.connection.client.max_payload - HEADER_ROOM
         planned, outgoing = dispatched(self.topology, planned, room, headers)
         for failure in planned.failures:
             log.error("digest of rule %s, channel %s: %s", failure.rule, failure.channel, failure.detail)
-        entry = history.planned(self.topology, planned, at=self.clock(), id_=planned.event.reqid)
-        dead = [self._dead(planned, failure) for failure in planned.failures]
+        name = planned.event.reqid
+        if planned.revival:
+            name += f".{planned.revival.letter}"
+        entry = history.planned(self.topology, planned, at=self.clock(), id_=name)
+        dead = [self._dead(rulebook, planned, failure, batch, name) for failure in planned.failures]
         await self.publisher.store(entry, *outgoing, *dead)
 
-    def _dead(self, planned: Plan, failure: Failure) -> Outgoing:
+    def _dead(self, rulebook: Rulebook, planned: Plan, failure: Failure, batch: Batch, name: str) -> Outgoing:
         """What could not be written, with all that it would have told of."""
-        told = planned.digest.events if planned.digest else ()
-        events = [{"key": each.key, "reqid": each.reqid, "payload": each.payload} for each in told]
+        assert planned.digest is not None  # noqa: S101 -- of a digest
+        key = planned.digest.key
+        known = filter(None, (rulebook.catalogue.get(event.name) for event in planned.digest.events))
+        secrets = dict.fromkeys(path for schema in known for path in schema.secrets)
         self.metrics.dead.labels(planned.event.kind, "digest-not-written").inc()
         return history.dead(
             self.topology,
             kind=planned.event.kind,
             reason="digest-not-written",
-            detail=failure.detail,
-            id=f"{planned.event.reqid}.{failure.delivery}",
-            payload=msgspec.json.encode({"events": events}),
+            detail=mask(failure.detail, planned.secrets),
+            id=f"{name}.{failure.delivery}",
+            payload=msgspec.json.encode(_Letter(key, failure.rule, batch)),
             about={
+                "subject": self.topology.due_subject("digest", key),
+                "received": planned.event.received,
+                SENSITIVE: sensitive_header(tuple(secrets)),
                 "reqid": planned.event.reqid,
                 "rule": failure.rule,
                 "channel": failure.channel,

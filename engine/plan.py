@@ -15,7 +15,18 @@ from .chain import linked
 from .choices import ChoicesOf, nobody
 from .draft import Alarm, Digested, Draft, Order, draft
 from .errors import TemplateError
-from .gates import Batch, Postponed, Row, digest_event, in_memory, merge, pass_gates, pass_last, take_batch
+from .gates import (
+    Batch,
+    Postponed,
+    Row,
+    digest_event,
+    in_memory,
+    in_time,
+    merge,
+    pass_gates,
+    pass_last,
+    take_batch,
+)
 from .limits import UsedUp
 from .model import Delivery, Event, Failure, Held, Message, Recipient, Revival, Suppressed
 from .rulebook import ChannelSpec, Match, Notify, Rule, Rulebook
@@ -80,6 +91,13 @@ def tell_batch(
     """The digest of ``batch``, as an event of its own; Postponed where there is no budget for it."""
     drafted = yield from pass_last(merge(rulebook, rule, key, batch, choices_of), rule, now)
     return drafted if isinstance(drafted, Postponed) else write(drafted)
+
+
+def retold(
+    rulebook: Rulebook, rule: Rule, key: str, batch: Batch, *, now: int, choices_of: ChoicesOf
+) -> Plan:
+    """The same of one that was a dead letter, and has passed the gates before."""
+    return write(in_time(merge(rulebook, rule, key, batch, choices_of), now))
 
 
 def discarded(revision: str, rule: str, key: str, batch: Batch) -> Plan:

@@ -32,6 +32,7 @@ __all__ = [
     "digest_event",
     "drive",
     "in_memory",
+    "in_time",
     "merge",
     "pass_gates",
     "pass_last",
@@ -51,7 +52,7 @@ def pass_gates(drafted: Draft, now: int) -> Row[Draft]:
             stopped = yield from _limits(match.rule, drafted.event, now)
             if stopped is not None:
                 drafted = _without(drafted, match.rule, stopped)
-    drafted = _in_time(drafted, now)
+    drafted = in_time(drafted, now)
     for match in drafted.matches:
         used_up = yield from _spend(drafted, match.rule, now)
         if used_up is not None:
@@ -64,7 +65,7 @@ def pass_gates(drafted: Draft, now: int) -> Row[Draft]:
 
 def pass_last(drafted: Draft, rule: Rule, now: int) -> Row[Draft | Postponed]:
     """``drafted``, a digest, as far as time and budgets let it; all other gates it has passed."""
-    drafted = _in_time(drafted, now)
+    drafted = in_time(drafted, now)
     used_up = yield from _spend(drafted, rule, now)
     if used_up is None:
         return drafted
@@ -134,7 +135,7 @@ def _without(drafted: Draft, rule: Rule, stopped: _Stopped) -> Draft:
     return replace(drafted, held=(*drafted.held, *held), alarms=(*drafted.alarms, *rings))
 
 
-def _in_time(drafted: Draft, now: int) -> Draft:
+def in_time(drafted: Draft, now: int) -> Draft:
     """``drafted`` as far as it may be sent now, or later."""
     orders: list[Order] = []
     suppressed: list[Suppressed] = []

@@ -116,6 +116,49 @@ async def test_each_sort_comes_back_once_and_keeps_its_id(bench: Bench) -> None:
     assert (await bench.said("retry", "--all")).output == "no dead letters brought back\n"
 
 
+GATHERED = {
+    "gathered.yaml": """
+rules:
+  - id: gathered
+    event: notice.gathered
+    to: {email: mailto}
+    notify: [email, terminal]
+    digest: {key: mailto, wait: 100ms}
+""",
+    "events/notice/gathered.schema.json": json.dumps(
+        {"properties": {"mailto": {}, "number": {}, "link": {"x-mss-sensitive": True}}}
+    ),
+    "templates/gathered/terminal.txt": "{{ events | length }}",
+    "templates/gathered/email.txt": "---\nsubject: S\n---\n{{ events[0].payload.words.length }}",
+}
+TOLD = "---\nsubject: S\n---\n{{ events | length }} of {{ recipient.address }}"
+
+
+async def test_a_digest_that_could_not_be_written_is_told_once_it_can_be(bench: Bench) -> None:
+    engine = await bench.serve(GATHERED)
+    for _ in range(3):
+        await bench.publish("gathered@x.test", "notice.gathered")
+    await bench.dead(1)
+    (letter,) = (await bench.said("list", "--format", "json")).document["letters"]
+    shown = await bench.said("show", letter["delivery"])
+    assert shown.output.count("gathered@x.test") == 3 and "token=abc" not in shown.output, shown
+    assert (await bench.said("retry", "--all")).output == "1 dead letter brought back\n"
+    await bench.dead(1)  # again
+    await engine.end()
+    await bench.serve({**GATHERED, "templates/gathered/email.txt": TOLD})
+    assert (await bench.said("retry", letter["delivery"])).output == "1 dead letter brought back\n"
+    await until(lambda: bench.host.mails, what="the digest")
+    (mail,) = bench.host.mails
+    assert mail.get_content().strip() == "3 of gathered@x.test"
+    await bench.quiet()
+    story = await bench.trace(letter["reqid"])
+    done = {d["channel"]: (d["id"], d["status"], len(d["attempts"])) for d in story["deliveries"]}
+    assert done["email"] == (letter["delivery"], "sent", 1)
+    assert done["terminal"][1:] == ("sent", 1)
+    assert len(story["arrivals"]) == 3 and story["failures"] == []
+    assert bench.mails() == Counter({"gathered@x.test": 1})
+
+
 async def test_what_fails_again_dies_again_and_comes_back_again(bench: Bench) -> None:
     """All of it within the stream's window for duplicates: nothing of it may be taken for one."""
     await bench.serve()
