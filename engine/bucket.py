@@ -16,7 +16,7 @@ import nats.js.errors
 from nats.js import api
 from nats.js.kv import KeyValue
 
-from .broker import Connection, change
+from .broker import Cells, Connection
 from .broker.reading import Reading, permitted
 from .errors import BadBucket, BrokerError, NotPushed
 from .loader import Files
@@ -97,7 +97,7 @@ class PolicyBucket:
             after = step(_on_top(value, over))
             return after.encoded(), after
 
-        return await permitted(self.connection, change(self.values, CURRENT, changed), (self.pointer,))
+        return await permitted(self.connection, Cells(self.values).change(CURRENT, changed), (self.pointer,))
 
     async def _put(self, blob: str, parts: list[bytes]) -> None:
         for number, part in enumerate(parts):

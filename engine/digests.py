@@ -13,7 +13,7 @@ import msgspec
 from nats.aio.msg import Msg
 
 from . import history
-from .broker import AGAIN, Connection, Outgoing, Publisher, Settlement, Topology, handout, keys_below
+from .broker import AGAIN, Connection, Outgoing, Publisher, Settlement, Topology, handout
 from .catalogue import mask
 from .choices import ChoicesOf
 from .dead import Again, again_in, narrowed
@@ -135,7 +135,7 @@ class Digests:
             for name in GATHERING:
                 digest = digest_at(rule.limits, f"{name}.")
                 if digest and digest.flushes and not (now and digest_at(now.limits, f"{name}.")):
-                    for key in await keys_below(self.memory.state, pool_prefix(name, rule.id)):
+                    for key in await self.memory.state.keys_below(pool_prefix(name, rule.id)):
                         await self.tell(before, rule, key, is_new=False, early=True)
 
     async def _settle(self, key: str, rule: Rule, planned: Plan) -> None:

@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from nats.js.kv import KeyValue
-
-from .broker import change
+from .broker import Cells
 from .gates import Change, Row
 
 T = TypeVar("T")
@@ -34,7 +32,7 @@ def begin(row: Row[T]) -> T | Begun:
 class Memory:
     """Carries out on the broker what rows ask for."""
 
-    state: KeyValue
+    state: Cells
 
     async def carry_out(self, row: Row[T]) -> T:
         """What ``row`` returns. Raises BrokerError; asking all of it again is safe then."""
@@ -45,7 +43,7 @@ class Memory:
         """What a row that has begun returns. Raises BrokerError."""
         wanted = begun.change
         while True:
-            answer = await change(self.state, wanted.key, wanted.step, keep=wanted.keep)
+            answer = await self.state.change(wanted.key, wanted.step, keep=wanted.keep)
             try:
                 wanted = begun.row.send(answer)
             except StopIteration as done:

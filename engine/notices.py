@@ -12,11 +12,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from nats.js.kv import KeyValue
-
 from msc import wire
 
-from .broker import Outgoing, Publisher, Topology, change
+from .broker import Cells, Outgoing, Publisher, Topology
 from .codec import encode
 from .errors import BrokerError
 from .limits import EVERYTHING, UsedUp
@@ -34,7 +32,7 @@ class Herald:
 
     topology: Topology
     publisher: Publisher
-    state: KeyValue
+    state: Cells
     clock: Callable[[], int]  # microseconds since the epoch
     is_heard: Callable[[], bool] = lambda: True  # whether MSS takes notices itself
 
@@ -94,6 +92,6 @@ class Herald:
     async def _is_first(self, key: str, window: int) -> bool:
         """Whether no replica has announced it in this window."""
         present = str(window).encode()
-        return await change(
-            self.state, key, lambda value: (None, False) if value == present else (present, True)
+        return await self.state.change(
+            key, lambda value: (None, False) if value == present else (present, True)
         )

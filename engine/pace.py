@@ -13,9 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from nats.js.kv import KeyValue
-
-from .broker import change
+from .broker import Cells
 from .errors import BrokerError
 
 _AHEAD = 0.2  # seconds for which turns are reserved at once: at most five writes a second
@@ -27,7 +25,7 @@ class Pace:
 
     rate: float  # a second
     key: str
-    state: KeyValue
+    state: Cells
     clock: Callable[[], int]  # microseconds since the epoch
     _turns: deque[float] = field(default_factory=deque)  # reserved, microseconds since the epoch
     _waiting: int = 0
@@ -53,7 +51,7 @@ class Pace:
             return json.dumps(start + count * step).encode(), start
 
         try:
-            start = await change(self.state, self.key, reserve)
+            start = await self.state.change(self.key, reserve)
         except BrokerError as error:
             raise BrokerError(f"the rate of {self.key} cannot be kept: {error}") from error
         self._turns.extend(start + number * step for number in range(count))

@@ -17,7 +17,7 @@ from msc.options import ConnectOptions
 from .actions import Resources as ActionResources
 from .actions.assembly import make_actions
 from .actions.service import Actions
-from .broker import Connection, Consumer, Handle, Publisher, Topology, connect
+from .broker import Cells, Connection, Consumer, Handle, Publisher, Topology, connect
 from .channels import Channel, Resources, open_channel
 from .claims import Claims
 from .deliver import Deliverer
@@ -80,7 +80,7 @@ class Session:
     connection: Connection
     publisher: Publisher
     ledger: KeyValue
-    state: KeyValue
+    state: Cells
     herald: Herald
     preferences: PreferenceCache
     actions: Actions

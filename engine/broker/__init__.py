@@ -4,12 +4,12 @@ handout      what the broker says of a message that it hands out
 connection   one client, and the news when it is lost for good
 topology     the streams, durables and buckets, created and checked at start
 publisher    many messages at once, each known to be stored
-cells        one value that all replicas change
+cells        values that all replicas change
 lookup       what lies on one subject of a stream
 consumer     a durable pull consumer that never stops pulling and never holds too much
 """
 
-from .cells import change, keys_below
+from .cells import Cells
 from .connection import AGAIN, Connection, connect
 from .consumer import Consumer, Handle, Settlement
 from .handout import Handout, handout
@@ -19,6 +19,7 @@ from .topology import Topology
 
 __all__ = [
     "AGAIN",
+    "Cells",
     "Connection",
     "Consumer",
     "Handle",
@@ -27,10 +28,8 @@ __all__ = [
     "Publisher",
     "Settlement",
     "Topology",
-    "change",
     "connect",
     "handout",
     "holds_any",
-    "keys_below",
     "messages_on",
 ]

@@ -21,6 +21,7 @@ from nats.js.kv import KeyValue
 
 from ..errors import BrokerUnfit
 from ..model import Kind
+from .cells import Cells
 from .connection import Connection
 
 log = logging.getLogger(__name__)
@@ -212,8 +213,8 @@ class Topology:
     async def ledger(self, connection: Connection) -> KeyValue:
         return await connection.js.key_value(self.bucket("LEDGER"))
 
-    async def state(self, connection: Connection) -> KeyValue:
-        return await connection.js.key_value(self.bucket("STATE"))
+    async def state(self, connection: Connection) -> Cells:
+        return Cells(await connection.js.key_value(self.bucket("STATE")))
 
     def _own_streams(self) -> list[api.StreamConfig]:
         def limits(name: str, subject: str, age: float) -> api.StreamConfig:
