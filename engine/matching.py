@@ -73,16 +73,17 @@ def _related(rows: Sequence[Compared]) -> bool:
 def _most(candidates: Sequence[Sequence[int]]) -> dict[int, int]:
     """The largest pairing: an entry that names few fields must not take what another one needs."""
     taken: dict[int, int] = {}  # actual -> expected
-
-    def place(e: int, seen: set[int]) -> bool:
-        for a in candidates[e]:
-            if a not in seen:
-                seen.add(a)
-                if a not in taken or place(taken[a], seen):
-                    taken[a] = e
-                    return True
-        return False
-
     for e in range(len(candidates)):
-        place(e, set())
+        _place(e, candidates, taken, set())
     return {e: a for a, e in taken.items()}
+
+
+def _place(e: int, candidates: Sequence[Sequence[int]], taken: dict[int, int], seen: set[int]) -> bool:
+    """Whether ``e`` got one, others having made way; ``seen`` are those that were asked for already."""
+    for a in candidates[e]:
+        if a not in seen:
+            seen.add(a)
+            if a not in taken or _place(taken[a], candidates, taken, seen):
+                taken[a] = e
+                return True
+    return False

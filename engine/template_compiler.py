@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
 from pathlib import PurePosixPath
 from types import CodeType
+from typing import Any
 
 import jinja2
 import jinja2.meta
@@ -37,14 +38,26 @@ class Flaw:
 
 def _environment(sources: Mapping[str, str]) -> Sandbox:
     return Sandbox(
-        loader=jinja2.DictLoader(sources),
+        loader=_Files(sources),
         undefined=jinja2.StrictUndefined,
         autoescape=jinja2.select_autoescape(enabled_extensions=MARKUP, default_for_string=False),
         finalize=lambda value: "" if value is None else value,
         trim_blocks=True,
         lstrip_blocks=True,
-        cache_size=-1,
     )
+
+
+class _Files(jinja2.DictLoader):
+    """Files by path, compiled once for all the policies that they are in."""
+
+    def load(
+        self,
+        environment: jinja2.Environment,
+        name: str,
+        globals: MutableMapping[str, Any] | None = None,  # noqa: A002 -- Jinja2's name
+    ) -> jinja2.Template:
+        text, _, _ = self.get_source(environment, name)
+        return environment.template_class.from_code(environment, _parsed(text, name).code, globals or {})
 
 
 def compile_library(
@@ -66,11 +79,13 @@ class _Compiler:
         environment = _environment(texts)
         found: dict[str, dict[str, dict[str, dict[str, Variant]]]] = {}
         spelled: dict[tuple[str, str], str] = {}
+        partials: list[jinja2.Template] = []
         for source in self.sources:
             path = PurePosixPath(source.path)
             name, *middle = path.parts[:-1] or ("",)
             if name.startswith("_"):  # a partial, for include and extends
-                self._compiled(environment, source, source.text, 0, bound=self._bound())
+                if self._is_sound(source, source.text, 0, bound=self._bound()):
+                    partials.append(environment.get_template(source.path))
                 continue
             if not name or len(middle) > 1 or (middle and not locales.normal(middle[0])):
                 self._flaw(source, 1, "template-path", "a template lies at <name>/<channel>.<ext> or "
@@ -104,7 +119,8 @@ class _Compiler:
             for name, by_locale in found.items()
         }
         flawed = frozenset(PurePosixPath(flaw.path).parts[0] for flaw in self.flaws)
-        return Library(shelves=shelves, flawed=flawed), tuple(self.flaws)
+        library = Library(shelves=shelves, flawed=flawed, partials=tuple(partials))
+        return library, tuple(self.flaws)
 
     def _flaw(
         self, source: Source, line: int, code: str, message: str, *, at: str = "", hint: str = ""
@@ -126,35 +142,31 @@ class _Compiler:
             return ""
 
     def _variant(self, environment: Sandbox, source: Source) -> Variant | None:
-        body = self._compiled(environment, source, source.text, 0)
+        is_sound = self._is_sound(source, source.text, 0)
         subject = None
         if source.subject is not None:
-            subject = self._compiled(environment, source, source.subject, source.subject_line - 1)
-        if body is None or (subject is None and source.subject is not None):
+            is_sound &= self._is_sound(source, source.subject, source.subject_line - 1)
+        if not is_sound:
             return None
+        if source.subject is not None:
+            code = _parsed(source.subject, source.path).code
+            subject = environment.template_class.from_code(environment, code, environment.make_globals(None))
         format_ = source.path.rpartition(".")[2]
-        if format_ == "mjml":  # checked as it is written, filled as the HTML that it means
-            body = environment.get_template(source.path)
+        # MJML is checked as it is written, and filled as the HTML that it means.
+        body = environment.get_template(source.path)
         texts = (source.text, source.subject or "")
         is_personal = any(_is_personal(_parsed(text, source.path)) for text in texts)
         return Variant(path=source.path, format=format_, body=body, subject=subject, is_personal=is_personal)
 
-    def _compiled(
-        self,
-        environment: Sandbox,
-        source: Source,
-        text: str,
-        offset: int,
-        bound: frozenset[str] = frozenset(),
-    ) -> jinja2.Template | None:
-        """``bound``: variables that the file may have from where it is included."""
+    def _is_sound(self, source: Source, text: str, offset: int, bound: frozenset[str] = frozenset()) -> bool:
+        """Whether ``text`` has no flaw; ``bound``: variables that it may have from where it is included."""
         before = len(self.flaws)
         try:
             parsed = _parsed(text, source.path)
         except jinja2.TemplateSyntaxError as error:
             words = error.message or "syntax error"
             self._flaw(source, error.lineno + offset, "template-syntax", words, at=r"\{[{%#]")
-            return None
+            return False
         for name, line in parsed.undeclared:
             if name not in (*VARIABLES, *bound):
                 words = f"{name!r} is no variable; there are {', '.join(VARIABLES)}"
@@ -168,9 +180,7 @@ class _Compiler:
                 self._flaw(
                     source, line + offset, "missing-template", words, at=re.escape(reference), hint=hint
                 )
-        if len(self.flaws) > before:
-            return None
-        return environment.template_class.from_code(environment, parsed.code, environment.make_globals(None))
+        return len(self.flaws) == before
 
     def _bound(self) -> frozenset[str]:
         """Every variable that some file sets."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass, field
+from types import CodeType
 from typing import Any
+from weakref import WeakValueDictionary
 
 import jinja2
 from inscriptis import get_text
@@ -69,10 +71,38 @@ class Words:
         return next((v.subject for v in (self.markup, self.text) if v is not None and v.subject), None)
 
 
-class Sandbox(ImmutableSandboxedEnvironment):
-    """Jinja2 where a payload's field wins over a method, and nothing grows without bound."""
+class Page(jinja2.Template):
+    """A template that leads back to itself nowhere: where nobody has it any more, it is gone at once."""
 
+    @classmethod
+    def from_code(
+        cls,
+        environment: jinja2.Environment,
+        code: CodeType,
+        globals: MutableMapping[str, Any],  # noqa: A002 -- Jinja2's name
+        uptodate: Callable[[], bool] | None = None,
+    ) -> jinja2.Template:
+        page = super().from_code(environment, code, globals, uptodate)
+        # The functions refer to the module that they were made in; it need not refer to them.
+        module = page.root_render_func.__globals__
+        for name in [name for name in module if name.startswith("block_")]:
+            del module[name]
+        del module["root"], module["blocks"], module["__jinja_template__"]
+        return page
+
+
+class Sandbox(ImmutableSandboxedEnvironment):
+    """Jinja2 where a payload's field wins over a method, and nothing grows without bound.
+
+    It remembers the templates that somebody has, and keeps none.
+    """
+
+    template_class = Page
     intercepted_binops = frozenset(["*", "**"])
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.cache = WeakValueDictionary()
 
     def make_globals(self, d: MutableMapping[str, Any] | None) -> MutableMapping[str, Any]:
         # Jinja2's own is a chain of mappings, which is copied, slowly, for each text.
@@ -100,6 +130,7 @@ class Library:
 
     shelves: Mapping[str, Mapping[str, Mapping[str, Words]]] = field(default_factory=dict)
     flawed: frozenset[str] = frozenset()  # names of templates that have a file with a flaw
+    partials: tuple[jinja2.Template, ...] = ()  # which others include or extend
 
     def __contains__(self, name: object) -> bool:
         return name in self.shelves

@@ -164,14 +164,14 @@ def _has(shape: Shape, keys: Sequence[str]) -> bool:
 
 def _shape_of(value: Mapping[str, Any]) -> Shape:
     """The shape of a mapping that is known: exactly these keys."""
+    return Shape.of(_schema_of(value))
 
-    def schema(inner: Any) -> dict[str, Any]:
-        if not isinstance(inner, Mapping):
-            return {}
-        inside = {str(key): schema(each) for key, each in inner.items()}
-        return {"type": "object", "properties": inside, "additionalProperties": False}
 
-    return Shape.of(schema(value))
+def _schema_of(value: Any) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        return {}
+    inside = {str(key): _schema_of(each) for key, each in value.items()}
+    return {"type": "object", "properties": inside, "additionalProperties": False}
 
 
 def _reachable(path: str, texts: Mapping[str, _Text]) -> Iterator[str]:
