@@ -16,6 +16,7 @@ import nats.js.errors
 from nats.js import api
 from nats.js.kv import KeyValue
 
+from .beside import beside
 from .broker import Cells, Connection
 from .broker.reading import Reading, permitted
 from .errors import BadBucket, BrokerError, NotPushed
@@ -64,7 +65,7 @@ class PolicyBucket:
         if None in parts:
             raise BadBucket(f"{pushed}: files are missing")
         packed = joined([part for part in parts if part is not None], pushed.blob)
-        return Files(contents=unpack(packed))
+        return Files(contents=await beside(unpack, packed))
 
     async def push(self, files: Files, over: Revisions, *, who: str, at: int, message: str) -> Revisions:
         """Store ``files`` and have everybody go by them.

@@ -5,8 +5,6 @@ The server and the command use this and nothing else: what one accepts the other
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import hashlib
 import os
 import re
@@ -16,6 +14,7 @@ from pathlib import Path
 
 from . import documents, schemas
 from .cases import Case
+from .collecting import collector_at_rest
 from .compiler import Folder, compile_policy
 from .documents import Document
 from .errors import PolicyError
@@ -81,37 +80,8 @@ def read_folder(folder: Path) -> Files:
 
 def load_files(files: Files, environment: Mapping[str, str] = os.environ) -> Policy:
     """The policy that ``files`` make. Never raises for what they say."""
-    with _collector_at_rest():
+    with collector_at_rest():
         return _policy(files.contents, list(files.problems), environment)
-
-
-_YOUNG = 20_000  # objects; usually 700, of which thousands are in hand under load, and none is garbage
-
-
-def settle() -> None:
-    """Have the garbage collector leave alone what has been loaded; to be called once it is in use.
-
-    A full collection looks at every object, which with 100,000 rules stops the process for the better
-    part of a second. What an earlier load has left behind is collected here.
-    """
-    gc.unfreeze()
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(_YOUNG)
-
-
-@contextlib.contextmanager
-def _collector_at_rest() -> Iterator[None]:
-    """Loading makes much that stays and little garbage: looking for it took half of the time."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            # Else the next collection, a moment later, would look at all that has been made.
-            gc.freeze()
-            gc.enable()
 
 
 def load_bytes(data: bytes, name: str, environment: Mapping[str, str] = os.environ) -> Policy:

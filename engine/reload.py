@@ -13,10 +13,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 
+from .beside import beside
+from .collecting import has_grown, settle
 from .control import Answer, Reloaded, shortened
 from .dismantling import dismantle
 from .errors import MssError, PolicyError, SettingsError
-from .loader import Policy, settle
+from .loader import Policy
 from .model import Place, Problem
 from .rulebook import Rulebook
 from .server import Server
@@ -65,6 +67,7 @@ class Reloader:
     settings: Callable[[], Settings]  # reads mss.yaml; raises SettingsError
     load: Callable[[Settings], Policy]  # the policy that is there now; never raises for what it says
     _one: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _done_with: list[object] = field(default_factory=list)  # policies that were read or replaced
 
     def __post_init__(self) -> None:
         async def answer(work: Callable[[], Awaitable[Reloaded]]) -> Answer:
@@ -116,13 +119,22 @@ class Reloader:
             # A bug that new files bring to light must not end a server that serves by the old ones.
             log.exception("reload: a bug")
             return self._refused([_outside(f"a bug of MSS: {error!r}")])
+        finally:
+            await self._let_go()
+
+    async def _let_go(self) -> None:
+        """Free what is done with, and look for garbage where there may be much."""
+        await beside(dismantle, self._done_with)
+        if has_grown() and len(self.server.rulebook.rules) < MOST_TO_COLLECT:
+            settle()
 
     async def _read(self) -> _Wanted:
-        settings = await asyncio.to_thread(self.settings)
-        policy = await asyncio.to_thread(self.load, settings)
+        settings = await beside(self.settings)
+        policy = await beside(self.load, settings)
+        self._done_with.append(policy)
         rulebook = policy.require()
         if settings.require_tests:
-            failed = await asyncio.to_thread(_failed_tests, policy)
+            failed = await beside(_failed_tests, policy)
             if failed:
                 raise PolicyError(failed)
         present = self.server.settings
@@ -143,12 +155,10 @@ class Reloader:
         if rulebook.revision == before and wanted.settings == self.server.settings:
             log.info("reload: nothing has changed, revision %s", before)
             return _went(before, changed=False, wanted=wanted)
-        replaced: list[object] = [self.server.rulebook]
+        replaced = self.server.rulebook
         await self.server.adopt(rulebook, wanted.settings)
+        self._done_with.append(replaced)
         logging.getLogger().setLevel(wanted.settings.log_level.upper())
-        if len(rulebook.rules) < MOST_TO_COLLECT:
-            settle()
-        await asyncio.to_thread(dismantle, replaced)
         log.info("reload: %d rules, revision %s, before %s", len(rulebook.rules), rulebook.revision, before)
         return _went(rulebook.revision, changed=True, wanted=wanted)
 

@@ -19,9 +19,9 @@ from importlib.metadata import version
 import nats.errors
 
 from .actions.service import Actions
+from .collecting import settle
 from .control import Answer, Reloaded, Status, shortened
 from .errors import BrokerError, BrokerUnfit, innermost
-from .loader import settle
 from .metrics import Metrics
 from .rulebook import Rulebook
 from .service import Service

@@ -14,6 +14,7 @@ import nats.errors
 
 from msc.options import ConnectOptions
 
+from .beside import beside
 from .broker import Connection, connect
 from .broker.reading import Reading
 from .bucket import PolicyBucket, open_bucket
@@ -153,7 +154,7 @@ class BucketSource:
 
     async def _fetched(self, bucket: PolicyBucket, pushed: Pushed) -> Policy:
         self._files, self._taken = await bucket.files(pushed), pushed.number
-        return await asyncio.to_thread(load_files, self._files)
+        return await beside(load_files, self._files)
 
     async def _changes(
         self, connection: Connection, settings: Settings, present: Callable[[], Settings]

@@ -167,8 +167,8 @@ def main(size: int, count: int, seconds: float, as_json: bool) -> None:
     sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parent)]
     from workload import Workload
 
+    from engine.collecting import settle
     from engine.index import RuleIndex, SubjectIndex
-    from engine.loader import settle
 
     work = Workload(size, mode="peer")
     rules, events = work.rules(), work.events(count)

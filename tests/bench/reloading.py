@@ -20,8 +20,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 from check import COUNTRIES
 
+from engine.collecting import settle
 from engine.dismantling import dismantle
-from engine.loader import load_policy, settle
+from engine.loader import load_policy
 from engine.reload import MOST_TO_COLLECT
 
 

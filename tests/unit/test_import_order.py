@@ -70,6 +70,8 @@ PURE = [
     "revisions",
 ]
 EDGES = [
+    "beside",
+    "collecting",
     "durations",
     "documents",
     "cursors",
