@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from msgspec import Struct
 from nats.aio.msg import Msg
 
 from .broker import Handout, handout
@@ -16,8 +17,7 @@ from .retry import RetryPolicy
 _EARLY = 1.0  # seconds by which the broker may hand out too early what waited
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Attempt:
+class Attempt(Struct, frozen=True, kw_only=True):
     """One message of the delivery stream, read."""
 
     msg: Msg

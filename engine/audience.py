@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from .addresses import parse_mailbox, parse_phone
 from .catalogue import LOCALE, USER
@@ -14,8 +16,7 @@ from .paths import Path, resolve
 from .rulebook import Audience, ChannelSpec, Rulebook
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Addressed:
+class Addressed(Struct, frozen=True, kw_only=True):
     """One message's addresses, and what had to be left out."""
 
     to: tuple[str, ...]

@@ -11,6 +11,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from msgspec import structs
+
 from .codec import decode_delivery
 from .errors import StaysDead, UndecodableError
 from .model import Delivery, Failure, Kind, Revival, Suppressed
@@ -145,7 +147,7 @@ def revived(letter: Letter, payload: bytes, *, at: int) -> Delivery | Replanning
         delivery = decode_delivery(payload)
     except UndecodableError as error:
         raise StaysDead(f"it cannot be read as a delivery: {error}") from error
-    return replace(delivery, revival=revival)
+    return structs.replace(delivery, revival=revival)
 
 
 def again_in(headers: Mapping[str, str] | None) -> Again | None:
@@ -173,7 +175,7 @@ def narrowed(plan: Plan, again: Again) -> Plan:
         plan = _part_of(plan, again)
     return replace(
         plan,
-        deliveries=tuple(replace(each, revival=again.revival) for each in plan.deliveries),
+        deliveries=tuple(structs.replace(each, revival=again.revival) for each in plan.deliveries),
         revival=again.revival,
     )
 

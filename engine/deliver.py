@@ -10,9 +10,10 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 
+from msgspec import structs
 from nats.aio.msg import Msg
 from prometheus_client import Counter, Histogram
 
@@ -100,7 +101,7 @@ class Deliverer:
         past = await self._past(delivery)
         before = attempt.number - 1
         if not (past.sent or past.taken_over or is_new) and (before > past.attempt or not past.attempt):
-            lost = replace(attempt, number=before)
+            lost = structs.replace(attempt, number=before)
             detail = _LOST if before else _FORGOTTEN
             await self.publisher.store(
                 self._receipt(lost, Outcome.UNKNOWN, detail, final=False, id_=f"lost.{attempt.id}")

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+
+from msgspec import Struct
+from msgspec.structs import force_setattr, replace
 
 from .audience import addresses_for, personal, recipient_of
 from .choices import Choices, ChoicesOf, nobody
@@ -18,8 +21,7 @@ from .preferring import prefer
 from .rulebook import Audience, ChannelSpec, Entry, FirstOf, Match, Mode, Notify, Preferred, Rule, Rulebook
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
+class Order(Struct, frozen=True, kw_only=True):
     """One message to be written: an entry of a rule's ``notify``, for one recipient.
 
     A chain is the order for its first step that can be taken, with those behind it.
@@ -35,12 +37,13 @@ class Order:
     instead: tuple[Order, ...] = ()  # its fall-backs, in order
     within: float = 0.0  # seconds in which each step but the last has to be sent; 0.0: no limit
     merged: Merged | None = None  # it tells of several events
-    id: str = field(init=False)  # of the delivery that it becomes
+    id: str = ""  # of the delivery that it becomes; "": made here of what is above
 
     def __post_init__(self) -> None:
-        rule, to = self.match.rule.id, self.to or (self.recipient.user,)
-        id_ = delivery_id(self.match.event, rule, self.channel.name, self.template, to)
-        object.__setattr__(self, "id", id_)
+        if not self.id:
+            rule, to = self.match.rule.id, self.to or (self.recipient.user,)
+            id_ = delivery_id(self.match.event, rule, self.channel.name, self.template, to)
+            force_setattr(self, "id", id_)
 
     @property
     def template(self) -> str:
@@ -53,8 +56,7 @@ class Order:
         return (replace(self, instead=()), *self.instead) if self.instead else (self,)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Merged:
+class Merged(Struct, frozen=True, kw_only=True):
     """What one digest tells of."""
 
     events: tuple[Event, ...]  # in the order in which they came
@@ -149,7 +151,7 @@ class Readers:
 def chained(steps: Sequence[Order], within: float) -> Order:
     """One order for the first of ``steps``, with the others as its fall-backs."""
     first, *others = steps
-    if not (others or first.instead or first.within):  # a copy would have to make its id once more
+    if not (others or first.instead or first.within):
         return first
     return replace(first, instead=tuple(others), within=within if others else 0.0)
 

@@ -1,15 +1,18 @@
-"""What flows through MSS, one frozen dataclass per noun, each holding the one before.
+"""What flows through MSS, one frozen class per noun, each holding the one before.
 
-Event -> Match (rulebook) -> Delivery -> Receipt; a Plan (plan) is all that one Event leads to.
+Event -> Match (rulebook) -> Delivery -> Receipt; a Plan (plan) is all that one Event leads to. What is made
+for each event is a msgspec Struct: it is constructed, and encoded, in a tenth of a dataclass's time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 from zoneinfo import ZoneInfo
+
+from msgspec import Struct
 
 
 class Kind(StrEnum):
@@ -70,8 +73,7 @@ HOPS = "Mss-Hops"  # header of what MSS publishes: how many messages of its own 
 MOST_HOPS = 1  # an announcement of MSS's own may tell somebody; what that leads to may not
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Event:
+class Event(Struct, frozen=True, kw_only=True):
     """One notice, audit or log message as received."""
 
     kind: Kind
@@ -88,18 +90,16 @@ class Event:
         return f"{self.kind}.{self.key}" if self.key else str(self.kind)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recipient:
+class Recipient(Struct, frozen=True, kw_only=True):
     """Who is told: a person of the event, or an entry under ``people``."""
 
     user: str = ""  # the application's id of the person, or the name under people
-    addresses: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # by kind: email, phone, ...
+    addresses: Mapping[str, tuple[str, ...]] = {}  # by kind: email, phone, ...
     locale: str = ""  # as the event says it; "" where it does not
     zone: ZoneInfo | None = None  # None where nobody has said
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Inline:
+class Inline(Struct, frozen=True, kw_only=True):
     """A picture inside a mail, shown where the HTML says ``cid:<name>``."""
 
     name: str
@@ -107,8 +107,7 @@ class Inline:
     data: bytes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Message:
+class Message(Struct, frozen=True, kw_only=True):
     """Finished words. At least one of ``text`` and ``html`` is there."""
 
     title: str = ""  # a mail's subject
@@ -118,24 +117,21 @@ class Message:
     inline: tuple[Inline, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Revival:
+class Revival(Struct, frozen=True, kw_only=True):
     """That something was a dead letter and was brought back."""
 
     letter: str  # which letter it was; no other one is called so
     at: int  # when an operator brought it back, microseconds since the epoch
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Takeover:
+class Takeover(Struct, frozen=True, kw_only=True):
     """That a delivery goes on where others definitely failed."""
 
     channels: tuple[str, ...]  # of those others, in order
     at: int  # when it took over, microseconds since the epoch
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Delivery:
+class Delivery(Struct, frozen=True, kw_only=True):
     """A finished message with an address on it, ready to hand to a channel.
 
     It is self-contained: rules, templates and channels may change while it waits.
@@ -180,8 +176,7 @@ class Delivery:
         return f"{self.id}.{self.revival.at}" if self.revival else self.id
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Receipt:
+class Receipt(Struct, frozen=True, kw_only=True):
     """How one attempt at a delivery ended."""
 
     delivery: Delivery
@@ -194,8 +189,7 @@ class Receipt:
     instead: Delivery | None = None  # the fall-back that goes on
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Suppressed:
+class Suppressed(Struct, frozen=True, kw_only=True):
     """A delivery that a rule asked for and that is not made, and why."""
 
     rule: str
@@ -206,8 +200,7 @@ class Suppressed:
     detail: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Held:
+class Held(Struct, frozen=True, kw_only=True):
     """A message that waits: finished, for its time, or for others to be told of with it."""
 
     rule: str
@@ -218,8 +211,7 @@ class Held:
     digest: str = ""  # the reqid of the digest that it will be in, where it is not
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Failure:
+class Failure(Struct, frozen=True, kw_only=True):
     """A delivery that could not be written: a template fell over what the event brought."""
 
     rule: str

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from msgspec import structs
+
 from . import locales
 from .audience import recipient_of, usable_address
 from .cases import DEFAULT_AT, Case
@@ -82,7 +84,7 @@ def _page(
     event, sample = _sample(rulebook, cases, use, locale, payload)
     template = use.notify.template or use.rule.template
     page = Page(template=template, channel=use.notify.channel, locale=locale, sample=sample)
-    recipient = replace(recipient_of(rulebook, event, use.notify.to or use.rule.to), locale=locale)
+    recipient = structs.replace(recipient_of(rulebook, event, use.notify.to or use.rule.to), locale=locale)
     given = recipient.addresses.get(use.address, ()) if use.address else ()
     address = next(filter(None, (usable_address(str(use.address), text) for text in given)), "")
     words = rulebook.library.find(template, (use.notify.channel, use.type), locales.chain(locale, ""))

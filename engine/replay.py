@@ -10,6 +10,8 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from msgspec import structs
+
 from .catalogue import mask
 from .draft import Draft, Order, draft
 from .gates import pass_gates
@@ -181,7 +183,7 @@ class _Recent:
 def _seen_by(side: Side, event: Event) -> Event:
     """``event`` with its payload as that policy's schemas spell it."""
     payload = side.rulebook.catalogue.canonical(event.name, event.payload)
-    return event if payload is event.payload else replace(event, payload=payload)
+    return event if payload is event.payload else structs.replace(event, payload=payload)
 
 
 def _drafted(side: Side, event: Event, remembered: Remembered) -> Draft:

@@ -8,6 +8,8 @@ from enum import StrEnum
 from typing import Any, TypeAlias
 from zoneinfo import ZoneInfo
 
+from msgspec import Struct
+
 from .catalogue import Catalogue
 from .choices import PREFERRED
 from .conditions import Block
@@ -166,8 +168,7 @@ class ActionSpec:
     place: Place
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Match:
+class Match(Struct, frozen=True, kw_only=True):
     """A rule that an event satisfies."""
 
     event: Event

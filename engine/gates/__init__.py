@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from msgspec import structs
+
 from ..draft import Alarm, Draft, Order, chained
 from ..limits import UsedUp
 from ..model import Event, Held, Suppressed
@@ -149,7 +151,7 @@ def in_time(drafted: Draft, now: int) -> Draft:
                 case None:
                     steps.append(order)
                 case Held() as waits:
-                    steps.append(replace(order, released=waits.until))
+                    steps.append(structs.replace(order, released=waits.until))
                     waiting.append(waits)
                 case Suppressed() as dropped:
                     suppressed.append(dropped)

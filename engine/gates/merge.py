@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from ..choices import ChoicesOf
 from ..draft import Digested, Draft, Merged, Order, Readers, ask, chained
@@ -37,7 +37,7 @@ def merge(rulebook: Rulebook, rule: Rule, key: str, batch: Batch, choices_of: Ch
     for told in groups.values():
         last = told[-1][1]
         merged = Merged(events=tuple(event for event, _ in told), more=batch.more, template=template)
-        steps = [replace(step, match=match, merged=merged) for step in last.steps]
+        steps = [replace(step, match=match, merged=merged, id="") for step in last.steps]
         orders.setdefault(steps[0].id, chained(steps, last.within))
     known = rulebook.catalogue.get
     secrets = {

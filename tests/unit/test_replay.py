@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 from policies import CHANNELS, event, write
 
 from engine import replay as module
@@ -180,7 +181,7 @@ def test_counts_are_those_of_the_two_plans_in_full(tmp_path: Path) -> None:
 
 def _in_full(side: Side, one: Event) -> dict[str, Delivery]:
     def nameless(each: Delivery) -> Delivery:
-        return replace(each, revision="", instead=tuple(map(nameless, each.instead)))
+        return structs.replace(each, revision="", instead=tuple(map(nameless, each.instead)))
 
     return {each.id: nameless(each) for each in plan(side.rulebook, one).deliveries}
 
@@ -226,7 +227,7 @@ def test_what_is_told_twice_within_two_minutes_counts_once(tmp_path: Path) -> No
     replay = Replay(side(tmp_path, "live", {}), side(tmp_path, "new", {}))
     one = event(PAYLOAD)
     for later in (0, 1_000_000, 119_000_000, 121_000_000):
-        replay.add(replace(one, received=one.received + later))
+        replay.add(structs.replace(one, received=one.received + later))
     assert counts(replay) == {"same": 2} and replay.of_live == 2
 
 
@@ -238,7 +239,9 @@ def test_what_one_policy_told_a_moment_ago_is_not_told_again_by_another_rule_of_
     replay = Replay(side(tmp_path, "live", {}), side(tmp_path, "new", {"rules.yaml": more}))
     first = event({**PAYLOAD, "city": "Oslo"})
     replay.add(first)
-    replay.add(replace(first, received=first.received + 1_000_000, payload={**PAYLOAD, "city": "Rome"}))
+    replay.add(
+        structs.replace(first, received=first.received + 1_000_000, payload={**PAYLOAD, "city": "Rome"})
+    )
     assert counts(replay) == {"same": 1, "appears": 1}
 
 
@@ -253,7 +256,7 @@ def test_limits_hold_back_as_they_would_have_event_by_event(tmp_path: Path) -> N
             [("Oslo", 0), ("Köln", 1), ("Köln", 2), ("Köln", 10), ("Köln", 12)]
         ):
             one = event({**PAYLOAD, "city": city}, reqid=f"{number:032x}")
-            replay.add(replace(one, received=one.received + minutes * 60_000_000))
+            replay.add(structs.replace(one, received=one.received + minutes * 60_000_000))
         return counts(replay)
 
     # Live: the 1st and the 4th. New: the 2nd and the 5th.

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
+from msgspec import structs
 from support import until
 
 from engine import history
@@ -159,7 +160,7 @@ def delivery(**more: Any) -> Delivery:
         secrets=(SECRET,),
         created=now(),
     )
-    return replace(whole, **more)
+    return structs.replace(whole, **more)
 
 
 async def test_sent(connection: Connection) -> None:

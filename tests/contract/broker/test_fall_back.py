@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from contract.broker.test_deliver import Bench, delivering, delivery
+from msgspec.structs import replace
 from support import until
 
 from engine.breaker import Breaker

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from contract.broker.test_deliver import delivering, delivery
+from msgspec.structs import replace
 from support import until
 
 from engine.broker import Connection, Outgoing

@@ -6,12 +6,12 @@ import asyncio
 import json
 import subprocess
 import sys
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from apprise.manager_plugins import NotificationManager
 from contract.channels.sides import DROP, PATIENT, SILENT, TIMEOUT, FakeWeb, World, free_port
+from msgspec.structs import replace
 
 from engine.channels import Channel, apprise_plugins
 from engine.channels.apprise import instantiate

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from contract.channels.sides import World
+from msgspec.structs import replace
 
 from engine.model import Delivery, Message
 

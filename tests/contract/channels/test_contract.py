@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pytest
 from contract.channels.sides import PATIENT, SILENT, TIMEOUT, World, free_port
+from msgspec.structs import replace
 
 from engine.channels import TYPES, Channel
 from engine.errors import BrokerError, ChannelError, Deferred, MessageTooLarge, Refused, Unknown

@@ -6,13 +6,13 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 from contract.channels.conftest import Certificates
 from contract.channels.sides import DROP, PATIENT, SILENT, TIMEOUT, World, free_port
+from msgspec.structs import replace
 
 from engine.channels import Channel
 from engine.errors import Deferred, PolicyError, Refused, Unknown
