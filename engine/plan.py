@@ -222,8 +222,8 @@ def _context(rulebook: Rulebook, order: Order) -> dict[str, Any]:
     return {**whole, **events_in_words(order.merged.events, order.merged.more)} if order.merged else whole
 
 
-def events_in_words(events: Sequence[Event], more: int = 0) -> dict[str, Any]:
-    """What a template sees of all that its message tells of; ``payload`` is the last one's."""
+def events_in_words(events: Sequence[Event], more: int) -> dict[str, Any]:
+    """What a template sees of all that a digest tells of; ``payload`` is the last one's."""
     return {
         "payload": events[-1].payload,
         "events": [{**event_in_words(each, str(each.kind)), "payload": each.payload} for each in events],
@@ -236,12 +236,22 @@ def context(
 ) -> dict[str, Any]:
     """What a template sees. Times are aware datetimes in UTC."""
     return {
-        **events_in_words((event,)),
-        "event": event_in_words(event, str(event.kind)),
+        **told_in_words(event, str(event.kind)),
         "rule": {"id": rule.id, "description": rule.description, "severity": str(rule.severity)},
         "recipient": {"user": recipient.user, "address": address, "locale": recipient.locale},
         "vars": {**rule.vars, **notify.vars},
         "site": rulebook.defaults.site,
+    }
+
+
+def told_in_words(event: Event, kind: str) -> dict[str, Any]:
+    """What a template sees of the one event that its message tells of."""
+    words = event_in_words(event, kind)
+    return {
+        "payload": event.payload,
+        "event": words,
+        "events": [{**words, "payload": event.payload}],
+        "more": 0,
     }
 
 

@@ -144,9 +144,10 @@ class Library:
         shelf = self.shelves.get(name, {})
         candidates = (*channels, ANY_CHANNEL)
         for locale in wanted:
-            for channel in candidates:
-                if words := shelf.get(locale, {}).get(channel):
-                    return words
+            if there := shelf.get(locale):
+                for channel in candidates:
+                    if words := there.get(channel):
+                        return words
         return None
 
 

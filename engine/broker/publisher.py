@@ -14,7 +14,6 @@ import json
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 import nats.errors
 from msgspec import Struct
@@ -46,8 +45,7 @@ class Outgoing(Struct, frozen=True, kw_only=True, gc=False):
 Then = Callable[[BrokerError | None], Awaitable[None]]
 
 
-@dataclass(slots=True)
-class _Group:
+class _Group(Struct):
     """Messages that are stored together: ``then`` comes with the last, or with the first failure."""
 
     waiting: int
@@ -64,8 +62,7 @@ class _Group:
             await self.then(error)
 
 
-@dataclass(slots=True)
-class _Flight:
+class _Flight(Struct):
     message: Outgoing
     group: _Group
     first_sent: float  # monotonic seconds

@@ -22,7 +22,7 @@ from .digest import GATHERING, Postponed, digest_at, pass_digest, settle_batch, 
 from .merge import digest_event, merge, reqid_of
 from .pool import Batch, Joined
 from .throttle import Beyond, pass_throttle
-from .timing import pass_timing
+from .timing import is_timed, pass_timing
 
 __all__ = [
     "GATHERING",
@@ -139,6 +139,8 @@ def _without(drafted: Draft, rule: Rule, stopped: _Stopped) -> Draft:
 
 def in_time(drafted: Draft, now: int) -> Draft:
     """``drafted`` as far as it may be sent now, or later."""
+    if not any(is_timed(step) for order in drafted.orders for step in (order, *order.instead)):
+        return drafted
     orders: list[Order] = []
     suppressed: list[Suppressed] = []
     held: list[Held] = []

@@ -9,12 +9,17 @@ from ..intervals import ALWAYS, Schedule
 from ..model import Held, Suppressed
 
 
+def is_timed(order: Order) -> bool:
+    """Whether the time makes any difference to ``order``."""
+    return bool(order.quiet) or order.notify.timing.schedule is not ALWAYS
+
+
 def pass_timing(order: Order, zone: ZoneInfo, now: int) -> Held | Suppressed | None:
     """None where ``order`` may be sent ``now``; ``zone`` is for readers whose own is not known."""
+    if not is_timed(order):
+        return None
     timing, local = order.notify.timing, order.recipient.zone or zone
     policy = timing.schedule
-    if policy is ALWAYS and not order.quiet:
-        return None
 
     def suppress(reason: str, detail: str = "") -> Suppressed:
         return Suppressed(rule=order.match.rule.id, channel=order.channel.name, reason=reason, detail=detail)

@@ -16,7 +16,7 @@ from ..draft import delivery_id
 from ..errors import TemplateError, UndecodableError
 from ..model import Delivery, Event, Kind, Message, Outcome, Severity
 from ..paths import resolve
-from ..plan import event_in_words, events_in_words, find_words
+from ..plan import find_words, told_in_words
 from ..rulebook import ActionSpec, ChannelSpec, Rulebook
 from ..templates import render
 from .payloads import read_payload
@@ -104,8 +104,7 @@ def tell(
         received=request.received,
     )
     context = {
-        **events_in_words((event,)),
-        "event": event_in_words(event, "action"),
+        **told_in_words(event, "action"),
         "rule": {"id": spec.key, "description": "", "severity": str(Severity.NONE)},
         "recipient": {"user": user, "address": to[0] if to else "", "locale": wanted},
         "vars": spec.vars,
