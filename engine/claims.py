@@ -1,7 +1,8 @@
-"""The right to send a delivery that must not go out twice, whatever happens.
+"""Which attempts have begun, of deliveries for which that matters after a crash.
 
-A claim is made before the send, by an atomic write. One whose attempt is not known to have failed
-belongs to a worker that died in the middle, or is still at it: nobody can say whether it went out.
+One that must not go out twice is claimed before the send, by an atomic write. A claim whose attempt is not
+known to have failed belongs to a worker that died in the middle, or is still at it: nobody can say whether
+it went out. One that has a fall-back notes its attempts, since one that never began did not go out.
 """
 
 from __future__ import annotations
@@ -47,6 +48,22 @@ class Claims:
         except (nats.errors.Error, TimeoutError) as error:
             raise BrokerError(f"no claim can be made: {error or 'no answer'}") from error
         return True
+
+    async def note(self, delivery: str, attempt: int) -> None:
+        """Write down that ``attempt`` of ``delivery`` begins. Raises BrokerError: nothing may be sent."""
+        try:
+            await self.bucket.put(f"delivery.{delivery}", str(attempt).encode())
+        except (nats.errors.Error, TimeoutError) as error:
+            raise BrokerError(f"no attempt can be noted: {error or 'no answer'}") from error
+
+    async def begun(self, delivery: str) -> int:
+        """The last attempt of ``delivery`` that was claimed or noted; 0: none was. Raises BrokerError."""
+        try:
+            return int((await self.bucket.get(f"delivery.{delivery}")).value or b"0")
+        except nats.js.errors.KeyNotFoundError:
+            return 0
+        except (nats.errors.Error, TimeoutError) as error:
+            raise BrokerError(f"the ledger cannot be asked: {error or 'no answer'}") from error
 
     async def is_first_back(self, delivery: Delivery) -> bool:
         """Whether no other command has brought the same dead letter back. Raises BrokerError.

@@ -41,6 +41,7 @@ log = logging.getLogger(__name__)
 _LONG_WAIT = 60.0  # seconds; beyond that a delivery does not count among those handed out
 _LOOK = "Mss-Look"  # header: there may be another copy, which the history knows
 _LOST = "handed out before, and nobody wrote down how it ended"
+_NOT_BEGUN = "handed out before, and not begun"
 _FORGOTTEN = "the broker was restarted, and may have handed it out before"
 _ENDING = "the replica ended before it was sent"
 _LATE = "the deadline has passed"
@@ -84,7 +85,7 @@ class Deliverer:
                 await msg.nak()
             else:
                 await self._fail(attempt, Outcome.DEFERRED, "expired", _LATE)
-        elif self.spec.repeats_unknown or await self._claim(attempt):
+        elif await self._may_begin(attempt):
             return await self._send(attempt)
         else:
             self.entrance.succeeded()
@@ -102,11 +103,21 @@ class Deliverer:
         before = attempt.number - 1
         if not (past.sent or past.taken_over or is_new) and (before > past.attempt or not past.attempt):
             lost = structs.replace(attempt, number=before)
-            detail = _LOST if before else _FORGOTTEN
+            if await self._has_begun(lost):
+                outcome, detail = Outcome.UNKNOWN, _LOST if before else _FORGOTTEN
+            else:
+                outcome, detail = Outcome.DEFERRED, _NOT_BEGUN
             await self.publisher.store(
-                self._receipt(lost, Outcome.UNKNOWN, detail, final=False, id_=f"lost.{attempt.id}")
+                self._receipt(lost, outcome, detail, final=False, id_=f"lost.{attempt.id}")
             )
         return past
+
+    async def _has_begun(self, lost: Attempt) -> bool:
+        """Whether an attempt of which nobody knows the end may have gone out."""
+        delivery = lost.delivery
+        if not delivery.instead or lost.age(self.clock()) >= self.topology.ledger_age:
+            return True
+        return await self.claims.begun(delivery.run) >= max(1, lost.number)
 
     async def _past(self, delivery: Delivery) -> Past:
         subject = self.topology.history_subject(delivery.kind, token(delivery.reqid))
@@ -115,8 +126,12 @@ class Deliverer:
             delivery, [msg.data or b"" async for msg in messages_on(self.connection, stream, subject)]
         )
 
-    async def _claim(self, attempt: Attempt) -> bool:
-        """Whether nobody can have sent it: what may have gone out is not to be sent again here."""
+    async def _may_begin(self, attempt: Attempt) -> bool:
+        """Whether it is to be sent: over a channel that never repeats only if nobody can have sent it."""
+        if self.spec.repeats_unknown:
+            if attempt.delivery.instead:
+                await self.claims.note(attempt.delivery.run, attempt.number)
+            return True
 
         async def was_not_sent(number: int) -> bool:
             return number in (await self._past(attempt.delivery)).not_sent

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from contract.broker.test_deliver import Bench, delivering, delivery
+from contract.broker.test_deliver import Bench, delivering, delivery, handed_out_and_lost, prepared
 from msgspec.structs import replace
 from support import until
 
 from engine.breaker import Breaker
 from engine.broker import AGAIN, Connection, Outgoing
 from engine.chain import linked, next_of
+from engine.claims import Claims
 from engine.codec import decode_delivery, encode
 from engine.entrance import Entrance
 from engine.errors import Deferred, Refused, Unknown
@@ -93,6 +94,35 @@ async def test_within_cuts_the_wait(
             ("c", "deferred"), ("c", "deferred"), (chain().instead[0].id[:1], "sent"),
         ]  # fmt: skip
         assert len(bench.channel.sent) == 2  # nothing was tried at the end
+
+
+@pytest.mark.parametrize("has_begun", [False, True])
+async def test_what_only_waited_in_a_worker_that_died_may_still_fall_back(
+    connection: Connection, has_begun: bool
+) -> None:
+    whole = chain()
+    async with prepared(connection) as bench:
+        await handed_out_and_lost(bench, whole)
+        if has_begun:
+            await Claims(bucket=await bench.topology.ledger(connection)).note(whole.run, 1)
+    async with delivering(connection, Refused("550 no")) as bench:
+        await bench.done()
+        outcomes = [outcome for _, outcome, _ in await receipts(bench)]
+        if has_begun:
+            assert outcomes == ["unknown", "refused"]
+            assert len(await bench.stored("MSS_DEAD")) == 1
+        else:
+            assert outcomes == ["deferred", "refused", "sent"]
+            assert await bench.stored("MSS_DEAD") == []
+
+
+async def test_each_attempt_of_a_chain_is_noted_before_it_begins(connection: Connection) -> None:
+    async with delivering(connection, Deferred("451 later"), "250 ok") as bench:
+        claims, whole = Claims(bucket=await bench.topology.ledger(connection)), chain()
+        assert await claims.begun(whole.run) == 0
+        await bench.store(whole)
+        await bench.done()
+        assert await claims.begun(whole.run) == 2
 
 
 async def test_a_fall_back_that_is_muted_waits_on_the_broker(connection: Connection) -> None:
