@@ -19,6 +19,7 @@ from pathlib import Path
 
 from watchfiles import awatch
 
+from .beside import beside
 from .loader import MAX_FILES, belongs, is_hidden
 
 log = logging.getLogger(__name__)
@@ -66,7 +67,7 @@ class Watch:
                     # The first look finds what changed before the folders were watched.
                     if began is None and quiet % _LOOK_ANYWAY > 1:
                         continue
-                    sight = await asyncio.to_thread(look, self.paths())
+                    sight = await beside(look, self.paths())
                     rests, self._sight = sight == self._sight, sight
                     if not rests and began is None:
                         began = time.monotonic()
@@ -78,7 +79,7 @@ class Watch:
                         break
 
     async def _has_other_content(self) -> bool:
-        before, self._content = self._content, await asyncio.to_thread(content_of, self._sight)
+        before, self._content = self._content, await beside(content_of, self._sight)
         return self._content != before
 
     async def _reports(self, folders: frozenset[str]) -> AsyncGenerator[bool, None]:

@@ -16,11 +16,13 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 from check import COUNTRIES
 
-from engine.collecting import settle
+from engine.beside import beside
+from engine.collecting import has_grown, settle
 from engine.dismantling import dismantle
 from engine.loader import load_policy
 from engine.reload import MOST_TO_COLLECT
@@ -54,7 +56,7 @@ async def tick(lags: list[float]) -> None:
         lags.append((time.perf_counter() - began - 0.001) * 1000)
 
 
-async def measure(folder: Path, rules: int, reloads: int) -> dict[str, float]:
+async def measure(folder: Path, rules: int, reloads: int) -> dict[str, Any]:
     lags: dict[str, list[float]] = {"idle": [], "load": [], "settle": [], "dismantle": []}
 
     async def during(what: str, work: object) -> object:
@@ -66,7 +68,7 @@ async def measure(folder: Path, rules: int, reloads: int) -> dict[str, float]:
         return result
 
     async def settled() -> None:
-        if rules < MOST_TO_COLLECT:
+        if has_grown() and rules < MOST_TO_COLLECT:
             settle()
 
     write_policy(folder, rules, 0)
@@ -76,20 +78,32 @@ async def measure(folder: Path, rules: int, reloads: int) -> dict[str, float]:
     began = time.perf_counter()
     for number in range(1, reloads + 1):
         write_policy(folder, rules, number)
-        policy = await during("load", asyncio.to_thread(load_policy, folder))
+        policy = await during("load", beside(load_policy, folder))
         old, rulebook = rulebook, policy.require()  # type: ignore[attr-defined]
         del policy
         await during("settle", settled())
         box = [old]
         del old
-        await during("dismantle", asyncio.to_thread(dismantle, box))
+        await during("dismantle", beside(dismantle, box))
     gc.unfreeze()
     return {
         "garbage": gc.collect(),
         "rules": len(rulebook.rules),
         "seconds per reload": round((time.perf_counter() - began) / reloads, 1),
-        **{f"{what}, ms at most": round(max(found), 1) for what, found in lags.items()},
+        **{
+            f"{what}, ms late": {
+                "p50": _share(found, 0.5),
+                "p99": _share(found, 0.99),
+                "at most": _share(found, 1),
+            }
+            for what, found in lags.items()
+        },
     }
+
+
+def _share(found: list[float], share: float) -> float:
+    """What that share of ``found`` does not go beyond."""
+    return round(sorted(found)[min(len(found) - 1, int(len(found) * share))], 1)
 
 
 def main() -> None:
