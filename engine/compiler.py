@@ -62,8 +62,11 @@ class Compiled:
     rules: int  # written, whether switched on or not
 
 
-def compile_policy(folder: Folder, environment: Mapping[str, str]) -> Compiled:
-    """Compile every part; what is wrong with one does not hide the others."""
+def compile_policy(folder: Folder, environment: Mapping[str, str], *, warn: bool = True) -> Compiled:
+    """Compile every part; what is wrong with one does not hide the others.
+
+    Unless ``warn``, what can only lead to warnings is not looked for.
+    """
     complaints = Complaints()
     sections = Sections(folder.sections, complaints)
     catalogue = _catalogue(folder.events, complaints)
@@ -153,7 +156,7 @@ def compile_policy(folder: Folder, environment: Mapping[str, str]) -> Compiled:
         actions=sections.written("actions"),
         complete=sections.complete,
     )
-    lint.check(whole, complaints)
+    lint.check(whole, complaints, warn=warn)
     return Compiled(
         rulebook=rulebook, cases=cases, problems=complaints.problems, rules=sections.count("rules")
     )

@@ -67,9 +67,13 @@ class Files:
         return _revision(self.contents)
 
 
-def load_policy(folder: Path, environment: Mapping[str, str] = os.environ) -> Policy:
-    """Read the policy in ``folder``. Never raises for what the files say or are."""
-    return load_files(read_folder(folder), environment)
+def load_policy(folder: Path, environment: Mapping[str, str] = os.environ, *, warn: bool = True) -> Policy:
+    """Read the policy in ``folder``. Never raises for what the files say or are.
+
+    Who serves it reads no warnings: looking for them takes up to half of the time, and is left out
+    unless ``warn``.
+    """
+    return load_files(read_folder(folder), environment, warn=warn)
 
 
 def read_folder(folder: Path) -> Files:
@@ -78,10 +82,10 @@ def read_folder(folder: Path) -> Files:
     return Files(contents=dict(_read_files(folder, problems)), problems=tuple(problems))
 
 
-def load_files(files: Files, environment: Mapping[str, str] = os.environ) -> Policy:
+def load_files(files: Files, environment: Mapping[str, str] = os.environ, *, warn: bool = True) -> Policy:
     """The policy that ``files`` make. Never raises for what they say."""
     with collector_at_rest():
-        return _policy(files.contents, list(files.problems), environment)
+        return _policy(files.contents, list(files.problems), environment, warn=warn)
 
 
 def load_bytes(data: bytes, name: str, environment: Mapping[str, str] = os.environ) -> Policy:
@@ -94,6 +98,8 @@ def _policy(
     problems: list[Problem],
     environment: Mapping[str, str],
     without: Collection[str] = (),
+    *,
+    warn: bool = True,
 ) -> Policy:
     """What ``files`` say, by path; ``problems`` are those of reading, codes in ``without`` left out."""
     revision = _revision(files)
@@ -118,7 +124,7 @@ def _policy(
     for document in (*sections, *events.values()):
         problems.extend(document.problems)
     whole = Folder(revision=revision, sections=sections, events=events, sources=sources, pictures=pictures)
-    compiled = compile_policy(whole, environment)
+    compiled = compile_policy(whole, environment, warn=warn)
     unread = {problem.place.file for problem in problems}
     problems.extend(
         problem

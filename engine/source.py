@@ -70,10 +70,10 @@ class FolderSource:
         return str(self.folder or self.settings.rules)
 
     async def first(self) -> Policy:
-        return load_policy(self.folder or self.settings.rules)
+        return load_policy(self.folder or self.settings.rules, warn=False)
 
     def load(self, settings: Settings) -> Policy:
-        return load_policy(self.folder_of(settings)[0])
+        return load_policy(self.folder_of(settings)[0], warn=False)
 
     def folder_of(self, settings: Settings) -> Sequence[Path]:
         # Of a bucket that the settings name by now, the next start takes notice.
@@ -110,7 +110,7 @@ class BucketSource:
 
     def load(self, settings: Settings) -> Policy:
         del settings
-        return load_files(self._files)
+        return load_files(self._files, warn=False)
 
     def folder_of(self, settings: Settings) -> Sequence[Path]:
         del settings
@@ -154,7 +154,7 @@ class BucketSource:
 
     async def _fetched(self, bucket: PolicyBucket, pushed: Pushed) -> Policy:
         self._files, self._taken = await bucket.files(pushed), pushed.number
-        return await beside(load_files, self._files)
+        return await beside(load_files, self._files, warn=False)
 
     async def _changes(
         self, connection: Connection, settings: Settings, present: Callable[[], Settings]

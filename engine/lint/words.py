@@ -65,10 +65,11 @@ def check(policy: Policy, complaints: Complaints) -> None:
     lines = {source.path: source for source in policy.sources}
     site = _shape_of(policy.rulebook.defaults.site)
     reported: set[Use] = set()
+    files: dict[str, list[str]] = {}  # by template
+    for path in sorted(texts):
+        files.setdefault(posixpath.dirname(path).split("/")[0], []).append(path)
     for name, given in _given(policy).items():
-        for path in sorted(texts):
-            if posixpath.dirname(path).split("/")[0] != name:
-                continue
+        for path in files.get(name, ()):
             everything = list(_reachable(path, texts))
             guarded = frozenset(each for file in everything for each in texts[file].guarded)
             for use in (use for file in everything for use in texts[file].uses):

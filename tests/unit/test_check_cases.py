@@ -28,6 +28,16 @@ def test_a_case(case: Path) -> None:
     assert shown(problems, expected(case)) == wanted(case), "\n".join(map(str, problems))
 
 
+def test_a_server_that_leaves_out_warnings_refuses_for_the_same_errors() -> None:
+    left_out = set()
+    for case in cases():
+        problems, served = problems_of(case), found(case, warn=False)
+        assert set(served) <= set(problems), case.name
+        assert all(problem.severity == "warning" for problem in set(problems) - set(served)), case.name
+        left_out |= {problem.code for problem in set(problems) - set(served)}
+    assert {"hidden-rule", "never-matches", "unused-channel"} <= left_out
+
+
 def test_there_are_enough_of_both_sorts() -> None:
     broken = [case for case in cases() if expected(case)]
     assert len(broken) >= 80
