@@ -70,6 +70,7 @@ class Status:
     streams: tuple[Lag, ...] = ()
     queues: tuple[Lag, ...] = ()  # of channels
     reload: Reloaded | None = None  # the last one
+    source_error: str = ""  # why the policy cannot be looked at where it lies; empty while it can
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

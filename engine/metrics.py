@@ -99,6 +99,11 @@ class Metrics:
             ["file", "line", "column", "code"],
             registry=self.registry,
         )
+        self.source_up = Gauge(
+            "mss_policy_source_up",
+            "1 while the policy could be read where it lies when it was last looked at",
+            registry=self.registry,
+        )
         self.rules = Gauge("mss_rules", "Rules in force", registry=self.registry)
         self.revision = Gauge(
             "mss_revision_info",

@@ -24,6 +24,11 @@ def complaints(answers: Answers, expect: int) -> list[str]:
     if expect > len(answers.done):
         said.append(f"{_count(len(answers.done))} of {expect} expected")
     said += [f"{answer.name} has begun and has not answered" for answer in answers.silent]
+    said += [
+        f"{answer.name} cannot look at its policy: {answer.status.source_error}"
+        for answer in answers.done
+        if answer.status and answer.status.source_error
+    ]
     revisions = {answer.revision for answer in answers.done}
     if len(revisions) > 1:
         said.append(f"the replicas go by different revisions: {', '.join(sorted(revisions))}")
@@ -71,6 +76,8 @@ def show_status(console: Console, answers: Answers) -> None:
             ok = "went well" if status.reload.ok else "was refused"
             indented(console, f"the reload of {local(int(status.reload.at * 1e6))} {ok}", 2)
             _show_reload(console, status.reload)
+        if status.source_error:
+            indented(console, Text(f"the policy cannot be looked at: {status.source_error}", "red"), 2)
     for lag in _lags(answers):
         text = lag.error or f"{lag.pending} pending, {lag.in_hand} in hand"
         console.print(harmless(f"{lag.name:<18} {text}", "red" if lag.error else ""), soft_wrap=True)
@@ -149,6 +156,7 @@ def _status(status: Status) -> dict[str, Any]:
         "streams": _lag_documents(status.streams),
         "queues": _lag_documents(status.queues),
         "last_reload": _reload(status.reload) if status.reload else None,
+        "source_error": status.source_error,
     }
 
 

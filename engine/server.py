@@ -53,11 +53,15 @@ class Server:
     verbs: dict[str, Callable[[], Awaitable[Answer]]] = field(default_factory=dict)  # more to be asked
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     last_reload: Reloaded | None = None
+    trouble: Callable[[], str] = str  # why the policy cannot be looked at where it lies; empty while it can
     _started: float = field(default_factory=time.time)
     _since: float = field(default_factory=time.time)
     _work: _Work | None = None
     _leaving: set[asyncio.Task[Exception | None]] = field(default_factory=set)
     _has_served: bool = False
+
+    def __post_init__(self) -> None:
+        self.metrics.source_up.set_function(lambda: not self.trouble())
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until ``stop`` is set; then finish what is in hand within the grace and return.
@@ -147,6 +151,7 @@ class Server:
             streams=streams,
             queues=queues,
             reload=shortened(self.last_reload),
+            source_error=self.trouble(),
         )
         return replace(self.present(), status=status)
 

@@ -38,6 +38,11 @@ class Source(Protocol):
         """What people call it."""
         ...
 
+    @property
+    def trouble(self) -> str:
+        """Why the policy cannot be looked at; empty while it can."""
+        ...
+
     async def first(self) -> Policy:
         """The policy to start with. Raises BadBucket, BrokerError."""
         ...
@@ -69,6 +74,10 @@ class FolderSource:
     def name(self) -> str:
         return str(self.folder or self.settings.rules)
 
+    @property
+    def trouble(self) -> str:
+        return ""  # what is wrong with a folder is found at a reload, like what is wrong in it
+
     async def first(self) -> Policy:
         return load_policy(self.folder or self.settings.rules, warn=False)
 
@@ -94,7 +103,7 @@ class BucketSource:
     poll: float = _POLL  # seconds
     _files: Files = field(default_factory=lambda: Files(contents={}))
     _taken: int = 0  # number of the revision that was fetched last
-    _said: str = ""  # what was last wrong with the bucket
+    trouble: str = field(default="", init=False)
 
     @property
     def name(self) -> str:
@@ -127,7 +136,7 @@ class BucketSource:
                     async for _ in changes:
                         yield
             except _TROUBLE as error:
-                log.warning("policy: %s cannot be followed: %s", self.name, str(error) or "no answer")
+                self._complain(f"cannot be followed: {str(error) or 'no answer'}")
             await asyncio.sleep(_AGAIN)
 
     async def _first(self, bucket: PolicyBucket) -> Policy:
@@ -193,25 +202,28 @@ class BucketSource:
             bucket = await open_bucket(connection, self.settings.rules_bucket)
             pushed = (await bucket.revisions()).require()
             if pushed.number == self._taken:
-                self._said = ""
+                self._is_well()
                 return False
             files = await bucket.files(pushed)
-        except BadBucket as error:
+        except (BadBucket, BrokerError) as error:
             self._complain(str(error))
             return False
-        except BrokerError as error:
-            log.warning("policy: %s: %s", self.name, error)
-            return False
+        self._is_well()
         by = f"{pushed.who}: {pushed.message}" if pushed.message else pushed.who
         log.info("policy: %s of %s is in force, pushed by %s", pushed, self.name, by)
-        self._files, self._taken, self._said = files, pushed.number, ""
+        self._files, self._taken = files, pushed.number
         return True
 
     def _complain(self, words: str) -> None:
         """Once, and not at each look."""
-        if words != self._said:
+        if words != self.trouble:
             log.error("policy: %s: %s; the policy in force stays", self.name, words)
-        self._said = words
+        self.trouble = words
+
+    def _is_well(self) -> None:
+        if self.trouble:
+            log.info("policy: %s can be read again", self.name)
+        self.trouble = ""
 
 
 async def _readable(bucket: PolicyBucket) -> tuple[Revisions, str]:

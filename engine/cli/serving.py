@@ -106,7 +106,7 @@ async def _serve(
         policy = policy or await _unless(stop, source.first())
         if policy is None:
             return
-        server = Server(settings=settings, rulebook=policy.require())
+        server = Server(settings=settings, rulebook=policy.require(), trouble=lambda: source.trouble)
         del policy  # else the first one would stay for ever
         if settings.metrics:
             await stack.enter_async_context(health_pages(settings.metrics, server.metrics, server.ready))

@@ -8,11 +8,13 @@ import logging
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import nats
 import pytest
+from cable import Cable
 from permissions import permissions
 from policies import write
 from support import LIMIT, NatsServer, client_options, until
@@ -60,34 +62,51 @@ class Desk:
         document = (await self.mss("revisions", "--format", "json")).document
         return next(each for each in document["revisions"] if each["current"])
 
-    def settings(self) -> Settings:
-        access = {"user": "mss", "password": "x"}
+    async def status(self) -> Said:
+        access = {"servers": self.address, "user": "mss", "password": "x"}
+        (self.folder.parent / "operator.yaml").write_text(json.dumps(access))
+        return await mss("status", "-c", str(self.folder.parent / "operator.yaml"))
+
+    def settings(self, address: str = "") -> Settings:
         return Settings(
-            servers=(self.address,), access=access, metrics="", ack_wait=2.0, rules_bucket="MSS_POLICY"
+            servers=(address or self.address,),
+            access={"user": "mss", "password": "x"},
+            metrics="",
+            ack_wait=2.0,
+            rules_bucket="MSS_POLICY",
         )
 
     @asynccontextmanager
     async def replicas(
-        self, *polls: float, last_good: bool = False, blind: bool = False
+        self, *polls: float, last_good: bool = False, blind: bool = False, far: str = ""
     ) -> AsyncIterator[list[Server]]:
         """Servers that follow the bucket: by their watch alone, unless they look every so many seconds.
 
-        The last one of the ``blind`` has no watch.
+        The last one of the ``blind`` has no watch; the last one goes to the broker by ``far``, if given.
         """
-        settings = self.settings()
         sources = [
-            BucketSource(settings=settings, last_good=last_good, poll=poll) for poll in polls or (1000.0,)
+            BucketSource(settings=self.settings(), last_good=last_good, poll=poll)
+            for poll in polls or (1000.0,)
         ]
+        sources[-1].settings = self.settings(far)
         if blind:
             sources[-1]._watch = lambda *_: asyncio.Event().wait()  # type: ignore[method-assign, assignment, return-value]
         first = await asyncio.gather(*(source.first() for source in sources))
-        servers = [Server(settings=settings, rulebook=policy.require()) for policy in first]
+        servers = [
+            Server(
+                settings=source.settings,
+                rulebook=policy.require(),
+                trouble=lambda source=source: source.trouble,
+            )
+            for source, policy in zip(sources, first, strict=True)
+        ]
         stop = asyncio.Event()
         running = [asyncio.create_task(server.run(stop)) for server in servers]
         following = []
         for server, source in zip(servers, sources, strict=True):
-            reloader = Reloader(server=server, settings=lambda: settings, load=source.load)
-            following.append(asyncio.create_task(reloader.follow(source.changes(lambda: settings))))
+            present = partial(getattr, source, "settings")
+            reloader = Reloader(server=server, settings=present, load=source.load)
+            following.append(asyncio.create_task(reloader.follow(source.changes(present))))
         for server, task in zip(servers, running, strict=True):
             await until(
                 lambda server=server, task=task: server.ready.is_set() or task.done(), what="it serves"
@@ -202,6 +221,10 @@ async def test_a_bucket_that_is_broken_stops_no_replica_and_refuses_a_start_unle
         await until(lambda: "its pointer cannot be read" in caplog.text, what="it says so")
         await refuses(BadBucket, "its pointer cannot be read")
         assert replica.rulebook.revision == good
+        assert replica.metrics.value("mss_policy_source_up") == 0
+        status = await desk.status()
+        assert status.code == 1 and "cannot look at its policy: its pointer cannot be read" in status.errors
+        assert "the policy cannot be looked at: its pointer cannot be read" in status.output
         async with desk.replicas(last_good=True) as (another,):
             assert another.rulebook.revision == good
             assert (await desk.push("hello, mended", {"more.yaml": ""})).code == 0
@@ -211,7 +234,32 @@ async def test_a_bucket_that_is_broken_stops_no_replica_and_refuses_a_start_unle
                 lambda: {replica.rulebook.revision, another.rulebook.revision} == {mended["revision"]},
                 what="both",
             )
+        assert replica.metrics.value("mss_policy_source_up") == 1
+        assert "cannot be looked at" not in (await desk.status()).output
     await client.close()
+
+
+async def test_a_replica_that_is_cut_off_takes_what_was_pushed_meanwhile_when_it_is_back(
+    broker: NatsServer, tmp_path: Path
+) -> None:
+    desk = Desk(tmp_path, broker.address)
+    await desk.push("hello")
+    old = (await desk.current())["revision"]
+    async with (
+        Cable(broker.port) as cable,
+        desk.replicas(1000.0, 1000.0, 1000.0, far=cable.address) as (one, two, far),
+    ):
+        cable.cut()
+        for words in ("hello again", "hello, third"):
+            assert (await desk.push(words)).code == 0
+            new = (await desk.current())["revision"]
+            await until(
+                lambda new=new: {one.rulebook.revision, two.rulebook.revision} == {new}, what="the others"
+            )
+        assert far.rulebook.revision == old
+        cable.mend()
+        await until(lambda: far.rulebook.revision == new, what="it has taken the last one")
+        assert one.rulebook.revision == two.rulebook.revision == new
 
 
 async def test_a_push_that_comes_too_late_overwrites_nothing_and_old_files_are_removed(
