@@ -16,9 +16,8 @@ from ..model import Inline, Message
 
 _LONGEST_LINE = 76  # characters
 _LEGIBLE = 1.5  # times as long as the words themselves: quoted words beyond that nobody can read
-_REMEMBERED = 32  # messages; many recipients of one event get the same
+_REMEMBERED = 32  # messages, as many recipients of one event get the same; and pictures
 _MEDIA_TYPE = re.compile(r"[a-z0-9]+/[a-z0-9.+-]+", re.ASCII | re.IGNORECASE)
-_LINE_END = re.compile(r"\r\n|\r|\n")
 
 
 @lru_cache(maxsize=_REMEMBERED)
@@ -38,7 +37,7 @@ def body(message: Message) -> bytes:
 def _words(subtype: str, text: str) -> bytes:
     """A part of text, encoded as little as it can be, so that a person can read it raw."""
     # NUL and halves of characters are in no mail.
-    data = _LINE_END.sub("\r\n", text.replace("\0", "")).encode("utf-8", "replace")
+    data = _with_line_ends(text.replace("\0", "")).encode("utf-8", "replace")
     if not data.endswith(b"\r\n"):
         data += b"\r\n"
     if data.isascii() and max(map(len, data.split(b"\r\n"))) <= _LONGEST_LINE:
@@ -51,6 +50,12 @@ def _words(subtype: str, text: str) -> bytes:
     return head.encode() + encoded
 
 
+def _with_line_ends(text: str) -> str:
+    """``text`` with CRLF at the end of each line, whatever stood there."""
+    return text.replace("\r\n", "\n").replace("\r", "\n").replace("\n", "\r\n")
+
+
+@lru_cache(maxsize=_REMEMBERED)  # every mail of a template has the same
 def _picture(picture: Inline) -> bytes:
     media_type = (
         picture.media_type if _MEDIA_TYPE.fullmatch(picture.media_type) else "application/octet-stream"
