@@ -3,6 +3,7 @@
 handout      what the broker says of a message that it hands out
 connection   one client, and the news when it is lost for good
 topology     the streams, durables and buckets, created and checked at start
+moment       what several tasks write comes together
 publisher    many messages at once, each known to be stored
 cells        values that all replicas change
 lookup       what lies on one subject of a stream
@@ -11,10 +12,10 @@ consumer     a durable pull consumer that never stops pulling and never holds to
 
 from .cells import Cells
 from .connection import AGAIN, Connection, connect
-from .consumer import Consumer, Handle, Settlement
+from .consumer import Consumer, Handle
 from .handout import Handout, handout
 from .lookup import holds_any, messages_on
-from .publisher import Outgoing, Publisher
+from .publisher import Outgoing, Publisher, Settlement
 from .topology import Topology
 
 __all__ = [

@@ -11,17 +11,17 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import nats.errors
-from msgspec import Struct
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from ..errors import BrokerError, BrokerUnfit
 from .connection import Connection
-from .publisher import Outgoing, Publisher
+from .moment import Moment
+from .publisher import Settlement
 
 log = logging.getLogger(__name__)
 
@@ -32,17 +32,10 @@ _DRAIN_LIMIT = 2.0  # seconds
 _UNANSWERED_PULLS = 30  # "no responders" in a row before the consumer counts as gone
 _SETTLING = 512  # messages that wait for what they led to being stored, beside those that are handled
 _IN_A_ROW = 64  # messages handled before others have their turn: what they led to has to go out
+_MOMENT = 0.002  # seconds in which what tasks lead to is gathered
 _MISHAP_WAIT = 2.0  # seconds before a message comes again whose handler broke
 _ACK = "$JS.ACK."  # where a message of a stream is acknowledged; nothing else has such a reply
 _GONE = ("consumer deleted", "consumer not found", "stream not found", "push based")
-
-
-class Settlement(Struct, frozen=True, kw_only=True):
-    """What is to be stored before a message is acknowledged."""
-
-    publisher: Publisher
-    messages: Sequence[Outgoing]
-    settled: Callable[[], None] | None = None  # called once the message is acknowledged
 
 
 Handle = Callable[[Msg], Settlement | Coroutine[Any, Any, Settlement | None]]
@@ -80,6 +73,7 @@ class Consumer:
         self._handled: dict[str, Msg] = {}  # by reply subject
         self._settled: dict[str, Msg] = {}  # and not yet acknowledged
         self._in_a_row = 0
+        self._moment = Moment(_MOMENT)
         self._pulls: dict[str, int] = {}  # reply subject -> messages still to come
         self._pull_count = 0
         self._subscription: Subscription | None = None
@@ -207,7 +201,8 @@ class Consumer:
         try:
             begun = self._handle(msg)
             if isinstance(begun, Settlement):
-                await self._settle(msg, begun)
+                self._release(msg)
+                await self._store(msg, begun)
         except Exception as error:  # noqa: BLE001 -- what becomes of it is decided in one place
             begun = _raised(error)
         if not isinstance(begun, Settlement):
@@ -220,7 +215,9 @@ class Consumer:
         try:
             settlement = await begun
             if settlement is not None:
-                await self._settle(msg, settlement)
+                self._release(msg)
+                await self._moment.wait()
+                await self._store(msg, settlement)
                 return
         except BrokerError as error:
             log.warning("consumer %s: %s", self._name, error)
@@ -231,10 +228,12 @@ class Consumer:
             await self._again(msg)
         self._done(msg)
 
-    async def _settle(self, msg: Msg, settlement: Settlement) -> None:
+    def _release(self, msg: Msg) -> None:
+        """Another one may be handled in its place."""
         self._settled[msg.reply] = self._handled.pop(msg.reply)
         self._look_for_room()
 
+    async def _store(self, msg: Msg, settlement: Settlement) -> None:
         async def then(error: BrokerError | None) -> None:
             try:
                 if error is None:

@@ -186,6 +186,14 @@ class Publisher:
             await flight.group.failed(error)
 
 
+class Settlement(Struct, frozen=True, kw_only=True):
+    """What is to be stored before a message is acknowledged."""
+
+    publisher: Publisher
+    messages: Sequence[Outgoing]
+    settled: Callable[[], None] | None = None  # called once the message is acknowledged
+
+
 def _error_in(data: bytes) -> str:
     """The error that an acknowledgement carries, or ``""``."""
     if b'"error"' not in data:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -16,6 +16,7 @@ from support import LIMIT, NatsServer, until
 
 from engine.broker import Connection, Consumer, Outgoing, Publisher, Settlement
 from engine.broker.consumer import Handle
+from engine.broker.publisher import Then
 from engine.errors import BrokerUnfit
 
 ACK_WAIT = 1.0
@@ -106,6 +107,35 @@ async def test_a_bug_costs_one_message_a_delay(
     made.stop()
     await running
     assert sorted(seen.values()) == [1] * 9 + [3]
+
+
+async def test_what_ends_in_one_moment_is_stored_together_and_keeps_nobody_waiting(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.broker.consumer._MOMENT", 0.5)
+    await stream(connection, 10)
+    ended = 0
+    ended_before: list[int] = []  # each was stored
+
+    class Noting(Publisher):
+        async def send(self, messages: Sequence[Outgoing], then: Then) -> None:
+            ended_before.append(ended)
+            await super().send(messages, then)
+
+    async def handle(_: Msg) -> Settlement:
+        nonlocal ended
+        await asyncio.sleep(0)
+        ended += 1
+        return Settlement(publisher=publisher, messages=())
+
+    publisher = Noting(connection)
+    made = consumer(connection, handle, limit=1)
+    running = asyncio.create_task(made.run())
+    await until(lambda: len(ended_before) == 10, what="ten stored")
+    made.stop()
+    await running
+    assert ended_before == [10] * 10
+    assert await left(connection) == 0
 
 
 async def test_a_long_task_is_not_handed_out_again(connection: Connection) -> None:
