@@ -43,7 +43,7 @@ class Likeness:
             len(matches) == len(before.matches)
             and all(
                 # What limits make of it depends on what came before, under either policy.
-                not its.rule.limits.there and self._rules_alike(mine.rule, its.rule)
+                its.rule.limits.are_none and self._rules_alike(mine.rule, its.rule)
                 for mine, its in zip(before.matches, matches, strict=True)
             )
             and self._events_alike(event.name)
@@ -109,6 +109,8 @@ class Likeness:
             and (mine.recipient.user, mine.recipient.locale) == (its.recipient.user, its.recipient.locale)
             and self._wording_alike(mine.match.rule, mine.notify, its.match.rule, its.notify)
             and mine.match.event.payload == its.match.event.payload
+            and mine.match.event.received == its.match.event.received  # digests of the same events differ
+            and mine.merged == its.merged
             and (
                 self._print(self.live, mine.template) == self._print(self.new, its.template)
                 or _words(self.live, mine) == _words(self.new, its)

@@ -83,6 +83,11 @@ class Limits:
         return bool(self.dedupe or self.throttle or self.digest)
 
     @property
+    def are_none(self) -> bool:
+        """Whether what becomes of an event has nothing to do with those before it."""
+        return not (self.there or self.budgets)
+
+    @property
     def digests(self) -> Iterator[Digest]:
         """Every way in which its events may be told of together."""
         ways = self.digest, self.throttle and self.throttle.digest

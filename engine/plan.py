@@ -25,7 +25,6 @@ from .gates import (
     merge,
     pass_gates,
     pass_last,
-    take_batch,
 )
 from .limits import UsedUp
 from .model import Delivery, Event, Failure, Held, Message, Recipient, Revival, Suppressed
@@ -65,24 +64,6 @@ def plan(rulebook: Rulebook, event: Event, now: int | None = None, choices_of: C
 def planning(rulebook: Rulebook, event: Event, now: int, choices_of: ChoicesOf = nobody) -> Row[Plan]:
     """The same with what the gates remember of other events, which it asks for."""
     return write((yield from pass_gates(draft(rulebook, event, choices_of), now)))
-
-
-def digesting(
-    rulebook: Rulebook,
-    rule: Rule,
-    key: str,
-    now: int,
-    choices_of: ChoicesOf = nobody,
-) -> Row[Plan | Postponed | None]:
-    """What lies under ``key`` told in one digest, if it is due ``now``.
-
-    None where nothing is there; Postponed where its time has not come. It lies there until it is settled:
-    whoever stores the plan settles it then.
-    """
-    batch = yield from take_batch(key, rule.limits, now)
-    if not isinstance(batch, Batch):
-        return batch
-    return (yield from tell_batch(rulebook, rule, key, batch, now=now, choices_of=choices_of))
 
 
 def tell_batch(

@@ -10,19 +10,14 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from msgspec import structs
-
 from .catalogue import mask
-from .draft import Draft, Order, draft
-from .gates import pass_gates
+from .choices import ChoicesOf, nobody
+from .draft import Draft, Order
 from .likeness import Likeness, Side
-from .model import Delivery, Event, Failure
+from .model import Delivery, Event, Failure, Kind
+from .past import Past, Told, Unpaired
 from .plan import write
 from .readers import Field, differ, fields_between, longest_first
-from .remembered import Remembered
-
-_WINDOW = 120_000_000  # microseconds within which the broker drops a delivery that it has stored already
-_MOST_REMEMBERED = 100_000  # deliveries, however many come within that time
 
 
 class Verdict(StrEnum):
@@ -54,38 +49,67 @@ _Group = tuple[str, str]  # rule and channel
 
 
 class Replay:
-    """Takes events one by one and keeps counts, and a few samples of each kind of difference."""
+    """Takes events one by one, of each kind in the order of their times; then it is finished.
 
-    def __init__(self, live: Side, new: Side, *, samples: int = 3) -> None:
+    It keeps counts, and a few samples of each kind of difference.
+    """
+
+    def __init__(self, live: Side, new: Side, *, choices_of: ChoicesOf = nobody, samples: int = 3) -> None:
         self.live, self.new = live, new
         self.events: Counter[str] = Counter()  # by kind
         self.tallies: dict[tuple[str, str], Counter[Verdict]] = defaultdict(Counter)  # by rule and channel
         self.samples: dict[tuple[str, str, Verdict], list[Sample]] = {}
         self.of_live = self.of_new = 0  # deliveries
         self._most = samples
-        self._seen_live, self._seen_new = _Recent(), _Recent()
-        self._of_live, self._of_new = Remembered(), Remembered()
+        self._by_live, self._by_new = Past(live, choices_of), Past(new, choices_of)
+        self._alone_in_live, self._alone_in_new = Unpaired(), Unpaired()
         self._likeness = Likeness(live, new)
 
     def add(self, event: Event) -> None:
         """Compare what both policies make of ``event``, whose payload is as it came."""
         self.events[event.kind] += 1
-        before = _drafted(self.live, _seen_by(self.live, event), self._of_live)
-        mine = _fresh(before, self._seen_live)
-        of_new = _seen_by(self.new, event)
-        if self._likeness.of_drafts(before, of_new):
-            for id_, order in mine.items():
-                self._seen_new.repeats(id_, event.received)
+        self._tell_digests(event.kind, event.received)
+        before = self._by_live.take(self._by_live.seen(event))
+        of_new = self._by_new.seen(event)
+        if self._likeness.of_drafts(before.draft, of_new):
+            self._by_new.note(before.orders, event.received)
+            for order in before.orders.values():
                 self._count(_group(order), Verdict.SAME)
-            return
-        after = _drafted(self.new, of_new, self._of_new)
-        its = _fresh(after, self._seen_new)
+        else:
+            self._compare(before, self._by_new.take(of_new))
+
+    def finish(self, now: int) -> None:
+        """After all events: compare the digests due by ``now``, microseconds since the epoch."""
+        for kind in Kind:
+            self._tell_digests(kind, now)
+        for told in self._alone_in_live.rest():
+            self._compare(told, _nothing(self.new, told))
+        for told in self._alone_in_new.rest():
+            self._compare(_nothing(self.live, told), told)
+
+    def _tell_digests(self, kind: Kind, until: int) -> None:
+        """Compare those that fall due, each with the other policy's that tells of the same events."""
+        for told in self._by_live.digests(kind, until):
+            if (its := self._alone_in_new.take(told)) is not None:
+                self._compare(told, its)
+            else:
+                for alone in self._alone_in_live.add(told):
+                    self._compare(alone, _nothing(self.new, alone))
+        for told in self._by_new.digests(kind, until):
+            if (mine := self._alone_in_live.take(told)) is not None:
+                self._compare(mine, told)
+            else:
+                for alone in self._alone_in_new.add(told):
+                    self._compare(_nothing(self.live, alone), alone)
+
+    def _compare(self, before: Told, after: Told) -> None:
+        mine, its = dict(before.orders), dict(after.orders)
         for a, b in _pairs(mine, its):
-            self._both((before, mine.pop(a)), (after, its.pop(b)))
+            self._both((before.draft, mine.pop(a)), (after.draft, its.pop(b)))
         for order in mine.values():
-            self._vanishes(before, order, after)
+            self._vanishes(before.draft, order, after.draft)
         for order in its.values():
-            self._appears(after, order, before)
+            self._appears(after.draft, order, before.draft)
 
     @property
     def unwritable(self) -> int:
@@ -161,40 +185,9 @@ class Replay:
         self.samples.setdefault((rule, channel, verdict), []).append(sample)
 
 
-class _Recent:
-    """The deliveries of the last minutes: one that comes again within them is not sent again."""
-
-    def __init__(self) -> None:
-        self._young: dict[str, int] = {}
-        self._old: dict[str, int] = {}
-        self._since = 0
-
-    def repeats(self, id_: str, at: int) -> bool:
-        """Whether ``id_`` was there a moment ago; it is now."""
-        if not 0 <= at - self._since < _WINDOW or len(self._young) >= _MOST_REMEMBERED:
-            self._young, self._old, self._since = {}, self._young, at
-        last = self._young.get(id_, self._old.get(id_))
-        if last is not None and 0 <= at - last < _WINDOW:
-            return True
-        self._young[id_] = at
-        return False
-
-
-def _seen_by(side: Side, event: Event) -> Event:
-    """``event`` with its payload as that policy's schemas spell it."""
-    payload = side.rulebook.catalogue.canonical(event.name, event.payload)
-    return event if payload is event.payload else structs.replace(event, payload=payload)
-
-
-def _drafted(side: Side, event: Event, remembered: Remembered) -> Draft:
-    """What the policy would have asked for at the time of the event, after those that came before it."""
-    return remembered.carry_out(pass_gates(draft(side.rulebook, event), event.received), event.received)
-
-
-def _fresh(drafted: Draft, seen: _Recent) -> _Orders:
-    """The orders without those that are repeated."""
-    at = drafted.event.received
-    return {id_: order for order in drafted.orders if not seen.repeats(id_ := order.id, at)}
+def _nothing(side: Side, told: Told) -> Told:
+    """That a policy has made no digest of the events that the other tells of in one."""
+    return Told(Draft(event=told.draft.event, rulebook=side.rulebook), {})
 
 
 def _group(order: Order) -> _Group:
@@ -236,10 +229,18 @@ def _why_not(order: Order, drafted: Draft) -> str:
     for other in drafted.orders:
         if any(_group(step) == (rule, channel) for step in other.instead):
             return f"it goes out only where {other.channel.name} fails"
+    return _why_silent(order, drafted)
+
+
+def _why_silent(order: Order, drafted: Draft) -> str:
+    """Why a policy has nothing to say of the order's rule."""
+    rule = order.match.rule.id
     if any(match.rule.id == rule for match in drafted.matches):
         return "the rule matches, and does not tell this address over this channel"
     if all(each.id != rule for each in drafted.rulebook.rules):
         return "there is no such rule, or it is off"
+    if order.merged is not None:
+        return "it tells no digest of these events"
     last = drafted.matches[-1].rule if drafted.matches else None
     return (
         f"{last.id} says stop before it, or it does not match" if last and last.stop else "it does not match"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
@@ -25,12 +26,24 @@ _WHOSE = {Verdict.APPEARS: "live", Verdict.VANISHES: "new", Verdict.CHANGES: "ne
 _DIFFERING = tuple(verdict for verdict in Verdict if verdict is not Verdict.SAME)
 
 
-def show_replay(console: Console, replay: Replay, archive: Archive, names: Mapping[str, str]) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replayed:
+    """A replay that is finished, and how much of the past it knew."""
+
+    replay: Replay
+    archive: Archive
+    people: int | None  # who have chosen something; None: it may not be known who
+
+
+def show_replay(console: Console, past: Replayed, names: Mapping[str, str]) -> None:
     """Counts of both, a line for each rule and channel that differs, and a few samples of each."""
+    replay = past.replay
     kinds = ", ".join(f"{count} {kind}" for kind, count in replay.events.items())
     events = f"{_count(replay.events.total(), 'event')} replayed{f' ({kinds})' if kinds else ''}"
-    lost = archive.undecodable.total()
+    lost = past.archive.undecodable.total()
     indented(console, f"{events}; {lost} could not be read" if lost else events, 0)
+    if past.people:
+        indented(console, f"{_people(past.people)} chosen for themselves, as it is now", 0)
     for word, side, count in _sides(replay):
         line = f"{word:<5}{names[word]}, revision {side.rulebook.revision}: {_deliveries(count)}"
         indented(console, line, 0)
@@ -78,8 +91,9 @@ def _show_sample(console: Console, sample: Sample) -> None:
                 indented(console, Text(f"{sign} {each.name}: {value}", colour), 2)
 
 
-def replay_document(replay: Replay, archive: Archive, names: Mapping[str, str], since: int) -> dict[str, Any]:
+def replay_document(past: Replayed, names: Mapping[str, str], since: int) -> dict[str, Any]:
     """The shape that ``mss replay --format json`` prints."""
+    replay, archive = past.replay, past.archive
     totals = {str(each): sum(tally[each] for tally in replay.tallies.values()) for each in Verdict}
     return {
         "since": iso(since),
@@ -87,6 +101,7 @@ def replay_document(replay: Replay, archive: Archive, names: Mapping[str, str], 
         "kinds": dict(replay.events),
         "undecodable": archive.undecodable.total(),
         "hidden": sorted(map(str, archive.hidden)),
+        "people": past.people,
         **{
             word: {"policy": names[word], "revision": side.rulebook.revision, "deliveries": count}
             for word, side, count in _sides(replay)
@@ -123,6 +138,10 @@ def _sides(replay: Replay) -> tuple[tuple[str, Side, int], ...]:
 
 def _deliveries(count: int) -> str:
     return f"{count} delivery" if count == 1 else f"{count} deliveries"
+
+
+def _people(number: int) -> str:
+    return "what 1 person has" if number == 1 else f"what {number} people have"
 
 
 def _count(number: int, word: str) -> str:

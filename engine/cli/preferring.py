@@ -98,7 +98,7 @@ def list_(format_: str, config: Path | None, server: str | None) -> None:
 
     async def main(store: PreferenceStore) -> list[dict[str, Any]]:
         found = []
-        async for user, document in _everybody(store):
+        async for user, document in everybody(store):
             if format_ == "json":
                 found.append({"userid": user, "preferences": document})
                 continue
@@ -122,7 +122,7 @@ def export(config: Path | None, server: str | None) -> None:
     """Print everybody's choices, a line of JSON for each person: what "import" reads."""
 
     async def main(store: PreferenceStore) -> None:
-        async for user, document in _everybody(store):
+        async for user, document in everybody(store):
             click.echo(msgspec.json.encode({"userid": user, "preferences": document}))
 
     _with_store(config, server, main)
@@ -174,7 +174,7 @@ def import_(file: Any, rules: Path | None, config: Path | None, server: str | No
         raise SystemExit(1)
 
 
-async def _everybody(store: PreferenceStore) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+async def everybody(store: PreferenceStore) -> AsyncIterator[tuple[str, dict[str, Any]]]:
     """Whose record it is, and the document; what cannot be read is said."""
     async for record in store.records():
         try:

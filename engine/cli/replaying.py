@@ -5,23 +5,30 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from .. import report
 from ..archive import Archive
+from ..choices import Choices, ChoicesOf
 from ..durations import parse_duration
+from ..errors import BadPreferences, BrokerUnfit, NotPermitted
 from ..likeness import Side
 from ..loader import Files, load_files, read_folder
+from ..preference_store import PreferenceStore
+from ..preferences import parse
 from ..replay import Replay
-from ..report_replay import replay_document, show_replay
+from ..report_replay import Replayed, replay_document, show_replay
 from ..session import topology_of
 from ..settings import Settings
 from ..wordprints import template_prints
 from .common import CONFIG, SERVER, err, out, settings_of
+from .preferring import everybody
 from .pushing import in_bucket, in_force
 from .reaching import broker_of, tell_hidden
 from .rehearsal import rulebook_of
@@ -58,8 +65,8 @@ def replay(
 ) -> None:
     """Run the events that the archive holds through the live policy and a new one; nothing is sent.
 
-    It shows which deliveries would appear, vanish or change, by rule and channel, with samples. Budgets,
-    digests and people's preferences are left out. Secrets are masked.
+    It shows which deliveries would appear, vanish or change, by rule and channel, with samples. Limits hold
+    back as they would have; people have chosen what they have chosen by now. Secrets are masked.
 
     Exit code 1: the new policy has errors, or makes deliveries whose words it cannot write.
     """
@@ -74,13 +81,13 @@ def replay(
         names["live"] = f"nats://{settings.rules_bucket}"
         files["live"] = run(partial(in_bucket, settings, server, in_force))
     sides = {word: _side(names[word], files[word], json=format_ == "json") for word in names}
-    compared = Replay(sides["live"], sides["new"], samples=samples)
-    archive = run(partial(_replay, settings, server, compared, start))
+    compare = partial(Replay, sides["live"], sides["new"], samples=samples)
+    past = run(partial(_replay, settings, server, compare, start))
     if format_ == "json":
-        click.echo(report.as_json(replay_document(compared, archive, names, start)))
+        click.echo(report.as_json(replay_document(past, names, start)))
     else:
-        show_replay(out(), compared, archive, names)
-    if compared.unwritable:
+        show_replay(out(), past, names)
+    if past.replay.unwritable:
         sys.exit(1)
 
 
@@ -89,18 +96,51 @@ def _side(name: str, files: Files, *, json: bool) -> Side:
     return Side(rulebook=rulebook, prints=template_prints(files.contents))
 
 
-async def _replay(settings: Settings, server: str | None, compared: Replay, since: int) -> Archive:
+async def _replay(
+    settings: Settings, server: str | None, compare: Callable[..., Replay], since: int
+) -> Replayed:
     console = err()
     columns = (TextColumn("replaying"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     async with broker_of(settings, server) as connection:
-        archive = Archive(connection=connection, topology=topology_of(settings))
+        topology = topology_of(settings)
+        store = PreferenceStore(connection=connection, name=topology.bucket("PREFERENCES"))
+        documents = await _documents(store)
+        replay = compare(choices_of=_choices_in(documents or {}))
+        archive = Archive(connection=connection, topology=topology)
         with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
             task = progress.add_task("", total=None)
             async for events in archive.events(settings.kinds, since):
                 for event in events:
-                    compared.add(event)
-                done = compared.events.total()
+                    replay.add(event)
+                done = replay.events.total()
                 progress.update(task, completed=done, total=done + archive.waiting)
                 await asyncio.sleep(0)  # the broker's signs of life are to be seen between two batches
+        replay.finish(time.time_ns() // 1000)
         tell_hidden(archive.hidden)
-        return archive
+        return Replayed(replay=replay, archive=archive, people=None if documents is None else len(documents))
+
+
+async def _documents(store: PreferenceStore) -> dict[str, dict[str, Any]] | None:
+    """What everybody has chosen by now; None where we may not know."""
+    try:
+        return {user: document async for user, document in everybody(store)}
+    except BrokerUnfit:  # no server has run here yet that would have made the bucket
+        return {}
+    except NotPermitted as error:
+        words = f"preferences: everybody counts as having chosen nothing, NATS does not permit it: {error}"
+        err().print(words, style="yellow", soft_wrap=True)
+        return None
+
+
+def _choices_in(documents: Mapping[str, Mapping[str, Any]]) -> ChoicesOf:
+    known: dict[str, Choices | None] = {}
+
+    def choices_of(user: str) -> Choices | None:
+        if user not in known and user in documents:
+            try:
+                known[user] = parse(documents[user])
+            except BadPreferences:  # counts as none for the server too
+                known[user] = None
+        return known.get(user)
+
+    return choices_of

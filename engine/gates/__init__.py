@@ -11,10 +11,11 @@ from dataclasses import dataclass, replace
 
 from msgspec import structs
 
+from ..choices import ChoicesOf
 from ..draft import Alarm, Draft, Order, chained
 from ..limits import UsedUp
 from ..model import Event, Held, Suppressed
-from ..rulebook import Rule
+from ..rulebook import Rule, Rulebook
 from .budget import put_off, spend
 from .cells import Change, Row, drive, in_memory, pool_prefix
 from .dedupe import pass_dedupe
@@ -31,6 +32,7 @@ __all__ = [
     "Postponed",
     "Row",
     "digest_at",
+    "digest_due",
     "digest_event",
     "drive",
     "in_memory",
@@ -80,6 +82,20 @@ def _spend(drafted: Draft, rule: Rule, now: int) -> Row[UsedUp | None]:
     budgets = rule.limits.budgets
     orders = drafted.orders_of(rule) if budgets else ()
     return (yield from spend(budgets, len(orders), now)) if orders else None
+
+
+def digest_due(
+    rulebook: Rulebook, rule: Rule, key: str, now: int, choices_of: ChoicesOf
+) -> Row[Draft | Postponed | None]:
+    """What lies under ``key`` as the draft of one digest, if it is due ``now``.
+
+    None where nothing is there; Postponed where its time has not come, or there is no budget for it. It lies
+    there until it is settled.
+    """
+    batch = yield from take_batch(key, rule.limits, now)
+    if not isinstance(batch, Batch):
+        return batch
+    return (yield from pass_last(merge(rulebook, rule, key, batch, choices_of), rule, now))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

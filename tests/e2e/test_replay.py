@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from uuid import uuid4
 
 from policies import write
-from replicas import serving
+from replicas import ask, serving
 from support import envelope, until
 from undelivered import mss
 from world import World
@@ -81,3 +82,81 @@ async def test_counts_are_those_of_what_was_delivered_and_nothing_is_sent(
     broken = await mss("replay", "--rules", str(new), "--live", str(live), "-c", str(config))
     assert broken.code == 1 and "'dict object' has no attribute 'missing'" in broken.output, broken
     assert await world.stored("MSS_HISTORY") == before and not await world.stored("MSS_DELIVERY")
+
+
+LIMITED = """
+channels:
+  email: {type: email, from: mss@example.com, mtas: [{host: "${SMTP_HOST}", port: "${SMTP_PORT}"}]}
+  sms: {type: apprise, url: "json://${SMS_GATEWAY}/sms/{to}", address: phone}
+defaults: {locale: en}
+rules:
+  - {id: chosen, event: notice.visit, to: &to {user: userid, email: mailto, phone: phone}, category: visits,
+     notify: [preferred], allow: [email, sms], template: t}
+  - {id: first, event: notice.visit, to: *to, category: visits, notify: [email, sms], template: t,
+     dedupe: {key: [userid], window: 1h}}
+  - {id: few, event: notice.visit, to: *to, notify: [sms], template: t, throttle: {key: userid, limit: 2, per: 1h}}
+  - {id: rest, event: notice.visit, to: *to, notify: [sms], template: t,
+     throttle: {key: userid, limit: 1, per: 3s, on_limit: digest}}
+  - {id: together, event: notice.visit, to: *to, category: visits, notify: [email], template: t,
+     digest: {key: userid, wait: 3s}}
+  - {id: later, event: notice.visit, to: *to, notify: [email], template: t, digest: {key: userid, wait: 1h}}
+actions:
+  preferences.set: {handler: preferences.set}
+"""
+
+
+async def test_counts_under_limits_and_choices_are_those_of_what_was_delivered(
+    world: World, tmp_path: Path
+) -> None:
+    files = {
+        "policy.yaml": LIMITED,
+        "templates/t/default.txt": "---\nsubject: Visits\n---\n{{ events | length }}",
+    }
+    live = write(tmp_path / "live", files)
+    new = write(
+        tmp_path / "new", {**files, "policy.yaml": LIMITED.replace("limit: 2, per: 1h", "limit: 3, per: 1h")}
+    )
+    people, visits = 4, 6
+    async with serving(world.address, world.environment, rules=live):
+        for user, choices in (("u1", {"visits": ["sms"]}), ("u2", {"visits": []}), ("u3", {"locale": "de"})):
+            reply = await ask(world.client, "preferences.set", {"userid": user, "preferences": choices})
+            assert reply["code"] == 0, reply
+        for number in range(people * visits):
+            user = number % people
+            payload = {
+                "userid": f"u{user}",
+                "mailto": f"u{user}@example.com",
+                "phone": f"+86138000000{user:02}",
+            }
+            await world.client.publish("kiam.console.notice.visit", envelope(payload))
+
+        async def sent() -> Counter[tuple[str, str]]:
+            entries = [json.loads(msg.data) for msg in await world.messages("MSS_HISTORY")]
+            return Counter(
+                (each["rule"], each["channel"]) for each in entries if each.get("outcome") == "sent"
+            )
+
+        async def all_there() -> bool:
+            waiting = await world.stored("MSS_NOTICE") + await world.stored("MSS_DELIVERY")
+            # What waits for an hour is still there.
+            return not waiting and await world.stored("MSS_TIMER") == people and bool(await sent())
+
+        await until(all_there, what="everything delivered, and every digest but those of an hour told")
+        delivered = await sent()
+    assert delivered == {
+        ("chosen", "email"): 2 * visits, ("chosen", "sms"): visits,
+        ("first", "email"): 2, ("first", "sms"): 3,
+        ("few", "sms"): 2 * people, ("rest", "sms"): 2 * people, ("together", "email"): 2,
+    }  # fmt: skip
+    config = tmp_path / "mss.yaml"
+    config.write_text(json.dumps({"servers": world.address, "rules": str(live)}))
+    said = await mss(
+        "replay", "--rules", str(live), "-c", str(config), "--format", "json", **world.environment
+    )
+    assert said.code == 0, said
+    assert {(each["rule"], each["channel"]): each["same"] for each in said.document["rules"]} == delivered
+    assert said.document["people"] == 3 and said.document["live"]["deliveries"] == delivered.total()
+    said = await mss("replay", "--rules", str(new), "-c", str(config), **world.environment)
+    assert said.code == 0 and "what 3 people have chosen for themselves, as it is now" in said.output, said
+    (line,) = [line for line in said.output.splitlines() if line.startswith("few ")]
+    assert line.split() == ["few", "sms", str(2 * people), "-", str(people), "-", "-"], said.output

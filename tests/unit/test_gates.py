@@ -10,14 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 from policies import RECEIVED, event, policy
 
-from engine.choices import Choices, selected
-from engine.gates import Batch, Postponed, in_memory
+from engine.choices import Choices, nobody, selected
+from engine.draft import Draft
+from engine.gates import Batch, Postponed, digest_due, in_memory
 from engine.gates.budget import spend
 from engine.gates.digest import settle_batch, take_batch
 from engine.gates.pool import Joined, Pool, join, seal, told
 from engine.gates.throttle import pass_throttle
 from engine.limits import EVERYTHING, Budget, Digest, Limits, Throttle
-from engine.plan import Plan, digesting, planning
+from engine.plan import Plan, planning, write
 from engine.rulebook import Rulebook
 from engine.trial import try_case
 
@@ -59,11 +60,13 @@ class Clock:
         now = RECEIVED + int(minute * MINUTE)
         key = key or next(iter(self.alarms))
         (rule,) = self.rulebook.rules
-        result = in_memory(digesting(self.rulebook, rule, key, now), self.cells)
-        if isinstance(result, Plan) and settle:
+        result = in_memory(digest_due(self.rulebook, rule, key, now, nobody), self.cells)
+        if not isinstance(result, Draft):
+            return result
+        if settle:
             assert result.digest is not None
             in_memory(settle_batch(key, rule.limits, result.digest.number), self.cells)
-        return result
+        return write(result)
 
     def words(self, minute: float) -> str:
         planned = self.digest(minute)

@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 from msgspec import structs
-from policies import CHANNELS, event, write
+from policies import CHANNELS, RECEIVED, event, write
 
+from engine import past
 from engine import replay as module
+from engine.choices import Choices, ChoicesOf, nobody
 from engine.gates import Change, Row
 from engine.index import RuleIndex
 from engine.likeness import Side
@@ -270,6 +272,91 @@ def limited(side: Side, dedupe: Dedupe) -> Side:
     rules = tuple(replace(rule, limits=Limits(dedupe=dedupe)) for rule in side.rulebook.rules)
     index = RuleIndex((rule.events, rule.when, rule) for rule in rules)
     return replace(side, rulebook=replace(side.rulebook, rules=rules, index=index))
+
+
+GATHERING = RULE.replace("id: r", "id: r, digest: {key: userid, wait: 2m}")
+TOLD = {
+    "templates/t/email.txt": "---\nsubject: Hello\n---\n{{ events | map(attribute='payload.city') | join(' ') }}"
+}
+VISITS = [("Oslo", 0), ("Rome", 1), ("Bern", 4), ("Lima", 5), ("Bonn", 90)]  # cities and minutes
+
+
+def replayed(live: Side, new: Side, *, minutes: int, choices_of: ChoicesOf = nobody) -> Replay:
+    """The visits, seen that many minutes after the first."""
+    replay = Replay(live, new, choices_of=choices_of)
+    for number, (city, minute) in enumerate(VISITS):
+        one = event({**PAYLOAD, "city": city}, reqid=f"{number:032x}")
+        replay.add(structs.replace(one, received=one.received + minute * 60_000_000))
+    replay.finish(RECEIVED + minutes * 60_000_000)
+    return replay
+
+
+def test_digests_fall_due_on_the_clock_of_the_events(tmp_path: Path, written: list[Any]) -> None:
+    gathering = {"rules.yaml": GATHERING, **TOLD}
+    live, equal = side(tmp_path, "live", gathering), side(tmp_path, "equal", gathering)
+    replay = replayed(live, equal, minutes=91)  # Oslo Rome, Bern Lima; Bonn still waits
+    assert counts(replay) == {"same": 2} and (replay.of_live, replay.of_new) == (2, 2) and written == []
+    assert counts(replayed(live, equal, minutes=92)) == {"same": 3}
+
+    longer = side(tmp_path, "longer", {"rules.yaml": GATHERING.replace("2m", "270s"), **TOLD})
+    replay = replayed(live, longer, minutes=91)  # Oslo Rome Bern; Lima, told a little later
+    assert counts(replay) == {"changes": 2}
+    first, last = replay.samples["r", "email", Verdict.CHANGES]
+    assert [(each.live, each.new) for each in first.fields] == [("Oslo Rome", "Oslo Rome Bern")]
+    assert [(each.live, each.new) for each in last.fields] == [("Bern Lima", "Lima")]
+
+    at_once = side(tmp_path, "at_once", {"rules.yaml": RULE, **TOLD})
+    replay = replayed(live, at_once, minutes=100)
+    assert counts(replay) == {"vanishes": 3, "appears": 5} and (replay.of_live, replay.of_new) == (3, 5)
+    assert {sample.why for samples in replay.samples.values() for sample in samples} == {
+        "it tells no digest of these events", "it waits for a digest",
+    }  # fmt: skip
+    narrow = side(
+        tmp_path, "narrow", {"rules.yaml": GATHERING.replace("{result: success}", "{city: Bonn}"), **TOLD}
+    )
+    assert counts(replayed(live, narrow, minutes=100)) == {"vanishes": 2, "same": 1}
+    assert counts(replayed(narrow, live, minutes=100)) == {"appears": 2, "same": 1}
+
+
+def test_budgets_are_counted_on_the_clock_of_the_events(tmp_path: Path) -> None:
+    thrifty = {"rules.yaml": RULE.replace("id: r", "id: r, budget: 2/h"), **TOLD}
+    live, equal = side(tmp_path, "live", thrifty), side(tmp_path, "equal", thrifty)
+    lavish = side(tmp_path, "lavish", {"rules.yaml": RULE, **TOLD})
+    assert counts(replayed(live, equal, minutes=100)) == {
+        "same": 4
+    }  # Oslo, Rome, at the full hour Bern and Lima, Bonn
+    assert counts(replayed(live, lavish, minutes=100)) == {"same": 3, "vanishes": 1, "appears": 2}
+
+
+def test_digests_that_find_no_partner_are_not_kept_without_bound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(past, "_MOST_WAITING", 10)
+    live = side(tmp_path, "live", {"rules.yaml": GATHERING, **TOLD})
+    replay = Replay(live, side(tmp_path, "new", {"rules.yaml": "rules: []"}), samples=0)
+    for number in range(100):
+        one = event({**PAYLOAD, "userid": f"u{number}"}, reqid=f"{number:032x}")
+        replay.add(structs.replace(one, received=one.received + number * 1_000_000))
+        assert number - 120 - 10 <= counts(replay).get("vanishes", 0) <= number
+    replay.finish(RECEIVED + 150 * 1_000_000)
+    assert counts(replay) == {"vanishes": 31}
+    replay.finish(RECEIVED + 300 * 1_000_000)
+    assert counts(replay) == {"vanishes": 100}
+
+
+def test_people_are_told_as_they_have_chosen(tmp_path: Path) -> None:
+    live = side(tmp_path, "live", {"rules.yaml": RULE.replace("id: r", "id: r, category: logins")})
+    critical = RULE.replace("id: r", "id: r, category: logins, critical: true")
+    new = side(tmp_path, "new", {"rules.yaml": critical})
+    switched_off = {"u1": Choices(channels={"logins": []})}.get
+    assert counts(replayed(live, live, minutes=100)) == {"same": 5}
+    assert counts(replayed(live, live, minutes=100, choices_of=switched_off)) == {}
+    replay = replayed(live, new, minutes=100, choices_of=switched_off)
+    assert counts(replay) == {"appears": 5}
+    assert (
+        replay.samples["r", "email", Verdict.APPEARS][0].why
+        == "preference: u1 has switched it off for logins"
+    )
 
 
 def test_what_gates_remember_is_forgotten_when_it_has_had_its_time() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from engine.archive import Archive
 from engine.broker import Outgoing, Publisher, Topology, connect
 from engine.errors import BrokerUnfit, NotPermitted
 from engine.model import Event, Kind
+from engine.preference_store import PreferenceStore
 
 
 async def filled(connection: object, kind: Kind, count: int) -> None:
@@ -58,6 +60,10 @@ async def test_every_event_once_in_order_and_only_what_is_permitted(tmp_path: Pa
     assert len(await read(archive, [Kind.NOTICE, Kind.LOG])) == 1000 and list(archive.hidden) == [Kind.LOG]
     with pytest.raises(NotPermitted):
         await read(Archive(connection=limited, topology=Topology()), [Kind.LOG])
+    await everybody.js.create_key_value(bucket="MSS_PREFERENCES")
+    chosen = PreferenceStore(connection=everybody, name="MSS_PREFERENCES")
+    await chosen.change("u1", lambda _: ({"locale": "de"}, None))
+    assert [record async for record in replace(chosen, connection=limited).records()]
     await limited.close()
     await everybody.close()
     await server.kill()
