@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .choices import ChoicesOf, nobody
 from .conditions import Finding
+from .draft import Readers, draft
+from .gates import in_memory, pass_gates
 from .model import Event
-from .plan import Plan, plan
+from .passage import Gate, gates_of
+from .plan import Plan, write
 from .rulebook import Mode, Rule, Rulebook
 
 _MOST = 60  # characters of one value
@@ -44,12 +48,16 @@ class Explanation:
 
     plan: Plan
     considered: tuple[Considered, ...]  # in order of evaluation
+    gates: Mapping[str, tuple[Gate, ...]]  # by id of a rule that matched, in their order
     others: int  # rules that look at other events
     secrets: tuple[str, ...]  # to mask wherever it is shown
 
 
-def explain(rulebook: Rulebook, event: Event) -> Explanation:
-    """Evaluates each rule plainly, without the index, and plans the event as the server would."""
+def explain(rulebook: Rulebook, event: Event, choices_of: ChoicesOf | None = None) -> Explanation:
+    """Evaluates each rule plainly, without the index, and plans the event as if no other came before it.
+
+    ``choices_of`` are those of the people of the event; None: nobody is asked, and all is as the rules say.
+    """
     considered: list[Considered] = []
     stopped_by = ""
     for rule in rulebook.rules:
@@ -60,9 +68,13 @@ def explain(rulebook: Rulebook, event: Event) -> Explanation:
         if one.matched and rule.stop and rule.mode is not Mode.SHADOW:
             stopped_by = rule.id
     known = rulebook.catalogue.get(event.name)
+    drafted = draft(rulebook, event, choices_of or nobody)
+    planned = write(in_memory(pass_gates(drafted, event.received), {}))
+    readers = Readers(rulebook, event, choices_of) if choices_of else None
     return Explanation(
-        plan=plan(rulebook, event),
+        plan=planned,
         considered=tuple(considered),
+        gates={each.rule.id: gates_of(each, drafted, planned, readers) for each in planned.matches},
         others=len(rulebook.rules) - len(considered),
         secrets=known.secrets_in(event.payload) if known else (),
     )

@@ -7,13 +7,20 @@ from rich.text import Text
 
 from .excerpts import printable
 
+_NOTHING = Text()
 
-def indented(console: Console, words: str | Text, columns: int) -> None:
-    """Print ``words`` that many columns from the left, without blanks at the end of lines."""
+
+def indented(console: Console, words: str | Text, columns: int, head: Text = _NOTHING) -> None:
+    """Print ``words`` that many columns from the left, without blanks at the end of lines.
+
+    ``head`` stands in these columns before the first line.
+    """
     text = harmless(words)
-    for line in text.wrap(console, max(20, console.width - columns)):
+    for number, line in enumerate(text.wrap(console, max(20, console.width - columns))):
         line.rstrip()
-        console.print(Text(" " * columns if line.plain else "") + line, soft_wrap=True)
+        margin = head.copy() if number == 0 else Text()
+        margin.pad_right(columns - len(margin) if line.plain else 0)
+        console.print(margin + line, soft_wrap=True)
 
 
 def harmless(words: str | Text, style: str = "") -> Text:

@@ -9,12 +9,14 @@ from msgspec.structs import replace
 from rich.console import Console
 from rich.text import Text
 
-from .catalogue import mask, masked
+from .catalogue import mask
 from .conditions import Finding
 from .durations import in_units
 from .explain import Considered, Explanation, outline
 from .layout import indented
 from .model import Delivery
+from .passage import Gate
+from .report_gates import gate_document, masked_finding, time_of, words_of
 from .rulebook import Mode
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -23,10 +25,12 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 def show_explanation(console: Console, explanation: Explanation) -> None:
     """Rules, messages, and what is not sent, in this order."""
     plan = explanation.plan
-    at = (_EPOCH + timedelta(microseconds=plan.event.received)).isoformat(timespec="seconds")
+    at = time_of(plan.event.received)
     console.print(Text.assemble((plan.event.name, "bold"), f" at {at}, revision {plan.revision}\n"))
     for considered in explanation.considered:
         _show_rule(console, considered, explanation.secrets)
+        for gate in explanation.gates.get(considered.rule.id, ()):
+            _show_gate(console, gate, explanation.secrets)
     if others := explanation.others:
         words = "rule looks" if others == 1 else "rules look"
         console.print(f"{others} {'more ' if explanation.considered else ''}{words} at other events.")
@@ -42,8 +46,7 @@ def show_explanation(console: Console, explanation: Explanation) -> None:
         line = f"{suppressed.channel} ({suppressed.rule}): {suppressed.reason}{detail}"
         indented(console, mask(line, explanation.secrets), 2)
     for held in plan.held:
-        until = (_EPOCH + timedelta(microseconds=held.until)).isoformat(timespec="seconds")
-        indented(console, f"{held.channel} ({held.rule}): {held.reason}, until {until}", 2)
+        indented(console, f"{held.channel} ({held.rule}): {held.reason}, until {time_of(held.until)}", 2)
     for failure in plan.failures:
         line = f"{failure.channel} ({failure.rule}): its words could not be written: {failure.detail}"
         indented(console, Text(mask(line, explanation.secrets), "red"), 2)
@@ -62,13 +65,19 @@ def _show_rule(console: Console, considered: Considered, secrets: tuple[str, ...
     console.print(Text.assemble(verdict, "  ", (rule.id, "bold"), (note, "yellow")))
     first = True
     for finding in considered.findings:
-        masked = _masked_finding(finding, secrets)
+        masked = masked_finding(finding, secrets)
         pointed = first and not finding.holds
         for depth, holds, words in outline(masked):
             mark = ("✓ ", "green") if holds else ("✗ ", "bold red" if pointed else "red")
             stop = "   <- first that does not hold" if pointed and not depth and not holds else ""
             indented(console, Text.assemble(mark, words, (stop, "bold")), 5 + 2 * depth)
         first = first and finding.holds
+
+
+def _show_gate(console: Console, gate: Gate, secrets: tuple[str, ...]) -> None:
+    for words in words_of(gate, secrets):
+        style = "" if gate.is_reached else "dim"
+        indented(console, Text(words, style), 19, head=Text(f"     {gate.name}", "bold"))
 
 
 def _show_delivery(console: Console, delivery: Delivery, secrets: tuple[str, ...]) -> None:
@@ -95,9 +104,10 @@ def _head(console: Console, words: str) -> None:
 def explanation_document(explanation: Explanation) -> dict[str, Any]:
     """The shape that ``mss explain --format json`` prints.
 
-    Where there is more to say there are more keys: ``held``, ``failures``, the ``detail`` of what is
-    suppressed, ``inside`` of a block, ``absent`` where the path leads nowhere, ``instead`` with the
-    fall-backs of a delivery and ``within``, the time that each has before the next goes on.
+    Where there is more to say there are more keys: the ``gates`` of a rule that matched, ``held``,
+    ``failures``, the ``detail`` of what is suppressed, ``inside`` of a block, ``absent`` where the path
+    leads nowhere, ``instead`` with the fall-backs of a delivery and ``within``, the time that each has
+    before the next goes on.
     """
     plan, secrets = explanation.plan, explanation.secrets
     document: dict[str, Any] = {
@@ -106,10 +116,12 @@ def explanation_document(explanation: Explanation) -> dict[str, Any]:
             {
                 "id": considered.rule.id,
                 "matched": considered.matched,
-                "because": [_finding(_masked_finding(f, secrets)) for f in considered.findings],
+                "because": [_finding(masked_finding(f, secrets)) for f in considered.findings],
                 **({"stopped_by": considered.stopped_by} if considered.stopped_by else {}),
+                **({"gates": [gate_document(gate, secrets) for gate in gates]} if gates else {}),
             }
             for considered in explanation.considered
+            for gates in (explanation.gates.get(considered.rule.id, ()),)
         ],
         "deliveries": [
             {
@@ -172,15 +184,3 @@ def _finding(finding: Finding) -> dict[str, Any]:
         **({"absent": True} if finding.path and not finding.present else {}),
         **({"inside": [_finding(each) for each in finding.inside]} if finding.inside else {}),
     }
-
-
-def _masked_finding(finding: Finding, secrets: tuple[str, ...]) -> Finding:
-    return Finding(
-        path=finding.path,
-        operator=finding.operator,
-        expected=masked(finding.expected, secrets),
-        actual=masked(finding.actual, secrets),
-        present=finding.present,
-        holds=finding.holds,
-        inside=tuple(_masked_finding(each, secrets) for each in finding.inside),
-    )

@@ -10,12 +10,15 @@ from typing import Any
 import click
 from rich.console import Console
 
-from .. import report
+from .. import documents, report
 from ..case_compiler import parse_time
+from ..choices import Choices
 from ..coverage import coverage
+from ..errors import BadPreferences
 from ..explain import explain as explain_event
 from ..loader import Policy, load_policy
 from ..model import Event, Kind
+from ..preferences import parse
 from ..report_explain import explanation_document, show_explanation
 from ..report_tests import problems_as_junit, show_tests, tests_as_junit, tests_document
 from ..rulebook import Rulebook
@@ -67,13 +70,23 @@ def test(folder: Path, format_: str, require_coverage: bool) -> None:
 @click.option("--event", "name", metavar="KIND.KEY", required=True, help="For example notice.login.abnormal.")
 @PAYLOAD
 @click.option("--at", metavar="TIME", help="When it arrives, as 2026-03-02T23:30:00+08:00; default: now.")
+@click.option(
+    "--preferences", "written", metavar="FILE|JSON",
+    help='What people have chosen, as in a test: {"u1": {"security": ["sms"]}}.',
+)  # fmt: skip
 @click.option("--format", "format_", type=click.Choice(["text", "json"]), default="text", show_default=True)
-def explain(folder: Path, name: str, payload_file: Any, at: str | None, format_: str) -> None:
+def explain(
+    folder: Path, name: str, payload_file: Any, at: str | None, written: str | None, format_: str
+) -> None:
     """Say for one event which rules match, why the others do not, and what would be sent.
 
     \b
     echo '{"userid": "u1", "result": "success"}' |
       mss explain rules --event notice.login.abnormal --payload -
+
+    Of each rule that matches it shows the gates on the way, in their order: what people have chosen,
+    under which key dedupe, throttle and digest would count the event, the time windows, the budget. The
+    event counts as the first: what came before is not known.
 
     Nothing is sent, and no broker is needed. DIR is the policy's folder; default: rules.
     """
@@ -87,6 +100,7 @@ def explain(folder: Path, name: str, payload_file: Any, at: str | None, format_:
     payload = payload_of(payload_file)
     if not isinstance(payload, dict):
         raise click.UsageError("--payload: an event's payload is an object")
+    choices_of = None if written is None else _choices(written).get
     rulebook = rulebook_of(folder, load_policy(folder), json=format_ == "json")
     now = round((time - _EPOCH).total_seconds() * 1_000_000)
     explanation = explain_event(
@@ -99,6 +113,7 @@ def explain(folder: Path, name: str, payload_file: Any, at: str | None, format_:
             sent=now,
             received=now,
         ),
+        choices_of,
     )
     if format_ == "json":
         click.echo(report.as_json(explanation_document(explanation)))
@@ -106,6 +121,31 @@ def explain(folder: Path, name: str, payload_file: Any, at: str | None, format_:
     show_explanation(out(), explanation)
     if not explanation.considered and (hint := nearest(name, _events(rulebook))):
         click.echo(f"No rule looks at {name}; {hint}")
+
+
+def _choices(written: str) -> dict[str, Choices]:
+    """By person, from a mapping that is given as such or in a file."""
+    if written.lstrip().startswith("{"):
+        document = documents.read(written, "--preferences")
+    else:
+        try:
+            document = documents.read_bytes(Path(written).read_bytes(), written)
+        except OSError as error:
+            raise click.UsageError(f"--preferences: {written}: {error.strerror}") from error
+    for problem in document.problems:
+        place = f"{problem.place.line}:{problem.place.column}"
+        raise click.UsageError(f"--preferences: {place}: {problem.message}")
+    if not isinstance(document.data, dict):
+        raise click.UsageError('--preferences: a mapping by person, such as {"u1": {"security": ["sms"]}}')
+    choices, reasons = {}, []
+    for user, chosen in document.data.items():
+        try:
+            choices[user] = parse(chosen)
+        except BadPreferences as error:
+            reasons += [f"{user}: {reason}" for reason in error.reasons]
+    if reasons:
+        raise click.UsageError(f"--preferences: {'; '.join(reasons)}")
+    return choices
 
 
 def rulebook_of(

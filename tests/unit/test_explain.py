@@ -70,7 +70,10 @@ def test_the_shape_of_the_document(tmp_path: Path) -> None:
     assert list(made) == ["event", "rules", "deliveries", "suppressed"]
     assert made["event"] == EVENT
     first, last, hidden = made["rules"]
-    assert list(first) == ["id", "matched", "because"]
+    assert list(first) == ["id", "matched", "because", "gates"] and "gates" not in last
+    assert first["gates"] == [
+        {"gate": "address", "reached": True, "says": ["sms: the recipient has no phone"]}
+    ]
     assert first["because"][0] == {
         "path": "result", "operator": "equals", "expected": "success", "actual": "success", "holds": True,
     }  # fmt: skip
@@ -161,7 +164,8 @@ def test_secrets_are_masked_wherever_they_are(tmp_path: Path, format_: str) -> N
         event: notice.code
         template: t
         when: {code: {gte: 1}, link: {prefix: "https://"}, any: [{link: {exists: true}}, {code: 271828}]}
-        notify: [terminal]
+        dedupe: {key: [code, link], window: 1m}
+        notify: [terminal, {channel: siem, when: {link: {suffix: x}, code: 1}}]
     """
     files = {
         "events/notice/code.schema.json": SECRET_SCHEMA,
@@ -173,7 +177,121 @@ def test_secrets_are_masked_wherever_they_are(tmp_path: Path, format_: str) -> N
     )
     assert result.exit_code == 0, result.output
     assert "271828" not in result.output and "tok3n" not in result.output
-    assert result.output.count("***") >= 4
+    assert result.output.count("***") >= 8
+
+
+LIMITED = """
+time_intervals: {night: {times: ["22:00-07:00"], time_zone: recipient}}
+defaults: {budget: 1000/h}
+rules:
+  - id: r
+    event: notice.login.abnormal
+    template: t
+    category: security
+    notify: [preferred, {channel: terminal, when: {risk.score: {gte: 90}}}]
+    allow: [email, sms]
+    mute_time_intervals: [night]
+    dedupe: {key: [userid, ip], window: 10m}
+    throttle: {key: [userid], limit: 5, per: 1h, on_limit: digest}
+    budget: 100/h
+"""
+NIGHT = ("--at", "2026-03-02T23:30:00Z")
+
+
+def gates(folder: Path, *more: str, rules: str = LIMITED, **payload: Any) -> list[str]:
+    """The lines about gates, each as one whatever the width."""
+    assert policy(folder, rules).ok
+    output = mss(folder, {**PAYLOAD, **payload}, *NIGHT, *more).output
+    lines = output.partition("\n\n")[2].partition("\n\n")[0].splitlines()[1:]
+    return " ".join(f"| {line.strip()}" if line[5] != " " else line.strip() for line in lines).split("| ")[1:]
+
+
+def test_gates_are_shown_in_their_order(tmp_path: Path) -> None:
+    budgets = [
+        "budget        100 messages in each 1h, the rest is told of together",
+        "budget        of the whole policy: 1000 messages in each 1h, the rest is told of together",
+    ]
+    counted = [
+        'dedupe        by userid "u1", ip (not there): the first within 10m passes',
+        'throttle      by userid "u1": 5 pass in any 1h, the rest is told of together',
+    ]
+    condition = "condition     terminal: risk.score gte 90: it is 80"
+    waits = "time windows  email: muted, it waits until 2026-03-03T07:00:00+00:00"
+
+    def shown(*more: str, rules: str = LIMITED, **payload: Any) -> list[str]:
+        return [line.strip() for line in gates(tmp_path, *more, rules=rules, **payload)]
+
+    assert shown() == [condition, *counted, waits, *budgets]
+    assert shown("--preferences", "{u2: {}}")[1] == "preferences   u1 has chosen nothing"
+    by_sms = shown("--preferences", '{"u1": {"security": ["sms"]}}')
+    assert by_sms == [
+        condition,
+        "preferences   u1, for security: email off, sms on",
+        "address       sms: the recipient has no phone",
+        *(
+            f"{name:<12}  not asked: no message is left"
+            for name in ("dedupe", "throttle", "budget", "budget")
+        ),
+    ]
+    critical = LIMITED.replace("category:", "critical: true\n    category:")
+    assert shown("--preferences", "{u1: {default: []}}", rules=critical) == [
+        condition,
+        "preferences   u1, for security: email off, sms off; critical, so it is told all the same",
+        *counted,
+        waits,
+        *budgets,
+    ]
+    digest = LIMITED.replace("dedupe:", "digest: {key: userid, wait: 2m, interval: 30m}\n    dedupe:")
+    assert shown(rules=digest)[1:] == [
+        *counted,
+        'digest        by userid "u1": told of together, 2m after the first, and 30m after the digest before',
+        *budgets,
+    ]
+    day = LIMITED.replace("22:00-07:00", "03:00-04:00")
+    assert "time windows  it may be sent now" in shown(rules=day)
+
+
+def test_people_are_told_as_their_choices_say(tmp_path: Path) -> None:
+    assert policy(tmp_path / "policy", LIMITED).ok
+    chosen = tmp_path / "chosen.yaml"
+    chosen.write_text(
+        "u1: {security: [sms], quiet_hours: '22:00-07:00', addresses: {phone: '+8613800000000'}}\n"
+    )
+    said = mss(
+        tmp_path / "policy",
+        PAYLOAD,
+        "--at",
+        "2026-03-02T12:00:00Z",
+        "--preferences",
+        str(chosen),
+        "--format",
+        "json",
+    )
+    made = json.loads(said.output)
+    assert [(each["channel"], each["to"]) for each in made["deliveries"]] == [("sms", ["+8613800000000"])]
+    (rule,) = made["rules"]
+    assert rule["gates"][2] == {
+        "gate": "dedupe", "key": {"userid": ["u1"], "ip": []}, "reached": True,
+        "says": ['by userid "u1", ip (not there): the first within 10m passes'],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("written", "complaint"),
+    [
+        ("nowhere.yaml", "nowhere.yaml: No such file"),
+        ("{u1: [", "--preferences: 1:7: "),
+        (
+            "{u1: {locale: '??'}, u2: {quiet_hours: late}}",
+            "u1: locale: '??' is no language such as zh-CN; u2: ",
+        ),
+        ("{security: [sms]}", "security: preferences are a mapping such as {security: [sms]}"),
+    ],
+)
+def test_preferences_that_are_none(tmp_path: Path, written: str, complaint: str) -> None:
+    assert policy(tmp_path, LIMITED).ok
+    result = mss(tmp_path, PAYLOAD, "--preferences", written)
+    assert result.exit_code == 2 and complaint in " ".join(result.output.split()), result.output
 
 
 def test_nobody_looks_at_a_misspelled_event(tmp_path: Path) -> None:

@@ -1,0 +1,135 @@
+"""Which gates the messages of a rule come to, in the one order of all, and what each has to go by."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from .choices import Choices
+from .conditions import Finding
+from .draft import Draft, Readers
+from .intervals import ALWAYS
+from .limits import EVERYTHING, Budget, Dedupe, Digest, Throttle
+from .model import Held, Suppressed
+from .paths import format_path, resolve
+from .plan import Plan
+from .rulebook import Match, Notify
+
+_REASONS = {
+    "shadow": ("shadow",),
+    "hops": ("hops",),
+    "condition": ("condition",),
+    "preferences": ("preference",),
+    "address": ("no_address", "bad_address"),
+    "time windows": ("outside_active_time", "muted", "quiet_hours"),
+}  # by gate, the reasons with which messages are recorded there
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chosen:
+    """What the person of an event has said of a rule's channels."""
+
+    user: str
+    category: str
+    is_critical: bool
+    choices: Choices | None  # None: nothing
+    channels: Mapping[str, bool | None]  # on, off, or not said
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gate:
+    """One gate, and what it makes of the messages of a rule if their event is the first to come."""
+
+    name: str
+    limit: Dedupe | Throttle | Digest | Budget | None = None  # by which it counts
+    key: Mapping[str, list[Any]] = field(default_factory=dict)  # what it counts under: path -> values there
+    is_shared: bool = False  # with all other rules
+    is_reached: bool = True  # a message gets as far
+    chosen: tuple[Chosen, ...] = ()
+    findings: tuple[tuple[str, Finding], ...] = ()  # what does not hold, by channel
+    suppressed: tuple[Suppressed, ...] = ()
+    held: tuple[Held, ...] = ()
+
+
+def gates_of(match: Match, drafted: Draft, plan: Plan, readers: Readers | None) -> tuple[Gate, ...]:
+    """The gates at which there is something to say of ``match``.
+
+    ``drafted`` is what was asked for before the limits, ``plan`` what is left. ``readers`` know what
+    people have chosen; None: nobody has been asked.
+    """
+    return (
+        *_before_limits(match, plan, readers),
+        *_limits(match, drafted),
+        *_after_limits(match, drafted, plan),
+    )
+
+
+def _before_limits(match: Match, plan: Plan, readers: Readers | None) -> Iterator[Gate]:
+    for name in ("shadow", "hops", "condition", "preferences", "address"):
+        suppressed = _suppressed(match, plan, _REASONS[name])
+        findings = tuple(_findings(match)) if name == "condition" and suppressed else ()
+        chosen = tuple(_chosen(match, readers)) if name == "preferences" and readers else ()
+        if suppressed or chosen:
+            yield Gate(name=name, suppressed=suppressed, findings=findings, chosen=chosen)
+
+
+def _limits(match: Match, drafted: Draft) -> Iterator[Gate]:
+    limits = match.rule.limits
+    is_reached = _is_left(match, drafted)
+    for name, limit in (("dedupe", limits.dedupe), ("throttle", limits.throttle), ("digest", limits.digest)):
+        if limit is not None:
+            key = {format_path(path): resolve(match.event.payload, path) for path in limit.key}
+            yield Gate(name=name, limit=limit, key=key, is_reached=is_reached)
+
+
+def _after_limits(match: Match, drafted: Draft, plan: Plan) -> Iterator[Gate]:
+    rule, reasons = match.rule, _REASONS["time windows"]
+    is_reached = _is_left(match, drafted)
+    timed = any(
+        order.quiet or order.notify.timing.schedule is not ALWAYS
+        for order in drafted.orders
+        if order.match.rule is rule
+    )
+    if timed and rule.limits.digest is None:
+        held = tuple(each for each in plan.held if each.rule == rule.id and each.reason in reasons)
+        yield Gate(name="time windows", suppressed=_suppressed(match, plan, reasons), held=held)
+    for name, budget in rule.limits.budgets.items():
+        yield Gate(name="budget", limit=budget, is_shared=name == EVERYTHING, is_reached=is_reached)
+
+
+def _is_left(match: Match, drafted: Draft) -> bool:
+    return any(order.match.rule is match.rule for order in drafted.orders)
+
+
+def _suppressed(match: Match, plan: Plan, reasons: Collection[str]) -> tuple[Suppressed, ...]:
+    return tuple(each for each in plan.suppressed if each.rule == match.rule.id and each.reason in reasons)
+
+
+def _findings(match: Match) -> Iterator[tuple[str, Finding]]:
+    """What keeps entries of ``notify`` from counting."""
+    for entry in match.rule.notify:
+        for part in (entry,) if isinstance(entry, Notify) else (entry, *entry.steps):
+            if part.when is not None:
+                for finding in part.when.explain(match.event.payload):
+                    if not finding.holds:
+                        yield part.channel, finding
+
+
+def _chosen(match: Match, readers: Readers) -> Iterator[Chosen]:
+    """By each person of the event, of the channels that are for them."""
+    rule = match.rule
+    people: dict[str, Choices | None] = {}
+    channels: dict[str, dict[str, bool | None]] = {}
+    for step in rule.steps:
+        audience = step.to or rule.to
+        recipient, choices = readers.find(audience)
+        if recipient.user and not audience.person and readers.rulebook.channels[step.channel].address:
+            people[recipient.user] = choices
+            said = choices.is_on(rule.category, step.channel) if choices else None
+            channels.setdefault(recipient.user, {})[step.channel] = said
+    for user, choices in people.items():
+        yield Chosen(
+            user=user, category=rule.category, is_critical=rule.critical, choices=choices,
+            channels=channels[user],
+        )  # fmt: skip
