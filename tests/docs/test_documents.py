@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import yaml
 from click.testing import CliRunner
+from pages import appear, lines
 from support import LIMIT, MSS, ROOT, until
 from undelivered import mss
 
@@ -107,7 +108,7 @@ async def test_the_first_rule_of_the_readme(tmp_path: Path, unused_tcp_port: int
         assert not any("1 cups" in line for line in lines)
 
 
-async def test_what_people_decide(
+async def test_what_people_choose(
     tmp_path: Path, unused_tcp_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def mss(commands: str) -> list[str]:
@@ -124,7 +125,7 @@ async def test_what_people_decide(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mss.yaml").write_text(f"servers: nats://127.0.0.1:{unused_tcp_port}\nmetrics: false\n")
     environment = {**os.environ, "PATH": f"{MSS.parent}:{os.environ['PATH']}"}
-    shown = list(blocks((ROOT / "docs/people.md").read_text()))
+    shown = list(blocks((ROOT / "docs/preferences.md").read_text()))
     for block in shown:
         if block.info.startswith("file="):
             path = tmp_path / block.info.removeprefix("file=")
@@ -134,6 +135,7 @@ async def test_what_people_decide(
     (server,) = [block.text.strip() for block in shown if block.info == "background"]
     commands = {block.info: block.text for block in shown if block.language == "sh"}
     (options,) = [json.loads(block.text) for block in shown if block.language == "json"]
+    (traced,) = [lines(block.text) for block in shown if block.language == "text"]
 
     assert "2 tests, 2 passed" in (await mss(tests))[0]
     async with serving(server, tmp_path, environment):
@@ -145,6 +147,7 @@ async def test_what_people_decide(
         assert json.loads(got) == chosen
         assert json.loads(after) == {**chosen, "quiet_hours": "22:00-07:00", "time_zone": "Europe/Berlin"}
         assert listed.startswith("u-1024  {")
+        assert appear(traced, lines(await run(commands["name=trace"], tmp_path, environment)))
 
 
 async def test_tracing_and_dead_letters_of_the_operating_page(tmp_path: Path, unused_tcp_port: int) -> None:

@@ -2,77 +2,34 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from click.shell_completion import BashComplete
-from click.testing import CliRunner
-from support import LIMIT, MSS, ROOT
+from pages import appear, blocks, in_process, in_shell, lines, run
+from support import ROOT
 
 from engine import documents, schemas
 from engine.cli import COMMANDS, cli
 
 PAGE = (ROOT / "docs/first-policy.md").read_text()
-BLOCKS = re.findall(r"^```(\w+)(.*?)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
-ENVIRONMENT = {**os.environ, "PATH": f"{MSS.parent}:{os.environ['PATH']}", "COLUMNS": "80", "PYTHONUTF8": "1"}
+BLOCKS = blocks(PAGE)
 HOOKS: list[dict[str, Any]] = yaml.safe_load((ROOT / ".pre-commit-hooks.yaml").read_text())
-
-
-def run(text: str, folder: Path, shell: str = "sh") -> tuple[int, str]:
-    """What the shell would do; lines that call ``mss`` alone without starting a process for each."""
-    output = ""
-    for line in text.replace("\\\n", " ").splitlines():
-        call = re.fullmatch(r"mss ([^|&;<>$'\"]+?)(?: > (\S+))?", line.strip())
-        code, said = in_process(call[1].split(), folder) if call else in_shell(line, folder, shell)
-        if call and call[2]:
-            (folder / call[2]).write_text(said)
-        else:
-            output += said
-        if code:
-            return code, output
-    return 0, output
-
-
-def in_process(arguments: list[str], folder: Path) -> tuple[int, str]:
-    with contextlib.chdir(folder):
-        result = CliRunner().invoke(cli, arguments, env={"COLUMNS": "80"}, prog_name="mss")
-    return result.exit_code, result.output
-
-
-def in_shell(command: str, folder: Path, shell: str) -> tuple[int, str]:
-    done = subprocess.run(
-        [shell, "-ec", command], check=False, cwd=folder, env=ENVIRONMENT, timeout=LIMIT, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
-    return done.returncode, done.stdout
-
-
-def lines(text: str) -> list[str]:
-    return [line.rstrip() for line in text.splitlines() if line.strip()]
-
-
-def appear(wanted: list[str], output: list[str]) -> bool:
-    """Whether the lines of a page are in the output, in order; the start of a line is enough."""
-    following = iter(output)
-    return all(any(line.startswith(want) for line in following) for want in wanted)
 
 
 def test_the_page_is_true(tmp_path: Path) -> None:
     output, ran, failed = "", 0, False
     for language, info, text in BLOCKS:
-        if info.strip().startswith("file="):
-            path = tmp_path / info.strip().removeprefix("file=")
+        if info.startswith("file="):
+            path = tmp_path / info.removeprefix("file=")
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
         elif language in ("sh", "bash") and shutil.which(language):
-            failed = info.strip() == "fails"
+            failed = info == "fails"
             code, output = run(text, tmp_path, language)
             assert code == (1 if failed else 0), f"{text}\n{output}"
             ran += 1
@@ -101,7 +58,8 @@ def test_the_commands_of_the_workflow_exist() -> None:
     for name, folder, *options in called:
         assert folder == "shop" and name in COMMANDS
         # Against the example: a wrong option would be 2.
-        assert CliRunner().invoke(cli, [name, str(ROOT / "rules"), *options]).exit_code == 0
+        code, output = in_process([name, "rules", *options], ROOT)
+        assert code == 0, output
 
 
 def test_the_hooks_are_those_of_the_page() -> None:
@@ -120,7 +78,7 @@ def test_a_hook_runs(hook: dict[str, Any]) -> None:
 
 def test_the_yaml_of_the_page_is_a_policy() -> None:
     for language, info, text in BLOCKS:
-        if language == "yaml" and info.strip().startswith("file=shop/"):
+        if language == "yaml" and info.startswith("file=shop/"):
             assert schemas.check(documents.read(text, info), "policy") == []
 
 
