@@ -13,9 +13,16 @@ from hypothesis import strategies as st
 from policies import event, policy
 from support import ROOT
 
+from engine.choices import nobody
 from engine.cli import cli
 from engine.conditions import Finding
 from engine.explain import explain, outline, sentence
+from engine.gates import in_memory
+from engine.gates.cells import cell_of
+from engine.limits import Dedupe, Digest, Throttle
+from engine.paths import parse_path
+from engine.plan import planning
+from engine.preferences import parse
 
 RULES = """
 rules:
@@ -195,6 +202,7 @@ rules:
     throttle: {key: [userid], limit: 5, per: 1h, on_limit: digest}
     budget: 100/h
 """
+Counting = Dedupe | Throttle | Digest
 NIGHT = ("--at", "2026-03-02T23:30:00Z")
 
 
@@ -249,6 +257,22 @@ def test_gates_are_shown_in_their_order(tmp_path: Path) -> None:
     ]
     day = LIMITED.replace("22:00-07:00", "03:00-04:00")
     assert "time windows  it may be sent now" in shown(rules=day)
+
+
+@pytest.mark.parametrize(
+    "chosen", [None, {"security": []}, {"security": ["sms"]}], ids=["none", "off", "unreachable"]
+)
+def test_an_event_is_counted_where_it_is_said_and_nowhere_else(
+    tmp_path: Path, chosen: dict[str, Any] | None
+) -> None:
+    rules = LIMITED.replace("dedupe:", "digest: {key: userid, wait: 2m}\n    dedupe:")
+    book, one = policy(tmp_path, rules).require(), event(PAYLOAD)
+    choices_of = {"u1": parse(chosen)}.get if chosen else nobody
+    cells: dict[str, bytes] = {}
+    in_memory(planning(book, one, one.received, choices_of), cells)
+    gates = [gate for gate in explain(book, one, choices_of).gates["r"] if isinstance(gate.limit, Counting)]
+    said = {cell_of(gate.name, "r", map(parse_path, gate.key), one) for gate in gates if gate.is_reached}
+    assert len(gates) == 3 and said == set(cells) and bool(said) is (chosen is None)
 
 
 def test_people_are_told_as_their_choices_say(tmp_path: Path) -> None:
