@@ -2,9 +2,10 @@
 
     python tests/bench/replay.py [--events 100000] [--json]
 
-One nats-server with that many events in MSS_ARCHIVE_NOTICE; half of them match the example policy's rule,
-which makes a mail and an SMS of each. Beside it how long the archive takes to be read and decoded alone,
-and both plans in full with every word written, of 2,000 of the events.
+One nats-server with that many events in MSS_ARCHIVE_NOTICE, of 5,000 people; half of them match the example
+policy's rule, which makes a mail and an SMS of each. Then the same with limits in both policies. Beside it how
+long the archive takes to be read and decoded alone, and both plans in full with every word written, of 2,000
+of the events.
 """
 
 from __future__ import annotations
@@ -42,6 +43,13 @@ CHANGES = {
     "a narrower condition": lambda folder: edit(folder / "abnormal-login.yaml", "result: success\n", "result: success\n      city: {prefix: S}\n"),
     "the words of the SMS": lambda folder: edit(folder / "templates/abnormal-login/en/sms.txt", "", "!"),
 }  # fmt: skip
+LIMITS = (
+    "dedupe: {key: userid, window: 1h}",
+    "throttle: {key: userid, limit: 2, per: 1h}",
+    "digest: {key: userid, wait: 1s}",
+    "budget: 1000/s",
+)
+PEOPLE = 5000
 
 
 def edit(file: Path, old: str, new: str) -> None:
@@ -60,7 +68,7 @@ async def fill(address: str, count: int) -> None:
         name="MSS_ARCHIVE_NOTICE", subjects=["mss.archive.notice", "mss.archive.notice.>"]
     )
     for n in range(count):
-        data = envelope(login(n, result=("success", "failure")[n % 2]))
+        data = envelope(login(n % PEOPLE, result=("success", "failure")[n % 2]))
         await client.publish("mss.archive.notice.login.abnormal", data)
         if n % 1000 == 0:
             await client.flush()  # slower than the stream stores, which drops what comes too fast
@@ -78,6 +86,8 @@ async def seconds(address: str, replay: Replay | None) -> float:
         for event in events if replay else ():
             replay.add(event)
         await asyncio.sleep(0)
+    if replay:
+        replay.finish(time.time_ns() // 1000)
     took = time.perf_counter() - began
     await connection.close()
     return took
@@ -114,9 +124,16 @@ async def main(count: int, as_json: bool) -> None:
                 assert replay.events.total() == count and replay.of_live == count
                 result[f"{title} differs, events/s"] = round(count / took)
                 result[f"{title} differs, s"] = round(took, 1)
+            for limit in LIMITS:
+                folder = Path(name) / limit.partition(":")[0]
+                shutil.copytree(ROOT / "rules", folder)
+                edit(folder / "abnormal-login.yaml", "severity: high\n", f"severity: high\n    {limit}\n")
+                replay = Replay(side(folder), side(folder))
+                result[f"both with {limit}, events/s"] = round(count / await seconds(address, replay))
+                assert replay.events.total() == count and 0 < replay.of_live == replay.of_new <= count
             result["both planned in full, events/s"] = round(await in_full(address, live, side(folder), 2000))
     result["memory at most, MB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-    print(json.dumps(result) if as_json else "\n".join(f"{key:48} {value}" for key, value in result.items()))
+    print(json.dumps(result) if as_json else "\n".join(f"{key:64} {value}" for key, value in result.items()))
 
 
 if __name__ == "__main__":
