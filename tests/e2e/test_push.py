@@ -18,7 +18,7 @@ from cable import Cable
 from permissions import permissions
 from policies import write
 from support import LIMIT, NatsServer, client_options, until
-from undelivered import Said, mss
+from undelivered import Said, mss, mss_process
 
 from engine.broker import connect
 from engine.bucket import make_bucket
@@ -56,7 +56,9 @@ class Desk:
         return await self.mss("push", str(self.folder), "-m", words, "--by", "ada", **environment)
 
     async def mss(self, *arguments: str, **environment: str) -> Said:
-        return await mss(*arguments, "-c", str(self.config), **environment)
+        # An environment is of a whole process: replicas in this one must not see the command's.
+        run = mss_process if environment else mss
+        return await run(*arguments, "-c", str(self.config), **environment)
 
     async def current(self) -> dict[str, Any]:
         document = (await self.mss("revisions", "--format", "json")).document
