@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 _DUPLICATES = 120.0  # seconds within which a stream drops a repeated message id
 _CLOSED_FOR_RENOVATION = 10049  # "error creating store": the stream was deleted a moment ago
 _OVERLAP = 10065
+_EXISTS = 10058  # a stream of that name, with another configuration
 _JETSTREAM_OFF = (10039, 10076)  # not enabled for the account; not enabled at all
 
 
@@ -291,7 +292,13 @@ class Topology:
         try:
             info = await connection.js.stream_info(config.name)
         except nats.js.errors.NotFoundError:
-            return await self._create(connection, config)
+            try:
+                return await self._create(connection, config)
+            except nats.js.errors.APIError as error:
+                if error.err_code != _EXISTS:
+                    raise
+            # Another replica, which has started with us, has made it, and let it listen already.
+            info = await connection.js.stream_info(config.name)
         if info.config.retention != (config.retention or api.RetentionPolicy.LIMITS):
             raise BrokerUnfit(
                 f"stream {config.name} has retention {info.config.retention}, MSS needs {config.retention}"

@@ -36,6 +36,24 @@ async def test_everything_is_made_once(connection: Connection) -> None:
     assert sorted(w.config.filter_subject for w in workers) == ["mss.delivery.*.email", "mss.delivery.*.sms"]
 
 
+async def test_a_replica_that_starts_at_once_with_a_quicker_one_finds_its_streams(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await Topology().prepare(connection)
+    stream_info, asked = connection.js.stream_info, set[str]()
+
+    async def a_moment_ago(name: str) -> api.StreamInfo:
+        if name not in asked:
+            asked.add(name)
+            raise nats.js.errors.NotFoundError
+        return await stream_info(name)
+
+    monkeypatch.setattr(connection.js, "stream_info", a_moment_ago)
+    await Topology().prepare(connection)
+    assert {"MSS_NOTICE", "MSS_AUDIT", "MSS_LOG", "MSS_DELIVERY"} <= asked
+    assert (await stream_info("MSS_NOTICE")).config.subjects == ["kiam.console.notice.>"]
+
+
 async def test_no_stream_listens_before_its_durable_is_there(
     connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
