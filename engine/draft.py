@@ -219,18 +219,6 @@ def _suppress(match: Match, entry: Entry, reason: str, detail: str = "") -> Supp
     return Suppressed(rule=match.rule.id, channel=entry.channel, reason=reason, detail=detail)
 
 
-def _obstacle(match: Match, notify: Notify) -> tuple[str, str] | None:
-    """Why an entry does not count for this event, whoever reads it: the reason, and more of it."""
-    event = match.event
-    if match.rule.mode is Mode.SHADOW:
-        return "shadow", ""
-    if event.hops > MOST_HOPS:
-        return "hops", f"{event.hops} messages of MSS's own led to this event"
-    if notify.when is not None and not notify.when.holds(event.payload):
-        return "condition", ""
-    return None
-
-
 def delivery_id(event: Event, rule: str, channel: str, template: str, to: tuple[str, ...]) -> str:
     """The same for the same event, rule, channel, template and addresses, whoever plans it and when."""
     parts = (event.kind, event.key, event.reqid, rule, channel, template, *to)
