@@ -26,7 +26,7 @@ from .settings import Settings
 log = logging.getLogger(__name__)
 
 _POLL = 10.0  # seconds after which the pointer is looked at, whatever the watch says
-_AGAIN = 2.0  # seconds before a lost connection is made anew
+_AGAIN = 2.0  # seconds before what failed is tried again
 _TROUBLE = (BrokerError, nats.errors.Error, TimeoutError, OSError)
 
 
@@ -177,7 +177,7 @@ class BucketSource:
                 if await self._look(connection):
                     yield
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(self.poll):
+                    async with asyncio.timeout(min(_AGAIN, self.poll) if self.trouble else self.poll):
                         await moved.wait()
                 moved.clear()
         finally:
