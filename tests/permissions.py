@@ -16,3 +16,12 @@ def permissions(heading: str) -> str:
         r"^    (?:publish|subscribe): +(\[.*?\])", section, re.MULTILINE | re.DOTALL
     )
     return f"{{publish: {{allow: {publish}}}, subscribe: {{allow: {subscribe}}}}}"
+
+
+def user(heading: str, name: str) -> str:
+    """A user that a section of the page writes out, for a list of the broker's configuration."""
+    section = PAGE.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    (found,) = re.findall(
+        rf"^    users: \[(\{{user: {name}, .*?\]\}}\}})\]$", section, re.MULTILINE | re.DOTALL
+    )
+    return str(found)

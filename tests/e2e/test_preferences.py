@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import nats
+import pytest
+from permissions import user
 from policies import write
 from replicas import ask, serving
-from support import envelope, until
+from support import NatsServer, envelope, until
 from world import World
+
+import msc
 
 POLICY = {
     "policy.yaml": """
@@ -106,3 +113,85 @@ async def test_what_is_chosen_is_followed(world: World, tmp_path: Path) -> None:
         reply = await request("set", preferences={}, replace=True)
         assert (await request("get"))["payload"]["preferences"] == {} == reply["payload"]["preferences"]
         assert len(caught.mails) == 2
+
+
+USERS = """
+PORTAL_PASSWORD: p
+authorization { users: [
+  {user: mss, password: p},
+  @PORTAL@,
+  {user: reader, password: p, permissions: {
+    publish: ["kiam.console.action.preferences.get", "kiam.console.action.preferences.options"],
+    subscribe: ["_INBOX.>"]}}
+] }
+"""
+
+
+@asynccontextmanager
+async def running(broker: NatsServer) -> AsyncIterator[None]:
+    await broker.start()
+    try:
+        yield
+    finally:
+        await broker.kill()
+
+
+async def test_what_the_broker_lets_a_user_do(tmp_path: Path) -> None:
+    """The portal of the operating page changes anybody's record, and does nothing else; a reader changes none."""
+    broker = NatsServer(tmp_path / "nats", USERS.replace("@PORTAL@", user("People's preferences", "portal")))
+    environment = {"SMTP_HOST": "127.0.0.1", "SMTP_PORT": "1", "SMS_GATEWAY": "127.0.0.1:1"}
+    rules = write(tmp_path / "rules", POLICY)
+
+    async def refused(work: Awaitable[Any]) -> None:
+        with pytest.raises(msc.PermissionDenied, match=r"(?i)permissions violation"):
+            await work
+
+    def choose(client: msc.Client, *channels: str) -> Awaitable[dict[str, Any] | None]:
+        return client.request("preferences.set", {"userid": "u1", "preferences": {"security": channels}})
+
+    async with (
+        running(broker),
+        serving(broker.address, environment, rules=rules, access={"user": "mss", "password": "p"}),
+        msc.connect(broker.address, user="portal", password="p") as portal,
+        msc.connect(broker.address, user="reader", password="p") as reader,
+    ):
+        options = await portal.request("preferences.options", {"userid": "u1"})
+        assert options is not None and options["categories"]
+        chosen = {"userid": "u1", "preferences": {"security": ["sms"]}}
+        assert await choose(portal, "sms") == chosen
+        assert await portal.request("preferences.get", {"userid": "u1"}) == chosen
+        await refused(portal.request("iplocation", {"ipaddr": "203.0.113.9"}))
+        await refused(portal.notice("login.abnormal", {"userid": "u1"}, confirm=True))
+
+        # Of a user with fewer rights the reason is told at once, and nothing is changed.
+        await refused(choose(reader, "email"))
+        assert await reader.request("preferences.get", {"userid": "u1"}) == chosen
+
+        # A megabyte is refused with the reason: by the engine, or by the client where no broker would take it.
+        with pytest.raises(msc.ActionFailed, match="bytes are too many: at most 16384"):
+            await choose(portal, "x" * 1_000_000)
+        with pytest.raises(msc.MessageTooLarge, match="the broker takes 1048576"):
+            await choose(portal, "x" * 1_048_576)
+        assert await reader.request("preferences.get", {"userid": "u1"}) == chosen
+
+        # Not behind the engine's back either.
+        complaints: list[str] = []
+
+        async def complained(error: Exception) -> None:
+            complaints.append(str(error).lower())
+
+        direct = await nats.connect(broker.address, user="portal", password="p", error_cb=complained)
+        forbidden = (
+            "$KV.MSS_PREFERENCES.user.x",
+            "$JS.API.STREAM.INFO.KV_MSS_PREFERENCES",
+            "mss.delivery.notice.sms",
+        )
+        for subject in forbidden:
+            await direct.publish(subject, b"{}")
+        await direct.subscribe("kiam.console.>")
+        await until(lambda: len(complaints) > len(forbidden), what="a refusal of each")
+        for subject in (*forbidden, "kiam.console.>"):
+            assert any("violation for " in each and f'"{subject.lower()}"' in each for each in complaints), (
+                complaints
+            )
+        await direct.close()

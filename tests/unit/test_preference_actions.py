@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -100,6 +101,21 @@ def test_key_by_key_or_all_anew(rulebook: Rulebook) -> None:
     assert answer.code == 0 and kept.document == {"gone": ["pager"], "locale": "en"}
     answer = asked(rulebook, "set", kept, {"userid": "u", "preferences": {"security": []}, "replace": True})
     assert answer.code == 0 and kept.document == {"security": []}
+
+
+def test_the_last_channel_of_a_critical_category_stays_on(tmp_path: Path) -> None:
+    rules = POLICY.replace("category: security", "category: security, critical: true")
+    strict = cast(Rulebook, policy(tmp_path, rules).require())
+    kept = Kept({"security": ["email"]})
+    reason = "security: one of email has to stay on"
+    for off in ([], {"email": False}):
+        answer = asked(strict, "set", kept, {"userid": "u", "preferences": {"security": off}})
+        assert (answer.code, answer.message, answer.payload) == (1, reason, {"reasons": [reason]})
+    # Not by a detour either: what is taken back is decided by the default.
+    changes = {"security": None, "default": []}
+    answer = asked(strict, "set", kept, {"userid": "u", "preferences": changes})
+    assert answer.code == 1 and reason in answer.message
+    assert kept.document == {"security": ["email"]}
 
 
 def test_labels_in_the_nearest_language(rulebook: Rulebook) -> None:
