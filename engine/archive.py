@@ -7,11 +7,11 @@ from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
+from .arrival import decode, hops_in
 from .broker import Connection, Topology
 from .broker.reading import Reading, Stored
 from .catalogue import Catalogue
 from .errors import BrokerUnfit, NotPermitted, UndecodableError
-from .intake import decode, hops_in
 from .model import Event, Kind
 
 _AT_ONCE = 256  # events; what else the process has to do waits for so many

@@ -18,16 +18,26 @@ from .catalogue import mask
 from .choices import ChoicesOf
 from .dead import Again, again_in, narrowed
 from .dead_payload import SENSITIVE, sensitive_header
-from .dispatch import HEADER_ROOM, dispatched, rung
+from .dispatch import HEADER_ROOM, NO_HEADERS, dispatched, rung
 from .draft import Alarm
-from .gates import GATHERING, Batch, Postponed, digest_at, pool_prefix, settle_batch, take_batch
+from .gates import (
+    GATHERING,
+    Batch,
+    Postponed,
+    digest_at,
+    digest_event,
+    pool_prefix,
+    settle_batch,
+    take_batch,
+)
 from .limits import NO_LIMITS
 from .memory import Begun, Memory, begin
 from .metrics import Metrics
-from .model import Failure
+from .model import Event, Failure
 from .notices import Herald
 from .plan import Plan, discarded, retold, tell_batch
 from .preference_cache import PreferenceCache
+from .records import Found, Records
 from .rulebook import Rule, Rulebook
 
 log = logging.getLogger(__name__)
@@ -53,6 +63,7 @@ class Digests:
     connection: Connection
     publisher: Publisher
     memory: Memory
+    records: Records
     herald: Herald
     rulebook: Callable[[], Rulebook]  # read once for each digest
     preferences: PreferenceCache
@@ -74,15 +85,14 @@ class Digests:
         rule = self._rule(rulebook, alarm.rule)
         if rule is None or digest_at(rule.limits, alarm.key) is None:
             return await self._without_rule(rulebook, alarm)
-        is_new = self.connection.is_surely_new(msg, handout(msg.reply))
-        later = await self.tell(rulebook, rule, alarm.key, is_new=is_new)
-        again = rung(self.topology, [replace(alarm, at=later)] if later else [])
+        later = await self.tell(rulebook, rule, alarm.key)
+        # Rung by this message: the stream must not take it for the one that has just rung.
+        by = str(handout(msg.reply).sequence)
+        again = rung(self.topology, [replace(alarm, at=later)] if later else [], by=by)
         return Settlement(publisher=self.publisher, messages=again)
 
-    async def tell(
-        self, rulebook: Rulebook, rule: Rule, key: str, *, is_new: bool, early: bool = False
-    ) -> int:
-        """Tell what lies under ``key`` if it is due; else say when it will be, 0 where nothing is there.
+    async def tell(self, rulebook: Rulebook, rule: Rule, key: str, *, early: bool = False) -> int:
+        """Tell what lies under ``key`` if it is due, and say when what is left will be; 0: nothing is.
 
         Raises BrokerError; all of it may be done again then, and makes the same messages.
         """
@@ -92,6 +102,31 @@ class Digests:
             return batch.until
         if batch is None:
             return 0
+        # What was sealed before may be told already, as it was decided then.
+        found = Found() if batch.at == now else await self._find(digest_event(key, batch))
+        if found.plan is None:
+            told = await self._ask(rulebook, rule, key, batch, now)
+            if isinstance(told, Postponed):
+                return told.until
+            planned, outgoing = self._dispatched(told, {AGAIN: "1"} if found.is_known else NO_HEADERS)
+            if not await self.publisher.store_first(self._entry(planned)):
+                found = await self._find(planned.event)  # another replica was quicker
+        if found.plan is not None:
+
+            def make(choices_of: ChoicesOf) -> Plan:
+                return retold(rulebook, rule, key, batch, now=now, choices_of=choices_of, recorded=found.plan)
+
+            told = await self.preferences.with_choices(make)
+            planned, outgoing = self._dispatched(told, {AGAIN: "1"})
+        await self.publisher.store(*outgoing, *self._dead(rulebook, planned, batch))
+        for suppressed in planned.suppressed:
+            self.metrics.count(self.metrics.suppressed, suppressed.rule, suppressed.reason)
+        return await self.memory.carry_out(settle_batch(key, rule.limits, batch.number))
+
+    async def _ask(
+        self, rulebook: Rulebook, rule: Rule, key: str, batch: Batch, now: int
+    ) -> Plan | Postponed:
+        """What hours and budgets make of a digest."""
 
         def make(choices_of: ChoicesOf) -> Plan | Postponed | Begun:
             return begin(tell_batch(rulebook, rule, key, batch, now=now, choices_of=choices_of))
@@ -101,11 +136,10 @@ class Digests:
         hops = max(gathered.hops for gathered in batch.events)
         for used_up in told.used_up:
             await self.herald.budget_used_up(used_up, hops=hops)
-        if isinstance(told, Postponed):
-            return told.until
-        await self._store(rulebook, told, batch, {} if is_new else {AGAIN: "1"})
-        await self._settle(key, rule, told)
-        return 0
+        return told
+
+    async def _find(self, event: Event) -> Found:
+        return await self.records.find(event, event.reqid)
 
     async def _tell_again(self, msg: Msg, again: Again) -> Settlement:
         """Tell of what a letter holds, whatever is gathered by now and whatever the budgets say."""
@@ -125,7 +159,9 @@ class Digests:
 
         planned = narrowed(await self.preferences.with_choices(make), again)
         is_new = self.connection.is_surely_new(msg, handout(msg.reply))
-        await self._store(rulebook, planned, batch, {} if is_new else {AGAIN: "1"})
+        planned, outgoing = self._dispatched(planned, NO_HEADERS if is_new else {AGAIN: "1"})
+        dead = self._dead(rulebook, planned, batch)
+        await self.publisher.store(self._entry(planned), *outgoing, *dead)
         return nothing
 
     async def flush(self, before: Rulebook, after: Rulebook) -> None:
@@ -136,30 +172,23 @@ class Digests:
                 digest = digest_at(rule.limits, f"{name}.")
                 if digest and digest.flushes and not (now and digest_at(now.limits, f"{name}.")):
                     for key in await self.memory.state.keys_below(pool_prefix(name, rule.id)):
-                        await self.tell(before, rule, key, is_new=False, early=True)
+                        while await self.tell(before, rule, key, early=True):
+                            pass  # what was sealed before went first
 
-    async def _settle(self, key: str, rule: Rule, planned: Plan) -> None:
-        assert planned.digest is not None  # noqa: S101 -- digesting makes no other
-        await self.memory.carry_out(settle_batch(key, rule.limits, planned.digest.number))
-        for suppressed in planned.suppressed:
-            self.metrics.count(self.metrics.suppressed, suppressed.rule, suppressed.reason)
-
-    async def _store(
-        self, rulebook: Rulebook, planned: Plan, batch: Batch, headers: Mapping[str, str]
-    ) -> None:
+    def _dispatched(self, planned: Plan, headers: Mapping[str, str]) -> tuple[Plan, list[Outgoing]]:
         room = self.connection.client.max_payload - HEADER_ROOM
-        planned, outgoing = dispatched(self.topology, planned, room, headers)
+        return dispatched(self.topology, planned, room, self.clock(), headers)
+
+    def _entry(self, planned: Plan) -> Outgoing:
+        return history.planned(self.topology, planned, at=self.clock(), id_=_name(planned))
+
+    def _dead(self, rulebook: Rulebook, planned: Plan, batch: Batch) -> list[Outgoing]:
+        """What could not be written, with all that it would have told of."""
         for failure in planned.failures:
             log.error("digest of rule %s, channel %s: %s", failure.rule, failure.channel, failure.detail)
-        name = planned.event.reqid
-        if planned.revival:
-            name += f".{planned.revival.letter}"
-        entry = history.planned(self.topology, planned, at=self.clock(), id_=name)
-        dead = [self._dead(rulebook, planned, failure, batch, name) for failure in planned.failures]
-        await self.publisher.store(entry, *outgoing, *dead)
+        return [self._letter(rulebook, planned, failure, batch) for failure in planned.failures]
 
-    def _dead(self, rulebook: Rulebook, planned: Plan, failure: Failure, batch: Batch, name: str) -> Outgoing:
-        """What could not be written, with all that it would have told of."""
+    def _letter(self, rulebook: Rulebook, planned: Plan, failure: Failure, batch: Batch) -> Outgoing:
         assert planned.digest is not None  # noqa: S101 -- of a digest
         key = planned.digest.key
         known = filter(None, (rulebook.catalogue.get(event.name) for event in planned.digest.events))
@@ -170,7 +199,7 @@ class Digests:
             kind=planned.event.kind,
             reason="digest-not-written",
             detail=mask(failure.detail, planned.secrets),
-            id=f"{name}.{failure.delivery}",
+            id=f"{_name(planned)}.{failure.delivery}",
             payload=msgspec.json.encode(_Letter(key, failure.rule, batch)),
             about={
                 "subject": self.topology.due_subject("digest", key),
@@ -187,13 +216,15 @@ class Digests:
 
     async def _without_rule(self, rulebook: Rulebook, alarm: Alarm) -> Settlement:
         """The rule is gone, or gathers nothing any more: what it had gathered is recorded as not sent."""
-        row = take_batch(alarm.key, NO_LIMITS, self.clock(), early=True)
-        batch = await self.memory.carry_out(row)
-        if isinstance(batch, Batch) and batch.events:
+        left = True
+        while left:
+            row = take_batch(alarm.key, NO_LIMITS, self.clock(), early=True)
+            batch = await self.memory.carry_out(row)
+            if not isinstance(batch, Batch):
+                break
             planned = discarded(rulebook.revision, alarm.rule, alarm.key, batch)
-            entry = history.planned(self.topology, planned, at=self.clock(), id_=planned.event.reqid)
-            await self.publisher.store(entry)
-            await self.memory.carry_out(settle_batch(alarm.key, NO_LIMITS, batch.number))
+            await self.publisher.store(self._entry(planned))
+            left = await self.memory.carry_out(settle_batch(alarm.key, NO_LIMITS, batch.number)) > 0
             self.metrics.count(self.metrics.suppressed, alarm.rule, "removed")
         return Settlement(publisher=self.publisher, messages=())
 
@@ -202,3 +233,9 @@ class Digests:
             self._rules.clear()
             self._rules[rulebook.revision] = {rule.id: rule for rule in rulebook.rules}
         return self._rules[rulebook.revision].get(id_)
+
+
+def _name(planned: Plan) -> str:
+    """Tells a digest from every other; one that was a dead letter from what it was before."""
+    letter = f".{planned.revival.letter}" if planned.revival else ""
+    return f"{planned.event.reqid}{letter}"

@@ -19,12 +19,13 @@ HEADER_ROOM = 4096  # bytes kept free beside a payload
 
 
 def dispatched(
-    topology: Topology, planned: Plan, room: int, headers: Mapping[str, str] = NO_HEADERS
+    topology: Topology, planned: Plan, room: int, now: int, headers: Mapping[str, str] = NO_HEADERS
 ) -> tuple[Plan, list[Outgoing]]:
     """What is to be published of a plan, and the plan as far as the broker takes it.
 
     ``room`` is the largest payload in bytes. Chains lose the fall-backs for which there is none, what is too
-    large as it is becomes a failure. What waits for its time goes to the timers.
+    large as it is becomes a failure. What waits for its time goes to the timers, unless that has come
+    ``now``, in microseconds since the epoch; ``headers`` are for what goes out at once.
     """
     planned = _fitted(planned, room)
     outgoing: list[Outgoing] = []
@@ -36,7 +37,7 @@ def dispatched(
             failures.append(
                 Failure(rule=delivery.rule, channel=delivery.channel, detail=detail, delivery=delivery.id)
             )
-        elif delivery.released:
+        elif delivery.released > now:
             outgoing.append(timer(topology, delivery, payload, attempts=0, at=delivery.released))
         else:
             subject = topology.delivery_subject(delivery.kind, delivery.channel)
@@ -46,9 +47,9 @@ def dispatched(
     return planned, [*outgoing, *rung(topology, planned.alarms)]
 
 
-def rung(topology: Topology, alarms: Iterable[Alarm]) -> list[Outgoing]:
-    """What has the broker say when a digest is due."""
-    return [alarm(topology, each) for each in alarms]
+def rung(topology: Topology, alarms: Iterable[Alarm], *, by: str = "") -> list[Outgoing]:
+    """What has the broker say when a digest is due; ``by`` tells who wants it from others who do."""
+    return [alarm(topology, each, by=by) for each in alarms]
 
 
 def _fitted(planned: Plan, room: int) -> Plan:

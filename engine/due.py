@@ -50,12 +50,15 @@ def _schedule(at: int) -> str:
     return f"@at {when:%Y-%m-%dT%H:%M:%S}Z"
 
 
-def alarm(topology: Topology, wanted: Alarm) -> Outgoing:
-    """The message that says, at its time, that a digest is due. A later one of the same key replaces it."""
+def alarm(topology: Topology, wanted: Alarm, *, by: str = "") -> Outgoing:
+    """The message that says, at its time, that a digest is due. A later one of the same key replaces it.
+
+    ``by`` tells it from others with the same key and time.
+    """
     return Outgoing(
         subject=topology.timer_subject("digest", wanted.key),
         payload=encode(wanted),
-        id=f"alarm.{wanted.key}.{wanted.at}",
+        id=f"alarm.{wanted.key}.{wanted.at}.{by}",
         headers={
             "Nats-Schedule": _schedule(wanted.at),
             "Nats-Schedule-Target": topology.due_subject("digest", wanted.key),

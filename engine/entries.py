@@ -91,8 +91,16 @@ class Dropped(_Decided, tag_field="type", tag="dropped"):
     """An entry: an operator threw a dead letter away."""
 
 
+class Claimed(msgspec.Struct, tag_field="type", tag="claimed"):
+    """An entry: a replica asks the gates anew about an event. It tells nothing of what becomes of it."""
+
+    at: int
+    of: str  # the event
+
+
 Entry = Plan | Receipt | Revived | Dropped
 _entries = msgspec.json.Decoder(Entry)
+_claims = msgspec.json.Decoder(Claimed)
 
 
 def read_entry(data: bytes) -> Entry | None:
@@ -102,3 +110,11 @@ def read_entry(data: bytes) -> Entry | None:
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
         return None
     return entry
+
+
+def read_claim(data: bytes) -> Claimed | None:
+    """The claim in ``data``; None where it is something else."""
+    try:
+        return _claims.decode(data)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return None

@@ -19,7 +19,7 @@ from .catalogue import mask
 from .codec import encode
 from .dead import Letter, header_value
 from .draft import Digested
-from .model import Delivery, Held, Kind, Outcome, Receipt, Revival
+from .model import Delivery, Event, Held, Kind, Outcome, Receipt, Revival
 from .plan import Plan
 from .rulebook import Mode
 from .subjects import token
@@ -143,6 +143,19 @@ def planned(topology: Topology, plan: Plan, *, at: int, id_: str) -> Outgoing:
     return Outgoing(
         subject=topology.history_subject(event.kind, token(event.reqid)),
         payload=encode(entry),
+        id=f"planned.{id_}",
+    )
+
+
+def claimed(topology: Topology, event: Event, *, of: str, at: int, id_: str) -> Outgoing:
+    """That a replica asks the gates anew about the event that is called ``of``.
+
+    ``id_`` is that of the plan which whoever had the event before may still write down: the stream takes
+    only the first of the two.
+    """
+    return Outgoing(
+        subject=topology.history_subject(event.kind, token(event.reqid)),
+        payload=encode({"type": "claimed", "at": at, "of": of}),
         id=f"planned.{id_}",
     )
 

@@ -2,6 +2,8 @@
 
 An event is acknowledged only when its deliveries, its history and its archive copy are stored. What
 is no event, or cannot be planned, goes to the dead letters with the reason; then it is acknowledged.
+
+What was decided of an event counts once it is in the history: what comes again follows that.
 """
 
 from __future__ import annotations
@@ -14,71 +16,35 @@ from typing import Any, Protocol
 
 from nats.aio.msg import Msg
 
-from msc import wire
-
-from . import history
-from .broker import AGAIN, Connection, Handout, Outgoing, Publisher, Settlement, Topology, handout, holds_any
-from .catalogue import Catalogue, mask
+from . import entries, history
+from .arrival import Arrival, decode, hops_in
+from .broker import AGAIN, Connection, Outgoing, Publisher, Settlement, Topology, handout
+from .catalogue import mask
 from .choices import ChoicesOf
 from .dead import again_in, narrowed
 from .dead_payload import SENSITIVE, sensitive_header
 from .dispatch import HEADER_ROOM, NO_HEADERS, dispatched
-from .errors import NotLookedUp, UndecodableError
+from .errors import NotLookedUp, NotStored, UndecodableError
+from .gates import withdraw
 from .memory import Begun, Memory, begin
 from .metrics import Metrics
-from .model import HOPS, MOST_HOPS, Event, Failure, Kind
+from .model import HOPS, Failure, Kind
 from .notices import Herald
-from .plan import Plan, plan, planning
+from .plan import Plan, plan, planning, replanned
 from .preference_cache import PreferenceCache
+from .records import Found, Records
 from .rulebook import Rulebook
-from .subjects import token, valid_key
 
 log = logging.getLogger(__name__)
 
-_TRIES = 5  # of an event that a bug keeps from being planned
+_SENT_BEFORE = {AGAIN: "1"}  # headers of what may be sent already, and forgotten by a broker that was killed
+_MOST_HANDED_OUT = 1000  # times that an event may come: one that ends the process would come for ever
 
 
 class Clock(Protocol):
     """The present time in microseconds since the epoch."""
 
     def __call__(self) -> int: ...
-
-
-def decode(
-    data: bytes,
-    *,
-    kind: Kind,
-    key: str,
-    received: int,
-    tolerance: float,
-    catalogue: Catalogue,
-    hops: int = 0,
-) -> Event:
-    """The event in ``data``. Raises UndecodableError with the reason that the dead letter carries.
-
-    ``received`` is the broker's clock in microseconds, against which the sender's is judged:
-    ``tolerance`` seconds both ways. How long the event waited in the stream does not matter.
-    """
-    if key and not valid_key(key):
-        raise UndecodableError("bad-subject", f"{key!r} is no key")
-    try:
-        request = wire.decode_request(data)
-        wire.check_request(request, received=received, tolerance=int(tolerance * 1e6))
-    except wire.WireError as error:
-        raise UndecodableError(error.reason, str(error)) from error
-    payload = {} if request.payload is None else request.payload
-    if not isinstance(payload, dict):
-        raise UndecodableError("payload-not-object", "the payload is not an object")
-    name = f"{kind}.{key}" if key else str(kind)
-    return Event(
-        kind=kind,
-        key=key,
-        reqid=request.reqid,
-        payload=catalogue.canonical(name, payload),
-        sent=request.time,
-        received=received,
-        hops=hops,
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +56,7 @@ class Intake:
     connection: Connection
     publisher: Publisher
     memory: Memory
+    records: Records
     herald: Herald
     preferences: PreferenceCache
     rulebook: Callable[[], Rulebook]  # read once for each event
@@ -115,84 +82,102 @@ class Intake:
             )
         except UndecodableError as error:
             return self._bury(msg, error.reason, str(error), rulebook)
-        if handed.number > _TRIES:
-            detail = f"given up after {_TRIES} tries; the log has the traceback"
-            return self._bury(msg, "not-planned", detail, rulebook)
-        now = self.clock()
-
-        def make(choices_of: ChoicesOf) -> Plan | Begun:
-            if again and again.is_partial:  # it passed the gates when it came first
-                return plan(rulebook, event, now, choices_of)
-            return begin(planning(rulebook, event, now, choices_of))
-
+        if handed.number > _MOST_HANDED_OUT:
+            return self.give_up(msg)
+        arrival = Arrival(
+            msg=msg, handed=handed, again=again, event=event, rulebook=rulebook, at=self.clock()
+        )
+        if not self.connection.is_surely_new(msg, handed):
+            return self._plan_again(arrival)
         try:
-            begun = make(self.preferences.choices_of)
+            begun = _begin(arrival, self.preferences.choices_of)
         except NotLookedUp:
-            return self._look_up(msg, handed, make, rulebook)
-        return self._go_on(msg, handed, begun, rulebook)
-
-    async def _look_up(
-        self, msg: Msg, handed: Handout, make: Callable[[ChoicesOf], Plan | Begun], rulebook: Rulebook
-    ) -> Settlement:
-        """Plan with what the broker has to be asked for of people's preferences."""
-        ended = self._go_on(msg, handed, await self.preferences.with_choices(make), rulebook)
-        return ended if isinstance(ended, Settlement) else await ended
-
-    def _go_on(
-        self, msg: Msg, handed: Handout, begun: Plan | Begun, rulebook: Rulebook
-    ) -> Settlement | Coroutine[Any, Any, Settlement]:
+            return self._look_up(arrival)
         if isinstance(begun, Begun):
-            return self._ask(msg, handed, begun, rulebook)
-        again = again_in(msg.headers)
-        planned = narrowed(begun, again) if again else begun
-        if self.connection.is_surely_new(msg, handed):
-            return self._carry_out(msg, handed, planned, rulebook)
-        return self._ask(msg, handed, planned, rulebook)
+            return self._ask(arrival, begun)
+        return self._carry_out(arrival, begun)
 
-    async def _ask(self, msg: Msg, handed: Handout, begun: Plan | Begun, rulebook: Rulebook) -> Settlement:
-        """Carry out what the broker, which has to be asked, leaves of the plan."""
-        planned = await self.memory.finish(begun) if isinstance(begun, Begun) else begun
-        again = again_in(msg.headers)
-        if isinstance(begun, Begun) and again:
-            planned = narrowed(planned, again)
+    async def _look_up(self, arrival: Arrival, found: Found | None = None) -> Settlement:
+        """Plan with what the broker has to be asked for of people's preferences."""
+        begun = await self.preferences.with_choices(partial(_begin, arrival))
+        return await self._ask(arrival, begun, found)
+
+    async def _ask(self, arrival: Arrival, begun: Plan | Begun, found: Found | None = None) -> Settlement:
+        """Carry out what the gates, which have to be asked, leave of the plan.
+
+        ``found`` is what the history has of an event that may have come before.
+        """
+        headers = _SENT_BEFORE if found and found.is_known else NO_HEADERS
+        if isinstance(begun, Plan):
+            return self._carry_out(arrival, begun, headers)
+        place = await self.records.place(arrival.event, arrival.event_name, found, at=arrival.at)
+        planned = _narrowed(arrival, await self.memory.finish(begun))
         for used_up in planned.used_up:
             await self.herald.budget_used_up(used_up, hops=planned.event.hops)
-        is_known = await self._was_planned(msg, handed, planned.event)
-        return self._carry_out(msg, handed, planned, rulebook, {AGAIN: "1"} if is_known else {})
+        planned, stored = self._dispatched(arrival, planned, headers)
+        if await self.publisher.store_first(
+            history.planned(self.topology, planned, at=arrival.at, id_=place)
+        ):
+            return self._settlement(arrival, planned, stored)
+        found = await self._find(arrival)
+        if found.plan is None:
+            raise NotStored(f"{arrival.event_name} is being planned by another replica")  # it comes again
+        return await self._follow(arrival, found.plan)
+
+    async def _plan_again(self, arrival: Arrival) -> Settlement:
+        """Follow what was written down of an event that came before; plan one of which nothing is."""
+        if await self.connection.is_new(arrival.msg, arrival.handed):
+            return await self._look_up(arrival)
+        found = await self._find(arrival)
+        return await (self._follow(arrival, found.plan) if found.plan else self._look_up(arrival, found))
+
+    async def _find(self, arrival: Arrival) -> Found:
+        return await self.records.find(arrival.event, arrival.event_name, arrival.revival)
+
+    async def _follow(self, arrival: Arrival, recorded: entries.Plan) -> Settlement:
+        """Store again what was decided: all of it may be stored, or none.
+
+        Whoever asked the gates once more may have been told to wait with others: that is undone.
+        """
+
+        def make(choices_of: ChoicesOf) -> Plan:
+            return replanned(arrival.rulebook, arrival.event, recorded, arrival.at, choices_of)
+
+        planned = _narrowed(arrival, await self.preferences.with_choices(make))
+        gathered = {each.rule for each in recorded.held if each.digest}
+        for match in planned.matches:
+            if match.rule.limits.there and match.rule.id not in gathered:
+                await self.memory.carry_out(withdraw(match.rule.id, match.rule.limits, arrival.event))
+        return self._settlement(arrival, *self._dispatched(arrival, planned, _SENT_BEFORE))
 
     def _carry_out(
-        self,
-        msg: Msg,
-        handed: Handout,
-        planned: Plan,
-        rulebook: Rulebook,
-        headers: Mapping[str, str] = NO_HEADERS,
+        self, arrival: Arrival, planned: Plan, headers: Mapping[str, str] = NO_HEADERS
     ) -> Settlement:
-        event, sequence = planned.event, handed.sequence
-        room = self.connection.client.max_payload - HEADER_ROOM
-        planned, stored = dispatched(self.topology, planned, room, headers)
+        planned, stored = self._dispatched(arrival, planned, headers)
         # The history comes first: an event that is not in it has no delivery in the stream either.
-        name = f"{self.kind}.{sequence}"
-        outgoing = [history.planned(self.topology, planned, at=self.clock(), id_=name), *stored]
+        entry = history.planned(self.topology, planned, at=arrival.at, id_=arrival.name)
+        return self._settlement(arrival, planned, [entry, *stored])
+
+    def _dispatched(
+        self, arrival: Arrival, planned: Plan, headers: Mapping[str, str]
+    ) -> tuple[Plan, list[Outgoing]]:
+        return dispatched(self.topology, planned, self._room, arrival.at, headers)
+
+    def _settlement(self, arrival: Arrival, planned: Plan, outgoing: list[Outgoing]) -> Settlement:
+        """What is stored of a plan, with what is kept of the event itself."""
         for failure in planned.failures:
-            outgoing.append(self._dead_failure(msg, planned, failure, rulebook))
+            outgoing.append(self._dead_failure(arrival, planned, failure))
             self.metrics.dead.labels(self.kind, "not-written").inc()
             log.warning("rule %s, channel %s: %s", failure.rule, failure.channel, failure.detail)
-        again = again_in(msg.headers)
-        first_time = again is None or not again.is_partial
-        if first_time and len(msg.data) <= room:
-            archive = self.topology.archive_subject(self.kind, event.key)
-            name, marks = f"archive.{self.kind}.{sequence}", {HOPS: str(event.hops)} if event.hops else {}
-            outgoing.append(Outgoing(subject=archive, payload=msg.data, id=name, headers=marks))
-        count = partial(self._count, planned) if first_time else None
+        if not arrival.is_partial and len(arrival.msg.data) <= self._room:
+            outgoing.append(self._copy(arrival))
+        count = None if arrival.is_partial else partial(self._count, planned)
         return Settlement(publisher=self.publisher, messages=outgoing, settled=count)
 
-    async def _was_planned(self, msg: Msg, handed: Handout, event: Event) -> bool:
-        """Whether its deliveries may be sent already, and forgotten by a broker that was killed."""
-        if await self.connection.is_new(msg, handed):
-            return False
-        subject = self.topology.history_subject(event.kind, token(event.reqid))
-        return await holds_any(self.connection, self.topology.history_stream, subject)
+    @property
+    def _room(self) -> int:
+        """Bytes of the largest payload."""
+        return self.connection.client.max_payload - HEADER_ROOM
 
     def _count(self, planned: Plan) -> None:
         self.metrics.count(self.metrics.events, self.kind, "planned" if planned.matches else "unmatched")
@@ -203,16 +188,26 @@ class Intake:
         for held in planned.held:
             self.metrics.count(self.metrics.held, held.rule, held.reason)
 
-    def _dead_failure(self, msg: Msg, planned: Plan, failure: Failure, rulebook: Rulebook) -> Outgoing:
+    def _copy(self, arrival: Arrival) -> Outgoing:
+        """The event as it was published, for the archive."""
+        event = arrival.event
+        return Outgoing(
+            subject=self.topology.archive_subject(self.kind, event.key),
+            payload=arrival.msg.data,
+            id=f"archive.{arrival.name}",
+            headers={HOPS: str(event.hops)} if event.hops else NO_HEADERS,
+        )
+
+    def _dead_failure(self, arrival: Arrival, planned: Plan, failure: Failure) -> Outgoing:
         return history.dead(
             self.topology,
             kind=self.kind,
             reason="not-written",
             detail=mask(failure.detail, planned.secrets),
-            id=f"{self.kind}.{handout(msg.reply).sequence}.{failure.delivery}",
-            payload=msg.data,
+            id=f"{arrival.name}.{failure.delivery}",
+            payload=arrival.msg.data,
             about={
-                **self._about(msg, rulebook),
+                **self._about(arrival.msg, arrival.rulebook),
                 "reqid": planned.event.reqid,
                 "rule": failure.rule,
                 "channel": failure.channel,
@@ -220,6 +215,11 @@ class Intake:
             },
             room=self.connection.client.max_payload,
         )
+
+    def give_up(self, msg: Msg) -> Settlement:
+        """What becomes of an event that a bug keeps from being planned."""
+        detail = "given up after several tries; the log has the traceback"
+        return self._bury(msg, "not-planned", detail, self.rulebook())
 
     def _bury(self, msg: Msg, reason: str, detail: str, rulebook: Rulebook) -> Settlement:
         """The message goes among the dead letters."""
@@ -259,7 +259,14 @@ class Intake:
         return about
 
 
-def hops_in(headers: Mapping[str, str] | None) -> int:
-    """How many messages of MSS's own led to an event; more than it may be where nobody can say."""
-    text = (headers or {}).get(HOPS, "0")
-    return int(text) if text.isdecimal() and len(text) < 10 else MOST_HOPS + 1
+def _begin(arrival: Arrival, choices_of: ChoicesOf) -> Plan | Begun:
+    """The plan, or what has to be asked for it first."""
+    rulebook, event, at = arrival.rulebook, arrival.event, arrival.at
+    if arrival.is_partial:  # it passed the gates when it came first
+        return _narrowed(arrival, plan(rulebook, event, at, choices_of))
+    begun = begin(planning(rulebook, event, at, choices_of))
+    return _narrowed(arrival, begun) if isinstance(begun, Plan) else begun
+
+
+def _narrowed(arrival: Arrival, planned: Plan) -> Plan:
+    return narrowed(planned, arrival.again) if arrival.again else planned

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeAlias
 
-from . import locales
+from . import entries, locales
 from .chain import linked
 from .choices import ChoicesOf, nobody
 from .draft import Alarm, Digested, Draft, Order, draft
@@ -28,6 +28,7 @@ from .gates import (
 )
 from .limits import UsedUp
 from .model import Delivery, Event, Failure, Held, Message, Recipient, Revival, Suppressed
+from .recorded import as_recorded
 from .rulebook import ChannelSpec, Match, Notify, Rule, Rulebook
 from .templates import Words, render
 
@@ -66,6 +67,13 @@ def planning(rulebook: Rulebook, event: Event, now: int, choices_of: ChoicesOf =
     return write((yield from pass_gates(draft(rulebook, event, choices_of), now)))
 
 
+def replanned(
+    rulebook: Rulebook, event: Event, recorded: entries.Plan, now: int, choices_of: ChoicesOf
+) -> Plan:
+    """The plan of ``event`` that was written down, with its words."""
+    return write(as_recorded(draft(rulebook, event, choices_of), recorded, now))
+
+
 def tell_batch(
     rulebook: Rulebook, rule: Rule, key: str, batch: Batch, *, now: int, choices_of: ChoicesOf
 ) -> Row[Plan | Postponed]:
@@ -75,10 +83,18 @@ def tell_batch(
 
 
 def retold(
-    rulebook: Rulebook, rule: Rule, key: str, batch: Batch, *, now: int, choices_of: ChoicesOf
+    rulebook: Rulebook,
+    rule: Rule,
+    key: str,
+    batch: Batch,
+    *,
+    now: int,
+    choices_of: ChoicesOf,
+    recorded: entries.Plan | None = None,
 ) -> Plan:
-    """The same of one that was a dead letter, and has passed the gates before."""
-    return write(in_time(merge(rulebook, rule, key, batch, choices_of), now))
+    """The same of one that has passed the gates before: as it was ``recorded``, or was a dead letter."""
+    drafted = merge(rulebook, rule, key, batch, choices_of)
+    return write(as_recorded(drafted, recorded, now) if recorded else in_time(drafted, now))
 
 
 def discarded(revision: str, rule: str, key: str, batch: Batch) -> Plan:

@@ -33,6 +33,7 @@ from .notices import Herald
 from .pace import Pace
 from .preference_cache import PreferenceCache
 from .preference_store import PreferenceStore
+from .records import Records
 from .rulebook import ChannelSpec, Rulebook
 from .settings import Settings
 from .workers import Workers
@@ -104,6 +105,7 @@ class Session:
             connection=self.connection,
             publisher=self.publisher,
             memory=Memory(self.state),
+            records=self._records,
             herald=self.herald,
             preferences=self.preferences,
             rulebook=self.rulebook,
@@ -118,6 +120,7 @@ class Session:
             limit=_EVENTS_IN_HAND,
             ack_wait=self.settings.ack_wait,
             handle=intake.handle,
+            give_up=intake.give_up,
         )
 
     def deliverer(self, spec: ChannelSpec, channel: Channel) -> Consumer:
@@ -172,12 +175,17 @@ class Session:
             connection=self.connection,
             publisher=self.publisher,
             memory=Memory(self.state),
+            records=self._records,
             herald=self.herald,
             rulebook=self.rulebook,
             preferences=self.preferences,
             metrics=self.metrics,
             clock=now,
         )
+
+    @property
+    def _records(self) -> Records:
+        return Records(topology=self.topology, connection=self.connection, publisher=self.publisher)
 
 
 async def open_session(

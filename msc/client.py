@@ -225,11 +225,12 @@ class Client:
 
     async def _confirmed(self, message: Message, timeout: float) -> None:
         began, headers = time.monotonic(), {"Nats-Msg-Id": message.reqid}
+        again = {**headers, wire.AGAIN: "1"}
         waited = False
         while True:
             left = began + timeout - time.monotonic()
             try:
-                answer = await self._link.request(message, timeout=left, headers=headers, resend=True)
+                answer = await self._link.request(message, timeout=left, headers=headers, again=again)
                 break
             except NoResponders:
                 # A broker that has just come back may not have its streams yet.
@@ -237,6 +238,7 @@ class Client:
                 if not waited or left <= _TRY_AGAIN:
                     raise NotConfirmed(f"no stream keeps {message.subject}; it is not stored") from None
                 await asyncio.sleep(_TRY_AGAIN)
+                headers = again  # an earlier copy may have got through
             except RequestTimeout as error:
                 raise NotConfirmed(f"{error}; it may be stored") from None
         refused = _refusal(answer.data)

@@ -96,13 +96,13 @@ class Link:
         *,
         timeout: float,
         headers: Mapping[str, str] | None = None,
-        resend: bool = False,
+        again: Mapping[str, str] | None = None,
     ) -> Msg:
         """Send ``message`` and return the first answer, within ``timeout`` seconds.
 
-        Waits for a broker that is away. ``resend`` sends again when the connection drops meanwhile;
-        only what is deduplicated bears that. Raises NotConnected (not sent), RequestTimeout,
-        NoResponders, MessageTooLarge, PermissionDenied.
+        Waits for a broker that is away. With ``again`` it is sent again, with these headers, when
+        the connection drops meanwhile; only what is deduplicated bears that. Raises NotConnected
+        (not sent), RequestTimeout, NoResponders, MessageTooLarge, PermissionDenied.
         """
         deadline, sent = _now() + timeout, False
         while True:
@@ -116,14 +116,19 @@ class Link:
                 raise NotConnected(f"the broker was away for {timeout:g} s; nothing was sent") from None
             if self._troubles.inbox:
                 raise PermissionDenied(self._troubles.inbox)
-            session.require_fits(message, headers)
+            session.require_fits(message, again or headers)
             if self._has_room(session, message):
                 answer = await ask(
-                    session, self._troubles, message, limit=deadline - _now(), headers=headers, resend=resend
+                    session,
+                    self._troubles,
+                    message,
+                    limit=deadline - _now(),
+                    headers=headers,
+                    resend=again is not None,
                 )
                 if answer is not None:
                     return answer
-                sent = True
+                sent, headers = True, again
             elif _now() < deadline:
                 await session.round_trip(deadline - _now())
             else:

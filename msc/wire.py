@@ -19,6 +19,7 @@ from . import gojson
 from .codes import Code, WireError
 
 __all__ = [
+    "AGAIN",
     "VERSION",
     "Code",
     "Reply",
@@ -34,6 +35,7 @@ __all__ = [
 ]
 
 VERSION = "0.1.1"
+AGAIN = "Mss-Again"  # header: it may be stored already, and a restarted broker may have forgotten that
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,14 +7,17 @@ moment       what several tasks write comes together
 publisher    many messages at once, each known to be stored
 cells        values that all replicas change
 lookup       what lies on one subject of a stream
+bugs         how many one message is forgiven
 consumer     a durable pull consumer that never stops pulling and never holds too much
 """
 
+from msc.wire import AGAIN
+
 from .cells import Cells
-from .connection import AGAIN, Connection, connect
+from .connection import Connection, connect
 from .consumer import Consumer, Handle
 from .handout import Handout, handout
-from .lookup import holds_any, messages_on
+from .lookup import messages_on
 from .publisher import Outgoing, Publisher, Settlement
 from .topology import Topology
 
@@ -31,6 +34,5 @@ __all__ = [
     "Topology",
     "connect",
     "handout",
-    "holds_any",
     "messages_on",
 ]

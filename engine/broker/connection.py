@@ -17,12 +17,13 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.js import JetStreamContext
 
+from msc.wire import AGAIN
+
 from ..errors import BrokerError, BrokerLost, BrokerUnfit, MessageTooLarge
 from .handout import Handout
 
 log = logging.getLogger(__name__)
 
-AGAIN = "Mss-Again"  # header: it may be stored already, and a restarted broker may have forgotten that
 MINIMUM_SERVER = (2, 12)  # message schedules
 _CONNECT_LIMIT = 10.0  # seconds for one try
 _RETRY_WAIT = 2.0  # seconds between two tries

@@ -19,6 +19,7 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from ..errors import BrokerError, BrokerUnfit
+from .bugs import Bugs
 from .connection import Connection
 from .moment import Moment
 from .publisher import Settlement
@@ -48,7 +49,7 @@ class Consumer:
     which then runs in a task of its own. What it settles for is stored and the message acknowledged,
     while the next is handled; a coroutine that returns None has done so itself, or asked for the
     message again. What it raises is a bug, or the broker failing under it: the message is asked for
-    again.
+    again, or after too many bugs given up, where ``give_up`` says how.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Consumer:
         limit: int,
         ack_wait: float,
         handle: Handle,
+        give_up: Callable[[Msg], Settlement] | None = None,
         on_stop: Callable[[], None] = lambda: None,
     ) -> None:
         self._connection = connection
@@ -69,6 +71,8 @@ class Consumer:
         self._limit = limit
         self._ack_wait = ack_wait
         self._handle = handle
+        self._give_up = give_up  # what becomes of a message that meets one bug too many
+        self._bugs = Bugs()
         self._on_stop = on_stop  # ends the waiting of what is in hand
         self._handled: dict[str, Msg] = {}  # by reply subject
         self._settled: dict[str, Msg] = {}  # and not yet acknowledged
@@ -224,6 +228,11 @@ class Consumer:
             await self._again(msg)
         except Exception:
             # The one place where a bug is caught: it costs this message a delay, not the process its life.
+            if self._give_up is not None and not self._bugs.forgives(msg):
+                log.exception("consumer %s: a bug; the message is given up", self._name)
+                self._release(msg)
+                await self._store(msg, self._give_up(msg))
+                return
             log.exception("consumer %s: a bug; the message comes again", self._name)
             await self._again(msg)
         self._done(msg)

@@ -27,10 +27,3 @@ async def messages_on(connection: Connection, stream: str, subject: str) -> Asyn
             raise BrokerError(f"{stream} cannot be read: {error or 'no answer'}") from error
         yield msg
         sequence = (msg.seq or sequence) + 1
-
-
-async def holds_any(connection: Connection, stream: str, subject: str) -> bool:
-    """Whether there is a message on ``subject``. Raises BrokerError."""
-    async for _ in messages_on(connection, stream, subject):
-        return True
-    return False

@@ -20,8 +20,10 @@ from msgspec import Struct
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
+from msc.wire import AGAIN
+
 from ..errors import BrokerError, NotStored
-from .connection import AGAIN, Connection
+from .connection import Connection
 
 log = logging.getLogger(__name__)
 
@@ -50,9 +52,11 @@ class _Group(Struct):
 
     waiting: int
     then: Then
+    is_known: bool = False  # a stream had one of them already
 
-    async def stored(self) -> None:
+    async def stored(self, *, is_known: bool) -> None:
         self.waiting -= 1
+        self.is_known = self.is_known or is_known
         if self.waiting == 0:
             await self.then(None)
 
@@ -92,6 +96,16 @@ class Publisher:
         Waits while the window is full. Raises BrokerError when one is not; the others may be stored
         then: storing all of them again is safe.
         """
+        await self._store(messages)
+
+    async def store_first(self, message: Outgoing) -> bool:
+        """Publish ``message``; False where the stream has one of its id already. Raises BrokerError.
+
+        That may be this one, where the acknowledgement of its first copy was lost.
+        """
+        return not (await self._store((message,))).is_known
+
+    async def _store(self, messages: Sequence[Outgoing]) -> _Group:
         result: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         async def then(error: BrokerError | None) -> None:
@@ -101,8 +115,10 @@ class Publisher:
                 else:
                     result.set_exception(error)
 
-        await self.send(messages, then)
+        group = _Group(len(messages), then)
+        await self._send_all(messages, group)
         await result
+        return group
 
     async def send(self, messages: Sequence[Outgoing], then: Then) -> None:
         """Publish ``messages`` and return; ``then`` is awaited when all are stored, of none at once.
@@ -110,10 +126,12 @@ class Publisher:
         It gets the error when one is not, and must not raise. It is awaited by who reads the
         acknowledgements: nobody else's are read meanwhile. Waits while the window is full.
         """
+        await self._send_all(messages, _Group(len(messages), then))
+
+    async def _send_all(self, messages: Sequence[Outgoing], group: _Group) -> None:
         if not messages:
-            await then(None)
-            return
-        group, now = _Group(len(messages), then), time.monotonic()
+            await group.then(None)
+        now = time.monotonic()
         for message in messages:
             while len(self._flights) >= self._window:
                 self._room.clear()
@@ -172,7 +190,7 @@ class Publisher:
             await self._fail(token, NotStored(f"{flight.message.subject}: {error}"))
         else:
             self._land(token)
-            await flight.group.stored()
+            await flight.group.stored(is_known=b'"duplicate"' in msg.data)
 
     def _land(self, token: str) -> _Flight | None:
         flight = self._flights.pop(token, None)

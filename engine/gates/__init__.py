@@ -17,10 +17,10 @@ from ..limits import UsedUp
 from ..model import Event, Held, Suppressed
 from ..rulebook import Rule, Rulebook
 from .budget import put_off, spend
-from .cells import Change, Row, drive, in_memory, pool_prefix
+from .cells import Change, Row, drive, event_id, in_memory, pool_prefix
 from .dedupe import pass_dedupe
-from .digest import GATHERING, Postponed, digest_at, pass_digest, settle_batch, take_batch
-from .merge import digest_event, merge, reqid_of
+from .digest import GATHERING, Postponed, digest_at, pass_digest, settle_batch, take_batch, withdraw
+from .merge import digest_event, key_of, merge, reqid_of
 from .pool import Batch, Joined
 from .throttle import Beyond, pass_throttle
 from .timing import is_timed, pass_timing
@@ -35,14 +35,17 @@ __all__ = [
     "digest_due",
     "digest_event",
     "drive",
+    "event_id",
     "in_memory",
     "in_time",
+    "key_of",
     "merge",
     "pass_gates",
     "pass_last",
     "pool_prefix",
     "settle_batch",
     "take_batch",
+    "withdraw",
 ]
 
 

@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 from ..model import Event
 from ..paths import Path, resolve
 
+COMES_AGAIN = 600.0  # seconds within which an event comes again whose plan was not written down
+
 T = TypeVar("T")
 
 

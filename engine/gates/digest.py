@@ -12,8 +12,8 @@ import msgspec
 
 from ..limits import Digest, Limits, UsedUp
 from ..model import Event
-from .cells import Change, Row, cell_of
-from .pool import Batch, Joined, Pool, join, seal, told
+from .cells import Change, Row, cell_of, event_id
+from .pool import Batch, Joined, Pool, join, seal, told, without
 
 GATHERING = ("throttle", "digest", "budget")  # gates under whose names events are gathered
 SLACK = 86_400.0  # seconds that a value is kept beyond its use: a broker may be away
@@ -28,6 +28,10 @@ class State(msgspec.Struct, frozen=True):
     @classmethod
     def read(cls, value: bytes) -> State:
         return _states.decode(value) if value else cls()
+
+    def present(self, now: int) -> int:
+        """The time that counts here: it never goes back, whoever is late or has a clock that is."""
+        return max((now, *(at for _, at in self.passed)))
 
     def written(self) -> bytes:
         return msgspec.json.encode(self)
@@ -65,6 +69,20 @@ def gather(key: str, digest: Digest, event: Event, due: Callable[[Pool], int]) -
     return joined
 
 
+def withdraw(rule: str, limits: Limits, event: Event) -> Row[None]:
+    """``event`` waits for ``rule`` no more: something else was written down of it."""
+
+    def step(value: bytes) -> tuple[bytes | None, None]:
+        state = State.read(value)
+        pool = without(state.pool, event_id(event))
+        return (None if pool is state.pool else State(state.passed, pool).written()), None
+
+    for gate, gathers in (("throttle", limits.throttle), ("digest", limits.digest)):
+        if gathers is not None:
+            key = cell_of(gate, rule, gathers.key, event)
+            yield Change(key, step, _keep(digest_at(limits, key)))
+
+
 def take_batch(key: str, limits: Limits, now: int, *, early: bool = False) -> Row[Batch | Postponed | None]:
     """What is due under ``key``: None where there is nothing; ``early`` does not wait for its time.
 
@@ -82,11 +100,11 @@ def take_batch(key: str, limits: Limits, now: int, *, early: bool = False) -> Ro
         if now < pool.due and not early:
             return None, Postponed(until=pool.due)
         if throttle is not None:
-            per = int(throttle.per * 1e6)
-            passed = tuple(each for each in passed if each[1] > now - per)
+            per, present = int(throttle.per * 1e6), state.present(now)
+            passed = tuple(each for each in passed if each[1] > present - per)
             if len(passed) >= throttle.limit and not early:
                 return None, Postponed(until=passed[-throttle.limit][1] + per)
-            passed = (*passed, (f"digest {pool.number}", now))
+            passed = (*passed, (f"digest {pool.number}", present))
         after = seal(pool, now)
         return State(passed, after).written(), after.sealed
 
@@ -94,15 +112,21 @@ def take_batch(key: str, limits: Limits, now: int, *, early: bool = False) -> Ro
     return answer
 
 
-def settle_batch(key: str, limits: Limits, number: int) -> Row[None]:
-    """The digest of that number is stored: its batch may go."""
+def settle_batch(key: str, limits: Limits, number: int) -> Row[int]:
+    """The digest of that number is stored: its batch may go.
 
-    def step(value: bytes) -> tuple[bytes | None, None]:
+    Says when what came meanwhile is due, in microseconds since the epoch; 0 where nothing did. Its own
+    alarm may have found the batch in its way, and be gone.
+    """
+
+    def step(value: bytes) -> tuple[bytes | None, int]:
         state = State.read(value)
         pool = told(state.pool, number)
-        return (None if pool is state.pool else State(state.passed, pool).written()), None
+        due = 0 if pool.is_empty else pool.due
+        return (None if pool is state.pool else State(state.passed, pool).written()), due
 
-    yield Change(key, step, _keep(digest_at(limits, key)))
+    due: int = yield Change(key, step, _keep(digest_at(limits, key)))
+    return due
 
 
 def digest_at(limits: Limits, key: str) -> Digest | None:

@@ -62,6 +62,11 @@ def reqid_of(key: str, number: int) -> str:
     return f"{key.replace('.', '-')}-{number}"
 
 
+def key_of(reqid: str) -> str:
+    """Where the events of the digest with that reqid lie."""
+    return reqid.rpartition("-")[0].replace("-", ".")
+
+
 def digest_event(key: str, batch: Batch) -> Event:
     """The digest as an event of its own; what templates see as payload is the last one's."""
     events = [gathered.event for gathered in batch.events]

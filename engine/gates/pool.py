@@ -14,7 +14,7 @@ import msgspec
 
 from ..limits import Digest
 from ..model import Event, Kind
-from .cells import event_id
+from .cells import COMES_AGAIN, event_id
 
 _MOST_BYTES = 256 * 1024  # of one pool's events; the broker takes a megabyte
 _MOST_IDS = 2000  # that are remembered, to know an event that comes again
@@ -55,16 +55,24 @@ class Batch(msgspec.Struct, frozen=True):
     at: int  # when it was sealed, microseconds since the epoch
 
 
+class Told(msgspec.Struct, frozen=True):
+    """That a digest is stored, and of which events it told."""
+
+    number: int
+    at: int  # when it was sealed, microseconds since the epoch
+    ids: tuple[str, ...]
+
+
 class Pool(msgspec.Struct, frozen=True):
     """All that waits under one key."""
 
-    number: int = 1  # of the digest that it will be
+    number: int = 0  # of the digest that it will be; 0: nothing was ever here
     due: int = 0  # microseconds since the epoch
     events: tuple[Gathered, ...] = ()
     more: int = 0
     ids: tuple[str, ...] = ()
     sealed: Batch | None = None
-    told: tuple[str, ...] = ()  # ids of the last digest
+    earlier: tuple[Told, ...] = ()  # digests, the newest last
     last: int = 0  # when that was sealed
     flushes: bool = True  # as the rule said when the pool was filled
 
@@ -72,9 +80,15 @@ class Pool(msgspec.Struct, frozen=True):
     def is_empty(self) -> bool:
         return not self.ids
 
+    def told_in(self, id_: str) -> Batch | Told | None:
+        """The digest that an event was in, stored or about to be."""
+        if self.sealed is not None and id_ in self.sealed.ids:
+            return self.sealed
+        return next((each for each in self.earlier if id_ in each.ids), None)
+
     def has(self, id_: str) -> bool:
-        """Whether an event is here, or was in the last digest."""
-        return id_ in self.ids or id_ in self.told or (self.sealed is not None and id_ in self.sealed.ids)
+        """Whether an event waits here, or did so a while ago."""
+        return id_ in self.ids or self.told_in(id_) is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,15 +104,21 @@ class Joined:
 def join(key: str, pool: Pool, event: Event, digest: Digest, *, due: int) -> tuple[Pool, Joined]:
     """``pool``, which lies under ``key``, with ``event``; an empty one is due at ``due``."""
     id_ = event_id(event)
-    if pool.has(id_):
+    if told := pool.told_in(id_):
+        return pool, Joined(key=key, until=told.at, number=told.number, rings=False)
+    if id_ in pool.ids:
         return pool, Joined(key=key, until=pool.due, number=pool.number, rings=True)
+    # What is kept of a pool is forgotten in the end: the next one must not count as the same digests.
+    number = pool.number or due // 1_000_000
     opens = pool.is_empty
     gathered = Gathered.of(event)
-    room = len(pool.events) < digest.max_events and (
-        len(msgspec.json.encode(pool.events)) + len(msgspec.json.encode(gathered)) <= _MOST_BYTES
+    room = not pool.events or (
+        len(pool.events) < digest.max_events
+        and len(msgspec.json.encode(pool.events)) + len(msgspec.json.encode(gathered)) <= _MOST_BYTES
     )
     after = msgspec.structs.replace(
         pool,
+        number=number,
         due=due if opens else pool.due,
         events=(*pool.events, gathered) if room else pool.events,
         more=pool.more + (not room),
@@ -108,14 +128,37 @@ def join(key: str, pool: Pool, event: Event, digest: Digest, *, due: int) -> tup
     return after, Joined(key=key, until=after.due, number=after.number, rings=opens)
 
 
+def without(pool: Pool, id_: str) -> Pool:
+    """``pool`` as if an event had not joined; the same where it does not wait there."""
+    if id_ not in pool.ids:
+        return pool
+    events = tuple(each for each in pool.events if event_id(each.event) != id_)
+    only_counted = len(events) == len(pool.events)
+    ids = tuple(each for each in pool.ids if each != id_)
+    return msgspec.structs.replace(pool, events=events, more=pool.more - only_counted, ids=ids)
+
+
 def seal(pool: Pool, now: int) -> Pool:
     """``pool`` with all that it has as a batch to be sent. It must have no other."""
     batch = Batch(number=pool.number, events=pool.events, more=pool.more, ids=pool.ids, at=now)
-    return Pool(number=pool.number + 1, sealed=batch, last=now, flushes=pool.flushes)
+    return Pool(number=pool.number + 1, sealed=batch, earlier=pool.earlier, last=now, flushes=pool.flushes)
 
 
 def told(pool: Pool, number: int) -> Pool:
     """``pool`` once the digest of that number is stored."""
     if pool.sealed is None or pool.sealed.number != number:
         return pool
-    return msgspec.structs.replace(pool, sealed=None, told=pool.sealed.ids)
+    last = Told(number=number, at=pool.sealed.at, ids=pool.sealed.ids)
+    return msgspec.structs.replace(pool, sealed=None, earlier=(*_of_late(pool.earlier, last), last))
+
+
+def _of_late(earlier: tuple[Told, ...], last: Told) -> tuple[Told, ...]:
+    """Those whose events may still come again, as far as there is room beside ``last``."""
+    room = _MOST_IDS - len(last.ids)
+    kept: list[Told] = []
+    for each in reversed(earlier):
+        room -= len(each.ids)
+        if room < 0 or each.at < last.at - COMES_AGAIN * 1e6:
+            break
+        kept.append(each)
+    return tuple(reversed(kept))

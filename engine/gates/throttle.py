@@ -19,18 +19,20 @@ class Beyond:
 
 
 def pass_throttle(rule: str, throttle: Throttle, event: Event, now: int) -> Row[Joined | Beyond | None]:
-    """None where ``event`` passes; one that comes again meets the same answer."""
+    """None where ``event`` passes; one that comes again meets the same answer, and counts from now on."""
     per, digest = int(throttle.per * 1e6), throttle.digest
     key = cell_of("throttle", rule, throttle.key, event)
 
     def step(value: bytes) -> tuple[bytes | None, Joined | Beyond | None]:
         state, id_ = State.read(value), event_id(event)
-        recent = tuple(each for each in state.passed if each[1] > now - per)
+        present = state.present(now)
+        recent = tuple(each for each in state.passed if each[1] > present - per)
         if any(id_ == known for known, _ in recent):
-            return None, None
+            others = (each for each in recent if each[0] != id_)
+            return State((*others, (id_, present)), state.pool).written(), None
         if state.pool.is_empty and len(recent) < throttle.limit and not state.pool.has(id_):
-            return State((*recent, (id_, now)), state.pool).written(), None
-        until = recent[-throttle.limit][1] + per if len(recent) >= throttle.limit else now
+            return State((*recent, (id_, present)), state.pool).written(), None
+        until = recent[-throttle.limit][1] + per if len(recent) >= throttle.limit else present
         if digest is None:
             return None, Beyond(until=until)
         pool, joined = join(key, state.pool, event, digest, due=until)

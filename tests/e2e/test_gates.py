@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -99,3 +100,47 @@ async def test_two_replicas_keep_to_one_limit_and_gather_one_digest(
         assert sorted(n for digest in told(together.requests)[PEOPLE:] for n in digest) == [
             *range(100, 100 + PEOPLE)
         ]
+
+
+async def test_what_comes_again_follows_what_was_written_down(
+    world: World, sides: Sides, tmp_path: Path
+) -> None:
+    """An acknowledgement was lost, and by now every window is over: each event ends as it did."""
+    hooks = {name: await sides.web() for name in ("first", "few", "together", "later", "plain")}
+    limits: dict[str, dict[str, Any]] = {
+        "first": {"dedupe": {"key": "userid", "window": "1s"}},
+        "few": {"throttle": {"key": "userid", "limit": 1, "per": "1s"}},
+        "together": {"digest": {"key": "userid", "wait": "1s"}},
+        "later": {"throttle": {"key": "userid", "limit": 1, "per": "1s", "on_limit": "digest"}},
+        "plain": {"budget": {"limit": 2, "per": "1h", "on_limit": "drop"}},
+    }
+    rules = policy(tmp_path / "rules", {name: (hooks[name].port, limits[name]) for name in limits})
+    events = [envelope({"userid": "u", "n": number}, reqid=f"r{number}") for number in range(3)]
+
+    async def plans() -> list[Any]:
+        entries = [json.loads(msg.data) for msg in await world.messages("MSS_HISTORY")]
+        return [entry for entry in entries if entry["type"] == "planned"]
+
+    async def is_quiet() -> bool:
+        return not any([await world.stored(name) for name in ("MSS_NOTICE", "MSS_TIMER", "MSS_DELIVERY")])
+
+    async with serving(world.address, {}, rules=rules):
+        for data in events:
+            await world.client.publish(NOTICE, data)
+        await until(lambda: len(hooks["later"].requests) == 2, what="a message, and a digest of the others")
+        await until(is_quiet, what="all is told")
+        before, told_before = await plans(), {name: len(hook.requests) for name, hook in hooks.items()}
+        assert told_before == {"first": 1, "few": 1, "together": 1, "later": 2, "plain": 2}
+        await asyncio.sleep(1.1)  # no window is open any more
+        for data in events:
+            await world.client.publish(NOTICE, data, headers={"Mss-Again": "1"})
+        # One that is new, after them in the stream.
+        await world.client.publish(NOTICE, envelope({"userid": "other", "n": 3}, reqid="r3"))
+        await until(lambda: len(hooks["together"].requests) == 2, what="the new one")
+        await until(is_quiet, what="all is told")
+        assert [entry for entry in await plans() if entry["event"]["reqid"] in ("r0", "r1", "r2")] == [
+            entry for entry in before if entry["event"]["reqid"] in ("r0", "r1", "r2")
+        ]
+        assert {name: len(hook.requests) for name, hook in hooks.items()} == {
+            "first": 2, "few": 2, "together": 2, "later": 3, "plain": 2,
+        }  # fmt: skip

@@ -158,8 +158,8 @@ def test_a_chain_that_is_too_large_loses_its_end(tmp_path: Path) -> None:
     assert without_last(without_last(whole)) == one
     made = Plan(event=event(WHO), revision="x", deliveries=(whole,))
     room = len(encode(linked([one, two], 900.0)))
-    assert dispatched(TOPOLOGY, made, len(encode(whole)))[0] == made
-    fitted, outgoing = dispatched(TOPOLOGY, made, room)
+    assert dispatched(TOPOLOGY, made, len(encode(whole)), 0)[0] == made
+    fitted, outgoing = dispatched(TOPOLOGY, made, room, 0)
     assert (fitted.deliveries, skipped(fitted)) == ((linked([one, two], 900.0),), [("sms", "no_room")])
     assert [decode_delivery(each.payload) for each in outgoing] == list(fitted.deliveries)
 
@@ -168,7 +168,7 @@ def test_what_the_broker_does_not_take_is_a_failure_and_the_rest_goes_out(tmp_pa
     small = planned(tmp_path, "sms").deliveries[0]
     large = replace(small, id="f" * 32, message=replace(small.message, text="x" * 1000))
     made = Plan(event=event(WHO), revision="x", deliveries=(large, small))
-    left, outgoing = dispatched(TOPOLOGY, made, len(encode(small)))
+    left, outgoing = dispatched(TOPOLOGY, made, len(encode(small)), 0)
     assert left.deliveries == (small,)
     assert [each.id for each in outgoing] == [small.id]
     assert [(each.delivery, each.channel) for each in left.failures] == [(large.id, large.channel)]

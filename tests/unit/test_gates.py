@@ -12,10 +12,10 @@ from policies import RECEIVED, event, policy
 
 from engine.choices import Choices, nobody, selected
 from engine.draft import Draft
-from engine.gates import Batch, Postponed, digest_due, in_memory
+from engine.gates import Batch, Postponed, digest_due, event_id, in_memory, withdraw
 from engine.gates.budget import spend
 from engine.gates.digest import settle_batch, take_batch
-from engine.gates.pool import Joined, Pool, join, seal, told
+from engine.gates.pool import Joined, Pool, join, seal, told, without
 from engine.gates.throttle import pass_throttle
 from engine.limits import EVERYTHING, Budget, Digest, Limits, Throttle
 from engine.plan import Plan, planning, write
@@ -86,6 +86,14 @@ def test_dedupe_lets_the_first_of_a_window_pass(tmp_path: Path) -> None:
     assert clock.verdict(11, "f", city="X") == "dedupe"
 
 
+def test_who_passed_a_window_that_is_over_passes_again(tmp_path: Path) -> None:
+    """It was not written down that it did; others were held back for it, and it may wait in a digest."""
+    clock = Clock(book(tmp_path, "dedupe: {key: userid, window: 10m}"))
+    assert [clock.verdict(minute, name) for minute, name in ((0, "a"), (10, "b"), (20, "c"))] == ["sent"] * 3
+    assert [clock.verdict(21, name) for name in "abcd"] == ["sent", "sent", "sent", "dedupe"]
+    assert clock.verdict(30, "d") == "sent"
+
+
 def test_keys_keep_types_apart_and_do_not_run_together(tmp_path: Path) -> None:
     clock = Clock(book(tmp_path, "dedupe: {key: [city, country], window: 10m}"))
     assert clock.verdict(0, "a", city="1", country="2") == "sent"
@@ -100,6 +108,21 @@ def test_a_throttle_counts_any_stretch_of_time(tmp_path: Path) -> None:
     assert clock.verdict(11, "e") == "throttle"
     assert clock.verdict(11, "other", userid="u2") == "sent"
     assert clock.verdict(11, "d") == "sent"  # again
+    # It goes out now and not then: the stretch counts from now.
+    assert [clock.verdict(minute, f"at {minute}") for minute in (19.5, 20, 20.5)] == [
+        "sent",
+        "throttle",
+        "throttle",
+    ]
+    assert clock.verdict(21, "f") == "sent"
+
+
+def test_a_throttle_s_time_never_goes_back(tmp_path: Path) -> None:
+    """Replicas have clocks of their own, and an event may have waited in one of them."""
+    clock = Clock(book(tmp_path, "throttle: {key: userid, limit: 2, per: 10m}"))
+    arrivals = ((0, "a"), (1, "b"), (12, "c"), (2, "late"), (3, "later still"))
+    assert [clock.verdict(*each) for each in arrivals] == ["sent", "sent", "sent", "sent", "throttle"]
+    assert clock.verdict(21, "d") == "throttle"  # "late" went out no earlier than at 12
 
 
 def test_what_is_beyond_a_throttle_may_be_told_of_together(tmp_path: Path) -> None:
@@ -139,6 +162,67 @@ def test_a_digest_that_was_not_stored_is_made_again_and_leaves_later_events_alon
     assert [d.id for d in first.deliveries] == [d.id for d in again.deliveries]
     assert first.deliveries[0].message == again.deliveries[0].message
     assert clock.words(5) == "b"
+
+
+def test_an_alarm_that_finds_an_earlier_batch_in_its_way_is_rung_again(tmp_path: Path) -> None:
+    """Whoever sealed it died: its alarm and the next one come together, and both tell the first."""
+    clock = Clock(book(tmp_path, "digest: {key: userid, wait: 2m}"))
+    clock.plan(0, "a")
+    clock.digest(2, settle=False)
+    clock.plan(2.5, "b")
+    batch = clock.digest(5, settle=False)
+    assert isinstance(batch, Plan)
+    assert batch.digest is not None
+    assert [each.reqid for each in batch.digest.events] == ["a"]
+    left = in_memory(
+        settle_batch(batch.digest.key, clock.rulebook.rules[0].limits, batch.digest.number), clock.cells
+    )
+    assert left == RECEIVED + int(4.5 * MINUTE)
+    assert clock.words(5) == "b"
+
+
+def test_an_event_is_known_in_earlier_digests_too(tmp_path: Path) -> None:
+    clock = Clock(book(tmp_path, "digest: {key: userid, wait: 1m}"))
+    digests = {}
+    for minute, name in ((0, "a"), (2, "b"), (4, "c")):
+        digests[name] = clock.plan(minute, name).held[0].digest
+        assert clock.words(minute + 1) == name
+    clock.plan(6, "d")
+    again = {name: clock.plan(6.1, name) for name in "abc"}
+    assert {name: planned.held[0].digest for name, planned in again.items()} == digests
+    assert not any(planned.alarms for planned in again.values())
+    assert clock.words(7) == "d"
+    assert len({*digests.values()}) == 3
+
+
+def test_an_event_of_which_something_else_was_written_down_waits_no_more(tmp_path: Path) -> None:
+    """Two replicas asked the gates about it, and the other one was quicker to write."""
+    limits = "throttle: {key: userid, limit: 1, per: 10m, on_limit: digest}"
+    clock = Clock(book(tmp_path, limits))
+    (rule,) = clock.rulebook.rules
+    assert [clock.verdict(0, name) for name in "abc"] == ["sent", "throttle held", "throttle held"]
+    for name in "abx":  # one that was sent, one that waits, one that is not known
+        about = event({"userid": "u1", "phone": "+8613800000000", "ip": name}, reqid=name)
+        in_memory(withdraw(rule.id, rule.limits, about), clock.cells)
+    assert clock.words(10) == "c"
+
+
+def test_what_is_only_counted_is_counted_no_more() -> None:
+    digest = Digest(key=(), wait=1.0, max_events=1)
+    pool = Pool()
+    for name in "abc":
+        pool, _ = join("k", pool, event({}, reqid=name), digest, due=5_000_000)
+    less = without(pool, event_id(event({}, reqid="c")))
+    assert ([each.reqid for each in less.events], less.more, len(less.ids)) == (["a"], 1, 2)
+    assert without(less, "nobody") is less
+
+
+def test_digests_of_a_pool_that_was_forgotten_are_others(tmp_path: Path) -> None:
+    clock = Clock(book(tmp_path, "digest: {key: userid, wait: 1m}"))
+    first = clock.plan(0, "a").held[0].digest
+    clock.words(1)
+    clock.cells.clear()
+    assert clock.plan(3000, "b").held[0].digest != first
 
 
 def test_a_digest_tells_each_recipient_of_their_own(tmp_path: Path) -> None:
@@ -324,11 +408,13 @@ def test_a_pool_takes_no_more_than_the_broker_does() -> None:
     pool = Pool()
     digest = Digest(key=(), wait=1.0, max_events=500)
     for number in range(40):
-        pool, _ = join("k", pool, event({"x": "y" * 10_000}, reqid=str(number)), digest, due=5)
+        pool, _ = join("k", pool, event({"x": "y" * 10_000}, reqid=str(number)), digest, due=5_000_000)
     assert len(pool.events) + pool.more == 40
     assert 20 < len(pool.events) < 27
+    alone, _ = join("k", Pool(), event({"x": "y" * 300_000}), digest, due=5_000_000)
+    assert len(alone.events) == 1  # whatever its size: a digest tells of something
     sealed = seal(pool, 7)
-    assert told(told(sealed, 9), 1).sealed is None
+    assert told(told(sealed, 9), 5).sealed is None
     assert told(sealed, 9) is sealed
 
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from policies import RECEIVED
 from support import ROOT, envelope
 
+from engine.arrival import decode
 from engine.catalogue import Catalogue, EventSchema
 from engine.errors import UndecodableError
-from engine.intake import decode
 from engine.model import Event, Kind
 
 CAPTURED = [json.loads(line) for line in (ROOT / "tests/data/captured.jsonl").read_text().splitlines()]

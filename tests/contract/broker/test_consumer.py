@@ -17,7 +17,7 @@ from support import LIMIT, NatsServer, until
 from engine.broker import Connection, Consumer, Outgoing, Publisher, Settlement
 from engine.broker.consumer import Handle
 from engine.broker.publisher import Then
-from engine.errors import BrokerUnfit
+from engine.errors import BrokerError, BrokerUnfit
 
 ACK_WAIT = 1.0
 
@@ -136,6 +136,41 @@ async def test_what_ends_in_one_moment_is_stored_together_and_keeps_nobody_waiti
     await running
     assert ended_before == [10] * 10
     assert await left(connection) == 0
+
+
+async def test_a_message_that_is_nothing_but_bugs_is_given_up_and_trouble_does_not_count(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.broker.consumer._MISHAP_WAIT", 0.02)
+    await stream(connection, 2)
+    await connection.js.add_stream(name="D", subjects=["dead"])
+    publisher = Publisher(connection)
+    await publisher.start()
+    seen: Counter[bytes] = Counter()
+
+    async def handle(msg: Msg) -> None:
+        seen[msg.data] += 1
+        if msg.data == b"0":
+            raise RuntimeError("a bug")
+        if seen[msg.data] < 12:
+            raise BrokerError("no answer")
+        await msg.ack()
+
+    def give_up(msg: Msg) -> Settlement:
+        return Settlement(publisher=publisher, messages=[Outgoing(subject="dead", payload=msg.data, id="d")])
+
+    made = Consumer(connection, "S", "d", limit=10, ack_wait=ACK_WAIT, handle=handle, give_up=give_up)
+    running = asyncio.create_task(made.run())
+
+    async def is_done() -> bool:
+        return await left(connection) == 0
+
+    await until(is_done, what="both are over")
+    made.stop()
+    await running
+    assert seen == {b"0": 5, b"1": 12}
+    assert (await connection.js.get_msg("D", 1)).data == b"0"
+    await publisher.close()
 
 
 async def test_a_long_task_is_not_handed_out_again(connection: Connection) -> None:

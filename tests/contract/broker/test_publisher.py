@@ -40,6 +40,18 @@ async def test_many_groups_at_once_are_stored_once(connection: Connection, publi
     assert stored.headers == {"X": "y", "Nats-Msg-Id": "id-0"}
 
 
+async def test_who_was_first_is_known(
+    connection: Connection, publisher: Publisher, server: NatsServer
+) -> None:
+    await connection.js.add_stream(name="S", subjects=["s.>"])
+    assert await publisher.store_first(message(1))
+    assert not await publisher.store_first(message(1))
+    await server.kill()
+    await server.start()
+    assert not await publisher.store_first(message(1))
+    assert await publisher.store_first(message(2))
+
+
 async def test_a_stream_that_refuses_is_an_error_at_once(
     connection: Connection, publisher: Publisher
 ) -> None:

@@ -179,6 +179,23 @@ async def test_a_confirmation_that_is_lost_is_asked_for_again(broker: Broker) ->
         assert await count(other) == 1
 
 
+async def test_what_is_sent_again_says_so(broker: Broker) -> None:
+    """A broker that was killed has forgotten what it took: MSS looks whether it knows the event."""
+    async with plain(broker) as other, msc.connect(broker.url) as client:
+        js = other.jetstream()
+        await js.add_stream(name="ALL", subjects=["kiam.console.notice.>"])
+        await client.notice("k", {"n": 1}, confirm=True)
+        broker.signal(signal.SIGSTOP)
+        waiting = asyncio.create_task(client.notice("k", {"n": 2}, confirm=True, timeout=30))
+        await until(lambda: bool(client._link._troubles._requests), "the message is sent")
+        await lose(broker, client)
+        await broker.start()
+        await waiting
+        first, second = [(await js.get_msg("ALL", sequence)).headers for sequence in (1, 2)]
+        assert first is not None and "Mss-Again" not in first
+        assert second is not None and second["Mss-Again"] == "1"
+
+
 async def test_a_broker_that_hangs_does_not_fill_the_memory(broker: Broker) -> None:
     client = await msc.connect(broker.url, buffer=100_000)
     broker.signal(signal.SIGSTOP)

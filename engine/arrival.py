@@ -1,0 +1,93 @@
+"""An event as a message of a stream brings it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from msgspec import Struct
+from nats.aio.msg import Msg
+
+from msc import wire
+
+from .broker import Handout
+from .catalogue import Catalogue
+from .dead import Again
+from .errors import UndecodableError
+from .gates import event_id
+from .model import HOPS, MOST_HOPS, Event, Kind, Revival
+from .rulebook import Rulebook
+from .subjects import valid_key
+
+
+class Arrival(Struct, frozen=True, kw_only=True):
+    """One event in hand."""
+
+    msg: Msg
+    handed: Handout
+    again: Again | None  # it was a dead letter
+    event: Event
+    rulebook: Rulebook  # by which it is planned
+    at: int  # when it was taken in hand, by which hours and limits judge; microseconds since the epoch
+
+    @property
+    def revival(self) -> Revival | None:
+        return self.again.revival if self.again else None
+
+    @property
+    def name(self) -> str:
+        """Tells the message from every other, and not from itself when it is handed out again."""
+        return f"{self.event.kind}.{self.handed.sequence}"
+
+    @property
+    def event_name(self) -> str:
+        """Tells the event from every other, and not from itself however often it was published."""
+        life = f".{self.revival.at}" if self.revival else ""
+        return f"{event_id(self.event)}{life}"
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether the rest of the event was planned before."""
+        return self.again is not None and self.again.is_partial
+
+
+def decode(
+    data: bytes,
+    *,
+    kind: Kind,
+    key: str,
+    received: int,
+    tolerance: float,
+    catalogue: Catalogue,
+    hops: int = 0,
+) -> Event:
+    """The event in ``data``. Raises UndecodableError with the reason that the dead letter carries.
+
+    ``received`` is the broker's clock in microseconds, against which the sender's is judged:
+    ``tolerance`` seconds both ways. How long the event waited in the stream does not matter.
+    """
+    if key and not valid_key(key):
+        raise UndecodableError("bad-subject", f"{key!r} is no key")
+    try:
+        request = wire.decode_request(data)
+        wire.check_request(request, received=received, tolerance=int(tolerance * 1e6))
+    except wire.WireError as error:
+        raise UndecodableError(error.reason, str(error)) from error
+    payload = {} if request.payload is None else request.payload
+    if not isinstance(payload, dict):
+        raise UndecodableError("payload-not-object", "the payload is not an object")
+    name = f"{kind}.{key}" if key else str(kind)
+    return Event(
+        kind=kind,
+        key=key,
+        reqid=request.reqid,
+        payload=catalogue.canonical(name, payload),
+        sent=request.time,
+        received=received,
+        hops=hops,
+    )
+
+
+def hops_in(headers: Mapping[str, str] | None) -> int:
+    """How many messages of MSS's own led to an event; more than it may be where nobody can say."""
+    text = (headers or {}).get(HOPS, "0")
+    return int(text) if text.isdecimal() and len(text) < 10 else MOST_HOPS + 1

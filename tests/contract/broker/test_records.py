@@ -1,0 +1,75 @@
+"""Whose plan of an event counts: the first that is written, and never one that was on its way too long."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from policies import event
+
+from engine import history
+from engine.broker import Connection, Outgoing, Publisher, Topology
+from engine.errors import NotStored
+from engine.model import Revival, Suppressed
+from engine.plan import Plan
+from engine.records import Found, Records
+
+TOPOLOGY = Topology()
+EVENT, OTHER = event({}), event({}, "notice.login.other")
+
+
+@pytest.fixture
+async def records(connection: Connection) -> AsyncIterator[Records]:
+    await TOPOLOGY.prepare(connection)
+    publisher = Publisher(connection)
+    await publisher.start()
+    yield Records(topology=TOPOLOGY, connection=connection, publisher=publisher)
+    await publisher.close()
+
+
+def written(place: str, reason: str, revival: Revival | None = None) -> Outgoing:
+    suppressed = (Suppressed(rule="r", channel="c", reason=reason),)
+    planned = Plan(event=EVENT, revision="x", suppressed=suppressed, revival=revival)
+    return history.planned(TOPOLOGY, planned, at=1, id_=place)
+
+
+async def test_the_first_that_is_written_counts(records: Records) -> None:
+    assert await records.find(EVENT, "e") == Found()
+    place = await records.place(EVENT, "e", None, at=1)
+    assert await records.publisher.store_first(written(place, "dedupe"))
+    assert not await records.publisher.store_first(written(place, "throttle"))
+    found = await records.find(EVENT, "e")
+    assert found.plan is not None and found.plan.suppressed[0].reason == "dedupe" and found.is_known
+    with pytest.raises(NotStored, match="another replica"):
+        await records.place(EVENT, "e", Found(), at=1)  # it looked before that was written
+
+
+async def test_what_was_on_its_way_when_it_was_claimed_is_not_taken(records: Records) -> None:
+    late = await records.place(EVENT, "e", None, at=1)
+    for claims in range(3):
+        found = await records.find(EVENT, "e")
+        assert found == Found(claims=claims)
+        place = await records.place(EVENT, "e", found, at=1)
+    assert not await records.publisher.store_first(written(late, "dedupe"))
+    assert await records.publisher.store_first(written(place, "throttle"))
+    found = await records.find(EVENT, "e")
+    assert found.plan is not None and found.plan.suppressed[0].reason == "throttle"
+
+
+async def test_of_two_that_claim_it_at_once_one_has_it(records: Records) -> None:
+    found = await records.find(EVENT, "e")
+    places = await asyncio.gather(
+        *(records.place(EVENT, "e", found, at=1) for _ in range(5)), return_exceptions=True
+    )
+    assert sorted(isinstance(each, NotStored) for each in places) == [False] + [True] * 4
+
+
+async def test_others_under_the_same_reqid_are_not_meant(records: Records) -> None:
+    revival = Revival(letter="1-1", at=7)
+    await records.publisher.store(written("e.0", "dedupe"), written("e.7.0", "throttle", revival))
+    await records.place(EVENT, "e", Found(claims=5), at=1)
+    found = await records.find(OTHER, "o")
+    assert found == Found(is_known=True)
+    again = await records.find(EVENT, "e.7", revival)
+    assert again.plan is not None and again.plan.suppressed[0].reason == "throttle"
