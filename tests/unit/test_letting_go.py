@@ -1,0 +1,57 @@
+"""A policy that was read and is not gone by is let go of in a thread, however the reload ends."""
+
+from __future__ import annotations
+
+import gc
+import threading
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from weakref import ref
+
+import pytest
+from policies import policy
+
+from engine.control import Reloaded
+from engine.loader import Policy
+from engine.reload import Reloader
+from engine.server import Server
+from engine.settings import Settings
+
+RULE = "rules: [{id: r, event: notice.login.abnormal, notify: [terminal], template: t}]\n"
+FAILS = (
+    "tests: [{name: n, given: {event: notice.login.abnormal}, expect: {deliveries: [{contains: other}]}}]\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("do", "new", "said"),
+    [
+        (Reloader.rehearse, RULE.replace("id: r", "id: new"), ""),
+        (Reloader.reload, RULE, ""),
+        (Reloader.reload, RULE + FAILS, "failed-test"),
+        (Reloader.reload, RULE.replace("id: r", "id: new"), "not-adopted"),
+    ],
+    ids=["rehearsed", "unchanged", "failed", "not-adopted"],
+)
+async def test_it_is_let_go_of_in_a_thread(
+    do: Callable[[Reloader], Awaitable[Reloaded]], new: str, said: str, tmp_path: Path
+) -> None:
+    threads = []
+    indexes = []
+
+    def load(_: Settings) -> Policy:
+        found = policy(tmp_path, new)
+        index = found.require().index
+        indexes.append(ref(index, lambda _: threads.append(threading.current_thread())))
+        return found
+
+    settings = Settings(metrics="")
+    server = Server(settings=settings, rulebook=policy(tmp_path, RULE).require())
+    gc.disable()
+    try:
+        result = await do(Reloader(server=server, settings=lambda: settings, load=load))
+    finally:
+        gc.enable()
+    assert [problem.code for problem in result.problems] == ([said] if said else [])
+    assert len(indexes) == 1
+    assert [thread is threading.main_thread() for thread in threads] == [False]
