@@ -72,13 +72,13 @@ async def measure(folder: Path, rules: int, reloads: int) -> dict[str, Any]:
             settle()
 
     write_policy(folder, rules, 0)
-    rulebook = load_policy(folder).require()
+    rulebook = load_policy(folder, warn=False).require()
     settle()
     await during("idle", asyncio.sleep(2))
     began = time.perf_counter()
     for number in range(1, reloads + 1):
         write_policy(folder, rules, number)
-        policy = await during("load", beside(load_policy, folder))
+        policy = await during("load", beside(load_policy, folder, warn=False))
         old, rulebook = rulebook, policy.require()  # type: ignore[attr-defined]
         del policy
         await during("settle", settled())
