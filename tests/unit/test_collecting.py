@@ -88,6 +88,7 @@ def test_nothing_of_a_policy_is_garbage(make: Callable[[Path], Path], tmp_path: 
     assert not Counter(type(each).__qualname__ for each in found)
 
 
+@pytest.mark.timeout(600 if SOAK else 120)
 def test_a_large_policy_may_be_loaded_again_and_again(tmp_path: Path) -> None:
     folder = many_rules(tmp_path)
     load_test_and_let_go(folder)
