@@ -1,7 +1,7 @@
 """What flows through MSS, one frozen class per noun, each holding the one before.
 
 Event -> Match (rulebook) -> Delivery -> Receipt; a Plan (plan) is all that one Event leads to. What is made
-for each event is a msgspec Struct: it is constructed, and encoded, in a tenth of a dataclass's time.
+for each event is a msgspec Struct: constructed in an eighth of a dataclass's time, encoded in half of it.
 """
 
 from __future__ import annotations

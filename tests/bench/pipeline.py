@@ -10,8 +10,9 @@ process of its own that keeps nothing: as fast as it goes, then at parts of that
 acceptance. `channel` is from publish to a console channel's line, two an event, at 500 events/s.
 
 The bare subscriber is nats-py with a callback that only decodes the JSON, in this process, on the same
-broker and in the same run: the ratio of the two is what to compare between machines, that of their processor time also where others use them. CPU is
-user and system time; that of the broker includes what this benchmark asks it.
+broker and in the same run: the ratio of the two is what to compare between machines, that of their
+processor time also where others use them. CPU is user and system time; that of the broker includes what
+this benchmark asks it.
 
 `--gates` measures what each gate of a rule costs instead: see gates.py beside this file.
 """
