@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 
@@ -79,14 +80,14 @@ class Reloader:
 
     async def reload(self) -> Reloaded:
         """Read settings and policy anew, and adopt them if nothing is wrong. Never raises for what is."""
-        async with self._one:
+        async with self._alone():
             result = self.server.last_reload = await self._attempt(self._adopt)
             self._show(result)
             return result
 
     async def rehearse(self) -> Reloaded:
         """Read, check and test as ``reload`` does, and change nothing. ``revision`` is the files'."""
-        async with self._one:
+        async with self._alone():
             return await self._attempt(self._compare)
 
     async def follow(self, changes: AsyncIterator[None]) -> None:
@@ -119,14 +120,17 @@ class Reloader:
             # A bug that new files bring to light must not end a server that serves by the old ones.
             log.exception("reload: a bug")
             return self._refused([_outside(f"a bug of MSS: {error!r}")])
-        finally:
-            await self._let_go()
 
-    async def _let_go(self) -> None:
-        """Free what is done with, and look for garbage where there may be much."""
-        await beside(dismantle, self._done_with)
-        if has_grown() and len(self.server.rulebook.rules) < MOST_TO_COLLECT:
-            settle()
+    @asynccontextmanager
+    async def _alone(self) -> AsyncIterator[None]:
+        """One after the other. When its outcome is known to all, what is done with is freed."""
+        async with self._one:
+            try:
+                yield
+            finally:
+                await beside(dismantle, self._done_with)
+                if has_grown() and len(self.server.rulebook.rules) < MOST_TO_COLLECT:
+                    settle()
 
     async def _read(self) -> _Wanted:
         settings = await beside(self.settings)

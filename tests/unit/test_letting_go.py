@@ -36,13 +36,18 @@ FAILS = (
 async def test_it_is_let_go_of_in_a_thread(
     do: Callable[[Reloader], Awaitable[Reloaded]], new: str, said: str, tmp_path: Path
 ) -> None:
-    threads = []
+    threads: list[threading.Thread] = []
+    counted: list[float] = []  # reloads, at that moment
     indexes = []
+
+    def gone(_: object) -> None:
+        threads.append(threading.current_thread())
+        counted.extend(server.metrics.value("mss_reloads_total", result=end) for end in ("ok", "refused"))
 
     def load(_: Settings) -> Policy:
         found = policy(tmp_path, new)
         index = found.require().index
-        indexes.append(ref(index, lambda _: threads.append(threading.current_thread())))
+        indexes.append(ref(index, gone))
         return found
 
     settings = Settings(metrics="")
@@ -55,3 +60,4 @@ async def test_it_is_let_go_of_in_a_thread(
     assert [problem.code for problem in result.problems] == ([said] if said else [])
     assert len(indexes) == 1
     assert [thread is threading.main_thread() for thread in threads] == [False]
+    assert sum(counted) == (do is Reloader.reload)  # nobody waits for that to hear how it went
