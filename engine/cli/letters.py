@@ -21,7 +21,7 @@ from ..durations import parse_duration
 from ..errors import NotThere
 from ..letters import Disposal, Done, Letters, disposal
 from ..model import Kind
-from ..report_dead import letter_document, show_letter, show_letters
+from ..report.dead import letter_document, show_letter, show_letters
 from ..session import now, topology_of
 from ..settings import Settings
 from .common import CONFIG, SERVER, err, out, settings_of

@@ -10,7 +10,7 @@ import click
 
 from .. import report, schemas
 from ..loader import MAX_FILE, load_bytes, load_policy
-from ..report_check import github_lines, sarif_document
+from ..report.check import github_lines, sarif_document
 from ..spelling import nearest
 from .common import out
 

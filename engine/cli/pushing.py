@@ -18,8 +18,8 @@ from ..coverage import coverage
 from ..errors import BadBucket
 from ..loader import Files, load_files, read_folder
 from ..packing import difference
-from ..report_revisions import revisions_document, show_difference, show_revisions
-from ..report_tests import show_tests
+from ..report.revisions import revisions_document, show_difference, show_revisions
+from ..report.tests import show_tests
 from ..revisions import Revisions
 from ..session import now
 from ..settings import Settings

@@ -19,8 +19,8 @@ from ..explain import explain as explain_event
 from ..loader import Policy, load_policy
 from ..model import Event, Kind
 from ..preferences import parse
-from ..report_explain import explanation_document, show_explanation
-from ..report_tests import problems_as_junit, show_tests, tests_as_junit, tests_document
+from ..report.explain import explanation_document, show_explanation
+from ..report.tests import problems_as_junit, show_tests, tests_as_junit, tests_document
 from ..rulebook import Rulebook
 from ..spelling import nearest
 from ..subjects import valid_key

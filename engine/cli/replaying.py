@@ -18,15 +18,15 @@ from ..archive import Archive
 from ..choices import Choices, ChoicesOf
 from ..durations import parse_duration
 from ..errors import BadPreferences, BrokerUnfit, NotPermitted
-from ..likeness import Side
 from ..loader import Files, load_files, read_folder
 from ..preference_store import PreferenceStore
 from ..preferences import parse
 from ..replay import Replay
-from ..report_replay import Replayed, replay_document, show_replay
+from ..replay.likeness import Side
+from ..replay.wordprints import template_prints
+from ..report.replay import Replayed, replay_document, show_replay
 from ..session import topology_of
 from ..settings import Settings
-from ..wordprints import template_prints
 from .common import CONFIG, SERVER, err, out, settings_of
 from .preferring import everybody
 from .pushing import in_bucket, in_force

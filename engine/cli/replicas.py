@@ -10,7 +10,7 @@ import click
 
 from .. import report
 from ..control import Answers, ask
-from ..report_replicas import complaints, document, is_well, show_reload, show_status
+from ..report.replicas import complaints, document, is_well, show_reload, show_status
 from ..settings import Settings
 from .common import CONFIG, SERVER, err, out, settings_of
 from .reaching import broker_of

@@ -14,7 +14,7 @@ from .. import report
 from ..dead import Letter
 from ..entries import Entry
 from ..model import Kind
-from ..report_trace import show_entry, show_trace, summary, trace_document
+from ..report.trace import show_entry, show_trace, summary, trace_document
 from ..session import topology_of
 from ..settings import Settings
 from ..tracing import Tracer, tracing

@@ -30,12 +30,12 @@ from support import ROOT, envelope, login  # noqa: E402 -- found beside this fol
 from engine.archive import Archive  # noqa: E402
 from engine.broker import Topology, connect  # noqa: E402
 from engine.embedded import embedded_broker  # noqa: E402
-from engine.likeness import Side  # noqa: E402
 from engine.loader import load_files, read_folder  # noqa: E402
 from engine.model import Kind  # noqa: E402
 from engine.plan import plan  # noqa: E402
 from engine.replay import Replay  # noqa: E402
-from engine.wordprints import template_prints  # noqa: E402
+from engine.replay.likeness import Side  # noqa: E402
+from engine.replay.wordprints import template_prints  # noqa: E402
 
 ENVIRONMENT = {**os.environ, "SMTP_HOST": "127.0.0.1", "SMTP_PORT": "25", "SMS_GATEWAY": "127.0.0.1:1"}
 CHANGES = {

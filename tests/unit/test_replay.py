@@ -14,20 +14,19 @@ import pytest
 from msgspec import structs
 from policies import CHANNELS, RECEIVED, event, write
 
-from engine import past
 from engine import replay as module
 from engine.choices import Choices, ChoicesOf, nobody
 from engine.gates import Change, Row
 from engine.index import RuleIndex
-from engine.likeness import Side
 from engine.limits import Dedupe, Limits
 from engine.loader import load_files, read_folder
 from engine.model import Delivery, Event
 from engine.plan import plan
 from engine.plan import write as write_words
 from engine.remembered import Remembered
-from engine.replay import Replay, Verdict
-from engine.wordprints import template_prints
+from engine.replay import Replay, Verdict, past
+from engine.replay.likeness import Side
+from engine.replay.wordprints import template_prints
 
 RULE = "rules: [{id: r, event: notice.login.abnormal, notify: [email], template: t, when: {result: success}}]"
 SITE = "---\nsubject: Hello\n---\n{{ site.name }}\n"

@@ -22,7 +22,7 @@ from engine import report
 from engine.cli import cli
 from engine.excerpts import Excerpts
 from engine.model import Place, Problem
-from engine.report_check import github_lines, sarif_document
+from engine.report.check import github_lines, sarif_document
 
 BROKEN = {
     "b.yaml": "channels:\n  t: {type: consle}\n",

@@ -7,8 +7,8 @@ from pathlib import PurePath
 from typing import Any
 from urllib.parse import quote
 
-from .codes import CODES
-from .model import Problem
+from ..codes import CODES
+from ..model import Problem
 
 SARIF_VERSION = "2.1.0"
 _SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"

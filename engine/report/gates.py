@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from .catalogue import mask, masked
-from .conditions import Finding
-from .durations import in_units
-from .explain import sentence, shown
-from .limits import Budget, Dedupe, Digest, Throttle
-from .passage import Chosen, Gate
+from ..catalogue import mask, masked
+from ..conditions import Finding
+from ..durations import in_units
+from ..explain import sentence, shown
+from ..limits import Budget, Dedupe, Digest, Throttle
+from ..passage import Chosen, Gate
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 

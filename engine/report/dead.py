@@ -8,10 +8,10 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from . import report
-from .dead import Letter
-from .layout import harmless, indented
-from .report_trace import iso, local
+from ..dead import Letter
+from ..layout import harmless, indented
+from . import as_json
+from .trace import iso, local
 
 _NAMES = ("rule", "channel", "chain", "reqid", "delivery", "revision")
 
@@ -58,7 +58,7 @@ def show_letter(console: Console, letter: Letter, payload: Any) -> None:
         size = letter.said("truncated")
         indented(console, Text(f"cut       only {letter.size} of {size} bytes were kept", "yellow"), 2)
     console.print()
-    indented(console, payload if isinstance(payload, str) else report.as_json(payload), 2)
+    indented(console, payload if isinstance(payload, str) else as_json(payload), 2)
 
 
 def letter_document(letter: Letter) -> dict[str, Any]:

@@ -9,15 +9,15 @@ from msgspec.structs import replace
 from rich.console import Console
 from rich.text import Text
 
-from .catalogue import mask
-from .conditions import Finding
-from .durations import in_units
-from .explain import Considered, Explanation, outline
-from .layout import indented
-from .model import Delivery
-from .passage import Gate
-from .report_gates import gate_document, masked_finding, time_of, words_of
-from .rulebook import Mode
+from ..catalogue import mask
+from ..conditions import Finding
+from ..durations import in_units
+from ..explain import Considered, Explanation, outline
+from ..layout import indented
+from ..model import Delivery
+from ..passage import Gate
+from ..rulebook import Mode
+from .gates import gate_document, masked_finding, time_of, words_of
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 

@@ -10,11 +10,11 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from .excerpts import Excerpts, printable
-from .layout import indented
-from .loader import Policy
-from .model import Problem
-from .report_check import file_of
+from ..excerpts import Excerpts, printable
+from ..layout import indented
+from ..loader import Policy
+from ..model import Problem
+from .check import file_of
 
 _COLOURS = {"error": "bold red", "warning": "bold yellow", "info": "bold blue"}
 

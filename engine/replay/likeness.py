@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
 
-from .draft import Draft, Order
-from .errors import TemplateError
-from .model import Event
-from .plan import find_words
-from .rulebook import Entry, Notify, Rule, Rulebook
+from ..draft import Draft, Order
+from ..errors import TemplateError
+from ..model import Event
+from ..plan import find_words
+from ..rulebook import Entry, Notify, Rule, Rulebook
 
 # Of rules and their entries what has done its work once they match, or is compared in another way.
 _ELSEWHERE_OF_RULES = ("priority", "place", "stop", "events", "when", "notify")

@@ -10,13 +10,13 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from .catalogue import mask
-from .choices import ChoicesOf, nobody
-from .draft import Draft, Order
+from ..catalogue import mask
+from ..choices import ChoicesOf, nobody
+from ..draft import Draft, Order
+from ..model import Delivery, Event, Failure, Kind
+from ..plan import write
 from .likeness import Likeness, Side
-from .model import Delivery, Event, Failure, Kind
 from .past import Past, Told, Unpaired
-from .plan import write
 from .readers import Field, differ, fields_between, longest_first
 
 

@@ -9,9 +9,9 @@ from datetime import UTC, datetime, timedelta
 from html import escape
 from itertools import zip_longest
 
-from .catalogue import mask
-from .model import Delivery
-from .templates import as_text
+from ..catalogue import mask
+from ..model import Delivery
+from ..templates import as_text
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MOST = 200  # characters of a text

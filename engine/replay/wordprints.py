@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 import jinja2
 import jinja2.meta
 
-from .templates import PICTURES, TEMPLATE_FOLDER
+from ..templates import PICTURES, TEMPLATE_FOLDER
 
 _PARSER = jinja2.Environment()  # noqa: S701 -- parses, and renders nothing
 _Closure = set[str] | None  # files; None is every file of templates/

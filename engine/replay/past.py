@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from msgspec import structs
 
-from .choices import ChoicesOf
-from .course import Course
-from .draft import Draft, Order
+from ..choices import ChoicesOf
+from ..course import Course
+from ..draft import Draft, Order
+from ..model import Event, Kind
 from .likeness import Side
-from .model import Event, Kind
 
 _WINDOW = 120_000_000  # microseconds within which the broker drops a delivery that it has stored already
 _MOST_REMEMBERED = 100_000  # deliveries, however many come within that time

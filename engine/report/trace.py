@@ -10,11 +10,11 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from .dead import Letter
-from .entries import Dropped, Entry, Plan, Receipt, Revived
-from .layout import indented
-from .model import Kind, Outcome
-from .trace import DEAD, WAITING, Delivered, Story
+from ..dead import Letter
+from ..entries import Dropped, Entry, Plan, Receipt, Revived
+from ..layout import indented
+from ..model import Kind, Outcome
+from ..trace import DEAD, WAITING, Delivered, Story
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _COLOURS: dict[str, str] = {

@@ -9,11 +9,11 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from .control import Answer, Answers, Lag, Reloaded, Status
-from .layout import harmless, indented
-from .model import Problem
-from .report import problem_document
-from .report_trace import iso, local
+from ..control import Answer, Answers, Lag, Reloaded, Status
+from ..layout import harmless, indented
+from ..model import Problem
+from . import problem_document
+from .trace import iso, local
 
 
 def complaints(answers: Answers, expect: int) -> list[str]:

@@ -14,10 +14,10 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from .coverage import Coverage, Fired, Share, Spoken, Told
-from .layout import harmless, indented
-from .model import Place, Problem
-from .trial import Difference, Verdict
+from ..coverage import Coverage, Fired, Share, Spoken, Told
+from ..layout import harmless, indented
+from ..model import Place, Problem
+from ..trial import Difference, Verdict
 
 _NOT_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _MOST_MISSING = 20  # listed of one sort, for people

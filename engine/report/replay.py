@@ -10,12 +10,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from .archive import Archive
-from .layout import harmless, indented
-from .likeness import Side
-from .readers import Field
-from .replay import Replay, Sample, Verdict
-from .report_trace import iso, local
+from ..archive import Archive
+from ..layout import harmless, indented
+from ..replay import Replay, Sample, Verdict
+from ..replay.likeness import Side
+from ..replay.readers import Field
+from .trace import iso, local
 
 _COLOURS = {
     Verdict.APPEARS: "green", Verdict.VANISHES: "bold red", Verdict.CHANGES: "yellow",

@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from .layout import harmless
-from .report_trace import iso, local
-from .revisions import Revisions
+from ..layout import harmless
+from ..revisions import Revisions
+from .trace import iso, local
 
 _COLOURS = {"+": "green", "-": "red", "@": "cyan"}
 
