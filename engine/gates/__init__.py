@@ -9,10 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from msgspec import structs
-
 from ..choices import ChoicesOf
-from ..draft import Alarm, Draft, Order, chained
+from ..draft import Alarm, Draft
 from ..limits import UsedUp
 from ..model import Event, Held, Suppressed
 from ..rulebook import Rule, Rulebook
@@ -23,7 +21,7 @@ from .digest import GATHERING, Postponed, digest_at, pass_digest, settle_batch, 
 from .merge import digest_event, key_of, merge, reqid_of
 from .pool import Batch, Joined
 from .throttle import Beyond, pass_throttle
-from .timing import is_timed, pass_timing
+from .timing import in_time
 
 __all__ = [
     "GATHERING",
@@ -154,43 +152,3 @@ def _without(drafted: Draft, rule: Rule, stopped: _Stopped) -> Draft:
     )
     rings = (Alarm(key=joined.key, rule=rule.id, at=joined.until),) if joined.rings else ()
     return replace(drafted, held=(*drafted.held, *held), alarms=(*drafted.alarms, *rings))
-
-
-def in_time(drafted: Draft, now: int) -> Draft:
-    """``drafted`` as far as it may be sent now, or later."""
-    if not any(is_timed(step) for order in drafted.orders for step in (order, *order.instead)):
-        return drafted
-    orders: list[Order] = []
-    suppressed: list[Suppressed] = []
-    held: list[Held] = []
-    changed = False
-    for whole in drafted.orders:
-        steps: list[Order] = []
-        waiting: list[Held] = []
-        for order in whole.steps:
-            match pass_timing(order, drafted.rulebook.defaults.zone, now):
-                case None:
-                    steps.append(order)
-                case Held() as waits:
-                    steps.append(structs.replace(order, released=waits.until))
-                    waiting.append(waits)
-                case Suppressed() as dropped:
-                    suppressed.append(dropped)
-        changed = changed or bool(waiting or len(steps) < len(whole.steps))
-        if steps:
-            # A chain begins with what may go out now; where nothing may, it waits.
-            first = next((place for place, step in enumerate(steps) if not step.released), 0)
-            orders.append(chained(steps[first:], whole.within))
-            held += waiting[:1] if steps[first].released else ()
-            suppressed += (
-                Suppressed(rule=waits.rule, channel=waits.channel, reason=waits.reason)
-                for waits in waiting[:first]
-            )
-    if not changed:
-        return drafted
-    return replace(
-        drafted,
-        orders=tuple(orders),
-        suppressed=(*drafted.suppressed, *suppressed),
-        held=(*drafted.held, *held),
-    )
