@@ -99,7 +99,7 @@ class Intake:
 
     async def _look_up(self, arrival: Arrival, found: Found | None = None) -> Settlement:
         """Plan with what the broker has to be asked for of people's preferences."""
-        begun = await self.preferences.with_choices(partial(_begin, arrival))
+        begun = await self.preferences.with_choices(partial(_begin, arrival, comes_again=found is not None))
         return await self._ask(arrival, begun, found)
 
     async def _ask(self, arrival: Arrival, begun: Plan | Begun, found: Found | None = None) -> Settlement:
@@ -259,12 +259,12 @@ class Intake:
         return about
 
 
-def _begin(arrival: Arrival, choices_of: ChoicesOf) -> Plan | Begun:
+def _begin(arrival: Arrival, choices_of: ChoicesOf, *, comes_again: bool = False) -> Plan | Begun:
     """The plan, or what has to be asked for it first."""
     rulebook, event, at = arrival.rulebook, arrival.event, arrival.at
     if arrival.is_partial:  # it passed the gates when it came first
         return _narrowed(arrival, plan(rulebook, event, at, choices_of))
-    begun = begin(planning(rulebook, event, at, choices_of))
+    begun = begin(planning(rulebook, event, at, choices_of, comes_again=comes_again))
     return _narrowed(arrival, begun) if isinstance(begun, Plan) else begun
 
 

@@ -62,9 +62,15 @@ def plan(rulebook: Rulebook, event: Event, now: int | None = None, choices_of: C
     return in_memory(planning(rulebook, event, event.received if now is None else now, choices_of), {})
 
 
-def planning(rulebook: Rulebook, event: Event, now: int, choices_of: ChoicesOf = nobody) -> Row[Plan]:
-    """The same with what the gates remember of other events, which it asks for."""
-    return write((yield from pass_gates(draft(rulebook, event, choices_of), now)))
+def planning(
+    rulebook: Rulebook, event: Event, now: int, choices_of: ChoicesOf = nobody, *, comes_again: bool = False
+) -> Row[Plan]:
+    """The same with what the gates remember of other events, which it asks for.
+
+    ``comes_again``: they may have been asked of this one before, and nothing was written down.
+    """
+    drafted = draft(rulebook, event, choices_of)
+    return write((yield from pass_gates(drafted, now, comes_again=comes_again)))
 
 
 def replanned(

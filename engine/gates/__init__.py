@@ -14,7 +14,7 @@ from ..draft import Alarm, Draft
 from ..limits import UsedUp
 from ..model import Event, Held, Suppressed
 from ..rulebook import Rule, Rulebook
-from .budget import put_off, spend
+from .budget import put_off, spend, was_put_off
 from .cells import Change, Row, drive, event_id, in_memory, pool_prefix
 from .dedupe import pass_dedupe
 from .digest import GATHERING, Postponed, digest_at, pass_digest, settle_batch, take_batch, withdraw
@@ -47,10 +47,11 @@ __all__ = [
 ]
 
 
-def pass_gates(drafted: Draft, now: int) -> Row[Draft]:
+def pass_gates(drafted: Draft, now: int, *, comes_again: bool = False) -> Row[Draft]:
     """``drafted`` without what is held back, and with what waits marked so.
 
-    ``now`` is in microseconds since the epoch.
+    ``now`` is in microseconds since the epoch. Of an event that ``comes_again`` it is found out first whether
+    it waits for a budget: the others know it without being told.
     """
     for match in drafted.matches:
         if match.rule.limits.there and drafted.orders_of(match.rule):
@@ -58,13 +59,17 @@ def pass_gates(drafted: Draft, now: int) -> Row[Draft]:
             if stopped is not None:
                 drafted = _without(drafted, match.rule, stopped)
     drafted = in_time(drafted, now)
-    for match in drafted.matches:
-        used_up = yield from _spend(drafted, match.rule, now)
-        if used_up is not None:
-            orders = drafted.orders_of(match.rule)
-            joined = yield from put_off(match.rule.id, drafted.event, orders, used_up)
-            drafted = _without(drafted, match.rule, _Stopped(reason="budget", joined=joined))
+    for rule in (match.rule for match in drafted.matches if match.rule.limits.budgets):
+        event, orders, joined = drafted.event, drafted.orders_of(rule), None
+        if comes_again and orders:
+            joined = yield from was_put_off(rule.id, rule.limits.budgets, event, orders)
+        if joined is None:
+            used_up = yield from _spend(drafted, rule, now)
+            if used_up is None:
+                continue
+            joined = yield from put_off(rule.id, event, orders, used_up)
             drafted = replace(drafted, used_up=(*drafted.used_up, used_up))
+        drafted = _without(drafted, rule, _Stopped(reason="budget", joined=joined))
     return drafted
 
 

@@ -14,7 +14,7 @@ from ..draft import Order
 from ..limits import Budget, UsedUp
 from ..model import Event
 from .cells import Change, Row, digest_of, pool_prefix
-from .digest import SLACK, gather
+from .digest import SLACK, gather, rejoin
 from .pool import Joined
 
 
@@ -58,6 +58,18 @@ def put_off(rule: str, event: Event, orders: Sequence[Order], used_up: UsedUp) -
     digest = used_up.budget.digest
     if digest is None:
         return None
+    return (yield from gather(_pool_of(rule, event, orders), digest, event, lambda _: used_up.until))
+
+
+def was_put_off(
+    rule: str, budgets: Mapping[str, Budget], event: Event, orders: Sequence[Order]
+) -> Row[Joined | None]:
+    """Where ``event``, which comes again, waits since it came first; None where it does not."""
+    digest = next(filter(None, (budget.digest for budget in budgets.values())), None)
+    return (yield from rejoin(_pool_of(rule, event, orders), digest, event)) if digest else None
+
+
+def _pool_of(rule: str, event: Event, orders: Sequence[Order]) -> str:
+    """The key under which events for the same readers wait."""
     readers = sorted({order.to or (order.channel.name,) for order in orders})
-    key = pool_prefix("budget", rule) + digest_of(event.kind, *map(repr, readers))
-    return (yield from gather(key, digest, event, lambda _: used_up.until))
+    return pool_prefix("budget", rule) + digest_of(event.kind, *map(repr, readers))

@@ -69,6 +69,17 @@ def gather(key: str, digest: Digest, event: Event, due: Callable[[Pool], int]) -
     return joined
 
 
+def rejoin(key: str, digest: Digest, event: Event) -> Row[Joined | None]:
+    """Where ``event`` waits under ``key``, or did so a while ago; None where it never did."""
+
+    def step(value: bytes) -> tuple[bytes | None, Joined | None]:
+        pool = State.read(value).pool
+        return None, join(key, pool, event, digest, due=0)[1] if pool.has(event_id(event)) else None
+
+    joined: Joined | None = yield Change(key, step, _keep(digest))
+    return joined
+
+
 def withdraw(rule: str, limits: Limits, event: Event) -> Row[None]:
     """``event`` waits for ``rule`` no more: something else was written down of it."""
 

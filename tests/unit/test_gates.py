@@ -274,6 +274,18 @@ def test_what_there_is_no_budget_for_is_told_of_together_when_there_is_again(tmp
     assert clock.verdict(61, "e") == "budget held"
 
 
+def test_what_waits_for_a_budget_waits_as_well_when_it_comes_again_in_the_next_hour(tmp_path: Path) -> None:
+    clock = Clock(book(tmp_path, "budget: 1/h"))
+    assert [clock.verdict(59, name) for name in "ab"] == ["sent", "budget held"]
+    given_ = {"userid": "u1", "phone": "+8613800000000", "ip": "b"}
+    again = planning(clock.rulebook, event(given_, reqid="b"), RECEIVED + 61 * MINUTE, comes_again=True)
+    (held,) = in_memory(again, clock.cells).held
+    assert held.reason == "budget"
+    assert clock.words(62) == "b"
+    once_more = planning(clock.rulebook, event(given_, reqid="b"), RECEIVED + 63 * MINUTE, comes_again=True)
+    assert in_memory(once_more, clock.cells).held[0].digest == held.digest
+
+
 def test_a_digest_waits_as_well_until_there_is_a_budget_for_it(tmp_path: Path) -> None:
     clock = Clock(book(tmp_path, "budget: 1/h, digest: {key: userid, wait: 2m}"))
     clock.plan(0, "a")
