@@ -81,9 +81,14 @@ def valid_key(text: str) -> bool:
     return all(tokens) and ONE not in tokens and REST not in tokens and not _UNUSABLE.search(text)
 
 
+def is_safe_token(text: str) -> bool:
+    """Whether ``text`` is one token anywhere: at most 64 letters, digits, ``_`` and ``-``."""
+    return _SAFE_TOKEN.fullmatch(text) is not None
+
+
 def token(text: str) -> str:
     """``text`` as one token of a subject or KV key: itself if safe, else 32 hex digits of its hash."""
-    if _SAFE_TOKEN.fullmatch(text):
+    if is_safe_token(text):
         return text
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 

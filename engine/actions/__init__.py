@@ -78,6 +78,7 @@ class HandlerType:
     module: str  # in this package; defines ``open_handler(spec, resources)`` and ``problems(spec)``
     reads_only: bool = False  # a Lookup: doing it twice does no harm, so the ledger is skipped
     looks: bool = False  # a Handler that changes nothing: skipped as well
+    personal: bool = False  # also asked for one token deeper than its key; the token is ``Request.person``
 
 
 HANDLERS: dict[str, HandlerType] = {
@@ -85,9 +86,9 @@ HANDLERS: dict[str, HandlerType] = {
     "iplocation": HandlerType(module="iplocation", reads_only=True),
     "http": HandlerType(module="http"),
     "forward": HandlerType(module="forward"),
-    "preferences.get": HandlerType(module="preferences", looks=True),
-    "preferences.set": HandlerType(module="preferences"),
-    "preferences.options": HandlerType(module="preferences", looks=True),
+    "preferences.get": HandlerType(module="preferences", looks=True, personal=True),
+    "preferences.set": HandlerType(module="preferences", personal=True),
+    "preferences.options": HandlerType(module="preferences", looks=True, personal=True),
 }
 
 

@@ -16,9 +16,12 @@ _SEARCHED = 64 * 1024  # bytes of a message that is no JSON
 _PLAIN = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
 
 
-def read(data: bytes, *, key: str, received: int, tolerance: float) -> Request | tuple[str, Answer]:
+def read(
+    data: bytes, *, key: str, received: int, tolerance: float, person: str | None = None
+) -> Request | tuple[str, Answer]:
     """The request in ``data``; or its reqid, as far as it has one, and why it is not served.
 
+    ``key`` and ``person`` are what the subject says.
     ``received`` is our clock in microseconds, against which the sender's is judged: ``tolerance``
     seconds both ways. Version, time and reqid are looked at in this order.
     """
@@ -37,6 +40,7 @@ def read(data: bytes, *, key: str, received: int, tolerance: float) -> Request |
         data=data,
         sent=request.time,
         received=received,
+        person=person,
     )
 
 

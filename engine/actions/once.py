@@ -37,7 +37,9 @@ class Job:
 
     @property
     def key(self) -> str:
-        return action_key(self.request.key, self.request.reqid)
+        key, person = self.request.key, self.request.person
+        # A reqid counts on its own subject: else who knows another's would be told their reply.
+        return action_key(key if person is None else f"{key}.{person}", self.request.reqid)
 
 
 class Once:

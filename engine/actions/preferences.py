@@ -1,7 +1,8 @@
 """What people have chosen, as actions: asked for, changed, and what there is to choose.
 
-Whoever may ask may ask for anybody: the id of the person is in the payload, which the broker's
-permissions do not see.
+Who may ask on the action's own subject may ask for anybody: the id of the person is in the payload, which
+the broker's permissions do not see. They see the subject that is one token deeper, and on that the token is
+the person.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from ..model import Problem
 from ..offers import Offer, Offers, offers_of
 from ..preferences import MOST_BYTES, check_choice, merged, parse
 from ..rulebook import ActionSpec, Rulebook
+from ..subjects import is_safe_token
 from . import OUTCOME_UNKNOWN, Answer, Request, Resources, failed
 
 _LONGEST_USER = 256  # characters
@@ -141,14 +143,26 @@ def _read(request: Request) -> tuple[str, Mapping[str, Any]]:
     """Whom it is about, and the rest of the payload. Raises BadPreferences."""
     if len(request.data) > 4 * MOST_BYTES:
         raise BadPreferences([f"{len(request.data)} bytes are too many: at most {MOST_BYTES} are kept"])
-    payload = request.payload
-    user = payload.get("userid") if isinstance(payload, Mapping) else None
-    if isinstance(user, int) and not isinstance(user, bool):
-        user = str(user)  # as it would be in an event
-    user = user.strip() if isinstance(user, str) else ""
-    if not 0 < len(user) <= _LONGEST_USER:
-        raise BadPreferences(["userid: whose preferences is not said"])
-    return user, payload
+    payload = request.payload if isinstance(request.payload, Mapping) else {}
+    written, person = payload.get("userid"), request.person
+    user = _user(written)
+    if person is None:
+        if not user:
+            raise BadPreferences(["userid: whose preferences is not said"])
+        return user, payload
+    if not is_safe_token(person):
+        raise BadPreferences(["userid: the subject names nobody: at most 64 letters, digits, '_' and '-'"])
+    if written not in (None, "") and user != person:
+        raise BadPreferences([f"userid: on this subject nobody but {person} is asked for"])
+    return person, payload
+
+
+def _user(written: Any) -> str:
+    """The id as it would be in an event; ``""`` where it is none."""
+    if isinstance(written, int) and not isinstance(written, bool):
+        written = str(written)
+    user = written.strip() if isinstance(written, str) else ""
+    return user if len(user) <= _LONGEST_USER else ""
 
 
 def _label(written: Any, wanted: Sequence[str]) -> str:

@@ -1,6 +1,6 @@
 """The actions as a service: requests in, exactly one reply to each.
 
-One subscription for each action that is served, in a queue group, so that one replica gets a request,
+One subscription for each subject that is served, in a queue group, so that one replica gets a request,
 and an action that nobody serves answers "no responders" at once.
 """
 
@@ -41,12 +41,11 @@ from . import (
     unusable,
 )
 from .once import Job, Once
-from .served import Served
-from .visibility import Endpoint, Visibility
+from .served import QUEUE_GROUP, Call, Listening, Served, endpoints
+from .visibility import Visibility
 
 log = logging.getLogger(__name__)
 
-QUEUE_GROUP = "mss-actions"
 _HEAR_LIMIT = 5.0  # seconds for the broker to hear that we serve an action, or no more
 _BUSY = "busy: too many requests in hand"
 _BROKEN = "internal error"
@@ -65,7 +64,8 @@ class Actions:
     clock: Callable[[], int]  # microseconds since the epoch
     visibility: Visibility
     started: asyncio.Event = field(default_factory=asyncio.Event)
-    _served: dict[str, Served] = field(default_factory=dict)
+    _served: dict[str, Served] = field(default_factory=dict)  # by key
+    _listening: dict[str, Listening] = field(default_factory=dict)  # by subject
     _stopping: asyncio.Event = field(default_factory=asyncio.Event)
     _changing: asyncio.Lock = field(default_factory=asyncio.Lock)
     _tasks: asyncio.TaskGroup | None = None
@@ -109,7 +109,7 @@ class Actions:
     ) -> None:
         """Serve exactly ``specs`` from now on.
 
-        An action that stays loses no request: its subscription stays too, and its new handler takes
+        An action that stays loses no request: its subscriptions stay too, and its new handler takes
         over from the old one. One that goes is left only after all that was sent to us is answered.
         Raises PolicyError, having changed nothing, when a handler does not open; ``undo`` is called
         then, before anything else can happen.
@@ -123,23 +123,32 @@ class Actions:
             opened = await self._open(wanted, undo)
             # From here on nothing can fail but the connection.
             outdated = [self._served[key] for key in opened if key in self._served]
-            for key, served in opened.items():
-                if old := self._served.get(key):
-                    served.subscription, served.endpoint = old.subscription, old.endpoint
-                self._served[key] = served
-            begun = [(key, served) for key, served in opened.items() if served.subscription is None]
-            for key, served in begun:
-                served.subscription = await self._subscribe(key)
+            self._served.update(opened)
+            subjects = self._assign(specs)
+            begun = [each for each in subjects if self._listening[each].subscription is None]
+            for subject in begun:
+                self._listening[subject].subscription = await self._subscribe(subject)
             if begun:
                 # Who served them until now may leave as soon as we return: the broker must know us.
                 await self.connection.round_trip(_HEAR_LIMIT)
-            gone = [served for key, served in self._served.items() if key not in specs]
-            await asyncio.gather(*(self._leave(served) for served in gone))
-            for served in gone:
-                del self._served[served.spec.key]
-            self.visibility.endpoints = [served.endpoint for served in self._served.values()]
+            left = self._listening.keys() - subjects
+            await asyncio.gather(*(self._leave(self._listening[subject]) for subject in left))
+            for subject in left:
+                del self._listening[subject]
+            gone = [self._served.pop(key) for key in self._served.keys() - specs.keys()]
+            self.visibility.endpoints = [each.endpoint for each in self._listening.values()]
         for served in (*outdated, *gone):
             await served.close()
+
+    def _assign(self, specs: Mapping[str, ActionSpec]) -> list[str]:
+        """The subjects of ``specs``, each with what now carries out its requests."""
+        subjects = []
+        for key, spec in specs.items():
+            for endpoint in endpoints(spec, self.terms.prefix):
+                fresh = Listening(served=self._served[key], endpoint=endpoint)
+                self._listening.setdefault(endpoint.subject, fresh).served = fresh.served
+                subjects.append(endpoint.subject)
+        return subjects
 
     async def _open(
         self, wanted: Mapping[str, tuple[ActionSpec, tuple[ChannelSpec, ...]]], undo: Callable[[], None]
@@ -156,9 +165,6 @@ class Actions:
                     channels=channels,
                     handler=self._open_one(spec, channels),
                     latency=self.metrics.action_latency.labels(key),
-                    endpoint=Endpoint(
-                        name=key, subject=f"{self.terms.prefix}.action.{key}", queue_group=QUEUE_GROUP
-                    ),
                 )
         except BaseException:
             undo()
@@ -177,18 +183,18 @@ class Actions:
         limits = (spec.concurrency, max((each.concurrency for each in channels), default=spec.concurrency))
         return Once(spec, cast(Handler, handler), self.ledger, self.clock, at_once=min(limits))
 
-    async def _subscribe(self, key: str) -> Subscription:
+    async def _subscribe(self, subject: str) -> Subscription:
         return await self.connection.client.subscribe(
-            f"{self.terms.prefix}.action.{key}",
+            subject,
             queue=QUEUE_GROUP,
-            cb=partial(self._received, key),
+            cb=partial(self._received, subject),
             pending_msgs_limit=-1,  # what is too much is refused, never dropped
             pending_bytes_limit=-1,
         )
 
-    async def _leave(self, served: Served) -> None:
+    async def _leave(self, listening: Listening) -> None:
         """Ask for no more requests, and take those that are on their way."""
-        subscription = served.subscription
+        subscription = listening.subscription
         if subscription is None:
             return
         if self.connection.client.is_connected:
@@ -197,78 +203,83 @@ class Actions:
             with contextlib.suppress(nats.errors.Error):
                 await subscription.unsubscribe()
 
-    async def _received(self, key: str, msg: Msg) -> None:
+    async def _received(self, subject: str, msg: Msg) -> None:
         began = time.perf_counter()
-        served = self._served.get(key)
-        if served is None:
+        listening = self._listening.get(subject)
+        if listening is None:
             return  # the broker was so slow to let us go that nobody waits for this any more
+        served = listening.served
+        key = served.spec.key
         if not self._inboxes.fullmatch(msg.reply):
             log.warning("action %s: %r is no reply subject; not carried out", key, msg.reply[:100])
             self.metrics.actions.labels(key, "100").inc()
             return
-        request = envelope.read(msg.data, key=key, received=self.clock(), tolerance=self.terms.tolerance)
+        call = Call(listening=listening, served=served, reply=msg.reply, began=began)
+        request = envelope.read(
+            msg.data,
+            key=key,
+            person=listening.person(msg.subject),
+            received=self.clock(),
+            tolerance=self.terms.tolerance,
+        )
         if not isinstance(request, Request):
-            await self._answer(served, msg.reply, *request, began)
+            await self._answer(call, *request)
         elif not isinstance(served.handler, Once):
-            await self._look_up(served, served.handler, msg.reply, request, began)
+            await self._look_up(call, served.handler, request)
         elif len(served.in_hand) >= served.room:
-            await self._answer(served, msg.reply, request.reqid, failed(_BUSY), began)
+            await self._answer(call, request.reqid, failed(_BUSY))
         elif self._tasks is not None:
             task = self._tasks.create_task(
-                self._carry_out(served, served.handler, msg.reply, request, began), name=f"action {key}"
+                self._carry_out(call, served.handler, request), name=f"action {key}"
             )
             served.in_hand.add(task)
             task.add_done_callback(served.in_hand.discard)
 
-    async def _look_up(
-        self, served: Served, lookup: Lookup, reply: str, request: Request, began: float
-    ) -> None:
-        behind = served.subscription.pending_msgs if served.subscription else 0
-        if behind > served.room:
+    async def _look_up(self, call: Call, lookup: Lookup, request: Request) -> None:
+        subscription = call.listening.subscription
+        if subscription and subscription.pending_msgs > call.served.room:
             answer = failed(_BUSY)
         else:
             try:
                 answer = lookup.answer(request)
             except Exception:
                 # A bug costs its caller an error, and nobody else anything.
-                log.exception("action %s: a bug", served.spec.key)
+                log.exception("action %s: a bug", request.key)
                 answer = failed(_BROKEN)
-        await self._answer(served, reply, request.reqid, answer, began)
+        await self._answer(call, request.reqid, answer)
 
-    async def _carry_out(
-        self, served: Served, once: Once, reply: str, request: Request, began: float
-    ) -> None:
+    async def _carry_out(self, call: Call, once: Once, request: Request) -> None:
         answered = False
 
         async def send(data: bytes) -> None:
             nonlocal answered
             answered = True
-            await self._send(reply, data)
+            await self._send(call.reply, data)
 
         write = partial(envelope.write, request.reqid, room=self.connection.client.max_payload)
         # A caller's clock may be ahead of ours; where it is behind, its patience ends sooner.
         until = min(request.sent, request.received) + int(self.terms.deadline * 1e6)
         try:
-            run = once.run_anew if HANDLERS[served.spec.handler].looks else once.run
+            run = once.run_anew if HANDLERS[call.served.spec.handler].looks else once.run
             data = await run(Job(request=request, until=until, write=write, send=send))
         except (BrokerError, nats.errors.Error) as error:
-            log.warning("action %s: %s", served.spec.key, error)
+            log.warning("action %s: %s", request.key, error)
             data = write(failed(_UNAVAILABLE), now=self.clock())
         except Exception:
             # Nobody may be left waiting over a bug.
-            log.exception("action %s: a bug", served.spec.key)
+            log.exception("action %s: a bug", request.key)
             data = write(failed(_BROKEN), now=self.clock())
         if not answered:
-            await self._send(reply, data)
+            await self._send(call.reply, data)
         said = wire.decode_reply(data)
-        self._count(served, str(said.code), began, said.message)
+        self._count(call, str(said.code), said.message)
 
-    async def _answer(self, served: Served, reply: str, reqid: str, answer: Answer, began: float) -> None:
+    async def _answer(self, call: Call, reqid: str, answer: Answer) -> None:
         data = envelope.write(reqid, answer, now=self.clock(), room=self.connection.client.max_payload)
         if answer.detail:
-            log.warning("action %s: %s (%s)", served.spec.key, answer.message, answer.detail)
-        await self._send(reply, data)
-        self._count(served, str(answer.code), began, answer.message)
+            log.warning("action %s: %s (%s)", call.served.spec.key, answer.message, answer.detail)
+        await self._send(call.reply, data)
+        self._count(call, str(answer.code), answer.message)
 
     async def _send(self, reply: str, data: bytes) -> None:
         try:
@@ -276,10 +287,11 @@ class Actions:
         except (BrokerError, nats.errors.Error) as error:
             log.warning("a reply could not be sent: %s", error)
 
-    def _count(self, served: Served, code: str, began: float, message: str) -> None:
-        took = time.perf_counter() - began
+    def _count(self, call: Call, code: str, message: str) -> None:
+        took = time.perf_counter() - call.began
+        served = call.served
         if code not in served.counters:
             served.counters[code] = self.metrics.actions.labels(served.spec.key, code)
         served.counters[code].inc()
         served.latency.observe(took)
-        served.endpoint.count(took, "" if code == "0" else f"{code}:{message}")
+        call.listening.endpoint.count(took, "" if code == "0" else f"{code}:{message}")

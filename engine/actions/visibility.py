@@ -26,7 +26,7 @@ _LONGEST_ERROR = 200  # characters
 
 @dataclass(slots=True, kw_only=True)
 class Endpoint:
-    """One action and its counters, as the protocol has them."""
+    """One subject of an action and its counters, as the protocol has them."""
 
     name: str
     subject: str

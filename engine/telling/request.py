@@ -16,6 +16,7 @@ class Request:
     data: bytes  # the whole envelope
     sent: int  # the sender's clock, microseconds since the epoch
     received: int  # when this process had it, microseconds since the epoch
+    person: str | None = None  # the token after the key, where the subject has one: whom it is about
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -111,14 +111,14 @@ async def test_the_first_rule_of_the_readme(tmp_path: Path, unused_tcp_port: int
 async def test_what_people_choose(
     tmp_path: Path, unused_tcp_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def mss(commands: str) -> list[str]:
+    async def mss(commands: str, *, code: int = 0) -> list[str]:
         """What each of the commands prints, without a process for each."""
         printed = []
         for line in commands.replace("|\n", "|").splitlines():
             given, _, command = line.rpartition("|")
             words = shlex.split(command)[1:]
             result = await asyncio.to_thread(CliRunner().invoke, cli, words, "".join(shlex.split(given)[1:]))
-            assert result.exit_code == 0, result.output
+            assert result.exit_code == code, result.output
             printed.append(result.output)
         return printed
 
@@ -147,6 +147,10 @@ async def test_what_people_choose(
         assert json.loads(got) == chosen
         assert json.loads(after) == {**chosen, "quiet_hours": "22:00-07:00", "time_zone": "Europe/Berlin"}
         assert listed.startswith("u-1024  {")
+        changed = json.loads((await mss(commands["name=own"]))[0])
+        assert changed["userid"] == "u-1024" and changed["preferences"]["quiet_hours"] == "21:00-08:00"
+        (refused,) = await mss(commands["name=foreign"], code=1)
+        assert "userid: on this subject nobody but u-1024 is asked for" in refused
         assert appear(traced, lines(await run(commands["name=trace"], tmp_path, environment)))
 
 

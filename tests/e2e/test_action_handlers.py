@@ -222,9 +222,11 @@ async def test_standard_tooling_sees_the_service(world: World) -> None:
             assert (await tooling(f"$SRV.{verb}"))["id"] == whole["id"]
             assert (await tooling(f"$SRV.{verb}.mss.{whole['id']}"))["id"] == whole["id"]
         info = await tooling("$SRV.INFO.mss")
+        keys = set(server.rulebook.actions)
         assert {e["subject"] for e in info["endpoints"]} == {
-            f"{PREFIX}.{key}" for key in server.rulebook.actions
+            f"{PREFIX}.{key}" for key in (*keys, *(f"{key}.*" for key in keys if "preferences." in key))
         }
+        assert len({e["name"] for e in info["endpoints"]}) == len(keys) + 3
         assert {e["queue_group"] for e in info["endpoints"]} == {QUEUE_GROUP}
         stats = {e["name"]: e for e in (await tooling("$SRV.STATS.mss"))["endpoints"]}
         assert (stats["iplocation"]["num_requests"], stats["iplocation"]["num_errors"]) == (3, 3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -17,6 +18,7 @@ from support import NatsServer, envelope, until
 from world import World
 
 import msc
+from engine.server import Server
 
 POLICY = {
     "policy.yaml": """
@@ -117,41 +119,50 @@ async def test_what_is_chosen_is_followed(world: World, tmp_path: Path) -> None:
 
 USERS = """
 PORTAL_PASSWORD: p
+PERSON_PASSWORD: p
 authorization { users: [
   {user: mss, password: p},
   @PORTAL@,
+  @PERSON@,
   {user: reader, password: p, permissions: {
     publish: ["kiam.console.action.preferences.get", "kiam.console.action.preferences.options"],
     subscribe: ["_INBOX.>"]}}
 ] }
 """
+ENVIRONMENT = {"SMTP_HOST": "127.0.0.1", "SMTP_PORT": "1", "SMS_GATEWAY": "127.0.0.1:1"}
 
 
 @asynccontextmanager
-async def running(broker: NatsServer) -> AsyncIterator[None]:
+async def permitting(folder: Path) -> AsyncIterator[tuple[NatsServer, Server]]:
+    """A broker with the users of the operating page and a reader, and an engine on it."""
+    users = USERS
+    for placeholder, name in (("@PORTAL@", "portal"), ("@PERSON@", "u-1024")):
+        users = users.replace(placeholder, user("People's preferences", name))
+    broker = NatsServer(folder / "nats", users)
+    rules = write(folder / "rules", POLICY)
     await broker.start()
     try:
-        yield
+        access = {"user": "mss", "password": "p"}
+        async with serving(broker.address, ENVIRONMENT, rules=rules, access=access) as server:
+            yield broker, server
     finally:
         await broker.kill()
 
 
+async def refused(work: Awaitable[Any]) -> None:
+    """Told at once that the broker does not permit it."""
+    with pytest.raises(msc.PermissionDenied, match=r"(?i)permissions violation"):
+        await work
+
+
 async def test_what_the_broker_lets_a_user_do(tmp_path: Path) -> None:
     """The portal of the operating page changes anybody's record, and does nothing else; a reader changes none."""
-    broker = NatsServer(tmp_path / "nats", USERS.replace("@PORTAL@", user("People's preferences", "portal")))
-    environment = {"SMTP_HOST": "127.0.0.1", "SMTP_PORT": "1", "SMS_GATEWAY": "127.0.0.1:1"}
-    rules = write(tmp_path / "rules", POLICY)
-
-    async def refused(work: Awaitable[Any]) -> None:
-        with pytest.raises(msc.PermissionDenied, match=r"(?i)permissions violation"):
-            await work
 
     def choose(client: msc.Client, *channels: str) -> Awaitable[dict[str, Any] | None]:
         return client.request("preferences.set", {"userid": "u1", "preferences": {"security": channels}})
 
     async with (
-        running(broker),
-        serving(broker.address, environment, rules=rules, access={"user": "mss", "password": "p"}),
+        permitting(tmp_path) as (broker, _),
         msc.connect(broker.address, user="portal", password="p") as portal,
         msc.connect(broker.address, user="reader", password="p") as reader,
     ):
@@ -195,3 +206,84 @@ async def test_what_the_broker_lets_a_user_do(tmp_path: Path) -> None:
                 complaints
             )
         await direct.close()
+
+
+async def test_a_user_of_the_broker_who_is_one_person(tmp_path: Path) -> None:
+    """The broker refuses another's subject, and MSS another's id on their own."""
+    chosen = {"userid": "u-1024", "preferences": {"security": ["sms"]}}
+    nothing = {"userid": "u-1", "preferences": {}}
+    inbox = "_INBOX.u-1024"
+    async with (
+        permitting(tmp_path) as (broker, server),
+        msc.connect(broker.address, user="portal", password="p") as portal,
+        msc.connect(broker.address, user="u-1024", password="p", inbox_prefix=inbox) as client,
+    ):
+        change = {"preferences": {"security": ["sms"]}}
+        assert await client.request("preferences.set.u-1024", change) == chosen
+        assert await client.request("preferences.get.u-1024", None) == chosen
+        assert await client.request("preferences.get.u-1024", {"userid": "u-1024"}) == chosen
+        options = await client.request("preferences.options.u-1024", {})
+        assert options is not None and options["userid"] == "u-1024" and options["categories"]
+
+        for what in ("get", "set", "options"):
+            await refused(client.request(f"preferences.{what}.u-1", change))
+            await refused(client.request(f"preferences.{what}", {"userid": "u-1024", **change}))
+            with pytest.raises(msc.ActionFailed, match="userid: on this subject nobody but u-1024"):
+                await client.request(f"preferences.{what}.u-1024", {"userid": "u-1", **change})
+        assert await portal.request("preferences.get", {"userid": "u-1"}) == nothing
+        assert await portal.request("preferences.get", {"userid": "u-1024"}) == chosen
+        value = server.metrics.value
+        assert value("mss_actions_total", action="preferences.set", code="0") == 1
+        assert value("mss_actions_total", action="preferences.set", code="1") == 1
+
+        # A request is carried out once, and is another one on another subject.
+        reqid = uuid4().hex
+        complaints: list[str] = []
+
+        async def complained(error: Exception) -> None:
+            complaints.append(str(error).lower())
+
+        access = {"user": "u-1024", "password": "p", "inbox_prefix": inbox}
+        direct = await nats.connect(broker.address, error_cb=complained, **access)
+        trusted = await nats.connect(broker.address, user="mss", password="p")
+        theirs = {"userid": "u-1", "preferences": {"locale": "de"}}
+        assert (await ask(trusted, "preferences.set", theirs, reqid=reqid))["payload"]["userid"] == "u-1"
+        back = {"preferences": {"security": None}}
+        first = await ask(direct, "preferences.set.u-1024", back, reqid=reqid)
+        assert first["payload"] == {"userid": "u-1024", "preferences": {}}
+        assert await client.request("preferences.set.u-1024", change) == chosen
+        assert await ask(direct, "preferences.set.u-1024", back, reqid=reqid) == first
+        assert await client.request("preferences.get.u-1024", None) == chosen
+
+        await direct.subscribe("_INBOX.>")  # where others are replied
+        await until(lambda: complaints != [], what="a refusal")
+        assert 'permissions violation for subscription to "_inbox.>"' in complaints[0]
+        await direct.close()
+        await trusted.close()
+
+
+async def test_a_subject_of_one_person_comes_and_goes_with_its_action(world: World, tmp_path: Path) -> None:
+    subjects = ("preferences.get", "preferences.get.u1")
+    rules = write(tmp_path / "rules", POLICY)
+    async with serving(world.address, world.environment, rules=rules) as server:
+        for key in subjects:
+            assert (await ask(world.client, key, {"userid": "u1"}))["code"] == 0
+        off = replace(server.settings, actions_off=frozenset({"preferences.get"}))
+        await server.adopt(server.rulebook, off)
+        for key in subjects:
+            with pytest.raises(nats.errors.NoRespondersError):
+                await ask(world.client, key, {"userid": "u1"})
+        await server.adopt(server.rulebook, replace(off, actions_off=frozenset()))
+        for key in subjects:
+            assert (await ask(world.client, key, {"userid": "u1"}))["code"] == 0
+
+        # Another handler under the same key is asked for on the key alone.
+        assert server.actions is not None
+        specs = dict(server.rulebook.actions)
+        specs["preferences.get"] = replace(
+            specs["preferences.get"], handler="forward", options={"subject": "nobody"}
+        )
+        await server.actions.apply(specs)
+        assert "nobody serves it" in (await ask(world.client, "preferences.get", {}))["message"]
+        with pytest.raises(nats.errors.NoRespondersError):
+            await ask(world.client, "preferences.get.u1", {})

@@ -32,7 +32,10 @@ class Kept:
     def __init__(self, document: dict[str, Any] | Exception) -> None:
         self.document = document
 
+        self.users: set[str] = set()  # who was asked for
+
     async def document_of(self, user: str) -> dict[str, Any]:
+        self.users.add(user)
         if isinstance(self.document, Exception):
             raise self.document
         return self.document
@@ -48,13 +51,12 @@ def rulebook(tmp_path_factory: pytest.TempPathFactory) -> Rulebook:
     return cast(Rulebook, policy(tmp_path_factory.mktemp("policy"), POLICY).require())
 
 
-def asked(rulebook: Rulebook, action: str, kept: Kept, payload: Any) -> Answer:
+def asked(rulebook: Rulebook, action: str, kept: Kept, payload: Any, *, person: str | None = None) -> Answer:
     resources = cast(Any, Resources)(
         connection=None, rulebook=lambda: rulebook, open_channel=None, metrics=None, preferences=kept
     )
-    request = Request(
-        key=action, reqid="r", payload=payload, data=json.dumps(payload).encode(), sent=0, received=0
-    )
+    data = json.dumps(payload).encode()
+    request = Request(key=action, reqid="r", payload=payload, data=data, sent=0, received=0, person=person)
 
     async def ask() -> Answer:
         handler = Preferences(rulebook.actions[action], resources)
@@ -73,6 +75,44 @@ def test_nobody_is_meant(rulebook: Rulebook, action: str, payload: Any) -> None:
 def test_an_id_may_be_a_number_as_in_events(rulebook: Rulebook) -> None:
     answer = asked(rulebook, "get", Kept({"locale": "de"}), {"userid": 7})
     assert answer.payload == {"userid": "7", "preferences": {"locale": "de"}}
+
+
+@pytest.mark.parametrize("userid", [None, "", "7", 7, " 7 "])
+@pytest.mark.parametrize("action", ["get", "set", "options"])
+def test_the_subject_says_who_is_meant(rulebook: Rulebook, action: str, userid: Any) -> None:
+    kept = Kept({"locale": "de"})
+    payload = {"userid": userid, "preferences": {"security": ["email"]}}
+    answer = asked(rulebook, action, kept, payload, person="7")
+    assert answer.code == 0 and answer.payload is not None and answer.payload["userid"] == "7"
+    assert kept.users == {"7"}
+
+
+def test_a_payload_is_not_needed_where_the_subject_says_it(rulebook: Rulebook) -> None:
+    assert asked(rulebook, "get", Kept({}), None, person="u").payload == {"userid": "u", "preferences": {}}
+    answer = asked(rulebook, "set", Kept({}), None, person="u")
+    assert answer.code == 1 and answer.message.startswith("preferences: a mapping")
+
+
+@pytest.mark.parametrize("userid", ["v", "U", "u.", 7, True, False, 0, [], ["u"], {}, "u" * 300])
+@pytest.mark.parametrize("action", ["get", "set", "options"])
+def test_nobody_else_is_meant_on_the_subject_of_one_person(
+    rulebook: Rulebook, action: str, userid: Any
+) -> None:
+    kept = Kept({"locale": "de"})
+    payload = {"userid": userid, "preferences": {"locale": "en"}}
+    answer = asked(rulebook, action, kept, payload, person="u")
+    reason = "userid: on this subject nobody but u is asked for"
+    assert (answer.code, answer.message, answer.payload) == (1, reason, {"reasons": [reason]})
+    assert kept.users == set() and kept.document == {"locale": "de"}
+
+
+@pytest.mark.parametrize("person", ["", "*", "a@b", "\u00a0u", "\u00fc", "u" * 65])
+@pytest.mark.parametrize("userid", [None, "u"])
+def test_a_subject_of_nobody(rulebook: Rulebook, person: str, userid: Any) -> None:
+    kept = Kept({})
+    answer = asked(rulebook, "get", kept, {"userid": userid}, person=person)
+    assert answer.code == 1 and answer.message.startswith("userid: the subject names nobody")
+    assert kept.users == set()
 
 
 def test_the_broker_is_away(rulebook: Rulebook) -> None:
