@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from . import documents, locales, references
-from .actions import check_handler
+from .actions import HANDLERS, check_handler
 from .cursors import Complaints, Cursor
 from .durations import parse_duration
 from .paths import Path, parse_path
@@ -25,6 +25,7 @@ _OPTIONS = (
     "subject",
     "labels",
 )  # of the handlers; references are resolved
+_PERSONAL = tuple(name for name, type_ in HANDLERS.items() if type_.personal)
 _DEFAULTED = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*):-")
 
 
@@ -152,3 +153,16 @@ class ActionCompiler:
             hint=f"add to the action: to: {{{channel.address}: <path into the payload>}}",
             at_key=to is None,
         )
+
+
+def check_overlaps(entries: Sequence[Cursor], complaints: Complaints) -> None:
+    """No action may have a key that names a person of another, or two would answer."""
+    handlers = ((entry.name, entry.get("handler")) for entry in entries)
+    personal = {name for name, handler in handlers if handler is not None and handler.value in _PERSONAL}
+    for entry in entries:
+        above, _, last = entry.name.rpartition(".")
+        if above in personal:
+            message = f"requests for {entry.name} are requests for {above} about the person {last!r} already"
+            complaints.add(
+                entry, "overlapping-action", message, hint=f"a key that is not {above}.NAME", at_key=True
+            )

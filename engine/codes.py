@@ -98,6 +98,7 @@ CODES: dict[str, Code] = {
     "bad-preference": Code("A preference in a test that nobody could choose."),
     # actions
     "unusable-action": Code("Settings with which the action's handler would not start."),
+    "overlapping-action": Code("An action on a subject on which another is asked for about a person."),
     "untestable-action": Code("A test that asks for an action which cannot be tried."),
     "reply-count": Code("A test with another number of replies than of requests."),
     # templates

@@ -12,7 +12,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from . import documents, lint, references, schemas
-from .action_compiler import ActionCompiler
+from .action_compiler import ActionCompiler, check_overlaps
 from .audience import usable_address
 from .case_compiler import CaseCompiler
 from .cases import Case
@@ -125,6 +125,7 @@ def compile_policy(folder: Folder, environment: Mapping[str, str], *, warn: bool
     for entry in sections.named("actions"):
         lint.check_secrets(entry, complaints)
         actions[entry.name] = action_compiler.action(entry)
+    check_overlaps(sections.written("actions"), complaints)
     rulebook = Rulebook(
         revision=folder.revision,
         defaults=defaults,

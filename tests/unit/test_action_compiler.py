@@ -94,6 +94,9 @@ def test_every_handler_with_everything_it_takes(tmp_path: Path) -> None:
          "requests for sendverifyemail have no 'mailto'"),
         ("t: {handler: notify, channel: email, to: {email: to}, idempotent: 1}", "2:69", "wrong-type", "true or false"),
         ("t: {handler: iplocation, database: x, idempotent: true}", "2:41", "unknown-key", "idempotent"),
+        ("a: {handler: preferences.set}\na.b: {handler: forward, subject: s}", "3:3", "overlapping-action", "the person 'b'"),
+        ("a: {handler: preferences.set}\na.b: {handler: forward}", "3:3", "overlapping-action", "requests for a "),
+        ("a: {handler: preferences.get, more: 1}\na.b: {handler: preferences.get}", "3:3", "overlapping-action", "a.NAME"),
         ("t: {handler: preferences.get, labels: {}}", "2:33", "unknown-key", "labels"),
         ("t: {handler: preferences.options, labels: {channels: {emil: Mail}}}", "2:57", "unknown-channel",
          "did you mean 'email'?"),
@@ -104,6 +107,19 @@ def test_mistakes(tmp_path: Path, text: str, place: str, code: str, words: str) 
     problems = [p for p in checked.problems if p.code == code]
     assert [f"{p.place.file}:{p.place.line}:{p.place.column}" for p in problems] == [f"actions.yaml:{place}"]
     assert words in problems[0].message + problems[0].hint
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: {handler: preferences.set}\na.b.c: {handler: forward, subject: s}",  # not one token deeper
+        "a: {handler: preferences.set}\nab: {handler: forward, subject: s}",
+        "a: {handler: forward, subject: s}\na.b: {handler: preferences.set}",
+        "a: {handler: [preferences.set]}\na.b: {handler: forward, subject: s}",
+    ],
+)
+def test_keys_that_do_not_overlap(tmp_path: Path, text: str) -> None:
+    assert "overlapping-action" not in [code for _, code in found(actions(tmp_path, text))]
 
 
 def test_a_key_twice_over_files(tmp_path: Path) -> None:
