@@ -156,7 +156,7 @@ class ActionCompiler:
 
 
 def check_overlaps(entries: Sequence[Cursor], complaints: Complaints) -> None:
-    """No action may have a key that names a person of another, or two would answer."""
+    """No key may name a person of another action: it would be open which of the two gets a request."""
     handlers = ((entry.name, entry.get("handler")) for entry in entries)
     personal = {name for name, handler in handlers if handler is not None and handler.value in _PERSONAL}
     for entry in entries:
