@@ -73,7 +73,7 @@ class Service:
                 attending = [
                     tasks.create_task(session.publisher.run(), name="publisher"),
                     tasks.create_task(_watch(session.connection), name="connection"),
-                    tasks.create_task(session.connection.keep_since(session.topology.epoch), name="epoch"),
+                    tasks.create_task(session.connection.keep_since(session.groundwork.epoch), name="epoch"),
                     tasks.create_task(session.preferences.run(), name="preferences"),
                 ]
                 up = _Up(session=session, workers=session.workers(tasks), due=session.due(), tasks=tasks)
@@ -112,7 +112,7 @@ class Service:
         try:
             for kind in settings.kinds:
                 if kind not in self._intakes:
-                    await up.session.topology.ensure_kind(up.session.connection, kind)
+                    await up.session.groundwork.ensure_kind(kind)
             opened = await up.workers.prepare(rulebook.channels)
         except _NO_ANSWER as error:
             raise BrokerError(f"NATS: {str(error) or 'no answer'}") from error

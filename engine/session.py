@@ -17,7 +17,7 @@ from msc.options import ConnectOptions
 from .actions import Resources as ActionResources
 from .actions.assembly import make_actions
 from .actions.service import Actions
-from .broker import Cells, Connection, Consumer, Handle, Publisher, Topology, connect
+from .broker import Cells, Connection, Consumer, Groundwork, Handle, Publisher, Topology, connect
 from .channels import Channel, Resources, open_channel
 from .claims import Claims
 from .deliver import Deliverer
@@ -86,6 +86,10 @@ class Session:
     preferences: PreferenceCache
     actions: Actions
 
+    @property
+    def groundwork(self) -> Groundwork:
+        return Groundwork(self.topology, self.connection)
+
     def workers(self, tasks: asyncio.TaskGroup) -> Workers:
         """The channels, none of them open yet; they run in ``tasks``."""
         return Workers(
@@ -93,7 +97,7 @@ class Session:
             topology=self.topology,
             open_channel=partial(open_channel, resources=_resources(self.connection)),
             consumer=self.deliverer,
-            ensure=partial(self.topology.ensure_workers, self.connection),
+            ensure=self.groundwork.ensure_workers,
             tasks=tasks,
         )
 
@@ -213,11 +217,12 @@ async def open_session(
         raise BrokerUnfit(str(error)) from error
     stack.push_async_callback(connection.close)
     topology = topology_of(settings)
-    await topology.prepare(connection)
+    groundwork = Groundwork(topology, connection)
+    await groundwork.prepare()
     publisher = Publisher(connection)
     await publisher.start()
     stack.push_async_callback(publisher.close)
-    ledger, state = await topology.ledger(connection), await topology.state(connection)
+    ledger, state = await groundwork.ledger(), await groundwork.state()
     store = PreferenceStore(connection=connection, name=topology.bucket("PREFERENCES"))
     preferences = PreferenceCache(store, metrics)
     resources = ActionResources(

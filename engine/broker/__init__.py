@@ -2,7 +2,8 @@
 
 handout      what the broker says of a message that it hands out
 connection   one client, and the news when it is lost for good
-topology     the streams, durables and buckets, created and checked at start
+topology     the names of streams, durables, buckets and subjects
+groundwork   all of them, created and checked at start
 moment       what several tasks write comes together
 publisher    many messages at once, each known to be stored
 cells        values that all replicas change
@@ -16,6 +17,7 @@ from msc.wire import AGAIN
 from .cells import Cells
 from .connection import Connection, connect
 from .consumer import Consumer, Handle
+from .groundwork import Groundwork
 from .handout import Handout, handout
 from .lookup import messages_on
 from .publisher import Outgoing, Publisher, Settlement
@@ -26,6 +28,7 @@ __all__ = [
     "Cells",
     "Connection",
     "Consumer",
+    "Groundwork",
     "Handle",
     "Handout",
     "Outgoing",

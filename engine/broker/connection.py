@@ -81,12 +81,12 @@ class Connection:
             await self._asked.wait()
         return self.is_surely_new(msg, handed)
 
-    async def keep_since(self, epoch: Callable[[Connection], Awaitable[float]]) -> None:
+    async def keep_since(self, epoch: Callable[[], Awaitable[float]]) -> None:
         """Ask for the broker's ``epoch`` after each connect; for ever, until cancelled."""
         while True:
             await self._anew.wait()
             try:
-                since = await epoch(self)
+                since = await epoch()
             except (nats.errors.Error, TimeoutError) as error:
                 log.warning("nats: when the broker was started cannot be asked: %s", error or "no answer")
                 await asyncio.sleep(_RETRY_WAIT)

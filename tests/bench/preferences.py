@@ -26,7 +26,7 @@ sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
 from support import NatsServer, client_options  # noqa: E402 -- found beside this folder
 
-from engine.broker import Connection, Outgoing, Publisher, Topology, connect  # noqa: E402
+from engine.broker import Connection, Groundwork, Outgoing, Publisher, Topology, connect  # noqa: E402
 from engine.metrics import Metrics  # noqa: E402
 from engine.preference_cache import PreferenceCache  # noqa: E402
 from engine.preference_store import PreferenceStore, token_of  # noqa: E402
@@ -87,7 +87,7 @@ async def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]
     server = NatsServer(folder / "nats")
     await server.start()
     connection = await connect(client_options(server))
-    await Topology().prepare(connection)
+    await Groundwork(Topology(), connection).prepare()
     metrics = Metrics()
     store = PreferenceStore(connection=connection, name="MSS_PREFERENCES")
     cache = PreferenceCache(store, metrics, most=arguments.most)

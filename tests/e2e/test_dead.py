@@ -16,7 +16,7 @@ from support import MSS, NatsServer, client_options, envelope, until, write_conf
 from undelivered import FIXED, MailHost, Said, mail_host, mss, mss_process, write_policy
 from world import StartEngine, World
 
-from engine.broker import Connection, Topology, connect
+from engine.broker import Connection, Groundwork, Topology, connect
 from engine.dead import Letter, Wanted
 from engine.letters import Letters, disposal
 from engine.session import now
@@ -372,7 +372,7 @@ async def test_what_is_not_permitted_is_said(tmp_path: Path) -> None:
     await broker.start()
     options = {**client_options(broker), "user": "mss", "password": "mss"}
     connection: Connection = await connect(options)
-    await Topology().prepare(connection)
+    await Groundwork(Topology(), connection).prepare()
     for kind in ("notice", "audit"):
         await connection.js.publish(f"mss.dead.{kind}.refused", b"{}", headers={"Mss-Delivery": kind})
 

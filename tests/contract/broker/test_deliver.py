@@ -16,7 +16,7 @@ from support import until
 
 from engine import history
 from engine.breaker import Breaker
-from engine.broker import AGAIN, Connection, Consumer, Outgoing, Publisher, Topology
+from engine.broker import AGAIN, Connection, Consumer, Groundwork, Outgoing, Publisher, Topology
 from engine.claims import Claims
 from engine.codec import encode
 from engine.deliver import Deliverer
@@ -93,8 +93,8 @@ async def delivering(
     repeats_unknown: bool = True,
 ) -> AsyncIterator[Bench]:
     topology = Topology(kinds=(Kind.NOTICE,), ack_wait=1.0)
-    await topology.prepare(connection)
-    await topology.ensure_workers(connection, ["email"])
+    await Groundwork(topology, connection).prepare()
+    await Groundwork(topology, connection).ensure_workers(["email"])
     publisher = Publisher(connection)
     await publisher.start()
     bench = Bench(connection, publisher, topology, Metrics(), Scripted(list(answers)))
@@ -110,9 +110,12 @@ async def delivering(
             place=Place(file="x"),
         ),
         entrance=entrance,
-        claims=Claims(bucket=await topology.ledger(connection)),
+        claims=Claims(bucket=await Groundwork(topology, connection).ledger()),
         herald=Herald(
-            topology=topology, publisher=publisher, state=await topology.state(connection), clock=clock
+            topology=topology,
+            publisher=publisher,
+            state=await Groundwork(topology, connection).state(),
+            clock=clock,
         ),
         channel=bench.channel,
         topology=topology,
@@ -132,7 +135,7 @@ async def delivering(
     )
     due = Due(topology=topology, publisher=publisher)
     mover = Consumer(connection, "MSS_TIMER", topology.due_worker, limit=4, ack_wait=1.0, handle=due.handle)
-    epoch = asyncio.create_task(connection.keep_since(topology.epoch))
+    epoch = asyncio.create_task(connection.keep_since(Groundwork(topology, connection).epoch))
     running = asyncio.gather(consumer.run(), mover.run())
     await until(lambda: connection.since < math.inf, what="the epoch")
     yield bench
@@ -252,8 +255,8 @@ async def handed_out_and_lost(bench: Bench, one: Delivery) -> None:
 async def prepared(connection: Connection) -> AsyncIterator[Bench]:
     """Streams and a publisher, and nobody who delivers yet."""
     topology = Topology(kinds=(Kind.NOTICE,), ack_wait=1.0)
-    await topology.prepare(connection)
-    await topology.ensure_workers(connection, ["email"])
+    await Groundwork(topology, connection).prepare()
+    await Groundwork(topology, connection).ensure_workers(["email"])
     publisher = Publisher(connection)
     await publisher.start()
     yield Bench(connection, publisher, topology, Metrics(), Scripted())
@@ -325,7 +328,7 @@ async def test_a_claim_without_a_receipt_is_not_sent_again(
 ) -> None:
     async with prepared(connection) as bench:
         await handed_out_and_lost(bench, delivery())
-        await (await bench.topology.ledger(connection)).create(f"delivery.{'d' * 32}", b"1")
+        await (await Groundwork(bench.topology, connection).ledger()).create(f"delivery.{'d' * 32}", b"1")
         if before:
             await bench.publisher.store(receipt_of(delivery(), before))
     async with delivering(connection, repeats_unknown=False) as bench:

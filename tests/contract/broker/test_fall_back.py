@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from support import until
 
 from engine.breaker import Breaker
-from engine.broker import AGAIN, Connection, Outgoing
+from engine.broker import AGAIN, Connection, Groundwork, Outgoing
 from engine.chain import linked, next_of
 from engine.claims import Claims
 from engine.codec import decode_delivery, encode
@@ -104,7 +104,7 @@ async def test_what_only_waited_in_a_worker_that_died_may_still_fall_back(
     async with prepared(connection) as bench:
         await handed_out_and_lost(bench, whole)
         if has_begun:
-            await Claims(bucket=await bench.topology.ledger(connection)).note(whole.run, 1)
+            await Claims(bucket=await Groundwork(bench.topology, connection).ledger()).note(whole.run, 1)
     async with delivering(connection, Refused("550 no")) as bench:
         await bench.done()
         outcomes = [outcome for _, outcome, _ in await receipts(bench)]
@@ -118,7 +118,7 @@ async def test_what_only_waited_in_a_worker_that_died_may_still_fall_back(
 
 async def test_each_attempt_of_a_chain_is_noted_before_it_begins(connection: Connection) -> None:
     async with delivering(connection, Deferred("451 later"), "250 ok") as bench:
-        claims, whole = Claims(bucket=await bench.topology.ledger(connection)), chain()
+        claims, whole = Claims(bucket=await Groundwork(bench.topology, connection).ledger()), chain()
         assert await claims.begun(whole.run) == 0
         await bench.store(whole)
         await bench.done()

@@ -8,7 +8,7 @@ import time
 import pytest
 from support import LIMIT, NatsServer, client_options, until
 
-from engine.broker import Connection, Topology, connect
+from engine.broker import Connection, Groundwork, Topology, connect
 from engine.ledger import Lease, Ledger, Recorded, Taken, action_key
 
 KEY = action_key("sendverifyemail", "a" * 32)
@@ -24,10 +24,10 @@ def soon() -> int:
 
 async def ledger(connection: Connection, owner: str, *, quick: bool = True) -> Ledger:
     topology = Topology()
-    await topology.prepare(connection)
+    await Groundwork(topology, connection).prepare()
     made = Ledger(
         connection,
-        await topology.ledger(connection),
+        await Groundwork(topology, connection).ledger(),
         name="MSS_LEDGER",
         owner=owner,
         clock=now,

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from engine.broker import Connection, Topology
+from engine.broker import Connection, Groundwork, Topology
 from engine.errors import BrokerError
 from engine.pace import Pace
 
@@ -15,8 +15,8 @@ NOW = 1_800_000_000_000_000
 
 async def test_turns_are_apart_over_all_replicas_and_after_a_restart(connection: Connection) -> None:
     topology = Topology()
-    await topology.prepare(connection)
-    state = await topology.state(connection)
+    await Groundwork(topology, connection).prepare()
+    state = await Groundwork(topology, connection).state()
 
     def replica() -> Pace:
         return Pace(rate=50.0, key="rate.email", state=state, clock=lambda: NOW)
@@ -32,8 +32,10 @@ async def test_turns_are_apart_over_all_replicas_and_after_a_restart(connection:
 
 async def test_nobody_sends_at_a_guess(connection: Connection) -> None:
     topology = Topology()
-    await topology.prepare(connection)
-    pace = Pace(rate=1.0, key="rate.email", state=await topology.state(connection), clock=lambda: NOW)
+    await Groundwork(topology, connection).prepare()
+    pace = Pace(
+        rate=1.0, key="rate.email", state=await Groundwork(topology, connection).state(), clock=lambda: NOW
+    )
     await connection.js.delete_stream("KV_MSS_STATE")
     with pytest.raises(BrokerError, match=r"the rate of rate\.email cannot be kept"):
         await pace.turn()

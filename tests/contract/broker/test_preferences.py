@@ -14,7 +14,7 @@ from permissions import permissions
 from policies import policy
 from support import NatsServer, client_options, until
 
-from engine.broker import Connection, Topology, connect
+from engine.broker import Connection, Groundwork, Topology, connect
 from engine.choices import Choices
 from engine.cli import cli
 from engine.errors import BadPreferences, BrokerError, NotLookedUp, NotPermitted
@@ -50,7 +50,7 @@ class Desk:
 
 @pytest.fixture
 async def desk(connection: Connection) -> AsyncIterator[Desk]:
-    await Topology().prepare(connection)
+    await Groundwork(Topology(), connection).prepare()
     made = Desk(connection)
     following = asyncio.create_task(made.cache.run())
     await made.cache.following.wait()
@@ -152,7 +152,7 @@ async def test_an_answer_that_is_older_than_the_news_is_asked_for_again(desk: De
 
 
 async def test_it_keeps_no_more_than_it_may(connection: Connection) -> None:
-    await Topology().prepare(connection)
+    await Groundwork(Topology(), connection).prepare()
     desk = Desk(connection, most=3)
     await desk.put("u0", {"locale": "de"})
     following = asyncio.create_task(desk.cache.run())
@@ -225,7 +225,7 @@ async def test_the_permissions_of_the_operating_page_do(tmp_path: Path) -> None:
     )
     await server.start()
     owner = await connect({**client_options(server), "user": "mss", "password": "mss"})
-    await Topology().prepare(owner)
+    await Groundwork(Topology(), owner).prepare()
     options = {**client_options(server), "password": "o", "inbox_prefix": b"_INBOX_mss"}
     operator = Desk(await connect({**options, "user": "o"}))
     await operator.put("u1", {"locale": "de"})
@@ -255,6 +255,6 @@ async def test_without_the_bucket_nobody_knows(
     waiting = asyncio.create_task(desk.cache.with_choices(lambda choices_of: choices_of("u1")))
     await until(lambda: desk.cache._is_complained, what="that it cannot be read")
     assert not waiting.done()
-    await Topology().prepare(connection)
+    await Groundwork(Topology(), connection).prepare()
     await desk.put("u1", {"locale": "de"})
     assert await waiting in (None, Choices(locale="de"))

@@ -9,7 +9,7 @@ import pytest
 from policies import event
 
 from engine import history
-from engine.broker import Connection, Outgoing, Publisher, Topology
+from engine.broker import Connection, Groundwork, Outgoing, Publisher, Topology
 from engine.errors import NotStored
 from engine.model import Revival, Suppressed
 from engine.plan import Plan
@@ -21,7 +21,7 @@ EVENT, OTHER = event({}), event({}, "notice.login.other")
 
 @pytest.fixture
 async def records(connection: Connection) -> AsyncIterator[Records]:
-    await TOPOLOGY.prepare(connection)
+    await Groundwork(TOPOLOGY, connection).prepare()
     publisher = Publisher(connection)
     await publisher.start()
     yield Records(topology=TOPOLOGY, connection=connection, publisher=publisher)
