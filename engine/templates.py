@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from types import CodeType
 from typing import Any
-from weakref import WeakValueDictionary
+from weakref import WeakValueDictionary, proxy
 
 import jinja2
 from inscriptis import get_text
@@ -83,10 +83,11 @@ class Page(jinja2.Template):
         uptodate: Callable[[], bool] | None = None,
     ) -> jinja2.Template:
         page = super().from_code(environment, code, globals, uptodate)
-        # The functions refer to the module that they were made in; it need not refer to them.
+        # The functions refer to the module that they were made in; it need not hold them. A block that says
+        # super() looks itself up there.
         module = page.root_render_func.__globals__
-        for name in [name for name in module if name.startswith("block_")]:
-            del module[name]
+        for block in page.blocks.values():
+            module[block.__name__] = proxy(block)
         del module["root"], module["blocks"], module["__jinja_template__"]
         return page
 

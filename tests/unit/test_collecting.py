@@ -74,7 +74,7 @@ def many_rules(folder: Path) -> Path:
     }
     for n in range(20):
         files[f"templates/t{n}/default.txt"] = (
-            '{% extends "_parts/layout.txt" %}{% block inside %}{{ vars.about.n }}{% endblock %}'
+            '{% extends "_parts/layout.txt" %}{% block inside %}{{ vars.about.n }}{{ super() }}{% endblock %}'
         )
     return write(folder, files)
 

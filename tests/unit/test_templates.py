@@ -81,6 +81,20 @@ def test_escaping_follows_the_file_also_through_a_layout() -> None:
     assert render(words, {**CONTEXT, "payload": {"n": "<i>"}}).html == "<main>&lt;i&gt;</main>"
 
 
+def test_a_block_says_what_the_layouts_below_it_say() -> None:
+    made = library(
+        ("_layout/all.txt", "{% block body %}all{% endblock %}"),
+        (
+            "_layout/mail.txt",
+            '{% extends "_layout/all.txt" %}{% block body %}mail, {{ super() }}{% endblock %}',
+        ),
+        ("t/email.txt", '{% extends "_layout/mail.txt" %}{% block body %}t, {{ super() }}{% endblock %}'),
+    )
+    words = made.find("t", ["email"], [""])
+    assert words is not None
+    assert render(words, CONTEXT).text == "t, mail, all"
+
+
 def test_a_mail_without_text_gets_one_from_its_html() -> None:
     made = message('<h1>Hello</h1><p>Look <a href="https://x.example/a">here</a></p>', "html")
     assert "Hello" in made.text and "https://x.example/a" in made.text and "<" not in made.text
