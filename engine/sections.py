@@ -11,6 +11,7 @@ from .cursors import Complaints, Cursor
 from .documents import Document
 
 _LISTS = ("rules", "tests")  # the other sections map names to entries
+_WHOLE = ("dedupe", "throttle", "digest", "budget")  # of a rule; what a mistake leaves of one is none
 
 
 class Sections:
@@ -78,7 +79,8 @@ class Sections:
         here = documents.pointer(entry.path)
         for file, pointer in self._refusals:
             if file == entry.document.file and pointer.startswith(f"{here}/"):
-                _drop(value, pointer.removeprefix(here).split("/")[1:])
+                steps = pointer.removeprefix(here).split("/")[1:]
+                _drop(value, steps[:1] if steps[0] in _WHOLE else steps)
         return value
 
     def rule_ids(self) -> set[str]:
