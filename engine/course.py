@@ -20,7 +20,6 @@ class Course:
         self.rulebook = rulebook
         self.now = 0  # microseconds since the epoch
         self._choices_of = choices_of
-        self._rules = {rule.id: rule for rule in rulebook.rules}
         self._remembered = Remembered()
         self._alarms: list[tuple[int, str, str]] = []  # when, what, and of which rule
 
@@ -42,7 +41,7 @@ class Course:
         """Those due by ``until``, microseconds since the epoch, in order; None: all that will be."""
         while (due := self.next_due) is not None and (until is None or due <= until):
             self.now, key, id_ = heappop(self._alarms)
-            rule = self._rules[id_]
+            rule = self.rulebook.by_id[id_]
             row = digest_due(self.rulebook, rule, key, self.now, self._choices_of)
             match self._remembered.carry_out(row, self.now):
                 case Postponed(until=later):

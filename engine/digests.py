@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import msgspec
 from nats.aio.msg import Msg
@@ -69,7 +69,6 @@ class Digests:
     preferences: PreferenceCache
     metrics: Metrics
     clock: Callable[[], int]  # microseconds since the epoch
-    _rules: dict[str, dict[str, Rule]] = field(default_factory=dict)  # by revision, of the last one asked
 
     async def handle(self, msg: Msg) -> Settlement:
         """See to the digest that an alarm is about, or to one that was a dead letter."""
@@ -82,7 +81,7 @@ class Digests:
             log.warning("%s: this is no alarm: %.100r", msg.subject, msg.data)
             return Settlement(publisher=self.publisher, messages=())
         rulebook = self.rulebook()
-        rule = self._rule(rulebook, alarm.rule)
+        rule = rulebook.by_id.get(alarm.rule)
         if rule is None or digest_at(rule.limits, alarm.key) is None:
             return await self._without_rule(rulebook, alarm)
         later = await self.tell(rulebook, rule, alarm.key)
@@ -150,7 +149,7 @@ class Digests:
             log.exception("%s: this is no digest", msg.subject)
             return nothing
         rulebook, key, batch, now = self.rulebook(), letter.key, letter.batch, self.clock()
-        rule = self._rule(rulebook, letter.rule)
+        rule = rulebook.by_id.get(letter.rule)
 
         def make(choices_of: ChoicesOf) -> Plan:
             if rule is None:
@@ -167,7 +166,7 @@ class Digests:
     async def flush(self, before: Rulebook, after: Rulebook) -> None:
         """Tell at once what was gathered for rules that ``after`` has not, or that gather nothing there."""
         for rule in before.rules:
-            now = self._rule(after, rule.id)
+            now = after.by_id.get(rule.id)
             for name in GATHERING:
                 digest = digest_at(rule.limits, f"{name}.")
                 if digest and digest.flushes and not (now and digest_at(now.limits, f"{name}.")):
@@ -227,12 +226,6 @@ class Digests:
             left = await self.memory.carry_out(settle_batch(alarm.key, NO_LIMITS, batch.number)) > 0
             self.metrics.count(self.metrics.suppressed, alarm.rule, "removed")
         return Settlement(publisher=self.publisher, messages=())
-
-    def _rule(self, rulebook: Rulebook, id_: str) -> Rule | None:
-        if rulebook.revision not in self._rules:
-            self._rules.clear()
-            self._rules[rulebook.revision] = {rule.id: rule for rule in rulebook.rules}
-        return self._rules[rulebook.revision].get(id_)
 
 
 def _name(planned: Plan) -> str:

@@ -39,8 +39,8 @@ class Offers:
     addresses: frozenset[str]  # the kinds that an offered channel needs
     languages: tuple[str, ...]  # that there are words in, as the templates' folders are called
 
-    words: frozenset[tuple[str, str]] = field(repr=False)  # what has to be said: template and channel
-    rulebook: Rulebook = field(repr=False)
+    spoken: frozenset[frozenset[str]] = field(repr=False)  # of all that has to be said, the locales of each
+    locale: str = field(repr=False)  # of the policy's defaults
 
     def objections(self, choices: Choices, changed: Collection[str]) -> Iterator[str]:
         """What speaks against ``choices``, in words for the person.
@@ -75,10 +75,8 @@ class Offers:
                 yield f"{category}: one of {_listed(offer.critical, offer)} has to stay on"
 
     def _speaks(self, locale: str) -> bool:
-        book = self.rulebook
-        wanted = locales.chain(locale, book.defaults.locale)
-        named = ((template, book.channels[channel]) for template, channel in self.words)
-        return all(book.library.find(template, (spec.name, spec.type), wanted) for template, spec in named)
+        wanted = locales.chain(locale, self.locale)
+        return not any(there.isdisjoint(wanted) for there in self.spoken)
 
 
 def offers_of(rulebook: Rulebook) -> Offers:
@@ -92,7 +90,7 @@ def offers_of(rulebook: Rulebook) -> Offers:
     ]
     categories = dict.fromkeys(rule.category for rule, _ in asked if rule.category)
     words = frozenset(
-        (entry.template or rule.template, spec.name)
+        (entry.template or rule.template, spec.name, spec.type)
         for rule, entry in asked
         for spec in _channels(rulebook, entry)
         if spec.words
@@ -107,9 +105,9 @@ def offers_of(rulebook: Rulebook) -> Offers:
         categories={name: offer for name, offer in by_category.items() if offer.channels},
         everything=everything,
         addresses=frozenset(kind for kind in kinds if kind),
-        languages=tuple(sorted({locale for name, _ in words for locale in _languages(rulebook, name)})),
-        words=words,
-        rulebook=rulebook,
+        languages=tuple(sorted({locale for name, *_ in words for locale in _languages(rulebook, name)})),
+        spoken=frozenset(rulebook.library.spoken(name, channel) for name, *channel in words),
+        locale=rulebook.defaults.locale,
     )
 
 

@@ -198,6 +198,10 @@ class Rulebook:
     library: Library = field(repr=False)
     catalogue: Catalogue = field(repr=False)
     index: RuleIndex[Rule] = field(repr=False)
+    by_id: Mapping[str, Rule] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "by_id", {rule.id: rule for rule in self.rules})
 
     def match(self, event: Event) -> tuple[Match, ...]:
         """Every rule that ``event`` satisfies, in order, up to the first that says ``stop``."""

@@ -140,6 +140,12 @@ class Library:
     def names(self) -> tuple[str, ...]:
         return tuple(self.shelves)
 
+    def spoken(self, name: str, channels: Iterable[str]) -> frozenset[str]:
+        """The locales in which template ``name`` has words for one of ``channels``."""
+        candidates = (*channels, ANY_CHANNEL)
+        shelf = self.shelves.get(name, {})
+        return frozenset(locale for locale, there in shelf.items() if any(map(there.get, candidates)))
+
     def find(self, name: str, channels: Iterable[str], wanted: Iterable[str]) -> Words | None:
         """The words of template ``name``: language first, then the nearest of ``channels``."""
         shelf = self.shelves.get(name, {})

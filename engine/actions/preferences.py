@@ -17,7 +17,7 @@ from ..errors import BadPreferences, BrokerError
 from ..model import Problem
 from ..offers import Offer, Offers, offers_of
 from ..preferences import MOST_BYTES, check_choice, merged, parse
-from ..rulebook import ActionSpec, Rulebook
+from ..rulebook import ActionSpec
 from ..subjects import is_safe_token
 from . import OUTCOME_UNKNOWN, Answer, Request, Resources, failed
 
@@ -39,7 +39,8 @@ class Preferences:
         }[spec.handler]
         self._labels: Mapping[str, Mapping[str, Any]] = spec.options.get("labels", {})
         self._changes = spec.handler == "preferences.set"
-        self._offers: tuple[Rulebook, Offers] | None = None
+        # By revision: the rulebook itself, held until somebody asks again, could not be let go of meanwhile.
+        self._offers: tuple[str, Offers] | None = None
 
     async def handle(self, request: Request, deadline: float) -> Answer:
         try:
@@ -125,8 +126,8 @@ class Preferences:
 
     def _present_offers(self) -> Offers:
         rulebook = self._rulebook()
-        if self._offers is None or self._offers[0] is not rulebook:
-            self._offers = rulebook, offers_of(rulebook)
+        if self._offers is None or self._offers[0] != rulebook.revision:
+            self._offers = rulebook.revision, offers_of(rulebook)
         return self._offers[1]
 
 

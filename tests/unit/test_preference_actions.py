@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
+from weakref import ref
 
 import pytest
 from policies import policy
@@ -51,10 +53,15 @@ def rulebook(tmp_path_factory: pytest.TempPathFactory) -> Rulebook:
     return cast(Rulebook, policy(tmp_path_factory.mktemp("policy"), POLICY).require())
 
 
-def asked(rulebook: Rulebook, action: str, kept: Kept, payload: Any, *, person: str | None = None) -> Answer:
-    resources = cast(Any, Resources)(
-        connection=None, rulebook=lambda: rulebook, open_channel=None, metrics=None, preferences=kept
+def resources_with(rulebook: Callable[[], Rulebook], kept: Kept) -> Resources:
+    made = cast(Any, Resources)(
+        connection=None, rulebook=rulebook, open_channel=None, metrics=None, preferences=kept
     )
+    return cast(Resources, made)
+
+
+def asked(rulebook: Rulebook, action: str, kept: Kept, payload: Any, *, person: str | None = None) -> Answer:
+    resources = resources_with(lambda: rulebook, kept)
     data = json.dumps(payload).encode()
     request = Request(key=action, reqid="r", payload=payload, data=data, sent=0, received=0, person=person)
 
@@ -168,3 +175,20 @@ def test_labels_in_the_nearest_language(rulebook: Rulebook) -> None:
     assert labels({}, locale="zh_CN") == ("\u5b89\u5168", "Mail")
     assert labels({"locale": "zh-Hans-CN"}, locale="en") == ("\u5b89\u5168", "Mail")
     assert labels({}, locale=7) == ("security", "Mail")
+
+
+async def test_a_policy_that_was_asked_about_is_let_go_of(tmp_path: Path) -> None:
+    present = [policy(tmp_path, POLICY).require()]
+    before = ref(present[0].index)
+    handler = Preferences(present[0].actions["options"], resources_with(lambda: present[0], Kept({})))
+    request = Request(key="options", reqid="r", payload={"userid": "u"}, data=b"", sent=0, received=0)
+    deadline = asyncio.get_running_loop().time() + 5
+    gc.disable()
+    try:
+        assert (await handler.handle(request, deadline)).code == 0
+        present[0] = policy(tmp_path, POLICY.replace("security", "safety")).require()
+        assert before() is None
+    finally:
+        gc.enable()
+    answer = await handler.handle(request, deadline)
+    assert [each["category"] for each in answer.payload["categories"]] == ["safety"]
