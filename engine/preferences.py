@@ -168,7 +168,11 @@ def _shown(value: Any) -> str:
 
 
 def encode(user: str, document: Mapping[str, Any]) -> bytes:
-    """The record of one person. Raises BadPreferences where the document is too large to keep."""
+    """The record of one person. Raises BadPreferences for no id of anybody, or too large a document."""
+    if not user or user != user.strip():
+        raise BadPreferences(
+            [f"userid: no event has {user!r}: an id is not empty, and has no space around it"]
+        )
     try:
         data = msgspec.json.encode(document)
         if len(data) <= MOST_BYTES:

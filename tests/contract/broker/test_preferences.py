@@ -204,6 +204,8 @@ async def test_operators_show_change_and_move_them(desk: Desk, server: NatsServe
     assert "'??' is no language" in said
     assert "did you mean 'tips'?" in await mss("set", "u1", '{"tisp": []}', *within, code=1)
     await mss("set", "u1", '["tips"]', code=2)
+    for nobody in ("", " u1"):
+        assert "userid: no event has" in await mss("set", nobody, '{"tips": []}', code=1)
 
     exported = await mss("export")
     assert [json.loads(line)["userid"] for line in exported.splitlines()] == ["u1", "Ü 2"]
