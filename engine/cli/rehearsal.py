@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,13 @@ from rich.console import Console
 
 from .. import documents, report
 from ..case_compiler import parse_time
-from ..choices import Choices
+from ..choices import ADDRESSES, LOCALE, Choices
 from ..coverage import coverage
 from ..errors import BadPreferences
 from ..explain import explain as explain_event
 from ..loader import Policy, load_policy
 from ..model import Event, Kind
+from ..offers import offers_of
 from ..preferences import parse
 from ..report.explain import explanation_document, show_explanation
 from ..report.tests import problems_as_junit, show_tests, tests_as_junit, tests_document
@@ -100,7 +102,7 @@ def explain(
     payload = payload_of(payload_file)
     if not isinstance(payload, dict):
         raise click.UsageError("--payload: an event's payload is an object")
-    choices_of = None if written is None else _choices(written).get
+    choices = None if written is None else _choices(written)
     rulebook = rulebook_of(folder, load_policy(folder), json=format_ == "json")
     now = round((time - _EPOCH).total_seconds() * 1_000_000)
     explanation = explain_event(
@@ -113,8 +115,10 @@ def explain(
             sent=now,
             received=now,
         ),
-        choices_of,
+        None if choices is None else choices.get,
     )
+    for objection in _objections(rulebook, choices or {}):
+        click.echo(objection, err=True)
     if format_ == "json":
         click.echo(report.as_json(explanation_document(explanation)))
         return
@@ -146,6 +150,16 @@ def _choices(written: str) -> dict[str, Choices]:
     if reasons:
         raise click.UsageError(f"--preferences: {'; '.join(reasons)}")
     return choices
+
+
+def _objections(rulebook: Rulebook, choices: Mapping[str, Choices]) -> Iterator[str]:
+    """What people could not choose under the policy, such as a category that is misspelled."""
+    if not choices:
+        return
+    offers = offers_of(rulebook)
+    for user, chosen in choices.items():
+        for reason in offers.objections(chosen, {*chosen.channels, ADDRESSES, LOCALE}):
+            yield f"{user} could not choose this now: {reason}"
 
 
 def rulebook_of(

@@ -318,6 +318,17 @@ def test_preferences_that_are_none(tmp_path: Path, written: str, complaint: str)
     assert result.exit_code == 2 and complaint in " ".join(result.output.split()), result.output
 
 
+def test_what_people_could_not_choose_is_said_beside_what_comes_of_it(tmp_path: Path) -> None:
+    assert policy(tmp_path, LIMITED).ok
+    chosen = '{"u1": {"secruity": ["sms"], "security": ["pigeon"]}}'
+    result = mss(tmp_path, PAYLOAD, "--preferences", chosen, "--format", "json")
+    assert json.loads(result.stdout)["deliveries"]
+    assert result.stderr.splitlines() == [
+        "u1 could not choose this now: secruity: there is no such category; did you mean 'security'?",
+        "u1 could not choose this now: security: pigeon is not offered",
+    ]
+
+
 def test_nobody_looks_at_a_misspelled_event(tmp_path: Path) -> None:
     assert policy(tmp_path, RULES.replace("notice.>", "log.>")).ok
     result = mss(tmp_path, {}, name="notice.login.abnromal")
