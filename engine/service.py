@@ -11,8 +11,10 @@ from dataclasses import dataclass, field, replace
 import nats.errors
 
 from .actions.service import Actions
+from .beside import beside
 from .broker import Connection, Consumer
 from .control import Answer, Control, Lag
+from .dismantling import dismantle
 from .errors import BrokerError, BrokerLost
 from .metrics import Metrics
 from .model import Kind
@@ -214,6 +216,10 @@ class Service:
             await session.digests.flush(before, after)
         except (BrokerError, *_NO_ANSWER) as error:
             log.warning("what was gathered for removed rules is not told: %s", str(error) or "no answer")
+        # Whoever replaced it may have wanted to let go of it while it was in use here.
+        done_with: list[object] = [before]
+        del before
+        await beside(dismantle, done_with)
 
     def _consume(self, up: _Up, consumer: Consumer) -> None:
         task = up.tasks.create_task(consumer.run(), name="consumer")

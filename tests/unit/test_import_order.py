@@ -119,10 +119,10 @@ EDGES = [
     "session",
     "source",
     "control",
+    "dismantling",
     "service",
     "server",
     "watching",
-    "dismantling",
     "reload",
 ]
 FACES = [

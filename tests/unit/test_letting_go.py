@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 from weakref import ref
 
 import pytest
 from policies import policy
 
+from engine.beside import beside
 from engine.control import Reloaded
+from engine.dismantling import dismantle
 from engine.loader import Policy
 from engine.reload import Reloader
+from engine.rulebook import Rulebook
 from engine.server import Server
+from engine.service import Service
+from engine.session import Session
 from engine.settings import Settings
 
 RULE = "rules: [{id: r, event: notice.login.abnormal, notify: [terminal], template: t}]\n"
@@ -61,3 +69,26 @@ async def test_it_is_let_go_of_in_a_thread(
     assert len(indexes) == 1
     assert [thread is threading.main_thread() for thread in threads] == [False]
     assert sum(counted) == (do is Reloader.reload)  # nobody waits for that to hear how it went
+
+
+async def test_what_was_still_used_to_tell_of_removed_rules_is_let_go_of_in_a_thread(tmp_path: Path) -> None:
+    threads: list[threading.Thread] = []
+    told = asyncio.Event()
+
+    async def flush(before: Rulebook, after: Rulebook) -> None:
+        await told.wait()
+
+    books = [policy(tmp_path, RULE).require()]
+    index = ref(books[0].index, lambda _: threads.append(threading.current_thread()))
+    session = cast(Session, SimpleNamespace(digests=SimpleNamespace(flush=flush)))
+    gc.disable()
+    try:
+        flushing = asyncio.create_task(Service._flush(session, books[0], cast(Rulebook, None)))
+        await asyncio.sleep(0)
+        await beside(dismantle, [books.pop()])
+        assert index() is not None
+        told.set()
+        await flushing
+    finally:
+        gc.enable()
+    assert [thread is threading.main_thread() for thread in threads] == [False]
