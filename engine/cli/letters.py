@@ -131,7 +131,8 @@ def retry(
     """Bring dead letters back to where they came from, each once.
 
     A delivery keeps its id, and what did go out is not sent again. An event is planned by the rules of
-    today; where one delivery of it could not be written, only that one.
+    today; where one delivery of it could not be written, only that one. A digest is told again, of the
+    same events, by the rules of today.
     """
     meant = _Meant(names=names, everything=everything, wanted=_wanted(filters))
 
