@@ -87,6 +87,7 @@ class Cells:
     async def _change_all(self, key: str) -> None:
         """Make what is wanted of one value, until nothing is."""
         value: _Value | None = None
+        together: list[_Wanted] = []
         try:
             while together := self._waiting[key]:
                 self._waiting[key] = []
@@ -96,8 +97,12 @@ class Cells:
                     value = None
                     for wanted in together:
                         _fail(wanted, BrokerError(str(error)))
+                except Exception as error:  # noqa: BLE001 -- a bug is for those who met it: they would wait for ever
+                    value = None
+                    for wanted in together:
+                        _fail(wanted, error)
         finally:
-            for wanted in self._waiting.pop(key):  # where this was cancelled
+            for wanted in (*together, *self._waiting.pop(key)):  # where this was cancelled
                 wanted.result.cancel()
 
     async def _change_together(self, key: str, together: list[_Wanted], value: _Value | None) -> _Value:

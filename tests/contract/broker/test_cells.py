@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 from nats.js import api
-from support import NatsServer, client_options, until
+from support import LIMIT, NatsServer, client_options, until
 
 from engine.broker import Cells, Connection, connect
 from engine.errors import BrokerError
@@ -94,3 +94,35 @@ async def test_without_a_broker_everybody_hears_of_it_and_afterwards_it_works(
         return False
 
     await until(works, what="a change that is made")
+
+
+async def test_a_bug_leaves_nobody_waiting(cells: Cells, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def broken(*_: object, **__: object) -> int:
+        await asyncio.sleep(0)
+        raise RuntimeError("x")
+
+    monkeypatch.setattr(cells._bucket, "_update", broken)
+    async with asyncio.timeout(LIMIT):
+        ends = await asyncio.gather(*(cells.change("k", count) for _ in range(3)), return_exceptions=True)
+    assert all(isinstance(each, RuntimeError) for each in ends)
+    monkeypatch.undo()
+    assert await cells.change("k", count) == 1
+
+
+async def test_who_is_cancelled_in_the_middle_leaves_nobody_waiting(
+    cells: Cells, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writing = asyncio.Event()
+
+    async def hanging(*_: object, **__: object) -> None:
+        writing.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(cells._bucket, "_update", hanging)
+    changes = [asyncio.create_task(cells.change("k", count)) for _ in range(3)]
+    await writing.wait()
+    for work in cells._work:
+        work.cancel()
+    async with asyncio.timeout(LIMIT):
+        ends = await asyncio.gather(*changes, return_exceptions=True)
+    assert all(isinstance(each, asyncio.CancelledError) for each in ends)
