@@ -9,6 +9,7 @@ from typing import Any
 from .choices import Choices
 from .conditions import Finding
 from .draft import Draft, Readers
+from .gates import in_time
 from .intervals import ALWAYS
 from .limits import EVERYTHING, Budget, Dedupe, Digest, Throttle
 from .model import Held, Suppressed
@@ -94,6 +95,8 @@ def _after_limits(match: Match, drafted: Draft, plan: Plan) -> Iterator[Gate]:
     if timed and rule.limits.digest is None:
         held = tuple(each for each in plan.held if each.rule == rule.id and each.reason in reasons)
         yield Gate(name="time windows", suppressed=_suppressed(match, plan, reasons), held=held)
+    if rule.limits.digest is None:  # else hours and budgets are asked when it is due
+        is_reached = _is_left(match, in_time(drafted, drafted.event.received))
     for name, budget in rule.limits.budgets.items():
         yield Gate(name="budget", limit=budget, is_shared=name == EVERYTHING, is_reached=is_reached)
 

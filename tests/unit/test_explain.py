@@ -257,6 +257,13 @@ def test_gates_are_shown_in_their_order(tmp_path: Path) -> None:
     ]
     day = LIMITED.replace("22:00-07:00", "03:00-04:00")
     assert "time windows  it may be sent now" in shown(rules=day)
+    dropped = LIMITED.replace(
+        "mute_time_intervals: [night]", "mute_time_intervals: [night]\n    on_muted: drop"
+    )
+    assert (
+        shown(rules=dropped)[-3:]
+        == ["time windows  email: muted"] + ["budget        not asked: no message is left"] * 2
+    )
 
 
 @pytest.mark.parametrize(
