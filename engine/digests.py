@@ -93,6 +93,8 @@ class Digests:
     async def tell(self, rulebook: Rulebook, rule: Rule, key: str, *, early: bool = False) -> int:
         """Tell what lies under ``key`` if it is due, and say when what is left will be; 0: nothing is.
 
+        ``early`` waits neither for its time nor for a budget: nobody will ask again.
+
         Raises BrokerError; all of it may be done again then, and makes the same messages.
         """
         now = self.clock()
@@ -104,11 +106,11 @@ class Digests:
         # What was sealed before may be told already, as it was decided then.
         found = Found() if batch.at == now else await self._find(digest_event(key, batch))
         if found.plan is None:
-            told = await self._ask(rulebook, rule, key, batch, now)
+            told = await self._ask(rulebook, rule, key, batch, now, early=early)
             if isinstance(told, Postponed):
                 return told.until
             planned, outgoing = self._dispatched(told, {AGAIN: "1"} if found.is_known else NO_HEADERS)
-            if not await self.publisher.store_first(self._entry(planned)):
+            if not await self.publisher.store_first(self._entry(planned, now)):
                 found = await self._find(planned.event)  # another replica was quicker
         if found.plan is not None:
 
@@ -123,11 +125,13 @@ class Digests:
         return await self.memory.carry_out(settle_batch(key, rule.limits, batch.number))
 
     async def _ask(
-        self, rulebook: Rulebook, rule: Rule, key: str, batch: Batch, now: int
+        self, rulebook: Rulebook, rule: Rule, key: str, batch: Batch, now: int, *, early: bool
     ) -> Plan | Postponed:
         """What hours and budgets make of a digest."""
 
         def make(choices_of: ChoicesOf) -> Plan | Postponed | Begun:
+            if early:
+                return retold(rulebook, rule, key, batch, now=now, choices_of=choices_of)
             return begin(tell_batch(rulebook, rule, key, batch, now=now, choices_of=choices_of))
 
         begun = await self.preferences.with_choices(make)
@@ -160,7 +164,7 @@ class Digests:
         is_new = self.connection.is_surely_new(msg, handout(msg.reply))
         planned, outgoing = self._dispatched(planned, NO_HEADERS if is_new else {AGAIN: "1"})
         dead = self._dead(rulebook, planned, batch)
-        await self.publisher.store(self._entry(planned), *outgoing, *dead)
+        await self.publisher.store(self._entry(planned, now), *outgoing, *dead)
         return nothing
 
     async def flush(self, before: Rulebook, after: Rulebook) -> None:
@@ -178,13 +182,14 @@ class Digests:
         room = self.connection.client.max_payload - HEADER_ROOM
         return dispatched(self.topology, planned, room, self.clock(), headers)
 
-    def _entry(self, planned: Plan) -> Outgoing:
-        return history.planned(self.topology, planned, at=self.clock(), id_=_name(planned))
+    def _entry(self, planned: Plan, at: int) -> Outgoing:
+        return history.planned(self.topology, planned, at=at, id_=_name(planned))
 
     def _dead(self, rulebook: Rulebook, planned: Plan, batch: Batch) -> list[Outgoing]:
         """What could not be written, with all that it would have told of."""
         for failure in planned.failures:
-            log.error("digest of rule %s, channel %s: %s", failure.rule, failure.channel, failure.detail)
+            detail = mask(failure.detail, planned.secrets)
+            log.error("digest of rule %s, channel %s: %s", failure.rule, failure.channel, detail)
         return [self._letter(rulebook, planned, failure, batch) for failure in planned.failures]
 
     def _letter(self, rulebook: Rulebook, planned: Plan, failure: Failure, batch: Batch) -> Outgoing:
@@ -217,12 +222,12 @@ class Digests:
         """The rule is gone, or gathers nothing any more: what it had gathered is recorded as not sent."""
         left = True
         while left:
-            row = take_batch(alarm.key, NO_LIMITS, self.clock(), early=True)
-            batch = await self.memory.carry_out(row)
+            now = self.clock()
+            batch = await self.memory.carry_out(take_batch(alarm.key, NO_LIMITS, now, early=True))
             if not isinstance(batch, Batch):
                 break
             planned = discarded(rulebook.revision, alarm.rule, alarm.key, batch)
-            await self.publisher.store(self._entry(planned))
+            await self.publisher.store(self._entry(planned, now))
             left = await self.memory.carry_out(settle_batch(alarm.key, NO_LIMITS, batch.number)) > 0
             self.metrics.count(self.metrics.suppressed, alarm.rule, "removed")
         return Settlement(publisher=self.publisher, messages=())

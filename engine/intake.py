@@ -168,7 +168,8 @@ class Intake:
         for failure in planned.failures:
             outgoing.append(self._dead_failure(arrival, planned, failure))
             self.metrics.dead.labels(self.kind, "not-written").inc()
-            log.warning("rule %s, channel %s: %s", failure.rule, failure.channel, failure.detail)
+            detail = mask(failure.detail, planned.secrets)
+            log.warning("rule %s, channel %s: %s", failure.rule, failure.channel, detail)
         if not arrival.is_partial and len(arrival.msg.data) <= self._room:
             outgoing.append(self._copy(arrival))
         count = None if arrival.is_partial else partial(self._count, planned)

@@ -93,5 +93,5 @@ class Herald:
         """Whether no replica has announced it in this window."""
         present = str(window).encode()
         return await self.state.change(
-            key, lambda value: (None, False) if value == present else (present, True)
+            key, lambda value: (None, False) if value == present else (present, True), keep=2 * _QUIET
         )

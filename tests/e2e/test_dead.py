@@ -400,3 +400,17 @@ def delivery() -> bytes:
     from engine.codec import encode
 
     return encode(make_delivery())
+
+
+async def test_the_log_says_why_words_failed_without_what_is_sensitive(bench: Bench) -> None:
+    """Of an event and of a digest: a template may fail at the very value."""
+    broken = "---\nsubject: Case\n---\n{{ payload[payload.link].x }}"
+    words = {"templates/quick/default.txt": broken, "templates/gathered/email.txt": broken}
+    engine = await bench.serve({**GATHERED, **words})
+    await bench.publish("ok@x.test")
+    await bench.publish("ok@x.test", "notice.gathered")
+    await bench.dead(2)
+    await engine.end()
+    for rule in ("quick", "gathered"):
+        (said,) = (line for line in engine.log if f"rule {rule}, channel email" in line)
+        assert "***" in said and "token" not in said
