@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -24,6 +24,7 @@ from .choices import ChoicesOf
 from .dead import again_in, narrowed
 from .dead_payload import SENSITIVE, sensitive_header
 from .dispatch import HEADER_ROOM, NO_HEADERS, dispatched
+from .draft import Draft, draft
 from .errors import NotLookedUp, NotStored, UndecodableError
 from .gates import withdraw
 from .memory import Begun, Memory, begin
@@ -140,14 +141,16 @@ class Intake:
         Whoever asked the gates once more may have been told to wait with others: that is undone.
         """
 
-        def make(choices_of: ChoicesOf) -> Plan:
-            return replanned(arrival.rulebook, arrival.event, recorded, arrival.at, choices_of)
+        def make(choices_of: ChoicesOf) -> tuple[Draft, Plan]:
+            drafted = draft(arrival.rulebook, arrival.event, choices_of)
+            return drafted, replanned(drafted, recorded, arrival.at)
 
-        planned = _narrowed(arrival, await self.preferences.with_choices(make))
-        gathered = {each.rule for each in recorded.held if each.digest}
-        for match in planned.matches:
-            if match.rule.limits.there and match.rule.id not in gathered:
-                await self.memory.carry_out(withdraw(match.rule.id, match.rule.limits, arrival.event))
+        drafted, planned = await self.preferences.with_choices(make)
+        planned = _narrowed(arrival, planned)
+        if not arrival.is_partial:  # of that no gate was asked
+            gathered = {each.rule for each in recorded.held if each.digest}
+            alarms = await self.memory.carry_out(withdraw(drafted, gathered))
+            planned = replace(planned, alarms=(*planned.alarms, *alarms))
         return self._settlement(arrival, *self._dispatched(arrival, planned, _SENT_BEFORE))
 
     def _carry_out(

@@ -50,13 +50,18 @@ class Budget:
     per: float  # seconds
     digest: Digest | None = None  # as of a throttle
 
-    def window(self, now: int) -> int:
-        """The number of the window that ``now``, microseconds since the epoch, lies in."""
-        return int(now // (self.per * 1e6))
+    def begins(self, now: int) -> int:
+        """When the window began that ``now`` lies in; both in microseconds since the epoch."""
+        return now - now % self._length
 
     def ends(self, now: int) -> int:
         """When that window ends, microseconds since the epoch."""
-        return int((self.window(now) + 1) * self.per * 1e6)
+        return self.begins(now) + self._length
+
+    @property
+    def _length(self) -> int:
+        """Microseconds; whole ones, or a window might end before the next begins."""
+        return max(1, round(self.per * 1e6))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +97,11 @@ class Limits:
         """Every way in which its events may be told of together."""
         ways = self.digest, self.throttle and self.throttle.digest
         yield from filter(None, (*ways, *(budget.digest for budget in self.budgets.values())))
+
+    @property
+    def longest_wait(self) -> float:
+        """Seconds that an event may have to wait for one of them."""
+        return max((0.0, *(max(digest.wait, digest.interval) for digest in self.digests)))
 
 
 NO_LIMITS = Limits()

@@ -73,11 +73,9 @@ def planning(
     return write((yield from pass_gates(drafted, now, comes_again=comes_again)))
 
 
-def replanned(
-    rulebook: Rulebook, event: Event, recorded: entries.Plan, now: int, choices_of: ChoicesOf
-) -> Plan:
-    """The plan of ``event`` that was written down, with its words."""
-    return write(as_recorded(draft(rulebook, event, choices_of), recorded, now))
+def replanned(drafted: Draft, recorded: entries.Plan, now: int) -> Plan:
+    """The plan that was written down of an event, with its words; ``drafted`` is what it asks for."""
+    return write(as_recorded(drafted, recorded, now))
 
 
 def tell_batch(

@@ -7,17 +7,28 @@ and the time; whoever calls fetches and stores what is remembered.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from ..choices import ChoicesOf
-from ..draft import Alarm, Draft
+from ..draft import Alarm, Draft, Order
 from ..limits import UsedUp
 from ..model import Event, Held, Suppressed
 from ..rulebook import Rule, Rulebook
-from .budget import put_off, spend, was_put_off
-from .cells import Change, Row, drive, event_id, in_memory, pool_prefix
+from .budget import pool_of, put_off, spend
+from .cells import Change, Row, cell_of, drive, event_id, in_memory, pool_prefix
 from .dedupe import pass_dedupe
-from .digest import GATHERING, Postponed, digest_at, pass_digest, settle_batch, take_batch, withdraw
+from .digest import (
+    GATHERING,
+    Postponed,
+    digest_at,
+    keep_of,
+    leave,
+    pass_digest,
+    rejoin,
+    settle_batch,
+    take_batch,
+)
 from .merge import digest_event, key_of, merge, reqid_of
 from .pool import Batch, Joined
 from .throttle import Beyond, pass_throttle
@@ -53,24 +64,47 @@ def pass_gates(drafted: Draft, now: int, *, comes_again: bool = False) -> Row[Dr
     ``now`` is in microseconds since the epoch. Of an event that ``comes_again`` it is found out first whether
     it waits for a budget: the others know it without being told.
     """
-    for match in drafted.matches:
-        if match.rule.limits.there and drafted.orders_of(match.rule):
-            stopped = yield from _limits(match.rule, drafted.event, now)
+    event, asked = drafted.event, {}
+    for rule in (match.rule for match in drafted.matches if not match.rule.limits.are_none):
+        asked[rule.id] = orders = drafted.orders_of(rule)
+        if orders:
+            stopped = (yield from _was_put_off(rule, event, orders)) if comes_again else None
+            stopped = stopped or (yield from _limits(rule, event, now))
             if stopped is not None:
-                drafted = _without(drafted, match.rule, stopped)
+                drafted = _without(drafted, rule, stopped)
     drafted = in_time(drafted, now)
     for rule in (match.rule for match in drafted.matches if match.rule.limits.budgets):
-        event, orders, joined = drafted.event, drafted.orders_of(rule), None
-        if comes_again and orders:
-            joined = yield from was_put_off(rule.id, rule.limits.budgets, event, orders)
-        if joined is None:
-            used_up = yield from _spend(drafted, rule, now)
-            if used_up is None:
-                continue
-            joined = yield from put_off(rule.id, event, orders, used_up)
+        used_up = yield from _spend(drafted, rule, now)
+        if used_up is not None:
+            joined = yield from put_off(rule.id, rule.limits, event, asked[rule.id], used_up)
             drafted = replace(drafted, used_up=(*drafted.used_up, used_up))
-        drafted = _without(drafted, rule, _Stopped(reason="budget", joined=joined))
+            drafted = _without(drafted, rule, _Stopped(reason="budget", joined=joined))
     return drafted
+
+
+def withdraw(drafted: Draft, gathered: Collection[str]) -> Row[tuple[Alarm, ...]]:
+    """The event waits for no other rules than ``gathered``: something else was written down of it.
+
+    ``drafted`` is what it asks for before the gates. The alarms are for those who wait where it did: it may
+    have been the first, and theirs the one that it was to ring.
+    """
+    alarms: list[Alarm] = []
+    for rule in (match.rule for match in drafted.matches if match.rule.id not in gathered):
+        for key in _pools_of(rule, drafted.event, drafted.orders_of(rule)):
+            due = yield from leave(key, rule.limits, drafted.event)
+            alarms += [Alarm(key=key, rule=rule.id, at=due)] if due else []
+    return tuple(alarms)
+
+
+def _pools_of(rule: Rule, event: Event, orders: Sequence[Order]) -> Iterator[str]:
+    """The keys under which ``event`` may wait."""
+    limits = rule.limits
+    if limits.throttle and limits.throttle.digest:
+        yield cell_of("throttle", rule.id, limits.throttle.key, event)
+    if limits.digest:
+        yield cell_of("digest", rule.id, limits.digest.key, event)
+    if orders and digest_at(limits, "budget."):
+        yield pool_of(rule.id, event, orders)
 
 
 def pass_last(drafted: Draft, rule: Rule, now: int) -> Row[Draft | Postponed]:
@@ -112,19 +146,27 @@ class _Stopped:
     joined: Joined | None = None  # the pool that it waits in
 
 
+def _was_put_off(rule: Rule, event: Event, orders: Sequence[Order]) -> Row[_Stopped | None]:
+    """That ``event``, which comes again, waits for a budget since it came first."""
+    if not rule.limits.budgets:
+        return None
+    joined = yield from rejoin(pool_of(rule.id, event, orders), rule.limits, event)
+    return _Stopped(reason="budget", joined=joined) if joined else None
+
+
 def _limits(rule: Rule, event: Event, now: int) -> Row[_Stopped | None]:
     """What the rule's limits make of ``event``; the first that holds it back has the last word."""
     limits = rule.limits
     if limits.dedupe and not (yield from pass_dedupe(rule.id, limits.dedupe, event, now)):
         return _Stopped(reason="dedupe")
     if limits.throttle:
-        answer = yield from pass_throttle(rule.id, limits.throttle, event, now)
+        answer = yield from pass_throttle(rule.id, limits.throttle, event, now, keep=keep_of(limits))
         if isinstance(answer, Joined):
             return _Stopped(reason="throttle", joined=answer)
         if isinstance(answer, Beyond):
             return _Stopped(reason="throttle")
     if limits.digest:
-        joined = yield from pass_digest(rule.id, limits.digest, event, now)
+        joined = yield from pass_digest(rule.id, limits.digest, event, now, keep=keep_of(limits))
         return _Stopped(reason="digest", joined=joined)
     return None
 

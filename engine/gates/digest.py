@@ -48,16 +48,16 @@ class Postponed:
     used_up: tuple[UsedUp, ...] = ()  # the budget that it waits for
 
 
-def pass_digest(rule: str, digest: Digest, event: Event, now: int) -> Row[Joined]:
+def pass_digest(rule: str, digest: Digest, event: Event, now: int, *, keep: float) -> Row[Joined]:
     """Every event waits: for ``wait`` from the first, and for ``interval`` from the digest before."""
 
     def due(pool: Pool) -> int:
         return max(now + int(digest.wait * 1e6), pool.last + int(digest.interval * 1e6))
 
-    return gather(cell_of("digest", rule, digest.key, event), digest, event, due)
+    return gather(cell_of("digest", rule, digest.key, event), digest, event, due, keep)
 
 
-def gather(key: str, digest: Digest, event: Event, due: Callable[[Pool], int]) -> Row[Joined]:
+def gather(key: str, digest: Digest, event: Event, due: Callable[[Pool], int], keep: float) -> Row[Joined]:
     """``event`` waits under ``key``; ``due`` says until when, if it is the first."""
 
     def step(value: bytes) -> tuple[bytes | None, Joined]:
@@ -65,33 +65,35 @@ def gather(key: str, digest: Digest, event: Event, due: Callable[[Pool], int]) -
         pool, joined = join(key, state.pool, event, digest, due=due(state.pool))
         return None if pool is state.pool else State(state.passed, pool).written(), joined
 
-    joined: Joined = yield Change(key, step, _keep(digest))
+    joined: Joined = yield Change(key, step, keep)
     return joined
 
 
-def rejoin(key: str, digest: Digest, event: Event) -> Row[Joined | None]:
+def rejoin(key: str, limits: Limits, event: Event) -> Row[Joined | None]:
     """Where ``event`` waits under ``key``, or did so a while ago; None where it never did."""
+    digest = digest_at(limits, key)
+    if digest is None:
+        return None
 
     def step(value: bytes) -> tuple[bytes | None, Joined | None]:
         pool = State.read(value).pool
         return None, join(key, pool, event, digest, due=0)[1] if pool.has(event_id(event)) else None
 
-    joined: Joined | None = yield Change(key, step, _keep(digest))
+    joined: Joined | None = yield Change(key, step, keep_of(limits))
     return joined
 
 
-def withdraw(rule: str, limits: Limits, event: Event) -> Row[None]:
-    """``event`` waits for ``rule`` no more: something else was written down of it."""
+def leave(key: str, limits: Limits, event: Event) -> Row[int]:
+    """``event`` waits under ``key`` no more. Says when the others there are due; 0 where there are none."""
 
-    def step(value: bytes) -> tuple[bytes | None, None]:
+    def step(value: bytes) -> tuple[bytes | None, int]:
         state = State.read(value)
         pool = without(state.pool, event_id(event))
-        return (None if pool is state.pool else State(state.passed, pool).written()), None
+        due = 0 if pool.is_empty else pool.due
+        return (None if pool is state.pool else State(state.passed, pool).written()), due
 
-    for gate, gathers in (("throttle", limits.throttle), ("digest", limits.digest)):
-        if gathers is not None:
-            key = cell_of(gate, rule, gathers.key, event)
-            yield Change(key, step, _keep(digest_at(limits, key)))
+    due: int = yield Change(key, step, keep_of(limits))
+    return due
 
 
 def take_batch(key: str, limits: Limits, now: int, *, early: bool = False) -> Row[Batch | Postponed | None]:
@@ -119,7 +121,7 @@ def take_batch(key: str, limits: Limits, now: int, *, early: bool = False) -> Ro
         after = seal(pool, now)
         return State(passed, after).written(), after.sealed
 
-    answer: Batch | Postponed | None = yield Change(key, step, _keep(digest_at(limits, key)))
+    answer: Batch | Postponed | None = yield Change(key, step, keep_of(limits))
     return answer
 
 
@@ -136,7 +138,7 @@ def settle_batch(key: str, limits: Limits, number: int) -> Row[int]:
         due = 0 if pool.is_empty else pool.due
         return (None if pool is state.pool else State(state.passed, pool).written()), due
 
-    due: int = yield Change(key, step, _keep(digest_at(limits, key)))
+    due: int = yield Change(key, step, keep_of(limits))
     return due
 
 
@@ -156,6 +158,6 @@ def _gate_of(key: str) -> str:
     return key.partition(".")[0]
 
 
-def _keep(digest: Digest | None) -> float:
-    """Seconds after which what was gathered for ``digest`` means nothing."""
-    return (max(digest.wait, digest.interval) if digest else 0.0) + SLACK
+def keep_of(limits: Limits) -> float:
+    """Seconds after which what was gathered means nothing: a digest may have to wait for a budget too."""
+    return limits.longest_wait + SLACK

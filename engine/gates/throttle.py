@@ -18,8 +18,13 @@ class Beyond:
     until: int  # microseconds since the epoch; from then on others pass
 
 
-def pass_throttle(rule: str, throttle: Throttle, event: Event, now: int) -> Row[Joined | Beyond | None]:
-    """None where ``event`` passes; one that comes again meets the same answer, and counts from now on."""
+def pass_throttle(
+    rule: str, throttle: Throttle, event: Event, now: int, *, keep: float
+) -> Row[Joined | Beyond | None]:
+    """None where ``event`` passes; one that comes again meets the same answer, and counts from now on.
+
+    ``keep`` is for how many seconds what is gathered may have to lie there.
+    """
     per, digest = int(throttle.per * 1e6), throttle.digest
     key = cell_of("throttle", rule, throttle.key, event)
 
@@ -39,5 +44,5 @@ def pass_throttle(rule: str, throttle: Throttle, event: Event, now: int) -> Row[
         changed = None if pool is state.pool else State(recent, pool).written()
         return changed, joined
 
-    answer: Joined | Beyond | None = yield Change(key, step, throttle.per + SLACK)
+    answer: Joined | Beyond | None = yield Change(key, step, keep if digest else throttle.per + SLACK)
     return answer

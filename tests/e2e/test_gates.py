@@ -144,3 +144,32 @@ async def test_what_comes_again_follows_what_was_written_down(
         assert {name: len(hook.requests) for name, hook in hooks.items()} == {
             "first": 2, "few": 2, "together": 2, "later": 3, "plain": 2,
         }  # fmt: skip
+
+
+async def test_what_waits_for_a_budget_of_a_rule_that_goes_is_sent_at_once(
+    world: World, sides: Sides, tmp_path: Path
+) -> None:
+    """Nobody asks again when the hour is over; and the server still ends when it is told to."""
+    hook = await sides.web()
+    rules = policy(tmp_path / "rules", {"few": (hook.port, {"budget": "1/7d"})})
+
+    async def held() -> int:
+        entries = [json.loads(msg.data) for msg in await world.messages("MSS_HISTORY")]
+        return sum(len(entry.get("held", ())) for entry in entries)
+
+    async def is_planned() -> bool:
+        return not await world.stored("MSS_NOTICE")
+
+    async with serving(world.address, {}, rules=rules) as server:
+        await world.client.publish(NOTICE, envelope({"n": 0}, reqid="r0"))
+        await until(lambda: len(hook.requests) == 1, what="the first")
+        # The first is published once more: it does not wait as well. Its alarm is that of the second then.
+        for number in (0, 1, 2):
+            await world.client.publish(NOTICE, envelope({"n": number}, reqid=f"r{number}"))
+            await until(is_planned, what=f"{number} is planned")
+        assert await held() == 2
+        assert await world.stored("MSS_TIMER") == 1
+        less = load_policy(policy(tmp_path / "less", {"other": (hook.port, {})}), {}).require()
+        await server.adopt(less, server.settings)
+        await until(lambda: len(hook.requests) >= 2, what="what was gathered")
+    assert told(hook.requests[1:]) == [[1, 2]]

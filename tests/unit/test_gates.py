@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
+from msgspec import structs
 from policies import RECEIVED, event, policy
 
 from engine.choices import Choices, nobody, selected
-from engine.draft import Draft
-from engine.gates import Batch, Postponed, digest_due, event_id, in_memory, withdraw
+from engine.course import Course
+from engine.draft import Alarm, Draft, draft
+from engine.gates import Batch, Postponed, digest_due, event_id, in_memory, pass_gates, withdraw
 from engine.gates.budget import spend
 from engine.gates.digest import settle_batch, take_batch
 from engine.gates.pool import Joined, Pool, join, seal, told, without
 from engine.gates.throttle import pass_throttle
 from engine.limits import EVERYTHING, Budget, Digest, Limits, Throttle
 from engine.plan import Plan, planning, write
-from engine.rulebook import Rulebook
+from engine.rulebook import Rule, Rulebook
 from engine.trial import try_case
 
 MINUTE = 60_000_000  # microseconds
@@ -67,6 +72,11 @@ class Clock:
             assert result.digest is not None
             in_memory(settle_batch(key, rule.limits, result.digest.number), self.cells)
         return write(result)
+
+    def withdraw(self, reqid: str, gathered: Collection[str] = ()) -> tuple[Alarm, ...]:
+        """What another replica wrote down counts: the event waits for no more than that."""
+        about = event({"userid": "u1", "phone": "+8613800000000", "ip": reqid}, reqid=reqid)
+        return in_memory(withdraw(draft(self.rulebook, about), gathered), self.cells)
 
     def words(self, minute: float) -> str:
         planned = self.digest(minute)
@@ -199,12 +209,23 @@ def test_an_event_of_which_something_else_was_written_down_waits_no_more(tmp_pat
     """Two replicas asked the gates about it, and the other one was quicker to write."""
     limits = "throttle: {key: userid, limit: 1, per: 10m, on_limit: digest}"
     clock = Clock(book(tmp_path, limits))
-    (rule,) = clock.rulebook.rules
     assert [clock.verdict(0, name) for name in "abc"] == ["sent", "throttle held", "throttle held"]
+    (key,) = clock.alarms
     for name in "abx":  # one that was sent, one that waits, one that is not known
-        about = event({"userid": "u1", "phone": "+8613800000000", "ip": name}, reqid=name)
-        in_memory(withdraw(rule.id, rule.limits, about), clock.cells)
+        # It was b that was to ring: now whoever takes it out does.
+        assert clock.withdraw(name) == (Alarm(key=key, rule="r", at=RECEIVED + 10 * MINUTE),)
     assert clock.words(10) == "c"
+    assert clock.withdraw("c") == ()
+
+
+def test_nor_does_it_wait_for_a_budget(tmp_path: Path) -> None:
+    clock = Clock(book(tmp_path, "budget: 1/h"))
+    assert [clock.verdict(0, name) for name in "abac"] == ["sent", *["budget held"] * 3]
+    (key,) = clock.alarms
+    assert clock.withdraw("b") == (Alarm(key=key, rule="r", at=RECEIVED + 60 * MINUTE),)
+    assert clock.withdraw("c", gathered={"r"}) == ()
+    clock.withdraw("a")
+    assert clock.words(60) == "c"
 
 
 def test_what_is_only_counted_is_counted_no_more() -> None:
@@ -358,6 +379,78 @@ def test_what_one_budget_refuses_the_others_get_back() -> None:
     ] == ["", "new"]
 
 
+def test_a_window_of_a_budget_never_goes_back() -> None:
+    """Replicas whose clocks differ by a moment would forget in turns what the other one has counted."""
+    cells: dict[str, bytes] = {}
+    budget, hour = {"r": Budget(limit=2, per=3600.0)}, RECEIVED - RECEIVED % (60 * MINUTE)
+    times = [hour, hour - 1, hour, hour - 1, hour, hour + 60 * MINUTE - 1]
+    refused = [in_memory(spend(budget, 1, now), cells) is not None for now in times]
+    assert refused == [False, False, True, True, True, True]
+    assert in_memory(spend(budget, 1, hour + 60 * MINUTE), cells) is None
+
+
+def test_what_is_given_back_after_the_hour_takes_nothing_from_the_next() -> None:
+    cells: dict[str, bytes] = {}
+    own, whole = Budget(limit=1, per=60.0), Budget(limit=1, per=3600.0)
+    now = RECEIVED - RECEIVED % (60 * MINUTE) + MINUTE
+    assert in_memory(spend({EVERYTHING: whole}, 1, now), cells) is None
+    row = spend({"r": own, EVERYTHING: whole}, 1, now)  # and it is asked slowly
+    answer, step = None, next(row)
+    for later in (False, True, False):
+        if later:
+            assert in_memory(spend({"r": own}, 1, now + MINUTE), cells) is None
+        value, answer = step.step(cells.get(step.key, b""))
+        if value is not None:
+            cells[step.key] = value
+        try:
+            step = row.send(answer)
+        except StopIteration as end:
+            assert end.value.name == EVERYTHING
+    assert in_memory(spend({"r": own}, 1, now + MINUTE), cells) is not None
+
+
+@pytest.mark.parametrize("per", [0.009, 0.011, 1.1, 4.35, 1e-9])
+def test_a_window_ends_where_the_next_begins(per: float) -> None:
+    budget = Budget(limit=1, per=per)
+    for now in range(RECEIVED, RECEIVED + 1000):
+        assert budget.begins(now) <= now < budget.ends(now) == budget.begins(budget.ends(now))
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        "digest: {key: userid, wait: 2m}",
+        "throttle: {key: userid, limit: 1, per: 2m, on_limit: digest}",
+        "budget: 1/2m",
+    ],
+)
+def test_what_waits_for_a_budget_is_kept_for_as_long(tmp_path: Path, limits: str) -> None:
+    """Also where another gate gathered it, and where the rule has a shorter budget too."""
+    rule = f"{{id: r, event: notice.login.abnormal, template: t, notify: [sms], {limits}}}"
+    course = Course(policy(tmp_path, f"defaults: {{budget: 1/7d}}\nrules: [{rule}]", **WORDS).require())
+    drafts: list[Draft] = []
+    for number, minute in enumerate((0, 0.1, 10, 2000)):
+        received = RECEIVED + int(minute * MINUTE)
+        drafts += course.digests(received)
+        about = event({"userid": "u1", "phone": "+8613800000000", "ip": "x"}, reqid=str(number))
+        drafts.append(course.take(structs.replace(about, received=received)))
+    drafts += course.digests()
+    alone = [each.event.reqid for each in drafts if each.orders and not each.digest]
+    together = [each.reqid for drafted in drafts if drafted.digest for each in drafted.digest.events]
+    assert sorted(alone + together) == ["0", "1", "2", "3"]
+
+
+def test_what_waits_for_a_budget_is_not_asked_about_again(tmp_path: Path) -> None:
+    """Others may have come that are alike: it would be recorded as not sent, and told of all the same."""
+    clock = Clock(book(tmp_path, "throttle: {key: userid, limit: 1, per: 1m}, budget: 2/h"))
+    assert [clock.verdict(minute, str(minute)) for minute in (0, 2, 4)] == ["sent", "sent", "budget held"]
+    assert clock.verdict(6, "6") == "budget held"
+    about = event({"userid": "u1", "phone": "+8613800000000", "ip": "4"}, reqid="4")
+    again = planning(clock.rulebook, about, RECEIVED + int(6.5 * MINUTE), comes_again=True)
+    planned = in_memory(again, clock.cells)
+    assert ([held.reason for held in planned.held], planned.suppressed) == (["budget"], ())
+
+
 class Throttled:
     """A throttle with a digest, driven by hand; ``crash``: everything is done twice, as after a death."""
 
@@ -373,7 +466,8 @@ class Throttled:
 
     def take(self, number: int, user: int, now: int) -> None:
         for _ in range(self.times):
-            row = pass_throttle("r", self.throttle, event({"u": user}, reqid=str(number)), now)
+            about = event({"u": user}, reqid=str(number))
+            row = pass_throttle("r", self.throttle, about, now, keep=0.0)
             answer = in_memory(row, self.cells)
         if isinstance(answer, Joined):
             self.alarms.setdefault(answer.key, answer.until)
@@ -414,6 +508,95 @@ def test_nobody_gets_more_than_the_limit_and_every_event_ends_once(
     for times in gate.went.values():
         for start in times:
             assert sum(start <= each < start + 10 * MINUTE for each in times) <= limit
+
+
+class Budgeted:
+    """Two rules with a budget each and one of both, driven by hand; ``crash``: everything is asked twice, as after a death."""
+
+    def __init__(self, rulebook: Rulebook, *, crash: bool) -> None:
+        self.rulebook = rulebook
+        self.crash = crash
+        self.cells: dict[str, bytes] = {}
+        self.alarms: dict[str, tuple[int, Rule]] = {}
+        self.went: list[tuple[int, str, int]] = []  # when, by which rule, how many messages of one event
+        self.died: set[str] = set()  # digests that were being told when somebody died
+        self.told: list[tuple[str, str]] = []  # by which rule, of which event
+
+    def take(self, number: int, user: int, now: int) -> None:
+        given_ = {"userid": f"u{user}", "phone": f"+861380000000{user}", "ip": "x", "mailto": "a@example.com"}
+        about = event(given_, reqid=str(number))
+        for comes_again in (False, True) if self.crash else (False,):
+            row = pass_gates(draft(self.rulebook, about), now, comes_again=comes_again)
+            drafted = in_memory(row, self.cells)
+        assert not drafted.suppressed
+        for alarm in drafted.alarms:
+            self.alarms[alarm.key] = alarm.at, self.rulebook.rules[alarm.rule == "two"]
+        for rule in self.rulebook.rules:
+            if orders := drafted.orders_of(rule):
+                self.told.append((rule.id, about.reqid))
+                self.went.append((now, rule.id, len(orders)))
+
+    def ring(self, now: int) -> None:
+        for key, (at, rule) in sorted(self.alarms.items()):
+            if at > now:
+                continue
+            told = in_memory(digest_due(self.rulebook, rule, key, now, nobody), self.cells)
+            if self.crash and isinstance(told, Draft) and told.event.reqid not in self.died:
+                self.died.add(told.event.reqid)
+                told = in_memory(digest_due(self.rulebook, rule, key, now, nobody), self.cells)
+            if isinstance(told, Postponed):
+                self.alarms[key] = told.until, rule
+                continue
+            del self.alarms[key]
+            if told is not None:
+                assert told.digest is not None
+                left = in_memory(settle_batch(key, rule.limits, told.digest.number), self.cells)
+                if left:
+                    self.alarms[key] = left, rule
+                self.told += [(rule.id, each.reqid) for each in told.digest.events]
+                self.went.append((now, rule.id, len(told.orders)))
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    some.lists(some.tuples(some.integers(0, 40), some.integers(0, 3)), max_size=15),
+    some.integers(1, 4),
+    some.integers(1, 4),
+    some.integers(1, 4),
+    some.booleans(),
+)
+def test_no_window_has_more_than_its_budgets_and_every_event_is_told_once(
+    arrivals: list[tuple[int, int]], one: int, two: int, both: int, crash: bool
+) -> None:
+    """Events of four people at any minutes. One event alone may be more than a budget: it has a window alone."""
+    gate = Budgeted(_with_budgets(one, two, both), crash=crash)
+    hour = RECEIVED - RECEIVED % (60 * MINUTE)
+    for number, (minute, user) in enumerate(sorted(arrivals)):
+        gate.ring(hour + minute * MINUTE)
+        gate.take(number, user, hour + minute * MINUTE)
+    for minute in range(41, 41 + 200 * len(arrivals)):
+        gate.ring(hour + minute * MINUTE)
+    assert sorted(gate.told) == sorted(
+        (rule, str(number)) for rule in ("one", "two") for number in range(len(arrivals))
+    )
+    for rules, limit, length in (({"one"}, one, 10), ({"two"}, two, 10), ({"one", "two"}, both, 20)):
+        windows: dict[int, list[int]] = {}
+        for at, rule, messages in gate.went:
+            if rule in rules:
+                windows.setdefault((at - hour) // (length * MINUTE), []).append(messages)
+        assert all(sum(each) <= limit or len(each) == 1 for each in windows.values())
+
+
+@cache
+def _with_budgets(one: int, two: int, both: int) -> Rulebook:
+    rules = f"""
+        defaults: {{budget: {both}/20m}}
+        rules:
+          - {{id: one, event: notice.login.abnormal, template: t, notify: [sms], budget: {one}/10m}}
+          - {{id: two, event: notice.login.abnormal, template: t, notify: [sms, email], budget: {two}/10m}}
+        """
+    with TemporaryDirectory() as folder:
+        return policy(Path(folder), rules, **WORDS).require()
 
 
 def test_a_pool_takes_no_more_than_the_broker_does() -> None:

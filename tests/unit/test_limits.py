@@ -77,7 +77,7 @@ def test_a_probe_that_is_never_heard_of_again_does_not_close_the_way_for_ever() 
 
 def test_windows_of_a_budget_begin_at_multiples_of_their_length() -> None:
     budget = Budget(limit=5, per=3600.0)
-    assert [budget.window(now) for now in (0, HOUR - 1, HOUR)] == [0, 0, 1]
+    assert [budget.begins(now) for now in (0, HOUR - 1, HOUR)] == [0, 0, HOUR]
     assert budget.ends(HOUR - 1) == HOUR
 
 

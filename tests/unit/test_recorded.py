@@ -12,6 +12,7 @@ from engine import entries, history
 from engine.broker import AGAIN, Outgoing, Topology
 from engine.choices import Choices, ChoicesOf, nobody
 from engine.dispatch import dispatched
+from engine.draft import draft
 from engine.gates import in_memory
 from engine.plan import Plan, planning, replanned
 from engine.preferences import parse
@@ -45,7 +46,7 @@ def again(
     choices_of: ChoicesOf = nobody,
     reqid: str = "r",
 ) -> Plan:
-    return replanned(rulebook, event(PAYLOAD, reqid=reqid), recorded, now, choices_of)
+    return replanned(draft(rulebook, event(PAYLOAD, reqid=reqid), choices_of), recorded, now)
 
 
 @pytest.mark.parametrize(
