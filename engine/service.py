@@ -119,9 +119,8 @@ class Service:
         except _NO_ANSWER as error:
             raise BrokerError(f"NATS: {str(error) or 'no answer'}") from error
         before = self.rulebook()
-        take()
         try:
-            await up.session.actions.apply(action_specs(rulebook, settings), undo=undo)
+            await up.session.actions.apply(action_specs(rulebook, settings), take=take, undo=undo)
         except BaseException:
             undo()
             for channel in opened.values():

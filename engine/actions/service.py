@@ -105,9 +105,13 @@ class Actions:
         return tuple(self._served)
 
     async def apply(
-        self, specs: Mapping[str, ActionSpec], *, undo: Callable[[], None] = lambda: None
+        self,
+        specs: Mapping[str, ActionSpec],
+        *,
+        take: Callable[[], None] = lambda: None,
+        undo: Callable[[], None] = lambda: None,
     ) -> None:
-        """Serve exactly ``specs`` from now on.
+        """Serve exactly ``specs`` from now on; ``take`` puts the policy in force that they are of.
 
         An action that stays loses no request: its subscriptions stay too, and its new handler takes
         over from the old one. One that goes is left only after all that was sent to us is answered.
@@ -115,6 +119,7 @@ class Actions:
         then, before anything else can happen.
         """
         async with self._changing:
+            take()
             rulebook = self.resources.rulebook()
             wanted = {
                 key: (spec, tuple(rulebook.channels[name] for name in spec.channels))

@@ -47,6 +47,9 @@ def show_replay(console: Console, past: Replayed, names: Mapping[str, str]) -> N
     for word, side, count in _sides(replay):
         line = f"{word:<5}{names[word]}, revision {side.rulebook.revision}: {_deliveries(count)}"
         indented(console, line, 0)
+    if not replay.events:
+        console.print(Text("no event came, so nothing is known of the difference", "yellow"))
+        return
     if not any(replay.tallies[group][verdict] for group in replay.tallies for verdict in _DIFFERING):
         console.print(Text("no delivery differs", "green"))
         return

@@ -41,6 +41,8 @@ async def test_counts_are_those_of_what_was_delivered_and_nothing_is_sent(
     twice = uuid4().hex
     prefix = "kiam.console"
     async with serving(world.address, {}, rules=live):
+        early = await mss("replay", "--live", str(live), "--rules", str(new), "--server", world.address)
+        assert early.code == 0 and "no event came, so nothing is known" in early.output, early
         for number in range(30):
             data = {**payload, "result": "success" if number % 3 else "failure"}
             await world.client.publish(f"{prefix}.notice.login.abnormal", envelope(data))
