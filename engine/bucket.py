@@ -25,7 +25,6 @@ from .packing import joined, name_of, pack, split, unpack
 from .revisions import CURRENT, Pushed, Revisions, read_revisions
 
 _PART = 512 * 1024  # bytes
-_HEADER_ROOM = 4096  # bytes kept free beside a part
 _POINTERS = 20  # values of the pointer that the broker keeps
 
 
@@ -75,7 +74,7 @@ class PolicyBucket:
         """
         packed = pack(files.contents)
         blob = name_of(packed)
-        parts = split(packed, min(_PART, self.connection.client.max_payload - _HEADER_ROOM))
+        parts = split(packed, min(_PART, self.connection.largest_payload))
         await self._put(blob, parts)
         pushed = Pushed(
             number=0, revision=files.revision, blob=blob, parts=len(parts), size=len(packed), who=who, at=at,

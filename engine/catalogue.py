@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -63,6 +63,11 @@ class Catalogue:
         """
         known = self.schemas.get(event)
         return _spell(known.spelling, payload) if known and known.spelling else payload
+
+
+def longest_first(secrets: Collection[str]) -> tuple[str, ...]:
+    """In the order in which they are to be masked, so that no part of one is left over."""
+    return tuple(sorted(set(secrets), key=len, reverse=True))
 
 
 def mask(text: str, secrets: tuple[str, ...]) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote, quote_plus
 
-from .catalogue import MASK, masked
+from .catalogue import MASK, longest_first, masked
 from .codec import decode_delivery
 from .dead import LONGEST_HEADER, Letter
 from .errors import UndecodableError
@@ -133,4 +133,4 @@ def _spellings(secrets: tuple[str, ...]) -> tuple[str, ...]:
         for spelling in (secret, html.escape(secret), html.escape(secret, quote=False), quote(secret),
                          quote(secret, safe=""), quote_plus(secret))
     }  # fmt: skip
-    return tuple(sorted(spelled, key=len, reverse=True))
+    return longest_first(spelled)

@@ -264,7 +264,7 @@ class Deliverer:
             id=delivery.run if delivery else f"delivery.{handout(msg.reply).sequence}",
             payload=msg.data,
             about=about,
-            room=self.connection.client.max_payload,
+            room=self.connection.largest_payload,
         )
         await self.publisher.store(letter)
         self.metrics.dead.labels(kind, reason).inc()

@@ -18,7 +18,7 @@ from .catalogue import mask
 from .choices import ChoicesOf
 from .dead import Again, again_in, narrowed
 from .dead_payload import SENSITIVE, sensitive_header
-from .dispatch import HEADER_ROOM, NO_HEADERS, dispatched, rung
+from .dispatch import NO_HEADERS, dispatched, rung
 from .draft import Alarm
 from .gates import (
     GATHERING,
@@ -179,8 +179,7 @@ class Digests:
                             pass  # what was sealed before went first
 
     def _dispatched(self, planned: Plan, headers: Mapping[str, str]) -> tuple[Plan, list[Outgoing]]:
-        room = self.connection.client.max_payload - HEADER_ROOM
-        return dispatched(self.topology, planned, room, self.clock(), headers)
+        return dispatched(self.topology, planned, self.connection.largest_payload, self.clock(), headers)
 
     def _entry(self, planned: Plan, at: int) -> Outgoing:
         return history.planned(self.topology, planned, at=at, id_=_name(planned))
@@ -215,7 +214,7 @@ class Digests:
                 "delivery": failure.delivery,
                 "revision": planned.revision,
             },
-            room=self.connection.client.max_payload,
+            room=self.connection.largest_payload,
         )
 
     async def _without_rule(self, rulebook: Rulebook, alarm: Alarm) -> Settlement:

@@ -15,7 +15,6 @@ from .model import Delivery, Failure, Suppressed
 from .plan import Plan
 
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
-HEADER_ROOM = 4096  # bytes kept free beside a payload
 
 
 def dispatched(

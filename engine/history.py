@@ -288,12 +288,11 @@ def dead(
 ) -> Outgoing:
     """A dead letter: what was given up, as it was, with the reason in the headers.
 
-    ``room`` is the broker's max_payload in bytes; a payload that does not fit beside its headers is
-    cut and says so.
+    ``room`` is the largest payload in bytes; a longer one is cut and says so.
     """
     headers = {"Mss-Reason": reason, "Mss-Detail": header_value(detail)}
     headers |= {f"Mss-{name.title()}": header_value(str(value)) for name, value in about.items()}
-    spare = max(0, room - 4096)
+    spare = max(0, room)
     if len(payload) > spare:
         headers["Mss-Truncated"] = str(len(payload))
         payload = payload[:spare]

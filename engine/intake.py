@@ -23,7 +23,7 @@ from .catalogue import mask
 from .choices import ChoicesOf
 from .dead import again_in, narrowed
 from .dead_payload import SENSITIVE, sensitive_header
-from .dispatch import HEADER_ROOM, NO_HEADERS, dispatched
+from .dispatch import NO_HEADERS, dispatched
 from .draft import Draft, draft
 from .errors import NotLookedUp, NotStored, UndecodableError
 from .gates import withdraw
@@ -164,7 +164,7 @@ class Intake:
     def _dispatched(
         self, arrival: Arrival, planned: Plan, headers: Mapping[str, str]
     ) -> tuple[Plan, list[Outgoing]]:
-        return dispatched(self.topology, planned, self._room, arrival.at, headers)
+        return dispatched(self.topology, planned, self.connection.largest_payload, arrival.at, headers)
 
     def _settlement(self, arrival: Arrival, planned: Plan, outgoing: list[Outgoing]) -> Settlement:
         """What is stored of a plan, with what is kept of the event itself."""
@@ -173,15 +173,10 @@ class Intake:
             self.metrics.dead.labels(self.kind, "not-written").inc()
             detail = mask(failure.detail, planned.secrets)
             log.warning("rule %s, channel %s: %s", failure.rule, failure.channel, detail)
-        if not arrival.is_partial and len(arrival.msg.data) <= self._room:
+        if not arrival.is_partial and len(arrival.msg.data) <= self.connection.largest_payload:
             outgoing.append(self._copy(arrival))
         count = None if arrival.is_partial else partial(self._count, planned)
         return Settlement(publisher=self.publisher, messages=outgoing, settled=count)
-
-    @property
-    def _room(self) -> int:
-        """Bytes of the largest payload."""
-        return self.connection.client.max_payload - HEADER_ROOM
 
     def _count(self, planned: Plan) -> None:
         self.metrics.count(self.metrics.events, self.kind, "planned" if planned.matches else "unmatched")
@@ -217,7 +212,7 @@ class Intake:
                 "channel": failure.channel,
                 "delivery": failure.delivery,
             },
-            room=self.connection.client.max_payload,
+            room=self.connection.largest_payload,
         )
 
     def give_up(self, msg: Msg) -> Settlement:
@@ -236,7 +231,7 @@ class Intake:
             id=f"{self.kind}.{handout(msg.reply).sequence}",
             payload=msg.data,
             about=self._about(msg, rulebook),
-            room=self.connection.client.max_payload,
+            room=self.connection.largest_payload,
         )
 
         def count() -> None:

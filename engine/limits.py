@@ -83,14 +83,9 @@ class Limits:
     budgets: Mapping[str, Budget] = field(default_factory=dict)  # its own, then that of EVERYTHING
 
     @property
-    def there(self) -> bool:
-        """Whether there are any of its own, for events that are alike."""
-        return bool(self.dedupe or self.throttle or self.digest)
-
-    @property
     def are_none(self) -> bool:
         """Whether what becomes of an event has nothing to do with those before it."""
-        return not (self.there or self.budgets)
+        return not (self.dedupe or self.throttle or self.digest or self.budgets)
 
     @property
     def digests(self) -> Iterator[Digest]:

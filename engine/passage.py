@@ -9,8 +9,7 @@ from typing import Any
 from .choices import Choices
 from .conditions import Finding
 from .draft import Draft, Readers
-from .gates import in_time
-from .intervals import ALWAYS
+from .gates import in_time, is_timed
 from .limits import EVERYTHING, Budget, Dedupe, Digest, Throttle
 from .model import Held, Suppressed
 from .paths import format_path, resolve
@@ -87,12 +86,7 @@ def _limits(match: Match, drafted: Draft) -> Iterator[Gate]:
 def _after_limits(match: Match, drafted: Draft, plan: Plan) -> Iterator[Gate]:
     rule, reasons = match.rule, _REASONS["time windows"]
     is_reached = _is_left(match, drafted)
-    timed = any(
-        order.quiet or order.notify.timing.schedule is not ALWAYS
-        for order in drafted.orders
-        if order.match.rule is rule
-    )
-    if timed and rule.limits.digest is None:
+    if any(map(is_timed, drafted.orders_of(rule))) and rule.limits.digest is None:
         held = tuple(each for each in plan.held if each.rule == rule.id and each.reason in reasons)
         yield Gate(name="time windows", suppressed=_suppressed(match, plan, reasons), held=held)
     if rule.limits.digest is None:  # else hours and budgets are asked when it is due
@@ -102,7 +96,7 @@ def _after_limits(match: Match, drafted: Draft, plan: Plan) -> Iterator[Gate]:
 
 
 def _is_left(match: Match, drafted: Draft) -> bool:
-    return any(order.match.rule is match.rule for order in drafted.orders)
+    return bool(drafted.orders_of(match.rule))
 
 
 def _suppressed(match: Match, plan: Plan, reasons: Collection[str]) -> tuple[Suppressed, ...]:

@@ -25,6 +25,7 @@ from .handout import Handout
 log = logging.getLogger(__name__)
 
 MINIMUM_SERVER = (2, 12)  # message schedules
+HEADER_ROOM = 4096  # bytes kept free beside a payload
 _CONNECT_LIMIT = 10.0  # seconds for one try
 _RETRY_WAIT = 2.0  # seconds between two tries
 _CLOSE_LIMIT = 5.0  # seconds
@@ -105,6 +106,11 @@ class Connection:
         if self.client.is_closed:
             self.lost.set()
             raise BrokerLost("the connection to NATS is closed")
+
+    @property
+    def largest_payload(self) -> int:
+        """Bytes that the broker takes in one message, with room beside them for headers."""
+        return self.client.max_payload - HEADER_ROOM
 
     async def publish(
         self, subject: str, payload: bytes, *, reply: str = "", headers: Mapping[str, str] | None = None

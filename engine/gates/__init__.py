@@ -32,7 +32,7 @@ from .digest import (
 from .merge import digest_event, key_of, merge, reqid_of
 from .pool import Batch, Joined
 from .throttle import Beyond, pass_throttle
-from .timing import in_time
+from .timing import in_time, is_timed
 
 __all__ = [
     "GATHERING",
@@ -47,6 +47,7 @@ __all__ = [
     "event_id",
     "in_memory",
     "in_time",
+    "is_timed",
     "key_of",
     "merge",
     "pass_gates",

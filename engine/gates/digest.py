@@ -89,8 +89,7 @@ def leave(key: str, limits: Limits, event: Event) -> Row[int]:
     def step(value: bytes) -> tuple[bytes | None, int]:
         state = State.read(value)
         pool = without(state.pool, event_id(event))
-        due = 0 if pool.is_empty else pool.due
-        return (None if pool is state.pool else State(state.passed, pool).written()), due
+        return (None if pool is state.pool else State(state.passed, pool).written()), pool.next_due
 
     due: int = yield Change(key, step, keep_of(limits))
     return due
@@ -135,8 +134,7 @@ def settle_batch(key: str, limits: Limits, number: int) -> Row[int]:
     def step(value: bytes) -> tuple[bytes | None, int]:
         state = State.read(value)
         pool = told(state.pool, number)
-        due = 0 if pool.is_empty else pool.due
-        return (None if pool is state.pool else State(state.passed, pool).written()), due
+        return (None if pool is state.pool else State(state.passed, pool).written()), pool.next_due
 
     due: int = yield Change(key, step, keep_of(limits))
     return due

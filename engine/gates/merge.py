@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
+from ..catalogue import longest_first
 from ..choices import ChoicesOf
 from ..draft import Digested, Draft, Merged, Order, Readers, ask, chained
 from ..model import Event, Suppressed
@@ -53,7 +54,7 @@ def merge(rulebook: Rulebook, rule: Rule, key: str, batch: Batch, choices_of: Ch
         orders=tuple(orders.values()),
         suppressed=tuple(suppressed),
         digest=Digested(key=key, number=batch.number, events=tuple(events), more=batch.more),
-        secrets=tuple(sorted(secrets, key=len, reverse=True)),
+        secrets=longest_first(secrets),
     )
 
 

@@ -80,6 +80,11 @@ class Pool(msgspec.Struct, frozen=True):
     def is_empty(self) -> bool:
         return not self.ids
 
+    @property
+    def next_due(self) -> int:
+        """When what waits is due, microseconds since the epoch; 0 where nothing does."""
+        return 0 if self.is_empty else self.due
+
     def told_in(self, id_: str) -> Batch | Told | None:
         """The digest that an event was in, stored or about to be."""
         if self.sealed is not None and id_ in self.sealed.ids:

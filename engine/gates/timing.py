@@ -14,7 +14,7 @@ from ..model import Held, Suppressed
 
 def in_time(drafted: Draft, now: int) -> Draft:
     """``drafted`` as far as it may be sent now, or later."""
-    if not any(_is_timed(step) for order in drafted.orders for step in (order, *order.instead)):
+    if not any(is_timed(step) for order in drafted.orders for step in (order, *order.instead)):
         return drafted
     orders: list[Order] = []
     suppressed: list[Suppressed] = []
@@ -52,14 +52,14 @@ def in_time(drafted: Draft, now: int) -> Draft:
     )
 
 
-def _is_timed(order: Order) -> bool:
+def is_timed(order: Order) -> bool:
     """Whether the time makes any difference to ``order``."""
     return bool(order.quiet) or order.notify.timing.schedule is not ALWAYS
 
 
 def _timing_of(order: Order, zone: ZoneInfo, now: int) -> Held | Suppressed | None:
     """None where ``order`` may be sent ``now``; ``zone`` is for readers whose own is not known."""
-    if not _is_timed(order):
+    if not is_timed(order):
         return None
     timing, local = order.notify.timing, order.recipient.zone or zone
     policy = timing.schedule

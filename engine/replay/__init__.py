@@ -10,14 +10,14 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from ..catalogue import mask
+from ..catalogue import longest_first, mask
 from ..choices import ChoicesOf, nobody
 from ..draft import Draft, Order
 from ..model import Delivery, Event, Failure, Kind
 from ..plan import write
 from .likeness import Likeness, Side
 from .past import Past, Told, Unpaired
-from .readers import Field, differ, fields_between, longest_first
+from .readers import Field, differ, fields_between
 
 
 class Verdict(StrEnum):

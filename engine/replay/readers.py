@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from html import escape
 from itertools import zip_longest
 
-from ..catalogue import mask
+from ..catalogue import longest_first, mask
 from ..model import Delivery
 from ..templates import as_text
 
@@ -53,11 +53,6 @@ def fields_between(
     return tuple(
         _field(name, mask(mine.get(name, ""), hidden), mask(its.get(name, ""), hidden)) for name in names
     )
-
-
-def longest_first(secrets: Collection[str]) -> tuple[str, ...]:
-    """In the order in which they are to be masked, so that no part of one is left over."""
-    return tuple(sorted(set(secrets), key=len, reverse=True))
 
 
 def _seen(delivery: Delivery | None) -> dict[str, str]:
