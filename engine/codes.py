@@ -59,10 +59,10 @@ CODES: dict[str, Code] = {
     "bad-event": Code("An event pattern that NATS does not know."),
     # conditions
     "bad-path": Code("Text that is no path into a payload."),
-    "bad-block": Code("Something else where a block of conditions stands."),
+    "invalid-condition-block": Code("A value that is not a block of conditions."),
     "unknown-operator": Code("An operator that does not exist."),
     "bad-argument": Code("An operator's argument that makes no sense."),
-    "no-operator": Code("An empty mapping where operators stand."),
+    "missing-operator": Code("An empty mapping instead of operators."),
     "empty-range": Code("Bounds that no number is within."),
     "exists-inside": Code("exists inside not or any_of."),
     "exists-with-others": Code("exists: false beside operators that need a value."),
@@ -73,12 +73,12 @@ CODES: dict[str, Code] = {
     "never-matches": Code("Conditions that exclude each other.", _WARNING),
     "hidden-rule": Code("A rule that an earlier one with stop keeps from ever being reached.", _WARNING),
     # fall-back chains
-    "repeated-step": Code("A chain that comes back to the same channel and people."),
-    "told-anyway": Code("A fall-back over a channel that the rule uses in any case.", _WARNING),
-    "odd-within": Code("A within that is shorter than one send, or longer than its channel tries.", _WARNING),
+    "duplicate-fallback": Code("A fallback chain with the same channel and recipients twice."),
+    "redundant-fallback": Code("A fallback over a channel that the rule uses anyway.", _WARNING),
+    "fallback-timeout": Code("A `within` shorter than one attempt, or longer than all of them.", _WARNING),
     # channels and people
     "unset-variable": Code("An environment variable that is not set."),
-    "secret-in-the-open": Code("A secret written into the policy."),
+    "plaintext-secret": Code("A secret in plain text in the policy."),
     "missing-address": Code("{to} in a URL, and nothing that says which address stands there."),
     "unusable-channel": Code("Settings with which the channel would not open."),
     "bad-address": Code("An address that is none of its kind."),
@@ -87,14 +87,14 @@ CODES: dict[str, Code] = {
     "bad-window": Code("Text that is no part of a day."),
     "bad-range": Code("Days, months or years that are none."),
     "empty-interval": Code("A time interval that no day is in."),
-    "never-open": Code("Hours that leave no time at which anything is sent.", _WARNING),
+    "always-muted": Code("Time intervals that mute a rule at all times.", _WARNING),
     # people and limits
-    "no-allow": Code("preferred without the channels to choose from."),
+    "preferred-without-allow": Code("`preferred` without `allow`."),
     "unused-allow": Code("Channels to choose from, and nothing that asks for the choice.", _WARNING),
     "reserved-name": Code("A channel with a name that means something else."),
-    "unchoosable": Code("A category in which nobody can choose anything.", _WARNING),
-    "pointless-throttle": Code("A throttle that never holds anything back.", _WARNING),
-    "digest-of-critical": Code("A digest of what cannot wait.", _WARNING),
+    "category-without-channel": Code("A category without a channel to choose.", _WARNING),
+    "ineffective-throttle": Code("A throttle that never takes effect.", _WARNING),
+    "delayed-critical": Code("A digest that delays a critical rule.", _WARNING),
     "bad-preference": Code("A preference in a test that nobody could choose."),
     # actions
     "unusable-action": Code("Settings with which the action's handler would not start."),
@@ -119,6 +119,6 @@ CODES: dict[str, Code] = {
     "unused-template": Code("A template that no rule uses.", _WARNING),
     "untested-rule": Code("A rule that no test tries.", _WARNING),
     # of a reload
-    "failed-test": Code("A test of the policy that fails: a running server does not take the policy over."),
-    "not-adopted": Code("Something outside the policy that keeps a running server from taking it over."),
+    "policy-test-failed": Code("A policy test that fails, so the reload is refused."),
+    "reload-failed": Code("A reload that fails for a reason outside the policy."),
 }  # fmt: skip

@@ -31,7 +31,9 @@ class _Compiler(QuestionCompiler):
 
     def block(self, source: object, at: At) -> Block:
         if not isinstance(source, Mapping):
-            self.flaw(at, "bad-block", f"a block maps paths to conditions; this is {describe(source)}")
+            self.flaw(
+                at, "invalid-condition-block", f"a block maps paths to conditions; this is {describe(source)}"
+            )
             return Block()
         if self.too_deep(at):
             return Block()
@@ -48,12 +50,17 @@ class _Compiler(QuestionCompiler):
         hint = rf"for a payload field of that name write \{operator}"
         if operator == NOT:
             if not isinstance(source, Mapping):
-                self.flaw(at, "bad-block", f"not takes one block, not {describe(source)}", hint)
+                self.flaw(at, "invalid-condition-block", f"not takes one block, not {describe(source)}", hint)
                 return Combination(operator, (), source, lambda _: False)
             inner = self.block(source, at)
             return Combination(operator, (inner,), source, negated(inner.test))
         if not isinstance(source, list) or not source:
-            self.flaw(at, "bad-block", f"{operator} takes a list of blocks, not {describe(source)}", hint)
+            self.flaw(
+                at,
+                "invalid-condition-block",
+                f"{operator} takes a list of blocks, not {describe(source)}",
+                hint,
+            )
             return Combination(operator, (), source, lambda _: False)
         blocks = tuple(self.block(item, (*at, position)) for position, item in enumerate(source))
         join = one_holds if operator == ANY else all_hold
@@ -95,7 +102,9 @@ class _Compiler(QuestionCompiler):
 
     def some(self, argument: object, at: At, _fold: bool) -> Question:
         if not isinstance(argument, Mapping):
-            self.flaw(at, "bad-block", f"some takes a block of conditions, not {describe(argument)}")
+            self.flaw(
+                at, "invalid-condition-block", f"some takes a block of conditions, not {describe(argument)}"
+            )
             return NEVER
         block = self.block(argument, at)
         test = block.test

@@ -39,7 +39,7 @@ from .subjects import token
 log = logging.getLogger(__name__)
 
 _LONG_WAIT = 60.0  # seconds; beyond that a delivery does not count among those handed out
-_LOOK = "Mss-Look"  # header: there may be another copy, which the history knows
+_LOOK = "Mss-Check-History"  # header: there may be another copy, which the history knows
 _LOST = "handed out before, and nobody wrote down how it ended"
 _NOT_BEGUN = "handed out before, and not begun"
 _FORGOTTEN = "the broker was restarted, and may have handed it out before"

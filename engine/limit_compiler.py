@@ -25,10 +25,10 @@ def compile_limits(entry: Cursor, whole: Budget | None, complaints: Complaints) 
     )
     if throttle and _is_pointless(limits):
         message = "dedupe lets so few through that this never holds anything back"
-        complaints.add(throttle, "pointless-throttle", message, severity="warning", at_key=True)
+        complaints.add(throttle, "ineffective-throttle", message, severity="warning", at_key=True)
     if entry.value.get("critical") and (held := digest or (throttle and _digests(throttle))):
         message = "the rule is critical, and this makes its messages wait"
-        complaints.add(held, "digest-of-critical", message, severity="warning", at_key=True)
+        complaints.add(held, "delayed-critical", message, severity="warning", at_key=True)
     return limits
 
 

@@ -23,13 +23,13 @@ class Metrics:
             "mss_rule_matches", "Events that satisfied a rule", ["rule"], registry=self.registry
         )
         self.suppressed = Counter(
-            "mss_suppressed",
+            "mss_deliveries_suppressed",
             "Deliveries asked for by a rule and not made",
             ["rule", "reason"],
             registry=self.registry,
         )
         self.held = Counter(
-            "mss_held",
+            "mss_deliveries_held",
             "Deliveries that were made and wait for their time",
             ["rule", "reason"],
             registry=self.registry,
@@ -44,7 +44,7 @@ class Metrics:
             "mss_dead_letters", "Messages given up", ["kind", "reason"], registry=self.registry
         )
         self.fall_backs = Counter(
-            "mss_fall_backs",
+            "mss_delivery_fallbacks",
             "Deliveries that definitely failed over a channel and went on over the next of their chain",
             ["channel"],
             registry=self.registry,
@@ -56,20 +56,20 @@ class Metrics:
             registry=self.registry,
         )
         self.latency = Histogram(
-            "mss_delivery_seconds",
+            "mss_delivery_latency_seconds",
             "From the broker taking an event to a channel's other side taking the message",
             ["channel"],
             buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15, 60, 600, 3600),
             registry=self.registry,
         )
         self.actions = Counter(
-            "mss_actions",
+            "mss_action_requests",
             "Requests for an action, by the code of the reply; 100: there was nobody to reply to",
             ["action", "code"],
             registry=self.registry,
         )
         self.action_latency = Histogram(
-            "mss_action_seconds",
+            "mss_action_request_duration_seconds",
             "From a request being here to its reply",
             ["action"],
             buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15, 30, 60),
@@ -82,19 +82,24 @@ class Metrics:
             registry=self.registry,
         )
         self.reloads = Counter(
-            "mss_reloads", "Reloads, by how they ended: ok, refused", ["result"], registry=self.registry
+            "mss_policy_reloads",
+            "Reloads, by how they ended: ok, refused",
+            ["result"],
+            registry=self.registry,
         )
         self.reload_ok = Gauge(
-            "mss_reload_last_ok", "1 unless the last reload was refused", registry=self.registry
+            "mss_policy_last_reload_successful",
+            "1 unless the last reload was refused",
+            registry=self.registry,
         )
         self.reload_ok.set(1)
         self.reload_time = Gauge(
-            "mss_reload_last_ok_timestamp_seconds",
+            "mss_policy_last_reload_success_timestamp_seconds",
             "When a policy was last read without an error, in seconds since 1970",
             registry=self.registry,
         )
         self.reload_problems = Gauge(
-            "mss_reload_problem_info",
+            "mss_policy_reload_problem_info",
             "1 for each problem, of at most 20, that kept the last reload from going through",
             ["file", "line", "column", "code"],
             registry=self.registry,
@@ -104,9 +109,9 @@ class Metrics:
             "1 while the policy could be read where it lies when it was last looked at",
             registry=self.registry,
         )
-        self.rules = Gauge("mss_rules", "Rules in force", registry=self.registry)
+        self.rules = Gauge("mss_policy_rules", "Rules in force", registry=self.registry)
         self.revision = Gauge(
-            "mss_revision_info",
+            "mss_policy_info",
             "1 for the revision of the policy in force",
             ["revision"],
             registry=self.registry,

@@ -81,7 +81,7 @@ class QuestionCompiler(ABC):
         """All operators of a mapping together; a scalar and a list are their own place."""
         spelled = isinstance(source, Mapping)
         if not operators:
-            self.flaw(at, "no-operator", "an empty mapping asks nothing", f"operators are {_NAMES}")
+            self.flaw(at, "missing-operator", "an empty mapping asks nothing", f"operators are {_NAMES}")
         if IGNORE_CASE in operators:
             self.check_ignore_case(operators, at)
             fold = True
@@ -151,7 +151,7 @@ class QuestionCompiler(ABC):
         bounds: Mapping[Any, Any] = argument if isinstance(argument, Mapping) else {"equals": argument}
         if not bounds:
             self.flaw(
-                at, "no-operator", "an empty mapping asks nothing", f"length takes {', '.join(_BOUNDS)}"
+                at, "missing-operator", "an empty mapping asks nothing", f"length takes {', '.join(_BOUNDS)}"
             )
         sound = {}
         for name, bound in bounds.items():

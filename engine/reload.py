@@ -45,7 +45,7 @@ _LIVE = frozenset(
         "shutdown_grace",
     }
 )
-_NOT_ADOPTED = "not-adopted"
+_NOT_ADOPTED = "reload-failed"
 _TRY_AGAIN = 5.0  # seconds after which what failed for a reason outside the files is tried again
 MOST_TO_COLLECT = 1000  # rules, beyond which looking for garbage would be felt
 _MOST_SHOWN = 20  # problems in the metrics
@@ -205,7 +205,7 @@ def _failed_tests(policy: Policy) -> list[Problem]:
     return [
         Problem(
             place=verdict.case.place,
-            code="failed-test",
+            code="policy-test-failed",
             message=f"the test {verdict.case.name!r} fails: {verdict.differences[0].message}",
             hint="mss test shows what came out instead",
         )

@@ -129,7 +129,7 @@ class RuleCompiler:
         )
         if (active or mute) and timing.schedule.opens(_SOME_TIME, self.defaults.zone) is None:
             message = "these hours leave no time at which anything is sent"
-            self.complaints.add(mute or active or entry, "never-open", message, severity="warning")
+            self.complaints.add(mute or active or entry, "always-muted", message, severity="warning")
         return timing
 
     def _named(self, names: Cursor | None) -> Iterator[Interval]:
@@ -151,7 +151,9 @@ class RuleCompiler:
             self.complaints.add(allow, "unused-allow", message, severity="warning", at_key=True)
         for each in preferred if not allow else ():
             hint = "add to the rule: allow: [email, ...]"
-            self.complaints.add(each, "no-allow", "preferred needs the channels to choose from", hint=hint)
+            self.complaints.add(
+                each, "preferred-without-allow", "preferred needs the channels to choose from", hint=hint
+            )
 
     def _entry(self, entry: Cursor, common: Notify) -> Entry:
         """An entry of ``notify``; what a chain says for all its steps is said in each of them."""

@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 VERSION = "0.1.1"
-AGAIN = "Mss-Again"  # header: it may be stored already, and a restarted broker may have forgotten that
+AGAIN = "Mss-Possible-Duplicate"  # header: the stream may hold the message already
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,7 @@ def _check_repeated(rule: Rule, steps: Steps, complaints: Complaints) -> None:
         if _tells_the_same(rule, earlier, step) and _when(earlier_at) == _when(at):
             message = f"{step.channel} is a step of this chain already, and tells the same people"
             hint = "leave it out: what a channel refused it refuses again"
-            complaints.add(at, "repeated-step", message, hint=hint)
+            complaints.add(at, "duplicate-fallback", message, hint=hint)
             return
 
 
@@ -41,7 +41,7 @@ def _check_told_anyway(rule: Rule, chain: FirstOf, steps: Steps, complaints: Com
     for at, step in steps[1:]:
         if any(_tells_the_same(rule, other, step) for other in others):
             message = f"another entry of this rule tells the same people over {step.channel} in any case"
-            complaints.add(at, "told-anyway", message, severity="warning")
+            complaints.add(at, "redundant-fallback", message, severity="warning")
 
 
 def _check_within(
@@ -56,13 +56,13 @@ def _check_within(
                 f"{at.value} is over before one send over {channel.name} is: its timeout is "
                 f"{in_units(channel.timeout)}"
             )
-            complaints.add(at, "odd-within", message, severity="warning")
+            complaints.add(at, "fallback-timeout", message, severity="warning")
         elif chain.within >= channel.retry.deadline:
             message = (
                 f"{at.value} changes nothing for {channel.name}, which gives up after "
                 f"{in_units(channel.retry.deadline)}: its retry.deadline"
             )
-            complaints.add(at, "odd-within", message, severity="warning")
+            complaints.add(at, "fallback-timeout", message, severity="warning")
 
 
 def _tells_the_same(rule: Rule, one: Notify, other: Notify) -> bool:

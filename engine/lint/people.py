@@ -17,7 +17,9 @@ def check(policy: Policy, complaints: Complaints) -> None:
             message = (
                 f"nobody can choose anything in {category!r}: no rule of it reaches a person of the event"
             )
-            complaints.add(written.entry / "category", "unchoosable", message, severity="warning")
+            complaints.add(
+                written.entry / "category", "category-without-channel", message, severity="warning"
+            )
 
 
 def _offers(rule: Rule, rulebook: Rulebook) -> bool:

@@ -23,7 +23,7 @@ _HINT = "write a reference: ${NAME} from the environment, or file:/run/secrets/N
 def check_secrets(entry: Cursor, complaints: Complaints) -> None:
     """The settings of a channel or an action as written, references not resolved."""
     for at, what in _found(entry):
-        complaints.add(at, "secret-in-the-open", f"{what} stands here for everybody to read", hint=_HINT)
+        complaints.add(at, "plaintext-secret", f"{what} stands here for everybody to read", hint=_HINT)
 
 
 def _found(entry: Cursor) -> Iterator[tuple[Cursor, str]]:

@@ -58,7 +58,7 @@ def _secrets(problems: Iterable[Problem]) -> dict[tuple[str, int], int]:
     """Where in its line the first secret begins, by file and line."""
     found: dict[tuple[str, int], int] = {}
     for problem in problems:
-        if problem.code == "secret-in-the-open":
+        if problem.code == "plaintext-secret":
             place = problem.place
             found[place.file, place.line] = min(
                 place.column, found.get((place.file, place.line), place.column)

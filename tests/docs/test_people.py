@@ -48,7 +48,10 @@ def test_the_picture_shows_every_gate_in_its_order() -> None:
 
 
 def test_the_picture_has_every_reason_and_no_other() -> None:
-    for word, metric in (("suppressed", "mss_suppressed_total"), ("held", "mss_held_total")):
+    for word, metric in (
+        ("suppressed", "mss_deliveries_suppressed_total"),
+        ("held", "mss_deliveries_held_total"),
+    ):
         (counted,) = re.findall(rf"`{metric}` \| rule, reason: ([\w, ]*\w)", OPERATING)
         drawn = re.findall(rf"{word}: ([\w, ]+)", PICTURE)
         # What is recorded of a digest whose rule is gone leaves at no gate.

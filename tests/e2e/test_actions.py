@@ -129,7 +129,9 @@ async def test_a_reply_subject_that_is_no_inbox_gets_nothing_done(
         ):  # fmt: skip
             await world.client.publish(f"{PREFIX}.sendverifyemail", envelope(verify()), reply=reply)
         await until(
-            lambda: server.metrics.value("mss_actions_total", action="sendverifyemail", code="100") == 8,
+            lambda: (
+                server.metrics.value("mss_action_requests_total", action="sendverifyemail", code="100") == 8
+            ),
             what="eight requests refused",
         )
         await ask(world.client, "iplocation", {"ipaddr": "8.8.8.8"})
@@ -163,7 +165,9 @@ async def test_three_replicas_send_each_mail_once(world: World, environment: dic
     ):
         answers = await repeated(world, 300)
     replicas = (one, two, three)  # counted a moment after the reply, so read when they have ended
-    shares = [s.metrics.value("mss_actions_total", action="sendverifyemail", code="0") for s in replicas]
+    shares = [
+        s.metrics.value("mss_action_requests_total", action="sendverifyemail", code="0") for s in replicas
+    ]
     assert len(answers) == sum(shares) == 360 and min(shares) > 0
     assert {json.loads(data)["code"] for _, data in answers} == {0}
     assert len(set(answers)) == 300  # all replies of one reqid are equal, byte by byte

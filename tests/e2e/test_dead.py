@@ -262,12 +262,12 @@ async def test_an_event_is_judged_by_when_it_was_taken_first(bench: Bench) -> No
     await bench.serve()
     hour = 3_600_000_000
     data = envelope({"mailto": "ok@x.test", "number": 1, "link": SECRET}, sent=now() - hour)
-    headers = {"Mss-Letter": "1-1", "Mss-Revived": str(now()), "Mss-Received": str(now() - hour)}
+    headers = {"Mss-Dead-Letter": "1-1", "Mss-Redriven-At": str(now()), "Mss-Received": str(now() - hour)}
     await bench.world.client.publish("kiam.console.notice.case", data, headers=headers)
     await until(lambda: len(bench.host.mails) == 1, what="the mail")
     # But nothing that is written there makes it younger than it is.
     early = envelope({"mailto": "no@x.test", "number": 1, "link": SECRET}, sent=now() + hour)
-    headers |= {"Mss-Letter": "2-1", "Mss-Received": str(now() + hour)}
+    headers |= {"Mss-Dead-Letter": "2-1", "Mss-Received": str(now() + hour)}
     await bench.world.client.publish("kiam.console.notice.case", early, headers=headers)
     await bench.dead(1)
     assert "bad-time" in (await bench.said("list")).output

@@ -133,7 +133,7 @@ async def test_what_comes_again_follows_what_was_written_down(
         assert told_before == {"first": 1, "few": 1, "together": 1, "later": 2, "plain": 2}
         await asyncio.sleep(1.1)  # no window is open any more
         for data in events:
-            await world.client.publish(NOTICE, data, headers={"Mss-Again": "1"})
+            await world.client.publish(NOTICE, data, headers={"Mss-Possible-Duplicate": "1"})
         # One that is new, after them in the stream.
         await world.client.publish(NOTICE, envelope({"userid": "other", "n": 3}, reqid="r3"))
         await until(lambda: len(hooks["together"].requests) == 2, what="the new one")

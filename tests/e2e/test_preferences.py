@@ -78,7 +78,9 @@ async def test_what_is_chosen_is_followed(world: World, tmp_path: Path) -> None:
         await until(lambda: len(caught.mails) == 2, what="a mail")
         assert [mail["Subject"] for _, mail in caught.mails] == ["Hello", "Guten Tag"]
         assert len(caught.texts) == 1
-        assert server.metrics.value("mss_suppressed_total", rule="abnormal", reason="preference") == 1
+        assert (
+            server.metrics.value("mss_deliveries_suppressed_total", rule="abnormal", reason="preference") == 1
+        )
         assert server.metrics.value("mss_preference_lookups_total", result="miss") == 1
 
         options = (await request("options", locale="en"))["payload"]
@@ -233,8 +235,8 @@ async def test_a_user_of_the_broker_who_is_one_person(tmp_path: Path) -> None:
         assert await portal.request("preferences.get", {"userid": "u-1"}) == nothing
         assert await portal.request("preferences.get", {"userid": "u-1024"}) == chosen
         value = server.metrics.value
-        assert value("mss_actions_total", action="preferences.set", code="0") == 1
-        assert value("mss_actions_total", action="preferences.set", code="1") == 1
+        assert value("mss_action_requests_total", action="preferences.set", code="0") == 1
+        assert value("mss_action_requests_total", action="preferences.set", code="1") == 1
 
         # A request is carried out once, and is another one on another subject.
         reqid = uuid4().hex

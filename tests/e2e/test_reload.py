@@ -166,12 +166,12 @@ async def test_a_saved_file_is_taken_over_by_itself_and_a_broken_one_is_named(
     await until(lambda: "stays in force" in "".join(place.engine.log), what="the broken file is refused")
     assert "policy.yaml:4:14" in "".join(place.engine.log)
     assert (
-        'mss_reload_problem_info{code="unknown-channel",column="14",file="policy.yaml",line="4"} 1.0'
+        'mss_policy_reload_problem_info{code="unknown-channel",column="14",file="policy.yaml",line="4"} 1.0'
         in await metrics()
     )
     place.write(words="saved", **good)
     await until(lambda: ", before " in "".join(place.engine.log), what="the mended file is taken over")
-    assert "mss_reload_problem_info{" not in await metrics()
+    assert "mss_policy_reload_problem_info{" not in await metrics()
     await world.client.publish(NOTICE, envelope(login(1)))
     await until(lambda: words(side) == ["saved"], what="the new words")
     (tmp_path / "mss.yaml").write_text("ack_wait: 7\n")

@@ -93,12 +93,12 @@ def test_what_stays_dead(dead: Letter, payload: bytes, words: str) -> None:
         None,
         {},
         {"Mss-Rule": "r", "Mss-Channel": "email"},  # it was never dead: it cannot ask for a part
-        {"Mss-Letter": "1-1"},
-        {"Mss-Letter": "1-1 ", "Mss-Revived": "1", "Mss-Received": "1"},
-        {"Mss-Letter": "a.b", "Mss-Revived": "1", "Mss-Received": "1"},
-        {"Mss-Letter": "1-1", "Mss-Revived": "-1", "Mss-Received": "1"},
-        {"Mss-Letter": "1-1", "Mss-Revived": "1", "Mss-Received": "9" * 19},
-        {"Mss-Letter": "1-1", "Mss-Revived": "²", "Mss-Received": "1"},
+        {"Mss-Dead-Letter": "1-1"},
+        {"Mss-Dead-Letter": "1-1 ", "Mss-Redriven-At": "1", "Mss-Received": "1"},
+        {"Mss-Dead-Letter": "a.b", "Mss-Redriven-At": "1", "Mss-Received": "1"},
+        {"Mss-Dead-Letter": "1-1", "Mss-Redriven-At": "-1", "Mss-Received": "1"},
+        {"Mss-Dead-Letter": "1-1", "Mss-Redriven-At": "1", "Mss-Received": "9" * 19},
+        {"Mss-Dead-Letter": "1-1", "Mss-Redriven-At": "²", "Mss-Received": "1"},
     ],
 )
 def test_headers_that_say_nothing(headers: dict[str, str] | None) -> None:

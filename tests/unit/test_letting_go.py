@@ -36,10 +36,10 @@ FAILS = (
     [
         (Reloader.rehearse, RULE.replace("id: r", "id: new"), ""),
         (Reloader.reload, RULE, ""),
-        (Reloader.reload, RULE + FAILS, "failed-test"),
-        (Reloader.reload, RULE.replace("id: r", "id: new"), "not-adopted"),
+        (Reloader.reload, RULE + FAILS, "policy-test-failed"),
+        (Reloader.reload, RULE.replace("id: r", "id: new"), "reload-failed"),
     ],
-    ids=["rehearsed", "unchanged", "failed", "not-adopted"],
+    ids=["rehearsed", "unchanged", "failed", "reload-failed"],
 )
 async def test_it_is_let_go_of_in_a_thread(
     do: Callable[[Reloader], Awaitable[Reloaded]], new: str, said: str, tmp_path: Path
@@ -50,7 +50,9 @@ async def test_it_is_let_go_of_in_a_thread(
 
     def gone(_: object) -> None:
         threads.append(threading.current_thread())
-        counted.extend(server.metrics.value("mss_reloads_total", result=end) for end in ("ok", "refused"))
+        counted.extend(
+            server.metrics.value("mss_policy_reloads_total", result=end) for end in ("ok", "refused")
+        )
 
     def load(_: Settings) -> Policy:
         found = policy(tmp_path, new)

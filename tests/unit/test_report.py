@@ -101,7 +101,7 @@ def test_on_a_terminal_nothing_is_wider_than_it(tmp_path: Path, monkeypatch: pyt
 
 def test_a_secret_is_not_said_again(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("t: {secret: hunter2, timeout: 5}\n")
-    secret = problem(column=13, code="secret-in-the-open", message="the secret stands here")
+    secret = problem(column=13, code="plaintext-secret", message="the secret stands here")
     other = problem(column=31, code="wrong-type", message="expected a duration")
     before = problem(column=1, code="wrong-type", message="expected something else")
     text = shown(tmp_path, before, secret, other)

@@ -47,7 +47,7 @@ async def test_what_definitely_failed_goes_on_and_only_the_last_is_given_up(conn
         assert (second["delivery"], second["outcome"]) == (following, "sent")
         assert await bench.stored("MSS_DEAD") == []
         assert await bench.stored("MSS_NOTICE") == []  # no word to the operators: the reader was told
-        assert bench.metrics.value("mss_fall_backs_total", channel="email") == 1
+        assert bench.metrics.value("mss_delivery_fallbacks_total", channel="email") == 1
 
         await bench.store(chain(name="f"))
         await bench.done()

@@ -278,7 +278,7 @@ async def test_a_message_just_small_enough_and_one_too_large(start_broker: Any) 
     ):
         for confirm, extra in (
             (False, 0),
-            (True, len("NATS/1.0\r\nNats-Msg-Id: \r\nMss-Again: 1\r\n\r\n") + 32),
+            (True, len("NATS/1.0\r\nNats-Msg-Id: \r\nMss-Possible-Duplicate: 1\r\n\r\n") + 32),
         ):
             await client.notice("k", {"a": "x" * (room - extra)}, confirm=confirm)
             with pytest.raises(msc.MessageTooLarge, match="1001 bytes"):

@@ -192,8 +192,8 @@ async def test_what_is_sent_again_says_so(broker: Broker) -> None:
         await broker.start()
         await waiting
         first, second = [(await js.get_msg("ALL", sequence)).headers for sequence in (1, 2)]
-        assert first is not None and "Mss-Again" not in first
-        assert second is not None and second["Mss-Again"] == "1"
+        assert first is not None and "Mss-Possible-Duplicate" not in first
+        assert second is not None and second["Mss-Possible-Duplicate"] == "1"
 
 
 async def test_a_broker_that_hangs_does_not_fill_the_memory(broker: Broker) -> None:
