@@ -1,7 +1,7 @@
 """What stands between an event that matched and a message that is sent, in one order for all.
 
 match, shadow, hops, condition, preferences, address (draft) -> dedupe, throttle, digest, time windows,
-budget (here) -> send, retry, fall-back. Gates decide from what was asked for, what is remembered,
+budget (here) -> send, retry, fallback. Gates decide from what was asked for, what is remembered,
 and the time; whoever calls fetches and stores what is remembered.
 """
 
