@@ -59,8 +59,8 @@ def _fields(delivery: Delivery) -> dict[str, Any]:
         "html": message.html,
         "pictures": [picture.name for picture in message.inline],
         "payload": delivery.payload,
-        "after": list(delivery.takeover.channels) if delivery.takeover else [],
-        "instead": [{"channel": each.channel, "to": list(each.to)} for each in delivery.instead],
+        "failed_channels": list(delivery.takeover.channels) if delivery.takeover else [],
+        "fallbacks": [{"channel": each.channel, "to": list(each.to)} for each in delivery.instead],
     }
 
 

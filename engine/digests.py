@@ -196,11 +196,11 @@ class Digests:
         key = planned.digest.key
         known = filter(None, (rulebook.catalogue.get(event.name) for event in planned.digest.events))
         secrets = dict.fromkeys(path for schema in known for path in schema.secrets)
-        self.metrics.dead.labels(planned.event.kind, "digest-not-written").inc()
+        self.metrics.dead.labels(planned.event.kind, "digest-render-failed").inc()
         return history.dead(
             self.topology,
             kind=planned.event.kind,
-            reason="digest-not-written",
+            reason="digest-render-failed",
             detail=mask(failure.detail, planned.secrets),
             id=f"{_name(planned)}.{failure.delivery}",
             payload=msgspec.json.encode(_Letter(key, failure.rule, batch)),

@@ -62,7 +62,7 @@ def _fitted(planned: Plan, room: int) -> Plan:
         while kept.instead and (size := len(encode(kept))) > room:
             detail = f"{size} bytes with this fall-back, and the broker takes {room}"
             channel = kept.instead[-1].channel
-            dropped.append(Suppressed(rule=kept.rule, channel=channel, reason="no_room", detail=detail))
+            dropped.append(Suppressed(rule=kept.rule, channel=channel, reason="too_large", detail=detail))
             kept = without_last(kept)
         deliveries.append(kept)
     return replace(planned, deliveries=tuple(deliveries), suppressed=(*planned.suppressed, *dropped))

@@ -83,7 +83,7 @@ class _Decided(msgspec.Struct):
     channel: str = ""
 
 
-class Revived(_Decided, tag_field="type", tag="revived"):
+class Revived(_Decided, tag_field="type", tag="redriven"):
     """An entry: an operator brought a dead letter back."""
 
 

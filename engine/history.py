@@ -197,7 +197,7 @@ def _fall_back(delivery: Delivery) -> _FallBackEntry:
 
 def revived(topology: Topology, letter: Letter, *, at: int) -> Outgoing | None:
     """That an operator has brought a letter back; None where its reqid is not known."""
-    return _decided(topology, "revived", letter, at)
+    return _decided(topology, "redriven", letter, at)
 
 
 def dropped(topology: Topology, letter: Letter, *, at: int) -> Outgoing | None:

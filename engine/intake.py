@@ -170,7 +170,7 @@ class Intake:
         """What is stored of a plan, with what is kept of the event itself."""
         for failure in planned.failures:
             outgoing.append(self._dead_failure(arrival, planned, failure))
-            self.metrics.dead.labels(self.kind, "not-written").inc()
+            self.metrics.dead.labels(self.kind, "render-failed").inc()
             detail = mask(failure.detail, planned.secrets)
             log.warning("rule %s, channel %s: %s", failure.rule, failure.channel, detail)
         if not arrival.is_partial and len(arrival.msg.data) <= self.connection.largest_payload:
@@ -201,7 +201,7 @@ class Intake:
         return history.dead(
             self.topology,
             kind=self.kind,
-            reason="not-written",
+            reason="render-failed",
             detail=mask(failure.detail, planned.secrets),
             id=f"{arrival.name}.{failure.delivery}",
             payload=arrival.msg.data,

@@ -195,7 +195,7 @@ class Suppressed(Struct, frozen=True, kw_only=True):
     rule: str
     channel: str
     # shadow, hops, condition, preference, no_address, bad_address, dedupe, throttle, budget,
-    # outside_active_time, muted, quiet_hours; of a chain also unwritten, no_room
+    # outside_active_time, muted, quiet_hours; of a chain also not_rendered, too_large
     reason: str
     detail: str = ""
 

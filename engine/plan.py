@@ -133,7 +133,7 @@ def write(drafted: Draft) -> Plan:
         suppressed=(
             *drafted.suppressed,
             *(
-                Suppressed(rule=f.rule, channel=f.channel, reason="unwritten", detail=f.detail)
+                Suppressed(rule=f.rule, channel=f.channel, reason="not_rendered", detail=f.detail)
                 for f in skipped
             ),
         ),

@@ -87,7 +87,7 @@ class _Trial:
         """Words that could not be written fail a test, also where a chain does without them."""
         for plan_ in self.plans:
             unwritten: list[Failure | Suppressed] = [*plan_.failures]
-            unwritten += (each for each in plan_.suppressed if each.reason == "unwritten")
+            unwritten += (each for each in plan_.suppressed if each.reason == "not_rendered")
             for failure in unwritten:
                 yield Difference(
                     about="template",

@@ -106,7 +106,7 @@ def explanation_document(explanation: Explanation) -> dict[str, Any]:
 
     Where there is more to say there are more keys: the ``gates`` of a rule that matched, ``held``,
     ``failures``, the ``detail`` of what is suppressed, ``inside`` of a block, ``absent`` where the path
-    leads nowhere, ``instead`` with the fall-backs of a delivery and ``within``, the time that each has
+    leads nowhere, ``fallbacks`` with the fall-backs of a delivery and ``within``, the time that each has
     before the next goes on.
     """
     plan, secrets = explanation.plan, explanation.secrets
@@ -116,9 +116,9 @@ def explanation_document(explanation: Explanation) -> dict[str, Any]:
             {
                 "id": considered.rule.id,
                 "matched": considered.matched,
-                "because": [_finding(masked_finding(f, secrets)) for f in considered.findings],
+                "conditions": [_finding(masked_finding(f, secrets)) for f in considered.findings],
                 **({"stopped_by": considered.stopped_by} if considered.stopped_by else {}),
-                **({"gates": [gate_document(gate, secrets) for gate in gates]} if gates else {}),
+                **({"stages": [gate_document(gate, secrets) for gate in gates]} if gates else {}),
             }
             for considered in explanation.considered
             for gates in (explanation.gates.get(considered.rule.id, ()),)
@@ -128,7 +128,7 @@ def explanation_document(explanation: Explanation) -> dict[str, Any]:
                 "rule": delivery.rule,
                 **_words(delivery, secrets),
                 **(
-                    {"instead": [_words(each, secrets) for each in delivery.instead]}
+                    {"fallbacks": [_words(each, secrets) for each in delivery.instead]}
                     if delivery.instead
                     else {}
                 ),

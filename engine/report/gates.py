@@ -19,10 +19,10 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 def gate_document(gate: Gate, secrets: tuple[str, ...]) -> dict[str, Any]:
     """A gate as JSON: its name, what it counts under, whether a message gets as far, and the words."""
     return {
-        "gate": gate.name,
+        "stage": gate.name,
         **({"key": masked(gate.key, secrets)} if gate.key else {}),
         "reached": gate.is_reached,
-        "says": list(words_of(gate, secrets)),
+        "details": list(words_of(gate, secrets)),
     }
 
 

@@ -104,7 +104,7 @@ def replay_document(past: Replayed, names: Mapping[str, str], since: int) -> dic
         "kinds": dict(replay.events),
         "undecodable": archive.undecodable.total(),
         "hidden": sorted(map(str, archive.hidden)),
-        "people": past.people,
+        "users_with_preferences": past.people,
         **{
             word: {"policy": names[word], "revision": side.rulebook.revision, "deliveries": count}
             for word, side, count in _sides(replay)
@@ -120,13 +120,13 @@ def replay_document(past: Replayed, names: Mapping[str, str], since: int) -> dic
 
 def _sample(sample: Sample) -> dict[str, Any]:
     return {
-        "becomes": str(sample.verdict),
+        "change": str(sample.verdict),
         "rule": sample.rule,
         "channel": sample.channel,
         "event": sample.event,
         "reqid": sample.reqid,
         "received": iso(sample.received),
-        "why": sample.why,
+        "reason": sample.why,
         "fields": [_field(each) for each in sample.fields],
     }
 

@@ -67,7 +67,7 @@ def show_status(console: Console, answers: Answers) -> None:
         _line(console, answer, serving)
         took = _span(time.time() - status.started)
         indented(
-            console, f"up {took}, mss {status.version}, {status.rules} rules, {status.in_hand} in hand", 2
+            console, f"up {took}, mss {status.version}, {status.rules} rules, {status.in_hand} in flight", 2
         )
         indented(console, f"takes    {_names(status.kinds)}", 2)
         indented(console, f"sends    {_names(status.channels)}", 2)
@@ -79,7 +79,7 @@ def show_status(console: Console, answers: Answers) -> None:
         if status.source_error:
             indented(console, Text(f"the policy cannot be looked at: {status.source_error}", "red"), 2)
     for lag in _lags(answers):
-        text = lag.error or f"{lag.pending} pending, {lag.in_hand} in hand"
+        text = lag.error or f"{lag.pending} pending, {lag.in_hand} in flight"
         console.print(harmless(f"{lag.name:<18} {text}", "red" if lag.error else ""), soft_wrap=True)
 
 
@@ -88,9 +88,9 @@ def document(answers: Answers, expect: int) -> dict[str, Any]:
     said = complaints(answers, expect)
     return {
         "ok": not said and all(map(is_well, answers.done)),
-        "complaints": said,
+        "issues": said,
         "replicas": [_replica(answer) for answer in answers.done],
-        "silent": [answer.name for answer in answers.silent],
+        "unresponsive": [answer.name for answer in answers.silent],
     }
 
 
@@ -139,7 +139,7 @@ def _reload(result: Reloaded) -> dict[str, Any]:
         "changed": result.changed,
         "revision": result.revision,
         "problems": _problems(result.problems),
-        "waiting": list(result.waiting),
+        "restart_required": list(result.waiting),
     }
 
 
@@ -152,7 +152,7 @@ def _status(status: Status) -> dict[str, Any]:
         "kinds": list(status.kinds),
         "actions": list(status.actions),
         "channels": list(status.channels),
-        "in_hand": status.in_hand,
+        "in_flight": status.in_hand,
         "streams": _lag_documents(status.streams),
         "queues": _lag_documents(status.queues),
         "last_reload": _reload(status.reload) if status.reload else None,
@@ -162,7 +162,8 @@ def _status(status: Status) -> dict[str, Any]:
 
 def _lag_documents(lags: Iterable[Lag]) -> list[dict[str, Any]]:
     return [
-        {"name": lag.name, "pending": lag.pending, "in_hand": lag.in_hand, "error": lag.error} for lag in lags
+        {"name": lag.name, "pending": lag.pending, "in_flight": lag.in_hand, "error": lag.error}
+        for lag in lags
     ]
 
 

@@ -112,7 +112,7 @@ def _difference(difference: Difference) -> dict[str, Any]:
         "message": difference.message,
         "expected": expected,
         "actual": actual,
-        "because": list(difference.because),
+        "reasons": list(difference.because),
     }
 
 

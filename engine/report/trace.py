@@ -173,7 +173,7 @@ def _story(reqid: str, story: Story, letters: Sequence[Letter]) -> dict[str, Any
                 "received": iso(plan.event.received),
                 "planned": iso(plan.at),
                 "revision": plan.revision,
-                "revived": iso(plan.revival.at) if plan.revival else None,
+                "redriven": iso(plan.revival.at) if plan.revival else None,
             }
             for plan in story.plans
         ],
@@ -221,9 +221,9 @@ def _delivery(delivery: Delivered) -> dict[str, Any]:
         "locale": delivery.locale,
         "status": delivery.status,
         "final": delivery.is_final,
-        "instead": delivery.instead.id if delivery.instead else None,
+        "fallback": delivery.instead.id if delivery.instead else None,
         "duplicated": delivery.is_duplicated,
-        "revived": [iso(at) for at in delivery.revived],
+        "redriven": [iso(at) for at in delivery.revived],
         "dropped": iso(delivery.dropped) if delivery.dropped else None,
         "attempts": [
             {"at": iso(attempt.at), "outcome": str(attempt.outcome), "detail": attempt.detail}

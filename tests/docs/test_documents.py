@@ -165,7 +165,7 @@ async def test_tracing_and_dead_letters_of_the_operating_page(tmp_path: Path, un
     shown = {block.info: block.text for block in blocks(OPERATING) if block.language == "sh"}
 
     async def letter_is_there() -> bool:
-        return "not-written" in (await mss("dead", "list", "-c", str(tmp_path / "mss.yaml"))).output
+        return "render-failed" in (await mss("dead", "list", "-c", str(tmp_path / "mss.yaml"))).output
 
     async with serving("mss serve --embedded --rules hello", tmp_path, environment):
         said = await run(shown["trace"], tmp_path, environment)

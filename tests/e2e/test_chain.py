@@ -89,5 +89,5 @@ async def test_a_chain_ends_with_a_mail_whoever_is_killed_on_the_way(
     assert "it goes on over email" in said.output and "sent  email to late@example.com" in said.output
     document = (await mss("trace", deferred, "--server", world.address, "--format", "json")).document
     first, second = document["deliveries"]
-    assert (first["status"], first["final"], first["instead"]) == ("deferred", True, second["id"])
+    assert (first["status"], first["final"], first["fallback"]) == ("deferred", True, second["id"])
     assert (second["status"], second["channel"], document["dead"]) == ("sent", "email", [])

@@ -103,7 +103,7 @@ async def test_each_sort_comes_back_once_and_keeps_its_id(bench: Bench) -> None:
     assert bench.mails() == Counter(addresses)
     for reqid, story in before.items():
         (old,), (new,) = story["deliveries"], (await bench.trace(reqid))["deliveries"]
-        assert (new["id"], new["status"], len(new["revived"])) == (old["id"], "sent", 1)
+        assert (new["id"], new["status"], len(new["redriven"])) == (old["id"], "sent", 1)
         assert [each["outcome"] for each in new["attempts"]] == [
             *(each["outcome"] for each in old["attempts"]), "sent",
         ]  # fmt: skip
@@ -178,7 +178,7 @@ async def test_what_fails_again_dies_again_and_comes_back_again(bench: Bench) ->
     await until(lambda: bench.mails() == Counter(["refused@x.test"]), what="the mail")
     await bench.quiet()
     (delivery,) = (await bench.trace(reqid))["deliveries"]
-    assert delivery["status"] == "sent" and len(delivery["revived"]) == 2
+    assert delivery["status"] == "sent" and len(delivery["redriven"]) == 2
 
 
 async def test_a_retry_that_is_killed_and_run_again_sends_each_once(bench: Bench) -> None:
@@ -296,7 +296,7 @@ async def test_each_recipient_whose_words_fail_has_a_letter(bench: Bench) -> Non
     await bench.dead(2)
     letters = (await bench.said("list", "--format", "json")).document["letters"]
     assert len({letter["delivery"] for letter in letters}) == 2
-    assert {letter["reason"] for letter in letters} == {"not-written"}
+    assert {letter["reason"] for letter in letters} == {"render-failed"}
 
 
 async def test_filters_drop_and_the_question(bench: Bench) -> None:

@@ -157,7 +157,10 @@ async def test_counts_under_limits_and_choices_are_those_of_what_was_delivered(
     )
     assert said.code == 0, said
     assert {(each["rule"], each["channel"]): each["same"] for each in said.document["rules"]} == delivered
-    assert said.document["people"] == 3 and said.document["live"]["deliveries"] == delivered.total()
+    assert (
+        said.document["users_with_preferences"] == 3
+        and said.document["live"]["deliveries"] == delivered.total()
+    )
     said = await mss("replay", "--rules", str(new), "-c", str(config), **world.environment)
     assert said.code == 0 and "what 3 people have chosen for themselves, as it is now" in said.output, said
     (line,) = [line for line in said.output.splitlines() if line.startswith("few ")]

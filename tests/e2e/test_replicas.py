@@ -63,7 +63,7 @@ async def test_every_replica_answers_for_itself(world: World, tmp_path: Path) ->
         shown = await mss("status", "--expect", "3", *config)
         assert shown.exit_code == 0, shown.output
         assert [line[0] for line in shown.stdout.splitlines() if " revision " in line] == ["a", "b", "c"]
-        assert f"a  revision {before} since " in shown.stdout and "0 pending, 0 in hand" in shown.stdout
+        assert f"a  revision {before} since " in shown.stdout and "0 pending, 0 in flight" in shown.stdout
 
         for name in "abc":
             write_policy(tmp_path / name, "second")
@@ -102,7 +102,7 @@ async def test_every_replica_answers_for_itself(world: World, tmp_path: Path) ->
             "due",
         }
         assert document["replicas"][0]["queues"][0] == {
-            "name": "terminal", "pending": 0, "in_hand": 0, "error": ""
+            "name": "terminal", "pending": 0, "in_flight": 0, "error": ""
         }  # fmt: skip
 
         fewer = await mss("status", "--expect", "4", "--timeout", "1", *config)

@@ -146,7 +146,7 @@ async def test_a_failure_to_write_names_its_dead_letter(traced: Traced) -> None:
     (failure,) = document["failures"]
     assert (failure["rule"], failure["channel"]) == ("worded", "email")
     (letter,) = document["dead"]
-    assert letter["reason"] == "not-written" and letter["delivery"] == failure["id"]
+    assert letter["reason"] == "render-failed" and letter["delivery"] == failure["id"]
     assert f"mss dead retry {letter['sequence']}" in (await traced.said(reqid)).output
 
 

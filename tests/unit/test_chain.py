@@ -113,7 +113,7 @@ def test_words_that_cannot_be_written_are_done_without_while_a_step_is_left(tmp_
     broken = {"templates__t__sms.txt": "{{ payload.risk.score }}"}
     made = planned(tmp_path, CHAIN, **broken)
     assert [d.channel for d in made.deliveries] == ["email"]
-    assert (skipped(made), made.failures) == ([("sms", "unwritten")], ())
+    assert (skipped(made), made.failures) == ([("sms", "not_rendered")], ())
     alone = planned(tmp_path, CHAIN, {**WHO, "mailto": None}, **broken)
     assert [each.channel for each in alone.failures] == ["sms"]
 
@@ -160,7 +160,7 @@ def test_a_chain_that_is_too_large_loses_its_end(tmp_path: Path) -> None:
     room = len(encode(linked([one, two], 900.0)))
     assert dispatched(TOPOLOGY, made, len(encode(whole)), 0)[0] == made
     fitted, outgoing = dispatched(TOPOLOGY, made, room, 0)
-    assert (fitted.deliveries, skipped(fitted)) == ((linked([one, two], 900.0),), [("sms", "no_room")])
+    assert (fitted.deliveries, skipped(fitted)) == ((linked([one, two], 900.0),), [("sms", "too_large")])
     assert [decode_delivery(each.payload) for each in outgoing] == list(fitted.deliveries)
 
 
@@ -268,7 +268,7 @@ def test_explain_says_the_chain_in_words(tmp_path: Path) -> None:
     document = json.loads(CliRunner().invoke(cli, [*command, "--format", "json"]).output)
     (delivery,) = document["deliveries"]
     assert (delivery["channel"], delivery["within"]) == ("sms", "15m")
-    assert [(each["channel"], each["title"]) for each in delivery["instead"]] == [("email", "Subject")]
+    assert [(each["channel"], each["title"]) for each in delivery["fallbacks"]] == [("email", "Subject")]
 
 
 def test_the_picture_says_what_has_to_fail(tmp_path: Path) -> None:

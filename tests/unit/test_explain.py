@@ -77,14 +77,14 @@ def test_the_shape_of_the_document(tmp_path: Path) -> None:
     assert list(made) == ["event", "rules", "deliveries", "suppressed"]
     assert made["event"] == EVENT
     first, last, hidden = made["rules"]
-    assert list(first) == ["id", "matched", "because", "gates"] and "gates" not in last
-    assert first["gates"] == [
-        {"gate": "address", "reached": True, "says": ["sms: the recipient has no phone"]}
+    assert list(first) == ["id", "matched", "conditions", "stages"] and "stages" not in last
+    assert first["stages"] == [
+        {"stage": "address", "reached": True, "details": ["sms: the recipient has no phone"]}
     ]
-    assert first["because"][0] == {
+    assert first["conditions"][0] == {
         "path": "result", "operator": "equals", "expected": "success", "actual": "success", "holds": True,
     }  # fmt: skip
-    assert first["because"][1]["actual"] == 80
+    assert first["conditions"][1]["actual"] == 80
     assert [rule["matched"] for rule in made["rules"]] == [True, True, False]
     assert hidden["stopped_by"] == "last" and "stopped_by" not in last
     assert made["deliveries"] == [
@@ -103,7 +103,7 @@ def test_conditions_that_do_not_hold(tmp_path: Path) -> None:
     made = document(tmp_path, {"result": "success", "device": {"trusted": True}})
     first = made["rules"][0]
     assert not first["matched"]
-    result, score, either = first["because"]
+    result, score, either = first["conditions"]
     assert (result["holds"], score["holds"], either["holds"]) == (True, False, False)
     assert score["absent"] is True and score["actual"] is None
     assert either["operator"] == "any" and [each["holds"] for each in either["inside"]] == [False, False]
@@ -301,9 +301,9 @@ def test_people_are_told_as_their_choices_say(tmp_path: Path) -> None:
     made = json.loads(said.output)
     assert [(each["channel"], each["to"]) for each in made["deliveries"]] == [("sms", ["+8613800000000"])]
     (rule,) = made["rules"]
-    assert rule["gates"][2] == {
-        "gate": "dedupe", "key": {"userid": ["u1"], "ip": []}, "reached": True,
-        "says": ['by userid "u1", ip (not there): the first within 10m passes'],
+    assert rule["stages"][2] == {
+        "stage": "dedupe", "key": {"userid": ["u1"], "ip": []}, "reached": True,
+        "details": ['by userid "u1", ip (not there): the first within 10m passes'],
     }  # fmt: skip
 
 

@@ -61,7 +61,7 @@ def receipt(of: Delivery, number: int, outcome: Outcome, **more: Any) -> Entry:
 
 
 def revived(name: str, at: int) -> Entry:
-    return entry(encode({"type": "revived", "at": at, "letter": "1-1", "delivery": name}))
+    return entry(encode({"type": "redriven", "at": at, "letter": "1-1", "delivery": name}))
 
 
 def one(*entries: Entry) -> Delivered:
