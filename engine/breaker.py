@@ -6,8 +6,17 @@ Pure: it is told the time and what happened, and says how long to keep away.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 _STEADILY = 5  # failures in a row
+
+
+class BreakerState(StrEnum):
+    """The state of a circuit breaker, by its usual names."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+    HALF_OPEN = "half_open"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -24,6 +33,12 @@ class Breaker:
     def is_open(self) -> bool:
         """Whether it is left alone but for probes."""
         return self._failures >= _STEADILY
+
+    def state(self, now: float) -> BreakerState:
+        """Return whether deliveries go through: all (closed), none (open), one as a probe (half-open)."""
+        if not self.is_open:
+            return BreakerState.CLOSED
+        return BreakerState.OPEN if now < self._closed_until else BreakerState.HALF_OPEN
 
     def wait(self, now: float) -> float:
         """Seconds to keep away; 0.0 lets the caller use it, who then must say how it went.

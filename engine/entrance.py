@@ -9,9 +9,10 @@ import asyncio
 import logging
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from .breaker import Breaker
+from .breaker import Breaker, BreakerState
 from .pace import Pace
 
 log = logging.getLogger(__name__)
@@ -24,6 +25,9 @@ class Entrance:
     name: str
     breaker: Breaker = field(default_factory=Breaker)
     pace: Pace | None = None
+    observe_wait: Callable[[float], object] = lambda seconds: (
+        None
+    )  # seconds that a delivery waited for its rate
     _news: asyncio.Event = field(default_factory=asyncio.Event)  # replaced each time something happens
     _closing: bool = False
 
@@ -31,6 +35,11 @@ class Entrance:
     def is_closing(self) -> bool:
         """Whether the replica ends."""
         return self._closing
+
+    @property
+    def breaker_state(self) -> BreakerState:
+        """The present state of the circuit breaker."""
+        return self.breaker.state(time.monotonic())
 
     async def enter(self, patience: float = math.inf) -> bool:
         """Wait until a delivery may be sent; False when the replica ends. Raises BrokerError.
@@ -73,8 +82,11 @@ class Entrance:
         news.set()
 
     async def _take_turn(self, pace: Pace, until: float) -> bool:
+        began = time.monotonic()
         turn = await pace.turn()
-        if await self._sleep(min(turn, until - time.monotonic())) and time.monotonic() < until:
+        may_send = await self._sleep(min(turn, until - time.monotonic())) and time.monotonic() < until
+        self.observe_wait(time.monotonic() - began)
+        if may_send:
             return True
         self.breaker.unused()
         self._announce()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from aiohttp import web
@@ -12,13 +12,17 @@ from .metrics import CONTENT_TYPE, Metrics
 
 
 @asynccontextmanager
-async def health_pages(listen: str, metrics: Metrics, ready: asyncio.Event) -> AsyncIterator[str]:
+async def health_pages(
+    listen: str, metrics: Metrics, ready: asyncio.Event, measure: Callable[[], Awaitable[None]]
+) -> AsyncIterator[str]:
     """Serve ``/metrics``, ``/livez`` and ``/readyz`` on ``host:port``; yields the address.
 
+    ``measure`` runs before each answer to ``/metrics``, for the values that need a question to the broker.
     ``/readyz`` answers 503 while events are not being taken. Raises OSError when the address is taken.
     """
 
     async def show_metrics(_: web.Request) -> web.Response:
+        await measure()
         return web.Response(body=metrics.page(), headers={"Content-Type": CONTENT_TYPE})
 
     async def show_life(_: web.Request) -> web.Response:

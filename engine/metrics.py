@@ -1,121 +1,196 @@
-"""What MSS counts, for Prometheus."""
+"""The metrics of one server, for Prometheus."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
+_BREAKER_STATES = ("closed", "open", "half_open")
+_WAITS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15, 60, 300)  # seconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChannelState:
+    """The present state of one channel."""
+
+    channel: str
+    in_flight: int  # deliveries taken and not yet acknowledged
+    breaker: str  # state of the circuit breaker: closed, open, half_open
+
+
+class ChannelMetrics(Collector):
+    """Gauges of the channels, read when Prometheus scrapes. A channel that has ended has no samples."""
+
+    def __init__(self) -> None:
+        self.read: Callable[[], Iterable[ChannelState]] = tuple
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        in_flight = GaugeMetricFamily(
+            "mss_deliveries_in_flight",
+            "Deliveries that this server is sending or that wait for their turn, by channel.",
+            labels=["channel"],
+        )
+        breaker = GaugeMetricFamily(
+            "mss_channel_circuit_breaker_state",
+            "1 for the present state of the channel's circuit breaker, 0 for its other states.",
+            labels=["channel", "state"],
+        )
+        for each in self.read():
+            in_flight.add_metric([each.channel], each.in_flight)
+            for state in _BREAKER_STATES:
+                breaker.add_metric([each.channel, state], float(state == each.breaker))
+        yield in_flight
+        yield breaker
+
+
 class Metrics:
-    """The counters of one server. Labels come from configuration, never from payloads."""
+    """The metrics of one server. Labels come from configuration, never from payloads."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self._samples: dict[tuple[Counter | str, ...], Counter] = {}
+        self.channels = ChannelMetrics()
+        self.registry.register(self.channels)
         self.events = Counter(
             "mss_events",
-            "Events taken from the streams, by what became of them: planned, unmatched, dead",
+            "Events taken from the streams, by result: planned, unmatched, dead.",
             ["kind", "result"],
             registry=self.registry,
         )
         self.matches = Counter(
-            "mss_rule_matches", "Events that satisfied a rule", ["rule"], registry=self.registry
+            "mss_rule_matches", "Events that matched a rule.", ["rule"], registry=self.registry
         )
         self.suppressed = Counter(
             "mss_deliveries_suppressed",
-            "Deliveries asked for by a rule and not made",
+            "Deliveries that a rule asks for and MSS does not make, by reason.",
             ["rule", "reason"],
             registry=self.registry,
         )
         self.held = Counter(
             "mss_deliveries_held",
-            "Deliveries that were made and wait for their time",
+            "Deliveries that wait for a later time, by reason.",
             ["rule", "reason"],
             registry=self.registry,
         )
         self.attempts = Counter(
             "mss_delivery_attempts",
-            "Sends over a channel, by outcome: sent, refused, deferred, unknown",
+            "Delivery attempts, by outcome: sent, refused, deferred, unknown.",
             ["channel", "outcome"],
             registry=self.registry,
         )
         self.dead = Counter(
-            "mss_dead_letters", "Messages given up", ["kind", "reason"], registry=self.registry
+            "mss_dead_letters",
+            "Dead letters, by kind of event and reason.",
+            ["kind", "reason"],
+            registry=self.registry,
         )
         self.fall_backs = Counter(
             "mss_delivery_fallbacks",
-            "Deliveries that definitely failed over a channel and went on over the next of their chain",
+            "Deliveries that failed over a channel and fell back to the next channel of their chain.",
             ["channel"],
             registry=self.registry,
         )
         self.preferences = Counter(
             "mss_preference_lookups",
-            "Look-ups of a person's preferences: hit (at hand), miss (the broker was asked), unreadable",
+            "Lookups of a user's preferences: hit (cached), miss (read from the broker), unreadable.",
             ["result"],
             registry=self.registry,
         )
         self.latency = Histogram(
             "mss_delivery_latency_seconds",
-            "From the broker taking an event to a channel's other side taking the message",
+            "Seconds from the broker storing an event to the provider accepting the message.",
             ["channel"],
             buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15, 60, 600, 3600),
             registry=self.registry,
         )
+        self.rate_limiter_wait = Histogram(
+            "mss_channel_rate_limiter_wait_seconds",
+            "Seconds that a delivery waited for the rate limit of its channel.",
+            ["channel"],
+            buckets=_WAITS,
+            registry=self.registry,
+        )
+        self.pending = Gauge(
+            "mss_consumer_pending_messages",
+            "Messages of a stream that the broker has not handed to any server yet, by durable consumer.",
+            ["stream", "consumer"],
+            registry=self.registry,
+        )
+        self.unacknowledged = Gauge(
+            "mss_consumer_ack_pending_messages",
+            "Messages handed to a server and not yet acknowledged, by durable consumer.",
+            ["stream", "consumer"],
+            registry=self.registry,
+        )
         self.actions = Counter(
             "mss_action_requests",
-            "Requests for an action, by the code of the reply; 100: there was nobody to reply to",
+            "Requests for an action, by the code of the reply; 100: the request had no reply subject.",
             ["action", "code"],
             registry=self.registry,
         )
         self.action_latency = Histogram(
             "mss_action_request_duration_seconds",
-            "From a request being here to its reply",
+            "Seconds from the arrival of a request to its reply.",
             ["action"],
             buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15, 30, 60),
             registry=self.registry,
         )
         self.databases = Gauge(
             "mss_action_database_up",
-            "1 while the database that an action reads could be read when it was last looked at",
+            "1 if the last read of the action's database succeeded, else 0.",
             ["action"],
             registry=self.registry,
         )
         self.reloads = Counter(
             "mss_policy_reloads",
-            "Reloads, by how they ended: ok, refused",
+            "Policy reloads, by result: ok, refused.",
             ["result"],
             registry=self.registry,
         )
         self.reload_ok = Gauge(
             "mss_policy_last_reload_successful",
-            "1 unless the last reload was refused",
+            "1 if the last reload succeeded, 0 if it was refused.",
             registry=self.registry,
         )
         self.reload_ok.set(1)
         self.reload_time = Gauge(
             "mss_policy_last_reload_success_timestamp_seconds",
-            "When a policy was last read without an error, in seconds since 1970",
+            "Time of the last successful reload, in seconds since the epoch.",
             registry=self.registry,
         )
         self.reload_problems = Gauge(
             "mss_policy_reload_problem_info",
-            "1 for each problem, of at most 20, that kept the last reload from going through",
+            "1 for each problem that refused the last reload, for at most 20 problems.",
             ["file", "line", "column", "code"],
             registry=self.registry,
         )
         self.source_up = Gauge(
             "mss_policy_source_up",
-            "1 while the policy could be read where it lies when it was last looked at",
+            "1 if the last read of the policy source succeeded, else 0.",
             registry=self.registry,
         )
-        self.rules = Gauge("mss_policy_rules", "Rules in force", registry=self.registry)
+        self.rules = Gauge("mss_policy_rules", "Rules of the active revision.", registry=self.registry)
         self.revision = Gauge(
             "mss_policy_info",
-            "1 for the revision of the policy in force",
+            "1 for the active revision.",
             ["revision"],
             registry=self.registry,
         )
+
+    def show_lags(self, lags: Mapping[tuple[str, str], tuple[int, int]]) -> None:
+        """Replace the lag of all consumers: (stream, consumer) -> pending, acknowledgement pending."""
+        self.pending.clear()
+        self.unacknowledged.clear()
+        for names, (pending, unacknowledged) in lags.items():
+            self.pending.labels(*names).set(pending)
+            self.unacknowledged.labels(*names).set(unacknowledged)
 
     def count(self, counter: Counter, *labels: str) -> None:
         """Add one to the sample of ``counter`` with ``labels``, which is looked for once."""

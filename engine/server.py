@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import socket
 import time
@@ -22,7 +23,7 @@ from .actions.service import Actions
 from .collecting import settle
 from .control import Answer, Reloaded, Status, shortened
 from .errors import BrokerError, BrokerUnfit, innermost
-from .metrics import Metrics
+from .metrics import ChannelState, Metrics
 from .rulebook import Rulebook
 from .service import Service
 from .settings import Settings
@@ -30,6 +31,7 @@ from .settings import Settings
 log = logging.getLogger(__name__)
 
 _SESSION_WAIT = 2.0  # seconds before a lost session is made anew
+_LAG_PERIOD = 5.0  # seconds for which a measured lag is fresh enough for another scrape
 _BESIDE_LIMIT = 10.0  # seconds for a session over another connection to begin
 _BROKER_TROUBLE = (BrokerError, nats.errors.Error, TimeoutError, OSError)
 
@@ -59,9 +61,12 @@ class Server:
     _work: _Work | None = None
     _leaving: set[asyncio.Task[Exception | None]] = field(default_factory=set)
     _has_served: bool = False
+    _measuring: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _measured: float = -math.inf  # when the lag of the consumers was last read, on the monotonic clock
 
     def __post_init__(self) -> None:
         self.metrics.source_up.set_function(lambda: not self.trouble())
+        self.metrics.channels.read = self._channel_states
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until ``stop`` is set; then finish what is in hand within the grace and return.
@@ -154,6 +159,24 @@ class Server:
             source_error=self.trouble(),
         )
         return replace(self.present(), status=status)
+
+    async def measure_lag(self) -> None:
+        """Ask the broker for the lag of each consumer, at most once in ``_LAG_PERIOD``. Never raises.
+
+        A consumer that the broker does not answer for has no sample until it answers again.
+        """
+        async with self._measuring:
+            if time.monotonic() - self._measured < _LAG_PERIOD:
+                return
+            service = self._work.service if self._work else None
+            lags = await service.consumer_lags() if service else {}
+            self.metrics.show_lags(
+                {names: (lag.pending, lag.in_hand) for names, lag in lags.items() if not lag.error}
+            )
+            self._measured = time.monotonic()
+
+    def _channel_states(self) -> tuple[ChannelState, ...]:
+        return self._work.service.channel_states() if self._work else ()
 
     def _show(self) -> None:
         self.metrics.rules.set(len(self.rulebook.rules))

@@ -12,11 +12,11 @@ import nats.errors
 
 from .actions.service import Actions
 from .beside import beside
-from .broker import Connection, Consumer
+from .broker import Connection, Consumer, Topology
 from .control import Answer, Control, Lag
 from .dismantling import dismantle
 from .errors import BrokerError, BrokerLost
-from .metrics import Metrics
+from .metrics import ChannelState, Metrics
 from .model import Kind
 from .rulebook import ActionSpec, Rulebook
 from .session import Session, open_session
@@ -159,20 +159,43 @@ class Service:
         taken = sum(consumer.in_hand for consumer in (*self._intakes.values(), *self._up.due))
         return taken + self._up.workers.in_hand + self._up.session.actions.in_hand
 
+    def channel_states(self) -> tuple[ChannelState, ...]:
+        """Return the state of each channel whose deliveries are sent."""
+        return self._up.workers.states() if self._up else ()
+
+    async def consumer_lags(self) -> dict[tuple[str, str], Lag]:
+        """Return what the broker reports of each durable consumer, by (stream, consumer)."""
+        if self._up is None:
+            return {}
+        session = self._up.session
+        asked = (*self._streams(session.topology), *self._queues(session.topology))
+        named = [(stream, durable) for _, stream, durable in asked]
+        lags = await asyncio.gather(
+            *(self._lag(session.connection, durable, stream, durable) for stream, durable in named)
+        )
+        return dict(zip(named, lags, strict=True))
+
     async def lags(self) -> tuple[tuple[Lag, ...], tuple[Lag, ...]]:
         """What is to be done of each stream and for each channel, as far as the broker says."""
         if self._up is None:
             return (), ()
-        topology = self._up.session.topology
-        streams = [
+        session = self._up.session
+        streams, queues = self._streams(session.topology), self._queues(session.topology)
+        asked = [self._lag(session.connection, *each) for each in (*streams, *queues)]
+        found = await asyncio.gather(*asked)
+        return tuple(found[: len(streams)]), tuple(found[len(streams) :])
+
+    def _streams(self, topology: Topology) -> list[tuple[str, str, str]]:
+        """The consumers of events and timers: name, stream, durable."""
+        return [
             *((str(kind), topology.stream(kind), topology.planner) for kind in self._intakes),
             ("due", topology.timer_stream, topology.due_worker),
             ("digest", topology.timer_stream, topology.alarm_worker),
         ]
-        queues = [(name, topology.delivery_stream, topology.worker(name)) for name in self.channels]
-        asked = [self._lag(self._up.session.connection, *each) for each in (*streams, *queues)]
-        found = await asyncio.gather(*asked)
-        return tuple(found[: len(streams)]), tuple(found[len(streams) :])
+
+    def _queues(self, topology: Topology) -> list[tuple[str, str, str]]:
+        """The consumers of the channels: channel, stream, durable."""
+        return [(name, topology.delivery_stream, topology.worker(name)) for name in self.channels]
 
     async def _lag(self, connection: Connection, name: str, stream: str, durable: str) -> Lag:
         try:

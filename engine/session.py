@@ -127,10 +127,14 @@ class Session:
             give_up=intake.give_up,
         )
 
-    def deliverer(self, spec: ChannelSpec, channel: Channel) -> Consumer:
-        """Sends the deliveries of one channel."""
+    def deliverer(self, spec: ChannelSpec, channel: Channel) -> tuple[Consumer, Entrance]:
+        """Return the consumer that sends the deliveries of one channel, and its flow control."""
         pace = spec.rate and Pace(rate=spec.rate, key=f"rate.{spec.name}", state=self.state, clock=now)
-        entrance = Entrance(name=spec.name, pace=pace or None)
+        entrance = Entrance(
+            name=spec.name,
+            pace=pace or None,
+            observe_wait=self.metrics.rate_limiter_wait.labels(spec.name).observe if pace else lambda _: None,
+        )
         deliverer = Deliverer(
             spec=spec,
             channel=channel,
@@ -143,7 +147,7 @@ class Session:
             metrics=self.metrics,
             clock=now,
         )
-        return Consumer(
+        consumer = Consumer(
             self.connection,
             self.topology.delivery_stream,
             self.topology.worker(spec.name),
@@ -152,6 +156,7 @@ class Session:
             handle=deliverer.handle,
             on_stop=entrance.close,
         )
+        return consumer, entrance
 
     def due(self) -> tuple[Consumer, ...]:
         """Bring back the deliveries that waited, and tell the digests whose time has come."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -16,7 +17,9 @@ import nats.errors
 
 from .broker import Connection, Consumer, Topology
 from .channels import Channel
+from .entrance import Entrance
 from .errors import PolicyError
+from .metrics import ChannelState
 from .rulebook import ChannelSpec
 
 log = logging.getLogger(__name__)
@@ -29,6 +32,7 @@ class _Worker:
     spec: ChannelSpec
     channel: Channel
     consumer: Consumer
+    entrance: Entrance
     running: asyncio.Task[None]
     retiring: asyncio.Task[None] | None = None
 
@@ -40,11 +44,11 @@ class Workers:
     connection: Connection
     topology: Topology
     open_channel: Callable[[ChannelSpec], Channel]
-    consumer: Callable[[ChannelSpec, Channel], Consumer]
+    consumer: Callable[[ChannelSpec, Channel], tuple[Consumer, Entrance]]
     ensure: Callable[[list[str]], Awaitable[None]]  # makes the durables of channels
     tasks: asyncio.TaskGroup
     _workers: dict[str, _Worker] = field(default_factory=dict)
-    _ending: set[asyncio.Task[None]] = field(default_factory=set)
+    _ending: dict[asyncio.Task[None], _Worker] = field(default_factory=dict)
     _stopping: bool = False
 
     async def prepare(self, specs: Mapping[str, ChannelSpec]) -> dict[str, Channel]:
@@ -86,6 +90,21 @@ class Workers:
         """Deliveries that are being sent."""
         return sum(worker.consumer.in_hand for worker in self._workers.values())
 
+    def states(self) -> tuple[ChannelState, ...]:
+        """Return each channel with its deliveries in flight and the state of its circuit breaker.
+
+        A channel whose settings changed finishes the deliveries of its earlier settings; these count too.
+        """
+        in_flight = Counter({name: worker.consumer.in_hand for name, worker in self._workers.items()})
+        breakers = {name: worker.entrance.breaker_state for name, worker in self._workers.items()}
+        for worker in self._ending.values():
+            in_flight[worker.spec.name] += worker.consumer.in_hand
+            breakers.setdefault(worker.spec.name, worker.entrance.breaker_state)
+        return tuple(
+            ChannelState(channel=name, in_flight=in_flight[name], breaker=breaker)
+            for name, breaker in breakers.items()
+        )
+
     async def pulling(self) -> None:
         """Return once every channel asks for deliveries."""
         for worker in list(self._workers.values()):
@@ -101,9 +120,9 @@ class Workers:
             await asyncio.wait(list(self._ending))
 
     def _start(self, spec: ChannelSpec, channel: Channel) -> _Worker:
-        consumer = self.consumer(spec, channel)
+        consumer, entrance = self.consumer(spec, channel)
         running = self.tasks.create_task(consumer.run(), name=f"channel {spec.name}")
-        return _Worker(spec=spec, channel=channel, consumer=consumer, running=running)
+        return _Worker(spec=spec, channel=channel, consumer=consumer, entrance=entrance, running=running)
 
     def _end(self, worker: _Worker) -> None:
         if worker.retiring is not None:
@@ -115,8 +134,8 @@ class Workers:
             await worker.channel.close()
 
         task = self.tasks.create_task(finish(), name=f"end {worker.spec.name}")
-        self._ending.add(task)
-        task.add_done_callback(self._ending.discard)
+        self._ending[task] = worker
+        task.add_done_callback(self._ending.pop)
 
     async def _retire(self, worker: _Worker) -> None:
         """End a worker whose channel is not declared any more, once nothing is stored for it."""

@@ -109,7 +109,8 @@ async def _serve(
         server = Server(settings=settings, rulebook=policy.require(), trouble=lambda: source.trouble)
         del policy  # else the first one would stay for ever
         if settings.metrics:
-            await stack.enter_async_context(health_pages(settings.metrics, server.metrics, server.ready))
+            pages = health_pages(settings.metrics, server.metrics, server.ready, server.measure_lag)
+            await stack.enter_async_context(pages)
         reloader = Reloader(server=server, settings=read, load=source.load)
         async with asyncio.TaskGroup() as tasks:
             reloading = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from engine.breaker import Breaker
+from engine.breaker import Breaker, BreakerState
 from engine.durations import parse_count_per, parse_rate
 from engine.limits import Budget
 
@@ -55,6 +55,21 @@ def test_a_probe_that_succeeds_lets_everybody_in() -> None:
     assert breaker.wait(5.0) == 0.0
     breaker.succeeded()
     assert [breaker.wait(5.0) for _ in range(3)] == [0.0, 0.0, 0.0]
+
+
+def test_a_breaker_is_closed_then_open_then_half_open_until_a_probe_succeeds() -> None:
+    breaker = Breaker(first=2.0, longest=60.0)
+    assert breaker.state(0.0) is BreakerState.CLOSED
+    broken(breaker)
+    assert [breaker.state(now) for now in (0.0, 1.9)] == [BreakerState.OPEN] * 2
+    assert breaker.state(2.0) is BreakerState.HALF_OPEN
+    assert breaker.wait(2.0) == 0.0
+    assert breaker.state(2.1) is BreakerState.HALF_OPEN  # the probe is out
+    breaker.failed(2.2)
+    assert breaker.state(2.3) is BreakerState.OPEN
+    assert breaker.wait(100.0) == 0.0
+    breaker.succeeded()
+    assert breaker.state(100.0) is BreakerState.CLOSED
 
 
 def test_what_asks_for_a_pause_gets_it_within_reason() -> None:
