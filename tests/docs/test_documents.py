@@ -172,7 +172,7 @@ async def test_tracing_and_dead_letters_of_the_operating_page(tmp_path: Path, un
         assert "1 delivery: 1 sent" in said and "coffee  matched" in said
         await run(shown["dead"], tmp_path, environment)
         await until(letter_is_there, what="a letter")
-        said = await run(shown["letters"], tmp_path, environment)
+        said = await run(shown["redrive"], tmp_path, environment)
         assert "'dict object' has no attribute 'who'" in said and "1 dead letter brought back" in said
         await until(letter_is_there, what="the same once more")
         assert "1 dead letter dropped" in await run(shown["dropped"], tmp_path, environment)
