@@ -9,9 +9,9 @@ from typing import Any
 
 from . import documents, locales, references
 from .actions import HANDLERS, check_handler
-from .cursors import Complaints, Cursor
+from .cursors import Diagnostics, DocumentNode
 from .durations import parse_duration
-from .paths import Path, parse_path
+from .paths import FieldPath, parse_path
 from .rulebook import ActionSpec, ChannelSpec, Defaults
 from .spelling import nearest
 from .telling.shapes import SHAPES
@@ -33,16 +33,16 @@ _DEFAULTED = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*):-")
 class ActionCompiler:
     """Compiles actions against the rest of the policy."""
 
-    complaints: Complaints
+    diagnostics: Diagnostics
     defaults: Defaults
     channels: Mapping[str, ChannelSpec]
     declared: Collection[str]  # channels that are written, though something may be wrong with them
     library: Library
     environment: Mapping[str, str]
 
-    def action(self, entry: Cursor) -> ActionSpec:
+    def action(self, entry: DocumentNode) -> ActionSpec:
         """The action at ``entry``, which the schema has passed."""
-        before = len(self.complaints.problems)
+        before = len(self.diagnostics.problems)
         value = entry.value
         common = {key: value[key] for key in ("concurrency", "queue", "idempotent") if key in value}
         if "timeout" in value:
@@ -61,51 +61,51 @@ class ActionCompiler:
         )
         for name in spec.channels:
             if channel := self.channels.get(name):
-                self._check_words(entry, spec, channel)
+                self._check_default_template(entry, spec, channel)
                 self._check_reachable(entry, spec, channel)
         self._check_labels(entry)
-        if len(self.complaints.problems) == before:
-            self.complaints.problems.extend(check_handler(spec))
+        if len(self.diagnostics.problems) == before:
+            self.diagnostics.problems.extend(check_handler(spec))
         return spec
 
-    def _channels(self, channel: Cursor | None) -> tuple[str, ...]:
+    def _channels(self, channel: DocumentNode | None) -> tuple[str, ...]:
         if channel is None:
             return ()
         names = []
         for each in channel.each():
             if each.value not in self.declared:
-                self.complaints.unknown(each, "channel", self.declared)
+                self.diagnostics.unknown_name(each, "channel", self.declared)
             names.append(each.value)
         # What is written and has a mistake is reported there, and never opened.
         return tuple(dict.fromkeys(names))
 
-    def _to(self, entry: Cursor) -> dict[str, Path]:
+    def _to(self, entry: DocumentNode) -> dict[str, FieldPath]:
         to = entry.get("to")
         if to is None:
             return {}
         return {each.name: path for each in to.items() if (path := self._path(each, entry.name))}
 
-    def _paths(self, sensitive: Cursor | None) -> tuple[Path, ...]:
+    def _paths(self, sensitive: DocumentNode | None) -> tuple[FieldPath, ...]:
         if sensitive is None:
             return ()
         key = str(sensitive.path[-2])
         return tuple(path for each in sensitive.each() if (path := self._path(each, key)))
 
-    def _path(self, at: Cursor, key: str) -> Path | None:
+    def _path(self, at: DocumentNode, key: str) -> FieldPath | None:
         try:
             path = parse_path(at.value)
         except ValueError as error:
-            self.complaints.add(at, "bad-path", str(error))
+            self.diagnostics.add(at, "bad-path", str(error))
             return None
         shape = SHAPES.get(key, {})
         if shape and path[0] not in shape:
             message = f"requests for {key} have no {at.value!r}; there are: {', '.join(shape)}"
-            self.complaints.add(at, "unknown-path", message, hint=nearest(at.value, shape))
+            self.diagnostics.add(at, "unknown-path", message, hint=nearest(at.value, shape))
         return path
 
-    def _options(self, entry: Cursor) -> dict[str, Any]:
-        def complain(path: documents.Path, code: str, message: str) -> None:
-            self.complaints.add(entry.below(path), code, message)
+    def _options(self, entry: DocumentNode) -> dict[str, Any]:
+        def complain(path: documents.DocumentPath, code: str, message: str) -> None:
+            self.diagnostics.add(entry.below(path), code, message)
 
         written = {key: entry.value[key] for key in _OPTIONS if key in entry.value}
         options: dict[str, Any] = references.resolve(written, self.environment, complain)
@@ -114,24 +114,24 @@ class ActionCompiler:
             options["database_by_default"] = True
         return options
 
-    def _check_labels(self, entry: Cursor) -> None:
+    def _check_labels(self, entry: DocumentNode) -> None:
         """A label must be for a channel that is there."""
         labels = entry.get("labels")
         channels = labels.get("channels") if labels else None
         for each in channels.items() if channels else ():
             if each.name not in self.declared:
-                self.complaints.unknown(each, "channel", self.declared, at_key=True)
+                self.diagnostics.unknown_name(each, "channel", self.declared, at_key=True)
 
-    def _check_words(self, entry: Cursor, spec: ActionSpec, channel: ChannelSpec) -> None:
+    def _check_default_template(self, entry: DocumentNode, spec: ActionSpec, channel: ChannelSpec) -> None:
         """A template must have words for its channel in the default locale, and a mail a subject."""
         at = entry.get("template") or entry
         words = self.library.find(
             spec.template, (channel.name, channel.type), locales.chain(self.defaults.locale)
         )
-        if words is None and channel.words and spec.template not in self.library.flawed:
+        if words is None and channel.renders_text and spec.template not in self.library.flawed:
             known = "" if spec.template in self.library else nearest(spec.template, self.library.names)
             file = f"{channel.name}.html" if channel.type == "email" else f"{channel.name}.txt"
-            self.complaints.add(
+            self.diagnostics.add(
                 at,
                 "missing-template",
                 f"no template {spec.template!r} for channel {channel.name!r}",
@@ -140,13 +140,13 @@ class ActionCompiler:
             )
         elif words is not None and channel.type == "email" and words.subject is None:
             message = f"the template {spec.template!r} has no subject, and a mail needs one"
-            self.complaints.add(at, "missing-subject", message, at_key=at is entry)
+            self.diagnostics.add(at, "missing-subject", message, at_key=at is entry)
 
-    def _check_reachable(self, entry: Cursor, spec: ActionSpec, channel: ChannelSpec) -> None:
+    def _check_reachable(self, entry: DocumentNode, spec: ActionSpec, channel: ChannelSpec) -> None:
         to = entry.get("to")
         if channel.address is None or (to is not None and channel.address in to.value):
             return
-        self.complaints.add(
+        self.diagnostics.add(
             to or entry,
             "no-address",
             f"nothing says where the request has the {channel.address} that channel {channel.name!r} needs",
@@ -155,7 +155,7 @@ class ActionCompiler:
         )
 
 
-def check_overlaps(entries: Sequence[Cursor], complaints: Complaints) -> None:
+def check_overlaps(entries: Sequence[DocumentNode], complaints: Diagnostics) -> None:
     """No key may name a person of another action: it would be open which of the two gets a request."""
     handlers = ((entry.name, entry.get("handler")) for entry in entries)
     personal = {name for name, handler in handlers if handler is not None and handler.value in _PERSONAL}

@@ -13,9 +13,9 @@ from email.headerregistry import Address
 from email.policy import default as _policy
 from functools import lru_cache
 
-_LONGEST_TEXT = 512  # characters, name and address together
-_LONGEST_LOCAL, _LONGEST_DOMAIN, _LONGEST_ADDRESS = 64, 253, 254  # octets, RFC 5321
-_LONGEST_LABEL = 63  # octets of one part of a domain
+_MAX_TEXT_LENGTH = 512  # characters, name and address together
+_MAX_LOCAL_LENGTH, _MAX_DOMAIN_LENGTH, _MAX_ADDRESS_LENGTH = 64, 253, 254  # octets, RFC 5321
+_MAX_LABEL_LENGTH = 63  # octets of one part of a domain
 
 # The common case, for which the full parser is a hundred times too slow.
 _PLAIN = re.compile(r"[A-Za-z0-9_+-]+(?:\.[A-Za-z0-9_+-]+)*@[A-Za-z0-9.-]+", re.ASCII)
@@ -75,7 +75,7 @@ class Mailbox:
 def parse_mailbox(text: str) -> Mailbox | None:
     """The one mailbox that ``text`` is, ``a@b.example`` or ``Name <a@b.example>``; else None."""
     text = text.strip(" ")
-    if not text or len(text) > _LONGEST_TEXT:
+    if not text or len(text) > _MAX_TEXT_LENGTH:
         return None
     if _PLAIN.fullmatch(text):
         return Mailbox(address=text) if _fits(text) else None
@@ -93,7 +93,7 @@ def parse_mailbox(text: str) -> Mailbox | None:
 
 def parse_phone(text: str) -> str | None:
     """The number without its spaces, dashes, dots and parentheses, ``+`` kept; None when it is none."""
-    compact = _PHONE_FILLING.sub("", text) if len(text) <= _LONGEST_TEXT else ""
+    compact = _PHONE_FILLING.sub("", text) if len(text) <= _MAX_TEXT_LENGTH else ""
     return compact if _DIGITS.fullmatch(compact) else None
 
 
@@ -128,15 +128,15 @@ def _never_encoded(name: str) -> str:
 def _fits(address: str) -> bool:
     """Whether both sides of the ``@`` are there, within bounds, and the domain is a domain."""
     local, _, domain = address.rpartition("@")
-    if not local or len(_octets(local)) > _LONGEST_LOCAL or len(_octets(address)) > _LONGEST_ADDRESS:
+    if not local or len(_octets(local)) > _MAX_LOCAL_LENGTH or len(_octets(address)) > _MAX_ADDRESS_LENGTH:
         return False
-    if len(_octets(domain)) > _LONGEST_DOMAIN:
+    if len(_octets(domain)) > _MAX_DOMAIN_LENGTH:
         return False
     return all(_is_label(label) for label in domain.split("."))
 
 
 def _is_label(label: str) -> bool:
-    if len(_octets(label)) > _LONGEST_LABEL:
+    if len(_octets(label)) > _MAX_LABEL_LENGTH:
         return False
     if label.isascii():
         return _LABEL.fullmatch(label) is not None

@@ -7,11 +7,11 @@ from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
-from .arrival import decode, hops_in
+from .arrival import decode_event, read_hops
 from .broker import Connection, Topology
-from .broker.reading import Reading, Stored
+from .broker.reading import StoredMessage, StreamReader
 from .catalogue import Catalogue
-from .errors import BrokerUnfit, NotPermitted, UndecodableError
+from .errors import BrokerUnsupported, NotPermitted, UndecodableError
 from .model import Event, Kind
 
 _AT_ONCE = 256  # events; what else the process has to do waits for so many
@@ -26,7 +26,7 @@ class Archive:
     connection: Connection
     topology: Topology
     hidden: dict[Kind, NotPermitted] = field(default_factory=dict)  # kinds that we may not read
-    missing: dict[Kind, BrokerUnfit] = field(default_factory=dict)  # kinds that have no archive
+    missing: dict[Kind, BrokerUnsupported] = field(default_factory=dict)  # kinds that have no archive
     undecodable: Counter[str] = field(default_factory=Counter)  # by reason
     waiting: int = 0  # messages of the present reading that are still to come
 
@@ -43,34 +43,34 @@ class Archive:
                         yield self._decoded(kind, batch)
             except NotPermitted as error:
                 self.hidden[kind] = error
-            except BrokerUnfit as error:
+            except BrokerUnsupported as error:
                 self.missing[kind] = error
         if self.hidden.keys() | self.missing.keys() >= set(kinds):
             raise next(iter((*self.hidden.values(), *self.missing.values())))
 
-    async def _stored(self, kind: Kind, since: int) -> AsyncGenerator[list[Stored], None]:
+    async def _stored(self, kind: Kind, since: int) -> AsyncGenerator[list[StoredMessage], None]:
         stream = self.topology.archive_stream(kind)
         # A bare log has no key; nothing else lies in the stream of logs.
         subject = self.topology.archive_subject(kind, ">")
         subject = f"{self.topology.namespace}.archive.>" if kind is Kind.LOG else subject
-        async with Reading(self.connection, stream, subject, since=since) as reading:
-            while batch := await reading.some(_AT_ONCE):
-                self.waiting = reading.waiting
+        async with StreamReader(self.connection, stream, subject, since=since) as reading:
+            while batch := await reading.read_batch(_AT_ONCE):
+                self.waiting = reading.pending
                 yield batch
 
-    def _decoded(self, kind: Kind, batch: Sequence[Stored]) -> list[Event]:
+    def _decoded(self, kind: Kind, batch: Sequence[StoredMessage]) -> list[Event]:
         events = []
         for stored in batch:
             key = stored.subject.removeprefix(self.topology.archive_subject(kind, "")).removeprefix(".")
             try:
-                event = decode(
+                event = decode_event(
                     stored.payload,
                     kind=kind,
                     key=key,
                     received=stored.at,
                     tolerance=_ANY_CLOCK,
                     catalogue=_SPELLED_AS_IT_CAME,
-                    hops=hops_in(stored.headers),
+                    hops=read_hops(stored.headers),
                 )
             except UndecodableError as error:
                 self.undecodable[error.reason] += 1

@@ -9,48 +9,48 @@ from nats.aio.msg import Msg
 
 from msc import wire
 
-from .broker import Handout
+from .broker import MessageMetadata
 from .catalogue import Catalogue
-from .dead import Again
+from .dead import Redrive
 from .errors import UndecodableError
-from .gates import event_id
-from .model import HOPS, MOST_HOPS, Event, Kind, Revival
+from .gates import event_fingerprint
+from .model import HOPS, MAX_HOPS, Event, Kind, RedriveId
 from .rulebook import Rulebook
 from .subjects import valid_key
 
 
-class Arrival(Struct, frozen=True, kw_only=True):
+class ReceivedEvent(Struct, frozen=True, kw_only=True):
     """One event in hand."""
 
     msg: Msg
-    handed: Handout
-    again: Again | None  # it was a dead letter
+    metadata: MessageMetadata
+    redrive: Redrive | None  # it was a dead letter
     event: Event
     rulebook: Rulebook  # by which it is planned
     at: int  # when it was taken in hand, by which hours and limits judge; microseconds since the epoch
 
     @property
-    def revival(self) -> Revival | None:
-        return self.again.revival if self.again else None
+    def redrive_id(self) -> RedriveId | None:
+        return self.redrive.id if self.redrive else None
 
     @property
-    def name(self) -> str:
+    def message_id(self) -> str:
         """Tells the message from every other, and not from itself when it is handed out again."""
-        return f"{self.event.kind}.{self.handed.sequence}"
+        return f"{self.event.kind}.{self.metadata.sequence}"
 
     @property
-    def event_name(self) -> str:
+    def event_run_id(self) -> str:
         """Tells the event from every other, and not from itself however often it was published."""
-        life = f".{self.revival.at}" if self.revival else ""
-        return f"{event_id(self.event)}{life}"
+        life = f".{self.redrive_id.at}" if self.redrive_id else ""
+        return f"{event_fingerprint(self.event)}{life}"
 
     @property
     def is_partial(self) -> bool:
         """Whether the rest of the event was planned before."""
-        return self.again is not None and self.again.is_partial
+        return self.redrive is not None and self.redrive.is_partial
 
 
-def decode(
+def decode_event(
     data: bytes,
     *,
     kind: Kind,
@@ -87,7 +87,7 @@ def decode(
     )
 
 
-def hops_in(headers: Mapping[str, str] | None) -> int:
+def read_hops(headers: Mapping[str, str] | None) -> int:
     """How many messages of MSS's own led to an event; more than it may be where nobody can say."""
     text = (headers or {}).get(HOPS, "0")
-    return int(text) if text.isdecimal() and len(text) < 10 else MOST_HOPS + 1
+    return int(text) if text.isdecimal() and len(text) < 10 else MAX_HOPS + 1

@@ -9,14 +9,14 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from .addresses import parse_mailbox, parse_phone
-from .catalogue import LOCALE, USER
+from .catalogue import LOCALE_ROLE, USER_ROLE
 from .choices import Choices
 from .model import Event, Recipient
-from .paths import Path, resolve
+from .paths import FieldPath, resolve
 from .rulebook import Audience, ChannelSpec, Rulebook
 
 
-class Addressed(Struct, frozen=True, kw_only=True):
+class ResolvedAddresses(Struct, frozen=True, kw_only=True):
     """One message's addresses, and what had to be left out."""
 
     to: tuple[str, ...]
@@ -32,13 +32,13 @@ def recipient_of(rulebook: Rulebook, event: Event, audience: Audience) -> Recipi
     paths = {**roles, **audience.fields} if audience.fields else roles
     found = {role: _texts_at(event.payload, path) for role, path in paths.items()}
     return Recipient(
-        user=next(iter(found.pop(USER, ())), ""),
-        locale=next(iter(found.pop(LOCALE, ())), ""),
+        user=next(iter(found.pop(USER_ROLE, ())), ""),
+        locale=next(iter(found.pop(LOCALE_ROLE, ())), ""),
         addresses={kind: values for kind, values in found.items() if values},
     )
 
 
-def personal(recipient: Recipient, choices: Choices | None) -> Recipient:
+def with_preferences(recipient: Recipient, choices: Choices | None) -> Recipient:
     """``recipient`` with what they have chosen: an address of their own counts where the event has none."""
     if choices is None:
         return recipient
@@ -51,10 +51,10 @@ def personal(recipient: Recipient, choices: Choices | None) -> Recipient:
     )
 
 
-def addresses_for(channel: ChannelSpec, recipient: Recipient) -> Iterator[Addressed]:
+def addresses_for(channel: ChannelSpec, recipient: Recipient) -> Iterator[ResolvedAddresses]:
     """The addresses of each message: all in one where the channel can, else one message each."""
     if channel.address is None:
-        yield Addressed(to=())
+        yield ResolvedAddresses(to=())
         return
     usable: dict[str, None] = {}
     unusable: list[str] = []
@@ -66,7 +66,7 @@ def addresses_for(channel: ChannelSpec, recipient: Recipient) -> Iterator[Addres
             usable[address] = None
     together = [tuple(usable)] if channel.many or not usable else [(address,) for address in usable]
     for position, to in enumerate(together):
-        yield Addressed(to=to, unusable=() if position else tuple(unusable))
+        yield ResolvedAddresses(to=to, unusable=() if position else tuple(unusable))
 
 
 def usable_address(kind: str, text: str) -> str | None:
@@ -79,7 +79,7 @@ def usable_address(kind: str, text: str) -> str | None:
     return text if text.isprintable() else None
 
 
-def _texts_at(payload: Mapping[str, Any], path: Path) -> tuple[str, ...]:
+def _texts_at(payload: Mapping[str, Any], path: FieldPath) -> tuple[str, ...]:
     values = resolve(payload, path)
     if len(values) == 1 and values[0].__class__ is str:  # the common case
         text = values[0].strip()

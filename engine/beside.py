@@ -18,13 +18,13 @@ T = TypeVar("T")
 _TURN = 0.0005  # seconds
 
 
-async def beside(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+async def run_in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """What ``work`` returns, done in a thread. It is done to its end also where nobody waits any more."""
-    return await asyncio.to_thread(_turns.short()(work), *args, **kwargs)
+    return await asyncio.to_thread(_switch_interval.short()(work), *args, **kwargs)
 
 
 @dataclass(slots=True)
-class _Turns:
+class _SwitchInterval:
     """How long a thread runs while another one waits; short while anybody asks for it."""
 
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -47,4 +47,4 @@ class _Turns:
                     sys.setswitchinterval(self._usual)
 
 
-_turns = _Turns()
+_switch_interval = _SwitchInterval()

@@ -20,7 +20,7 @@ class BreakerState(StrEnum):
 
 
 @dataclass(slots=True, kw_only=True)
-class Breaker:
+class CircuitBreaker:
     """Whether something that may be out of order is to be used. Times are seconds of one clock."""
 
     first: float = 2.0  # seconds to leave it alone after it failed steadily; doubled after each probe
@@ -55,16 +55,16 @@ class Breaker:
         self._probe = now
         return 0.0
 
-    def succeeded(self) -> None:
+    def record_success(self) -> None:
         """It works: whoever waits may go on."""
         self._failures = 0
         self._probe = None
 
-    def unused(self) -> None:
+    def release(self) -> None:
         """Who was let through did not use it after all."""
         self._probe = None
 
-    def failed(self, now: float, *, asked: float | None = None) -> None:
+    def record_failure(self, now: float, *, asked: float | None = None) -> None:
         """It does not. ``asked`` is how many seconds it wants to be left alone, where it said so."""
         if self.is_open and self._probe is None:
             return  # begun before it was left alone: many of those would add up to the longest wait

@@ -10,13 +10,13 @@ from datetime import UTC, datetime, timedelta
 from .cases import DEFAULT_AT, Case, Expected
 from .catalogue import Catalogue
 from .choices import Choices
-from .cursors import Complaints, Cursor
+from .cursors import Diagnostics, DocumentNode
 from .durations import parse_duration
-from .errors import BadPreferences
+from .errors import InvalidPreferences
 from .model import Event, Kind, Outcome
 from .preferences import parse
 from .rulebook import ActionSpec
-from .telling.request import Request
+from .telling.request import ActionRequest
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -25,19 +25,19 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 class CaseCompiler:
     """Compiles tests against the rest of the policy."""
 
-    complaints: Complaints
+    diagnostics: Diagnostics
     rules: Collection[str]  # ids of all that are written, switched off or wrong ones too
     channels: Collection[str]  # so for these
     actions: Collection[str]  # and these
     specs: Mapping[str, ActionSpec]  # of the actions, as far as nothing is wrong with them
     catalogue: Catalogue
 
-    def case(self, entry: Cursor) -> Case:
+    def case(self, entry: DocumentNode) -> Case:
         """The test at ``entry``, which the schema has passed."""
         expect = entry / "expect"
         for channel in self._items(entry.get("channels")):
             if channel.name not in self.channels:
-                self.complaints.unknown(channel, "channel", self.channels, at_key=True)
+                self.diagnostics.unknown_name(channel, "channel", self.channels, at_key=True)
         for rule in self._items(expect.get("rules")):
             self._check_rule(rule)
         given = list(self._given(entry))
@@ -47,7 +47,7 @@ class CaseCompiler:
             name=entry.value["name"],
             place=entry.place,
             events=tuple(each for each in given if isinstance(each, Event)),
-            requests=tuple(each for each in given if isinstance(each, Request)),
+            requests=tuple(each for each in given if isinstance(each, ActionRequest)),
             preferences=dict(self._preferences(entry.get("preferences"))),
             answers={name: Outcome(answer) for name, answer in entry.value.get("channels", {}).items()},
             rules=tuple(expect.value["rules"]) if "rules" in expect.value else None,
@@ -59,29 +59,29 @@ class CaseCompiler:
             else None,
         )
 
-    def _preferences(self, written: Cursor | None) -> Iterator[tuple[str, Choices]]:
+    def _preferences(self, written: DocumentNode | None) -> Iterator[tuple[str, Choices]]:
         for person in self._items(written):
             try:
                 yield person.name, parse(person.value)
-            except BadPreferences as error:
+            except InvalidPreferences as error:
                 for reason in error.reasons:
-                    self.complaints.add(person, "bad-preference", reason)
+                    self.diagnostics.add(person, "bad-preference", reason)
 
-    def _given(self, entry: Cursor) -> Iterator[Event | Request]:
+    def _given(self, entry: DocumentNode) -> Iterator[Event | ActionRequest]:
         at = self._clock(entry.get("at"))
         for position, given in enumerate((entry / "given").each()):
             if after := given.get("after"):
                 try:
                     at += timedelta(seconds=parse_duration(after.value))
                 except (ValueError, OverflowError):
-                    self.complaints.add(after, "bad-format", f"{after.value!r} leads beyond the year 9999")
+                    self.diagnostics.add(after, "bad-format", f"{after.value!r} leads beyond the year 9999")
             now = (at - _EPOCH) // timedelta(microseconds=1)
             # Told apart, and the same whenever the test runs: words may show it.
             reqid = hashlib.sha256(f"{entry.place}#{position}".encode()).hexdigest()[:32]
             payload = given.value.get("payload", {})
             if action := given.get("action"):
                 if self._can_be_tried(action):
-                    yield Request(
+                    yield ActionRequest(
                         key=action.value, reqid=reqid, payload=payload, data=b"", sent=now, received=now
                     )
                 continue
@@ -96,36 +96,36 @@ class CaseCompiler:
                 received=now,
             )
 
-    def _can_be_tried(self, action: Cursor) -> bool:
+    def _can_be_tried(self, action: DocumentNode) -> bool:
         """Only what tells somebody is tried without asking anything outside the policy."""
         if action.value not in self.actions:
-            self.complaints.unknown(action, "action", self.actions)
+            self.diagnostics.unknown_name(action, "action", self.actions)
             return False
         spec = self.specs.get(action.value)
         if spec is None or not set(spec.channels) <= set(self.channels):
             return False  # what is wrong is said there
         if spec.handler != "notify":
             message = f"{action.value} has the handler {spec.handler}, which a test does not ask"
-            self.complaints.add(action, "untestable-action", message, hint="only notify can be tried")
+            self.diagnostics.add(action, "untestable-action", message, hint="only notify can be tried")
             return False
         return True
 
-    def _check_replies(self, reply: Cursor, requests: int) -> None:
+    def _check_replies(self, reply: DocumentNode, requests: int) -> None:
         written = len(list(reply.each()))
         if written != requests:
             message = f"replies expected: {written}, actions asked for: {requests}; each has one"
-            self.complaints.add(reply, "reply-count", message, at_key=True)
+            self.diagnostics.add(reply, "reply-count", message, at_key=True)
 
-    def _clock(self, at: Cursor | None) -> datetime:
+    def _clock(self, at: DocumentNode | None) -> datetime:
         if at is None:
             return DEFAULT_AT
         try:
             return parse_time(at.value)
         except ValueError as error:
-            self.complaints.add(at, "bad-format", str(error))
+            self.diagnostics.add(at, "bad-format", str(error))
             return DEFAULT_AT
 
-    def _expected(self, entries: Cursor | None) -> tuple[Expected, ...] | None:
+    def _expected(self, entries: DocumentNode | None) -> tuple[Expected, ...] | None:
         if entries is None:
             return None
         for entry in entries.items():
@@ -133,17 +133,17 @@ class CaseCompiler:
             if at := entry.get("at"):
                 self._clock(at)
             if channel is not None and channel.value not in self.channels:
-                self.complaints.unknown(channel, "channel", self.channels)
+                self.diagnostics.unknown_name(channel, "channel", self.channels)
             if rule is not None and rule.value not in self.actions:
                 self._check_rule(rule)
         return tuple(Expected(fields=entry.value, place=entry.place) for entry in entries.items())
 
-    def _check_rule(self, rule: Cursor) -> None:
+    def _check_rule(self, rule: DocumentNode) -> None:
         if rule.value not in self.rules:
-            self.complaints.unknown(rule, "rule", self.rules)
+            self.diagnostics.unknown_name(rule, "rule", self.rules)
 
     @staticmethod
-    def _items(cursor: Cursor | None) -> Iterator[Cursor]:
+    def _items(cursor: DocumentNode | None) -> Iterator[DocumentNode]:
         return iter(()) if cursor is None else cursor.items()
 
 

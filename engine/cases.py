@@ -9,7 +9,7 @@ from typing import Any
 
 from .choices import Choices
 from .model import Event, Outcome, Place
-from .telling.request import Request
+from .telling.request import ActionRequest
 
 DEFAULT_AT = datetime(2026, 1, 1, 12, tzinfo=UTC)  # the virtual clock where a test sets none
 
@@ -29,7 +29,7 @@ class Case:
     name: str
     place: Place
     events: tuple[Event, ...]  # in order of arrival, on the virtual clock
-    requests: tuple[Request, ...] = ()  # for actions, so too
+    requests: tuple[ActionRequest, ...] = ()  # for actions, so too
     preferences: Mapping[str, Choices] = field(default_factory=dict)  # by person
     answers: Mapping[str, Outcome] = field(default_factory=dict)  # how sends end, by channel; else sent
     rules: tuple[str, ...] | None = None  # ids, in order of evaluation

@@ -6,10 +6,10 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-USER, LOCALE = "user", "locale"
+USER_ROLE, LOCALE_ROLE = "user", "locale"
 ROLE_MARK, SECRET_MARK = "x-mss-role", "x-mss-sensitive"
 MASK = "***"
-_SHORTEST_SECRET = 4  # characters; masking "1" wherever it occurs would destroy the text
+_MIN_SECRET_LENGTH = 4  # characters; masking "1" wherever it occurs would destroy the text
 
 
 # A key of a payload, as it stands in the schema or in lower case: its spelling, and that of what is inside.
@@ -42,7 +42,7 @@ class EventSchema:
         if not self.secrets:
             return ()
         values = {text for path in self.secrets for text in _strings(_at(payload, path))}
-        return tuple(sorted((v for v in values if len(v) >= _SHORTEST_SECRET), key=len, reverse=True))
+        return tuple(sorted((v for v in values if len(v) >= _MIN_SECRET_LENGTH), key=len, reverse=True))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

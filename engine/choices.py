@@ -44,11 +44,11 @@ class Choices:
 ChoicesOf = Callable[[str], Choices | None]  # of a person, by the application's id
 
 
-def nobody(_: str) -> None:
+def no_preferences(_: str) -> None:
     """The choices where nobody has made any."""
 
 
-def selected(
+def select_channels(
     choices: Choices | None, category: str, allowed: Sequence[str], reachable: Collection[str]
 ) -> tuple[str, ...]:
     """Which of the ``allowed`` channels, the rule's favourite first, are used for ``preferred``.
@@ -60,13 +60,13 @@ def selected(
         said = [choices.is_on(category, channel) for channel in allowed]
         if any(said):
             return tuple(channel for channel, on in zip(allowed, said, strict=True) if on)
-        if all(on is False for on in said) and not outdated(choices, category, allowed):
+        if all(on is False for on in said) and not no_longer_allowed(choices, category, allowed):
             return ()
         allowed = [channel for channel, on in zip(allowed, said, strict=True) if on is None] or allowed
     return tuple(channel for channel in allowed if channel in reachable)[:1] or tuple(allowed[:1])
 
 
-def outdated(choices: Choices, category: str, allowed: Sequence[str]) -> tuple[str, ...]:
+def no_longer_allowed(choices: Choices, category: str, allowed: Sequence[str]) -> tuple[str, ...]:
     """The channels that the person has chosen and that are not allowed."""
     chosen = choices.channels.get(category, choices.channels.get(EVERYTHING, ()))
     on = [name for name, is_on in chosen.items() if is_on] if isinstance(chosen, Mapping) else chosen

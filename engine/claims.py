@@ -21,7 +21,7 @@ WasNotSent = Callable[[int], Awaitable[bool]]  # of an attempt, from 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Claims:
+class AttemptClaims:
     """The claims on deliveries, in a bucket of all replicas."""
 
     bucket: KeyValue
@@ -71,7 +71,7 @@ class Claims:
         The stream drops the second within its window; a command that was killed before it removed the
         letter may be run again much later.
         """
-        revival = delivery.revival
+        revival = delivery.redrive
         if revival is None:
             return True
         key, value = f"letter.{revival.letter}.{delivery.id}", str(revival.at).encode()

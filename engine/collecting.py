@@ -25,7 +25,7 @@ class _Collected:
 _last = _Collected()
 
 
-def settle() -> None:
+def freeze_heap() -> None:
     """Collect, and have the collector leave alone what is there; to be called once a policy is in use.
 
     A full collection looks at every object: of an idle server for some 35 ms, with 100,000 rules for the
@@ -38,13 +38,13 @@ def settle() -> None:
     _last.blocks = sys.getallocatedblocks()
 
 
-def has_grown() -> bool:
+def heap_has_grown() -> bool:
     """Whether so much more is in use than after ``settle`` that looking for garbage is worth its time."""
     return sys.getallocatedblocks() > _GROWN * _last.blocks
 
 
 @contextlib.contextmanager
-def collector_at_rest() -> Iterator[None]:
+def gc_paused() -> Iterator[None]:
     """Loading makes much that stays and little garbage: looking for it took half of the time."""
     was_enabled = gc.isenabled()
     gc.disable()

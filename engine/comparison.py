@@ -13,15 +13,15 @@ from . import locales
 from .audience import usable_address
 from .model import Delivery, Suppressed
 from .rulebook import Rulebook
-from .telling.request import Answer
+from .telling.request import ActionResponse
 from .templates import as_text
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MOST = 300  # characters of a message in a comparison
+_MAX_TEXT_LENGTH = 300  # characters of a message in a comparison
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class FieldComparison:
     """One field, side by side. "" is nothing on that side."""
 
     field: str
@@ -30,50 +30,55 @@ class Row:
     agrees: bool
 
 
-def compare_delivery(rulebook: Rulebook, wanted: Mapping[str, Any], delivery: Delivery) -> list[Row]:
+def compare_delivery(
+    rulebook: Rulebook, wanted: Mapping[str, Any], delivery: Delivery
+) -> list[FieldComparison]:
     """Each field that the test names."""
     return [_FIELDS[name](rulebook, want, delivery) for name, want in wanted.items()]
 
 
-def compare_suppressed(wanted: Mapping[str, Any], suppressed: Suppressed) -> list[Row]:
+def compare_suppressed(wanted: Mapping[str, Any], suppressed: Suppressed) -> list[FieldComparison]:
     """Each field that the test names."""
     return [_row(name, want, getattr(suppressed, name)) for name, want in wanted.items()]
 
 
-def compare_reply(wanted: Mapping[str, Any], answer: Answer) -> list[Row]:
+def compare_reply(wanted: Mapping[str, Any], answer: ActionResponse) -> list[FieldComparison]:
     """Each field that the test names."""
     actual = {"code": str(answer.code), "message": answer.message}
     return [_row(name, str(want), actual[name]) for name, want in wanted.items()]
 
 
-def aligned(wanted: Sequence[str], actual: Sequence[str]) -> Iterator[Row]:
+def align(wanted: Sequence[str], actual: Sequence[str]) -> Iterator[FieldComparison]:
     """Both orders side by side, what they share on one line."""
     matcher = SequenceMatcher(a=wanted, b=actual, autojunk=False)
     for operation, a1, a2, b1, b2 in matcher.get_opcodes():
         for left, right in zip_longest(wanted[a1:a2], actual[b1:b2], fillvalue=""):
-            yield Row(field="rule", expected=left, actual=right, agrees=operation == "equal")
+            yield FieldComparison(field="rule", expected=left, actual=right, agrees=operation == "equal")
 
 
-def only_expected(wanted: Mapping[str, Any]) -> tuple[Row, ...]:
+def only_expected(wanted: Mapping[str, Any]) -> tuple[FieldComparison, ...]:
     """What is not there."""
     return tuple(
-        Row(field=name, expected=_text(want), actual="", agrees=False) for name, want in wanted.items()
+        FieldComparison(field=name, expected=_text(want), actual="", agrees=False)
+        for name, want in wanted.items()
     )
 
 
-def only_actual(found: Delivery | Suppressed) -> tuple[Row, ...]:
+def only_actual(found: Delivery | Suppressed) -> tuple[FieldComparison, ...]:
     """What nobody named."""
     if isinstance(found, Delivery):
         seen = _seen(found)
     else:
         seen = {"rule": found.rule, "channel": found.channel, "reason": found.reason}
     return tuple(
-        Row(field=name, expected="", actual=value, agrees=False) for name, value in seen.items() if value
+        FieldComparison(field=name, expected="", actual=value, agrees=False)
+        for name, value in seen.items()
+        if value
     )
 
 
-def _row(name: str, wanted: Any, actual: str) -> Row:
-    return Row(field=name, expected=_text(wanted), actual=actual, agrees=wanted == actual)
+def _row(name: str, wanted: Any, actual: str) -> FieldComparison:
+    return FieldComparison(field=name, expected=_text(wanted), actual=actual, agrees=wanted == actual)
 
 
 def _text(value: Any) -> str:
@@ -93,23 +98,23 @@ def _seen(delivery: Delivery) -> dict[str, str]:
 
 
 def _cut(text: str) -> str:
-    return text if len(text) <= _MOST else f"{text[: _MOST - 1]}…"
+    return text if len(text) <= _MAX_TEXT_LENGTH else f"{text[: _MAX_TEXT_LENGTH - 1]}…"
 
 
-def _plain(name: str) -> Callable[[Rulebook, Any, Delivery], Row]:
+def _plain(name: str) -> Callable[[Rulebook, Any, Delivery], FieldComparison]:
     return lambda _, wanted, delivery: _row(name, wanted, _seen(delivery)[name])
 
 
-def _locale(_: Rulebook, wanted: Any, delivery: Delivery) -> Row:
+def _locale(_: Rulebook, wanted: Any, delivery: Delivery) -> FieldComparison:
     agrees = locales.normal(wanted) == locales.normal(delivery.locale)
-    return Row(field="locale", expected=wanted, actual=delivery.locale, agrees=agrees)
+    return FieldComparison(field="locale", expected=wanted, actual=delivery.locale, agrees=agrees)
 
 
-def _to(rulebook: Rulebook, wanted: Any, delivery: Delivery) -> Row:
+def _to(rulebook: Rulebook, wanted: Any, delivery: Delivery) -> FieldComparison:
     kind = rulebook.channels[delivery.channel].address
     given = wanted if isinstance(wanted, list) else [wanted]
     addresses = [usable_address(kind, text) or text if kind else text for text in given]
-    return Row(
+    return FieldComparison(
         field="to",
         expected=_text(wanted),
         actual=", ".join(delivery.to),
@@ -117,12 +122,14 @@ def _to(rulebook: Rulebook, wanted: Any, delivery: Delivery) -> Row:
     )
 
 
-def _title(_: Rulebook, wanted: Any, delivery: Delivery) -> Row:
+def _title(_: Rulebook, wanted: Any, delivery: Delivery) -> FieldComparison:
     title = delivery.message.title
-    return Row(field="title", expected=wanted, actual=title, agrees=_folded(wanted) == _folded(title))
+    return FieldComparison(
+        field="title", expected=wanted, actual=title, agrees=_folded(wanted) == _folded(title)
+    )
 
 
-def _contains(_: Rulebook, wanted: Any, delivery: Delivery) -> Row:
+def _contains(_: Rulebook, wanted: Any, delivery: Delivery) -> FieldComparison:
     """Each text is in the title, or in every part of the body: no reader sees more than one part."""
     message = delivery.message
     parts = {"text": message.text.strip(), "HTML": as_text(message.html)}
@@ -134,8 +141,8 @@ def _contains(_: Rulebook, wanted: Any, delivery: Delivery) -> Row:
         if without or not parts:
             actual = _cut(next((parts[name] for name in without), ""))
             note = f"(the {' and the '.join(without)} without it)\n" if without and len(parts) > 1 else ""
-            return Row(field="contains", expected=text, actual=note + actual, agrees=False)
-    return Row(field="contains", expected=_text(wanted), actual="(has it)", agrees=True)
+            return FieldComparison(field="contains", expected=text, actual=note + actual, agrees=False)
+    return FieldComparison(field="contains", expected=_text(wanted), actual="(has it)", agrees=True)
 
 
 def _folded(text: str) -> str:
@@ -143,12 +150,12 @@ def _folded(text: str) -> str:
     return " ".join(text.split())
 
 
-def _at(_: Rulebook, wanted: Any, delivery: Delivery) -> Row:
+def _at(_: Rulebook, wanted: Any, delivery: Delivery) -> FieldComparison:
     """When it goes out, to the second, in the offset that the test writes."""
     expected = datetime.fromisoformat(wanted.strip().upper())
-    actual = _EPOCH + timedelta(microseconds=max(delivery.created, delivery.released))
+    actual = _EPOCH + timedelta(microseconds=max(delivery.created, delivery.not_before))
     actual = actual.astimezone(expected.tzinfo).replace(microsecond=0)
-    return Row(
+    return FieldComparison(
         field="at",
         expected=wanted,
         actual=actual.isoformat(),
@@ -156,7 +163,7 @@ def _at(_: Rulebook, wanted: Any, delivery: Delivery) -> Row:
     )
 
 
-_FIELDS: Mapping[str, Callable[[Rulebook, Any, Delivery], Row]] = {
+_FIELDS: Mapping[str, Callable[[Rulebook, Any, Delivery], FieldComparison]] = {
     "channel": _plain("channel"),
     "rule": _plain("rule"),
     "to": _to,

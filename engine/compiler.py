@@ -19,7 +19,7 @@ from .cases import Case
 from .catalogue import Catalogue, EventSchema
 from .channels import TYPES, check_channel
 from .choices import PREFERRED
-from .cursors import Complaints, Cursor
+from .cursors import Diagnostics, DocumentNode
 from .documents import Document
 from .durations import parse_duration, parse_rate
 from .errors import PolicyError
@@ -32,7 +32,7 @@ from .rule_compiler import RuleCompiler
 from .rulebook import ChannelSpec, Defaults, Mode, Rulebook, in_order
 from .sections import Sections
 from .template_compiler import compile_library
-from .templates import TEMPLATE_FOLDER, Library, Source
+from .templates import TEMPLATE_FOLDER, Library, TemplateSource
 
 _INDEPENDENT = (  # what a mistake elsewhere in its rule cannot have led to
     "unknown-channel", "unknown-person", "unknown-event", "bad-event", "bad-path", "bad-argument",
@@ -42,18 +42,18 @@ _COMMON = ("type", "address", "timeout", "concurrency", "rate", "on_unknown", "r
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Folder:
+class PolicyDocuments:
     """The files of a policy, read and not yet understood."""
 
     revision: str
     sections: Sequence[Document]
     events: Mapping[str, Document]  # payload schemas beside the rules, by KIND/KEY
-    sources: Sequence[Source]
+    sources: Sequence[TemplateSource]
     pictures: Mapping[str, bytes]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Compiled:
+class CompiledPolicy:
     """What could be made of a folder. The rulebook is to be used only when no problem is an error."""
 
     rulebook: Rulebook
@@ -62,12 +62,14 @@ class Compiled:
     rules: int  # written, whether switched on or not
 
 
-def compile_policy(folder: Folder, environment: Mapping[str, str], *, warn: bool = True) -> Compiled:
+def compile_policy(
+    folder: PolicyDocuments, environment: Mapping[str, str], *, warn: bool = True
+) -> CompiledPolicy:
     """Compile every part; what is wrong with one does not hide the others.
 
     Unless ``warn``, what can only lead to warnings is not looked for.
     """
-    complaints = Complaints()
+    complaints = Diagnostics()
     sections = Sections(folder.sections, complaints)
     catalogue = _catalogue(folder.events, complaints)
     library = _library(folder, complaints)
@@ -80,7 +82,7 @@ def compile_policy(folder: Folder, environment: Mapping[str, str], *, warn: bool
         site=given.get("site", {}),
         budget=compile_budget(whole_budget, complaints) if whole_budget else None,
     )
-    interval_compiler = IntervalCompiler(complaints=complaints, zone=defaults.zone)
+    interval_compiler = IntervalCompiler(diagnostics=complaints, zone=defaults.zone)
     intervals = {entry.name: interval_compiler.intervals(entry) for entry in sections.named("time_intervals")}
     for entry in sections.written("channels"):
         if entry.name == PREFERRED:
@@ -92,7 +94,7 @@ def compile_policy(folder: Folder, environment: Mapping[str, str], *, warn: bool
     }
     people = {entry.name: _person(entry, complaints) for entry in sections.named("people")}
     rule_compiler = RuleCompiler(
-        complaints=complaints,
+        diagnostics=complaints,
         defaults=defaults,
         channels=channels,
         declared=sections.names("channels"),
@@ -102,22 +104,22 @@ def compile_policy(folder: Folder, environment: Mapping[str, str], *, warn: bool
         catalogue=catalogue,
     )
     action_compiler = ActionCompiler(
-        complaints=complaints,
+        diagnostics=complaints,
         defaults=defaults,
         channels=channels,
         declared=sections.names("channels"),
         library=library,
         environment=environment,
     )
-    surroundings = lint.Surroundings(catalogue)
-    written: list[lint.Written] = []
+    surroundings = lint.SourceRuleBuilder(catalogue)
+    written: list[lint.SourceRule] = []
     for entry in sections.rules():
         before = len(complaints.problems)
         rule = rule_compiler.rule(entry)
-        written.append(surroundings.written(entry, rule, complaints.problems[before:]))
-    for entry in sections.remnants("rules"):
-        complaints.problems.extend(_of_remnant(entry, rule_compiler, surroundings))
-    for entry in sections.remnants("channels"):
+        written.append(surroundings.source_rule(entry, rule, complaints.problems[before:]))
+    for entry in sections.partial_entries("rules"):
+        complaints.problems.extend(_check_partial_entry(entry, rule_compiler, surroundings))
+    for entry in sections.partial_entries("channels"):
         lint.check_secrets(entry, complaints)
     rules = in_order(tuple(each.rule for each in written))
     live = tuple(rule for rule in rules if rule.mode is not Mode.OFF)
@@ -138,7 +140,7 @@ def compile_policy(folder: Folder, environment: Mapping[str, str], *, warn: bool
         index=RuleIndex((rule.events, rule.when, rule) for rule in live),
     )
     case_compiler = CaseCompiler(
-        complaints=complaints,
+        diagnostics=complaints,
         rules=sections.rule_ids(),
         channels=sections.names("channels"),
         actions=sections.names("actions"),
@@ -146,7 +148,7 @@ def compile_policy(folder: Folder, environment: Mapping[str, str], *, warn: bool
         catalogue=catalogue,
     )
     cases = tuple(case_compiler.case(entry) for entry in sections.tests())
-    whole = lint.Policy(
+    whole = lint.LintContext(
         rulebook=rulebook,
         rules=sorted(written, key=lambda each: (each.rule.priority, each.rule.place)),
         cases=cases,
@@ -158,21 +160,23 @@ def compile_policy(folder: Folder, environment: Mapping[str, str], *, warn: bool
         complete=sections.complete,
     )
     lint.check(whole, complaints, warn=warn)
-    return Compiled(
+    return CompiledPolicy(
         rulebook=rulebook, cases=cases, problems=complaints.problems, rules=sections.count("rules")
     )
 
 
-def _of_remnant(entry: Cursor, compiler: RuleCompiler, surroundings: lint.Surroundings) -> Iterator[Problem]:
+def _check_partial_entry(
+    entry: DocumentNode, compiler: RuleCompiler, surroundings: lint.SourceRuleBuilder
+) -> Iterator[Problem]:
     """What is wrong with a rule beside what the schema refused, as far as that does not depend on it."""
-    whole = Cursor(entry.document, entry.path, {"id": "", "event": [], "notify": [], **entry.value})
-    complaints = Complaints()
-    rule = replace(compiler, complaints=complaints).rule(whole)
-    lint.check_fields(surroundings.written(whole, rule, complaints.problems), complaints)
+    whole = DocumentNode(entry.document, entry.path, {"id": "", "event": [], "notify": [], **entry.value})
+    complaints = Diagnostics()
+    rule = replace(compiler, diagnostics=complaints).rule(whole)
+    lint.check_fields(surroundings.source_rule(whole, rule, complaints.problems), complaints)
     return (problem for problem in complaints.problems if problem.code in _INDEPENDENT)
 
 
-def _catalogue(events: Mapping[str, Document], complaints: Complaints) -> Catalogue:
+def _catalogue(events: Mapping[str, Document], complaints: Diagnostics) -> Catalogue:
     """The built-in payload schemas, and those beside the rules, which come first."""
     known = {}
     flawed = set()
@@ -183,7 +187,7 @@ def _catalogue(events: Mapping[str, Document], complaints: Complaints) -> Catalo
     for path, document in events.items():
         event = path.replace("/", ".")
         flaws = schemas.check_schema(document.data)
-        whole = Cursor(document, (), document.data)
+        whole = DocumentNode(document, (), document.data)
         for flaw in flaws:
             complaints.add(whole.below(flaw.path), flaw.code, flaw.message, hint=flaw.hint)
         if flaws or document.problems or not isinstance(document.data, dict):
@@ -193,7 +197,7 @@ def _catalogue(events: Mapping[str, Document], complaints: Complaints) -> Catalo
     return Catalogue(schemas=known, flawed=frozenset(flawed))
 
 
-def _library(folder: Folder, complaints: Complaints) -> Library:
+def _library(folder: PolicyDocuments, complaints: Diagnostics) -> Library:
     library, flaws = compile_library(folder.sources, folder.pictures)
     complaints.problems.extend(
         Problem(
@@ -208,9 +212,9 @@ def _library(folder: Folder, complaints: Complaints) -> Library:
 
 
 def _channel(
-    entry: Cursor, retry: Mapping[str, Any], environment: Mapping[str, str], complaints: Complaints
+    entry: DocumentNode, retry: Mapping[str, Any], environment: Mapping[str, str], complaints: Diagnostics
 ) -> ChannelSpec:
-    def complain(path: documents.Path, code: str, message: str) -> None:
+    def complain(path: documents.DocumentPath, code: str, message: str) -> None:
         complaints.add(entry.below(path), code, message)
 
     lint.check_secrets(entry, complaints)
@@ -235,7 +239,7 @@ def _channel(
         type=settings["type"],
         address=address,
         many=kind.many,
-        words=kind.words,
+        renders_text=kind.renders_text,
         options={key: value for key, value in settings.items() if key not in _COMMON},
         retry=_retry({**retry, **settings.get("retry", {})}),
         repeats_unknown=settings.get("on_unknown", "retry") == "retry",
@@ -255,7 +259,7 @@ def _retry(settings: Mapping[str, Any]) -> RetryPolicy:
     return RetryPolicy(attempts=settings.get("attempts", RetryPolicy().attempts), **durations)
 
 
-def _person(entry: Cursor, complaints: Complaints) -> Recipient:
+def _person(entry: DocumentNode, complaints: Diagnostics) -> Recipient:
     addresses: dict[str, tuple[str, ...]] = {}
     for kind in entry.items():
         if kind.name in ("locale", "time_zone"):
@@ -274,7 +278,7 @@ def _person(entry: Cursor, complaints: Complaints) -> Recipient:
     )
 
 
-def _default_zone(sections: Sections, complaints: Complaints) -> ZoneInfo:
+def _default_zone(sections: Sections, complaints: Diagnostics) -> ZoneInfo:
     written = next((entry for entry in sections.named("defaults") if entry.name == "time_zone"), None)
     found = zone_of(written, complaints) if written else None
     return found or Defaults().zone

@@ -9,19 +9,19 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .paths import ALL, ANY, NOT, Path, format_path, resolve
-from .questions import Finding, Question
+from .paths import ALL, ANY, NOT, FieldPath, format_path, resolve
+from .questions import ConditionResult, ValueTest
 
-__all__ = ["Block", "Combination", "Condition", "Finding"]
+__all__ = ["Block", "Combination", "Condition", "ConditionResult"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Condition:
     """What is asked of the values at one path."""
 
-    path: Path
+    path: FieldPath
     operators: Mapping[str, Any]  # as written, a scalar being ``equals`` and a list ``any_of``
-    question: Question | None  # all operators together; None is ``exists: false``
+    question: ValueTest | None  # all operators together; None is ``exists: false``
     test: Callable[[Mapping[str, Any]], bool]
 
     @property
@@ -29,12 +29,12 @@ class Condition:
         """Whether its strings are compared case-folded, those inside ``not`` and ``any_of`` too."""
         return self.operators.get("ignore_case") is True
 
-    def explain(self, payload: Mapping[str, Any]) -> Finding:
+    def explain(self, payload: Mapping[str, Any]) -> ConditionResult:
         found = resolve(payload, self.path)
         path = format_path(self.path)
         if self.question is not None:
             return self.question.explain(path, found)
-        return Finding(
+        return ConditionResult(
             path=path,
             operator="exists",
             expected=False,
@@ -53,11 +53,13 @@ class Combination:
     source: Any  # as written
     test: Callable[[Mapping[str, Any]], bool]
 
-    def explain(self, payload: Mapping[str, Any]) -> Finding:
+    def explain(self, payload: Mapping[str, Any]) -> ConditionResult:
         inside = tuple(block.finding(payload) for block in self.blocks)
         outcomes = [finding.holds for finding in inside]
         holds = {ANY: any(outcomes), ALL: all(outcomes), NOT: not all(outcomes)}[self.operator]
-        return Finding(path="", operator=self.operator, expected=self.source, holds=holds, inside=inside)
+        return ConditionResult(
+            path="", operator=self.operator, expected=self.source, holds=holds, inside=inside
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,17 +80,17 @@ class Block:
                 return False
         return True
 
-    def explain(self, payload: Mapping[str, Any]) -> tuple[Finding, ...]:
+    def explain(self, payload: Mapping[str, Any]) -> tuple[ConditionResult, ...]:
         """One finding for each part, also after the first that does not hold."""
         return tuple(part.explain(payload) for part in self.parts)
 
-    def finding(self, payload: Mapping[str, Any]) -> Finding:
+    def finding(self, payload: Mapping[str, Any]) -> ConditionResult:
         """The block as one finding."""
         inside = self.explain(payload)
         if len(inside) == 1:
             return inside[0]
         holds = all(finding.holds for finding in inside)
-        return Finding(path="", operator=ALL, expected=self.source, holds=holds, inside=inside)
+        return ConditionResult(path="", operator=ALL, expected=self.source, holds=holds, inside=inside)
 
     def conditions(self) -> Iterator[Condition]:
         """Every condition, those of inner blocks too, in the order of writing."""
@@ -100,6 +102,6 @@ class Block:
                     yield from block.conditions()
 
     @property
-    def paths(self) -> tuple[Path, ...]:
+    def paths(self) -> tuple[FieldPath, ...]:
         """Every path that is asked about, each once."""
         return tuple(dict.fromkeys(condition.path for condition in self.conditions()))

@@ -27,17 +27,17 @@ log = logging.getLogger(__name__)
 _LEAVE_LIMIT = 2.0  # seconds
 _HEAR_LIMIT = 5.0  # seconds for the broker to take a question
 _QUIET = 0.5  # seconds in which replicas say that they are there
-_MOST_PROBLEMS = 50  # in one answer
+_MAX_PROBLEMS = 50  # in one answer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reloaded:
+class ReloadResult:
     """How a reload went."""
 
     revision: str  # in force now; of a rehearsal: of the files
     changed: bool
     problems: tuple[Problem, ...] = ()  # why nothing was changed
-    waiting: tuple[str, ...] = ()  # settings that take effect at the next start
+    restart_required: tuple[str, ...] = ()  # settings that take effect at the next start
     at: float = 0.0  # seconds since the epoch
 
     @property
@@ -46,12 +46,12 @@ class Reloaded:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Lag:
+class ConsumerLag:
     """What is still to be done of one stream, or for one channel, over all replicas."""
 
     name: str
     pending: int = 0  # that nobody has been handed yet
-    in_hand: int = 0  # handed out and not yet done with
+    in_flight: int = 0  # handed out and not yet done with
     error: str = ""  # why the broker did not say
 
 
@@ -66,15 +66,15 @@ class Status:
     kinds: tuple[str, ...] = ()  # of events that it takes
     actions: tuple[str, ...] = ()
     channels: tuple[str, ...] = ()  # whose deliveries it sends, those of earlier policies too
-    in_hand: int = 0  # messages and requests that it has not yet done with
-    streams: tuple[Lag, ...] = ()
-    queues: tuple[Lag, ...] = ()  # of channels
-    reload: Reloaded | None = None  # the last one
+    in_flight: int = 0  # messages and requests that it has not yet done with
+    streams: tuple[ConsumerLag, ...] = ()
+    queues: tuple[ConsumerLag, ...] = ()  # of channels
+    reload: ReloadResult | None = None  # the last one
     source_error: str = ""  # why the policy cannot be looked at where it lies; empty while it can
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class ReplicaReply:
     """What one replica says to one request."""
 
     id: str  # of the replica, unlike any other's
@@ -83,7 +83,7 @@ class Answer:
     since: float  # when that revision came into force, seconds since the epoch
     is_done: bool = True  # False: it is there, and will say more
     error: str = ""  # why it can say nothing
-    reload: Reloaded | None = None
+    reload: ReloadResult | None = None
     status: Status | None = None
 
 
@@ -93,15 +93,15 @@ class Control:
 
     connection: Connection
     namespace: str
-    present: Callable[[], Answer]  # who this is
-    verbs: Mapping[str, Callable[[], Awaitable[Answer]]]
+    identity: Callable[[], ReplicaReply]  # who this is
+    commands: Mapping[str, Callable[[], Awaitable[ReplicaReply]]]
     tasks: asyncio.TaskGroup
     _subscriptions: list[Subscription] = field(default_factory=list)
-    _in_hand: set[asyncio.Task[None]] = field(default_factory=set)
+    _in_flight: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def start(self) -> None:
         """Listen. Where permissions forbid it, the log says so and all else works."""
-        for verb in self.verbs:
+        for verb in self.commands:
             self._subscriptions.append(
                 await self.connection.client.subscribe(
                     f"{self.namespace}.control.{verb}", cb=partial(self._received, verb)
@@ -112,49 +112,51 @@ class Control:
         """Hear no more, and say what is still to be said."""
         if self.connection.client.is_connected:
             for subscription in self._subscriptions:
-                await self.connection.patiently(subscription.drain(), _LEAVE_LIMIT)  # type: ignore[no-untyped-call]
-        if self._in_hand:
-            await asyncio.wait(list(self._in_hand), timeout=_LEAVE_LIMIT)
-        for task in self._in_hand:
+                await self.connection.wait_bounded(subscription.drain(), _LEAVE_LIMIT)  # type: ignore[no-untyped-call]
+        if self._in_flight:
+            await asyncio.wait(list(self._in_flight), timeout=_LEAVE_LIMIT)
+        for task in self._in_flight:
             task.cancel()
 
     async def _received(self, verb: str, msg: Msg) -> None:
         if msg.reply and not msg.reply.startswith("$"):
             task = self.tasks.create_task(self._answer(verb, msg.reply), name=f"control {verb}")
-            self._in_hand.add(task)
-            task.add_done_callback(self._in_hand.discard)
+            self._in_flight.add(task)
+            task.add_done_callback(self._in_flight.discard)
 
     async def _answer(self, verb: str, reply: str) -> None:
-        await self._say(reply, replace(self.present(), is_done=False))
+        await self._send(reply, replace(self.identity(), is_done=False))
         try:
-            answer = await self.verbs[verb]()
+            answer = await self.commands[verb]()
         except Exception as error:
             # Nobody may be left waiting over a bug.
             log.exception("control %s: a bug", verb)
-            answer = replace(self.present(), error=f"a bug: {error!r}")
-        await self._say(reply, answer)
+            answer = replace(self.identity(), error=f"a bug: {error!r}")
+        await self._send(reply, answer)
 
-    async def _say(self, reply: str, answer: Answer) -> None:
+    async def _send(self, reply: str, answer: ReplicaReply) -> None:
         try:
             await self.connection.publish(reply, encode(answer))
         except (BrokerError, nats.errors.Error) as error:
             log.warning("control: an answer could not be sent: %s", error)
 
 
-def shortened(reloaded: Reloaded | None) -> Reloaded | None:
+def shortened(reloaded: ReloadResult | None) -> ReloadResult | None:
     """With no more problems than fit into a message."""
-    return reloaded and replace(reloaded, problems=reloaded.problems[:_MOST_PROBLEMS])
+    return reloaded and replace(reloaded, problems=reloaded.problems[:_MAX_PROBLEMS])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answers:
+class ReplicaReplies:
     """What came of asking."""
 
-    done: tuple[Answer, ...]  # in order of names
-    silent: tuple[Answer, ...]  # said that they are there, and no more
+    done: tuple[ReplicaReply, ...]  # in order of names
+    silent: tuple[ReplicaReply, ...]  # said that they are there, and no more
 
 
-async def ask(connection: Connection, namespace: str, verb: str, *, limit: float, expect: int = 0) -> Answers:
+async def ask_replicas(
+    connection: Connection, namespace: str, verb: str, *, limit: float, expect: int = 0
+) -> ReplicaReplies:
     """Ask every replica and wait until each that is there has answered, at most ``limit`` seconds.
 
     With ``expect``, wait for that many. Raises NotPermitted, BrokerError.
@@ -165,11 +167,11 @@ async def ask(connection: Connection, namespace: str, verb: str, *, limit: float
     subscription = await connection.client.subscribe(inbox, cb=arrived.put)
     said = len(connection.violations)
     await connection.publish(f"{namespace}.control.{verb}", b"", reply=inbox)
-    if not await connection.round_trip(_HEAR_LIMIT):
+    if not await connection.flush(_HEAR_LIMIT):
         raise BrokerError("NATS does not answer")
     deadline, quiet = loop.time() + limit, loop.time() + _QUIET
-    here: dict[str, Answer] = {}
-    done: dict[str, Answer] = {}
+    here: dict[str, ReplicaReply] = {}
+    done: dict[str, ReplicaReply] = {}
     while True:
         waits = len(done) < max(expect, len(here))
         until = deadline if waits else min(deadline, quiet)
@@ -186,15 +188,15 @@ async def ask(connection: Connection, namespace: str, verb: str, *, limit: float
     if connection.violations[said:]:
         raise NotPermitted("; ".join(connection.violations[said:]))
     silent = [answer for id_, answer in here.items() if id_ not in done]
-    return Answers(done=_by_name(done.values()), silent=_by_name(silent))
+    return ReplicaReplies(done=_by_name(done.values()), silent=_by_name(silent))
 
 
-def _by_name(answers: Iterable[Answer]) -> tuple[Answer, ...]:
+def _by_name(answers: Iterable[ReplicaReply]) -> tuple[ReplicaReply, ...]:
     return tuple(sorted(answers, key=lambda answer: (answer.name, answer.id)))
 
 
-def _decoded(data: bytes) -> Answer:
+def _decoded(data: bytes) -> ReplicaReply:
     try:
-        return msgspec.json.decode(data, type=Answer)
+        return msgspec.json.decode(data, type=ReplicaReply)
     except msgspec.MsgspecError as error:
         raise BrokerError(f"something else than MSS answers: {error}") from error

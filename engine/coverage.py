@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from .chain import fall_back_id
+from .chain import fallback_id
 from .draft import delivery_id
 from .model import Delivery, Place
 from .plan import Plan
@@ -14,7 +14,7 @@ from .rulebook import Mode, Notify, Rule, Rulebook
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
-class Fired:
+class CoveredRule:
     """A rule; it is covered when it matched."""
 
     place: Place
@@ -25,7 +25,7 @@ class Fired:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
-class Told:
+class CoveredEntry:
     """An entry of a rule's ``notify``; it is covered when it led to a message, or would have in shadow.
 
     Of a chain each step is one, covered when the chain got as far as that.
@@ -43,7 +43,7 @@ class Told:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
-class Spoken:
+class CoveredLocale:
     """The words of a template for a channel in one language; they are covered when they were written."""
 
     template: str
@@ -54,11 +54,11 @@ class Spoken:
         return f"template {self.template}, {self.channel} in {self.locale}"
 
 
-T = TypeVar("T", Fired, Told, Spoken)
+T = TypeVar("T", CoveredRule, CoveredEntry, CoveredLocale)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Share(Generic[T]):
+class CoverageShare(Generic[T]):
     """How much of one sort is covered."""
 
     total: int
@@ -73,9 +73,9 @@ class Share(Generic[T]):
 class Coverage:
     """What is there, and what of it no test touched."""
 
-    rules: Share[Fired]
-    notify: Share[Told]
-    locales: Share[Spoken]
+    rules: CoverageShare[CoveredRule]
+    notify: CoverageShare[CoveredEntry]
+    locales: CoverageShare[CoveredLocale]
 
     @property
     def complete(self) -> bool:
@@ -84,12 +84,12 @@ class Coverage:
 
 def coverage(rulebook: Rulebook, plans: Iterable[Plan]) -> Coverage:
     """What ``plans``, those of all tests with every delivery that was tried, have touched."""
-    fired: set[Fired] = set()
-    told: set[Told] = set()
-    spoken: set[Spoken] = set()
+    fired: set[CoveredRule] = set()
+    told: set[CoveredEntry] = set()
+    spoken: set[CoveredLocale] = set()
     for plan in plans:
         for match in plan.matches:
-            fired.add(_fired(match.rule))
+            fired.add(_covered_rule(match.rule))
             deliveries = {d.id: d for d in plan.deliveries if d.rule == match.rule.id}
             for entry, step, notify in _entries(match.rule):
                 whole = match.rule.notify[entry - 1]
@@ -99,14 +99,18 @@ def coverage(rulebook: Rulebook, plans: Iterable[Plan]) -> Coverage:
                     continue
                 made = [d for d in deliveries.values() if _is_of(d, plan, match.rule, notify)]
                 if made or match.rule.mode is Mode.SHADOW:
-                    told.add(_told(match.rule, entry, step, notify))
+                    told.add(_covered_entry(match.rule, entry, step, notify))
                 for delivery in made:
                     template = _template_of(delivery, plan, match.rule, notify)
-                    spoken.add(Spoken(template=template, channel=delivery.channel, locale=delivery.locale))
+                    spoken.add(
+                        CoveredLocale(template=template, channel=delivery.channel, locale=delivery.locale)
+                    )
     return Coverage(
-        rules=_share({_fired(rule) for rule in rulebook.rules}, fired),
-        notify=_share({_told(rule, *each) for rule in rulebook.rules for each in _entries(rule)}, told),
-        locales=_share(set(_words(rulebook)), spoken),
+        rules=_share({_covered_rule(rule) for rule in rulebook.rules}, fired),
+        notify=_share(
+            {_covered_entry(rule, *each) for rule in rulebook.rules for each in _entries(rule)}, told
+        ),
+        locales=_share(set(_covered_locales(rulebook)), spoken),
     )
 
 
@@ -123,19 +127,21 @@ def _template_of(delivery: Delivery, plan: Plan, rule: Rule, notify: Notify) -> 
     to = delivery.to or (delivery.user,)
     for template in rule.templates_of(notify):
         own = delivery_id(plan.event, rule.id, notify.channel, template, to)
-        if not delivery.takeover and delivery.id == own:
+        if not delivery.fell_back_from and delivery.id == own:
             return template
-        if delivery.takeover and any(delivery.id == fall_back_id(each.id, own) for each in plan.deliveries):
+        if delivery.fell_back_from and any(
+            delivery.id == fallback_id(each.id, own) for each in plan.deliveries
+        ):
             return template
     return ""
 
 
-def _share(there: set[T], touched: set[T]) -> Share[T]:
-    return Share(total=len(there), missing=tuple(sorted(there - touched)))
+def _share(there: set[T], touched: set[T]) -> CoverageShare[T]:
+    return CoverageShare(total=len(there), missing=tuple(sorted(there - touched)))
 
 
-def _fired(rule: Rule) -> Fired:
-    return Fired(place=rule.place, rule=rule.id)
+def _covered_rule(rule: Rule) -> CoveredRule:
+    return CoveredRule(place=rule.place, rule=rule.id)
 
 
 def _entries(rule: Rule) -> Iterator[tuple[int, int, Notify]]:
@@ -147,18 +153,18 @@ def _entries(rule: Rule) -> Iterator[tuple[int, int, Notify]]:
             yield from ((number, place, step) for place, step in enumerate(entry.steps, 1))
 
 
-def _told(rule: Rule, entry: int, step: int, notify: Notify) -> Told:
-    return Told(place=rule.place, rule=rule.id, entry=entry, step=step, channel=notify.channel)
+def _covered_entry(rule: Rule, entry: int, step: int, notify: Notify) -> CoveredEntry:
+    return CoveredEntry(place=rule.place, rule=rule.id, entry=entry, step=step, channel=notify.channel)
 
 
-def _words(rulebook: Rulebook) -> Iterator[Spoken]:
+def _covered_locales(rulebook: Rulebook) -> Iterator[CoveredLocale]:
     """Every language of every template that a rule uses, by channel. A shadow rule writes nothing."""
     for rule in rulebook.rules:
         for notify in rule.steps if rule.mode is not Mode.SHADOW else ():
             channel = rulebook.channels[notify.channel]
             for template in rule.templates_of(notify):
-                for locale in rulebook.library.shelves.get(template, {}):
+                for locale in rulebook.library.by_name.get(template, {}):
                     words = rulebook.library.find(template, (channel.name, channel.type), (locale,))
                     if words is not None:
                         spelled = words.locale or rulebook.defaults.locale
-                        yield Spoken(template=template, channel=channel.name, locale=spelled)
+                        yield CoveredLocale(template=template, channel=channel.name, locale=spelled)

@@ -13,29 +13,29 @@ from .spelling import nearest
 
 
 @dataclass(frozen=True, slots=True)
-class Cursor:
+class DocumentNode:
     """A value in a document and the way to it: ``cursor / key`` goes one step further."""
 
     document: Document
-    path: documents.Path
+    path: documents.DocumentPath
     value: Any
 
-    def __truediv__(self, step: str | int) -> Cursor:
-        return Cursor(self.document, (*self.path, step), self.value[step])
+    def __truediv__(self, step: str | int) -> DocumentNode:
+        return DocumentNode(self.document, (*self.path, step), self.value[step])
 
-    def below(self, path: documents.Path) -> Cursor:
+    def below(self, path: documents.DocumentPath) -> DocumentNode:
         """The place ``path`` further in, of which only the place matters."""
-        return Cursor(self.document, (*self.path, *path), None)
+        return DocumentNode(self.document, (*self.path, *path), None)
 
-    def get(self, key: str) -> Cursor | None:
+    def get(self, key: str) -> DocumentNode | None:
         return self / key if isinstance(self.value, dict) and key in self.value else None
 
-    def items(self) -> Iterator[Cursor]:
+    def items(self) -> Iterator[DocumentNode]:
         """The values of a mapping or a list."""
         keys = range(len(self.value)) if isinstance(self.value, list) else list(self.value)
         return (self / key for key in keys)
 
-    def each(self) -> Iterator[Cursor]:
+    def each(self) -> Iterator[DocumentNode]:
         """The entries where it is a list, else itself: what may be written as one or as several."""
         return self.items() if isinstance(self.value, list) else iter((self,))
 
@@ -54,14 +54,14 @@ class Cursor:
 
 
 @dataclass(frozen=True, slots=True)
-class Complaints:
+class Diagnostics:
     """Collects problems."""
 
     problems: list[Problem] = field(default_factory=list)
 
     def add(
         self,
-        cursor: Cursor,
+        cursor: DocumentNode,
         code: str,
         message: str,
         *,
@@ -80,7 +80,9 @@ class Complaints:
             )
         )
 
-    def unknown(self, cursor: Cursor, what: str, allowed: Iterable[str], *, at_key: bool = False) -> None:
+    def unknown_name(
+        self, cursor: DocumentNode, what: str, allowed: Iterable[str], *, at_key: bool = False
+    ) -> None:
         """``cursor``, or its key, names something that is not there; says what is, and what may be meant."""
         names = sorted(allowed)
         name = cursor.name if at_key else cursor.value

@@ -14,19 +14,19 @@ from dataclasses import dataclass, replace
 from msgspec import structs
 
 from .codec import decode_delivery
-from .errors import StaysDead, UndecodableError
-from .model import Delivery, Failure, Kind, Revival, Suppressed
+from .errors import NotRedrivable, UndecodableError
+from .model import Delivery, Failure, Kind, RedriveId, Suppressed
 from .plan import Plan
 
-LONGEST_HEADER = 500  # characters
-_LETTER, _REVIVED, _RECEIVED = "Mss-Dead-Letter", "Mss-Redriven-At", "Mss-Received"
+MAX_HEADER_LENGTH = 500  # characters
+_LETTER, _REVIVED, _RECEIVED = "Mss-Dead-DeadLetter", "Mss-Redriven-At", "Mss-Received"
 _RULE, _CHANNEL, _DELIVERY = "Mss-Rule", "Mss-Channel", "Mss-Delivery"
 _LETTER_ID = re.compile(r"[0-9]+-[0-9]+", re.ASCII)
 _ESCAPED = re.compile(r"\\(?:x([0-9a-f]{2})|u([0-9a-f]{4})|U([0-9a-f]{8}))")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Letter:
+class DeadLetter:
     """What the broker tells of one dead letter, without its payload."""
 
     sequence: int  # in the stream of dead letters
@@ -71,13 +71,13 @@ class Letter:
     def is_truncated(self) -> bool:
         return "Mss-Truncated" in self.headers
 
-    def said(self, name: str) -> str:
+    def header(self, name: str) -> str:
         """One of its headers, for people: ``detail``, ``rule``, ``channel``, ``reqid``, ``revision``."""
         return readable(self.headers.get(f"Mss-{name.title()}", ""))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
+class DeadLetterFilter:
     """Which letters are meant: those that agree with all that is said."""
 
     kind: Kind | None = None
@@ -88,7 +88,7 @@ class Wanted:
     delivery: str = ""
     since: int = 0  # microseconds since the epoch
 
-    def means(self, letter: Letter) -> bool:
+    def matches(self, letter: DeadLetter) -> bool:
         named = {"Rule": self.rule, "Channel": self.channel, "Reqid": self.reqid, "Delivery": self.delivery}
         return (
             self.kind in (None, letter.kind)
@@ -103,7 +103,7 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Replanning:
+class EventRedrive:
     """An event to be published again, as it was."""
 
     subject: str
@@ -112,10 +112,10 @@ class Replanning:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Again:
+class Redrive:
     """What the headers of an event say that was a dead letter."""
 
-    revival: Revival
+    id: RedriveId
     received: int  # when the broker took it first, microseconds since the epoch
     rule: str = ""  # as in the header; with it, only what this rule
     channel: str = ""  # tells over this channel is planned,
@@ -127,30 +127,32 @@ class Again:
         return bool(self.rule)
 
 
-def letter_of(subject: str, headers: Mapping[str, str], *, sequence: int, at: int, size: int) -> Letter:
+def dead_letter_of(
+    subject: str, headers: Mapping[str, str], *, sequence: int, at: int, size: int
+) -> DeadLetter:
     """The letter that lies on ``subject``, which ends with its kind and its reason."""
     *_, kind, reason = subject.split(".")
-    return Letter(sequence=sequence, at=at, kind=Kind(kind), reason=reason, headers=headers, size=size)
+    return DeadLetter(sequence=sequence, at=at, kind=Kind(kind), reason=reason, headers=headers, size=size)
 
 
-def revived(letter: Letter, payload: bytes, *, at: int) -> Delivery | Replanning:
+def redrive_message(letter: DeadLetter, payload: bytes, *, at: int) -> Delivery | EventRedrive:
     """What ``letter`` becomes when it is brought back. Raises StaysDead with the reason."""
     if letter.is_truncated:
-        raise StaysDead("only its beginning was kept: it was larger than the broker takes with headers")
-    revival = Revival(letter=letter.id, at=at)
+        raise NotRedrivable("only its beginning was kept: it was larger than the broker takes with headers")
+    revival = RedriveId(letter=letter.id, at=at)
     if letter.is_event:
         headers = {_LETTER: letter.id, _REVIVED: str(at), _RECEIVED: str(letter.received)}
         if _RULE in letter.headers:  # the rest of its deliveries were stored
             headers |= {name: letter.headers.get(name, "") for name in (_RULE, _CHANNEL, _DELIVERY)}
-        return Replanning(subject=letter.event, payload=payload, headers=headers)
+        return EventRedrive(subject=letter.event, payload=payload, headers=headers)
     try:
         delivery = decode_delivery(payload)
     except UndecodableError as error:
-        raise StaysDead(f"it cannot be read as a delivery: {error}") from error
-    return structs.replace(delivery, revival=revival)
+        raise NotRedrivable(f"it cannot be read as a delivery: {error}") from error
+    return structs.replace(delivery, redrive=revival)
 
 
-def again_in(headers: Mapping[str, str] | None) -> Again | None:
+def redrive_of(headers: Mapping[str, str] | None) -> Redrive | None:
     """What the headers of an event say of its earlier death; None of an event that comes for the first time.
 
     Anybody who may publish the event may write them: what they say can only take away from it.
@@ -160,8 +162,8 @@ def again_in(headers: Mapping[str, str] | None) -> Again | None:
     letter, at, received = (headers.get(name, "") for name in (_LETTER, _REVIVED, _RECEIVED))
     if not (_LETTER_ID.fullmatch(letter) and _is_time(at) and _is_time(received)):
         return None
-    return Again(
-        revival=Revival(letter=letter, at=int(at)),
+    return Redrive(
+        id=RedriveId(letter=letter, at=int(at)),
         received=int(received),
         rule=headers.get(_RULE, ""),
         channel=headers.get(_CHANNEL, ""),
@@ -169,18 +171,18 @@ def again_in(headers: Mapping[str, str] | None) -> Again | None:
     )
 
 
-def narrowed(plan: Plan, again: Again) -> Plan:
+def only_redriven(plan: Plan, again: Redrive) -> Plan:
     """Of ``plan`` what ``again`` asks for, known as brought back."""
     if again.is_partial:
         plan = _part_of(plan, again)
     return replace(
         plan,
-        deliveries=tuple(structs.replace(each, revival=again.revival) for each in plan.deliveries),
-        revival=again.revival,
+        deliveries=tuple(structs.replace(each, redrive=again.id) for each in plan.deliveries),
+        redrive=again.id,
     )
 
 
-def _part_of(plan: Plan, again: Again) -> Plan:
+def _part_of(plan: Plan, again: Redrive) -> Plan:
     def asked(each: Delivery | Failure | Suppressed) -> bool:
         return (header_value(each.rule), header_value(each.channel)) == (again.rule, again.channel)
 
@@ -202,7 +204,7 @@ def _part_of(plan: Plan, again: Again) -> Plan:
 
 def header_value(text: str) -> str:
     """``text`` as the value of a header: ASCII, without line breaks, of bounded length."""
-    return " ".join(text.split())[:LONGEST_HEADER].encode("ascii", "backslashreplace").decode()
+    return " ".join(text.split())[:MAX_HEADER_LENGTH].encode("ascii", "backslashreplace").decode()
 
 
 def readable(value: str) -> str:

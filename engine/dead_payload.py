@@ -14,7 +14,7 @@ from urllib.parse import quote, quote_plus
 
 from .catalogue import MASK, longest_first, masked
 from .codec import decode_delivery
-from .dead import LONGEST_HEADER, Letter
+from .dead import MAX_HEADER_LENGTH, DeadLetter
 from .errors import UndecodableError
 from .model import Delivery, Kind
 
@@ -25,10 +25,10 @@ _EVERYTHING = "*"
 def sensitive_header(paths: tuple[tuple[str, ...], ...]) -> str:
     """What a letter's header says of an event's sensitive fields; "" where there are none."""
     text = json.dumps(paths) if paths else ""
-    return text if len(text) <= LONGEST_HEADER and text.isascii() and "  " not in text else _EVERYTHING
+    return text if len(text) <= MAX_HEADER_LENGTH and text.isascii() and "  " not in text else _EVERYTHING
 
 
-def shown(letter: Letter, payload: bytes) -> Any:
+def masked_payload(letter: DeadLetter, payload: bytes) -> Any:
     """The payload for people and programs: JSON data, or words on why it cannot be shown."""
     return _event(letter, payload) if letter.is_event else _delivery(payload)
 
@@ -59,13 +59,13 @@ def _fields(delivery: Delivery) -> dict[str, Any]:
         "html": message.html,
         "pictures": [picture.name for picture in message.inline],
         "payload": delivery.payload,
-        "failed_channels": list(delivery.takeover.channels) if delivery.takeover else [],
-        "fallbacks": [{"channel": each.channel, "to": list(each.to)} for each in delivery.instead],
+        "failed_channels": list(delivery.fell_back_from.channels) if delivery.fell_back_from else [],
+        "fallbacks": [{"channel": each.channel, "to": list(each.to)} for each in delivery.fallbacks],
     }
 
 
-def _event(letter: Letter, payload: bytes) -> Any:
-    listed = letter.said(SENSITIVE)
+def _event(letter: DeadLetter, payload: bytes) -> Any:
+    listed = letter.header(SENSITIVE)
     try:
         message = json.loads(payload.decode(errors="replace"), object_pairs_hook=_Fields)
         paths = json.loads(listed) if listed and listed != _EVERYTHING else []

@@ -18,21 +18,29 @@ from nats.aio.msg import Msg
 from prometheus_client import Counter, Histogram
 
 from . import history
-from .attempt import Attempt
-from .broker import Connection, Outgoing, Publisher, Settlement, Topology, handout, messages_on
+from .attempt import DeliveryAttempt
+from .broker import (
+    Connection,
+    OutgoingMessage,
+    PendingAck,
+    Publisher,
+    Topology,
+    message_metadata,
+    messages_on,
+)
 from .catalogue import mask
-from .chain import next_of, rest_of
+from .chain import next_fallback, remaining_recipients
 from .channels import Channel
-from .claims import Claims
+from .claims import AttemptClaims
 from .codec import encode
-from .due import timer
-from .entrance import Entrance
+from .due import delivery_timer
+from .entrance import FlowControl
 from .errors import Deferred, Refused, UndecodableError, Unknown
-from .history import Past
+from .history import DeliveryHistory
 from .intake import Clock
 from .metrics import Metrics
 from .model import Delivery, Kind, Outcome, Receipt
-from .notices import Herald
+from .notices import OperatorNotifier
 from .rulebook import ChannelSpec
 from .subjects import token
 
@@ -49,59 +57,62 @@ _UNSURE = "no fall-back, for an earlier attempt may have gone out"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Deliverer:
+class DeliveryWorker:
     """Sends the deliveries of one channel."""
 
     spec: ChannelSpec
     channel: Channel
-    entrance: Entrance
+    entrance: FlowControl
     topology: Topology
     connection: Connection
     publisher: Publisher
-    claims: Claims
-    herald: Herald
+    claims: AttemptClaims
+    herald: OperatorNotifier
     metrics: Metrics
     clock: Clock
     random: random.Random = field(default_factory=random.Random)
 
-    async def handle(self, msg: Msg) -> Settlement | None:
+    async def handle(self, msg: Msg) -> PendingAck | None:
         """Send one delivery, and write down how it went; it is acknowledged or comes again later."""
         try:
-            attempt = Attempt.read(msg, self.spec.retry)
+            attempt = DeliveryAttempt.read(msg, self.spec.retry)
         except UndecodableError as error:
-            await self._bury(msg, None, error.reason, str(error))
+            await self._store_dead_letter(msg, None, error.reason, str(error))
             await msg.ack()
             return None
-        past = await self._look_up(attempt)
+        past = await self._load_history(attempt)
         if past is None or past.sent:
             await msg.ack()
-        elif past.taken_over:
-            await self._hand_on(attempt, at=past.taken_over, headers={_LOOK: "1"})
+        elif past.fell_back_at:
+            await self._send_fallback(attempt, at=past.fell_back_at, headers={_LOOK: "1"})
         elif attempt.is_late(self.clock()):
             await self._fail(attempt, Outcome.DEFERRED, "expired", _LATE)
-        elif not await self.entrance.enter(attempt.patience(self.clock())):
+        elif not await self.entrance.acquire(attempt.seconds_until_fallback(self.clock())):
             if self.entrance.is_closing:
                 await self.publisher.store(self._receipt(attempt, Outcome.DEFERRED, _ENDING, final=False))
                 await msg.nak()
             else:
                 await self._fail(attempt, Outcome.DEFERRED, "expired", _LATE)
-        elif await self._may_begin(attempt):
+        elif await self._claim(attempt):
             return await self._send(attempt)
         else:
-            self.entrance.succeeded()
-            await self._give_up(attempt, Outcome.UNKNOWN, "unknown", _LOST)
+            self.entrance.record_success()
+            await self._dead_letter(attempt, Outcome.UNKNOWN, "unknown", _LOST)
         return None
 
-    async def _look_up(self, attempt: Attempt) -> Past | None:
+    async def _load_history(self, attempt: DeliveryAttempt) -> DeliveryHistory | None:
         """What is known of it; None where another one is sent. An attempt without a trace is written down."""
-        delivery, is_new = attempt.delivery, await self.connection.is_new(attempt.msg, attempt.handed)
-        if is_new and delivery.revival is None and _LOOK not in (attempt.msg.headers or {}):
-            return Past()
+        delivery, is_new = (
+            attempt.delivery,
+            await self.connection.is_first_delivery(attempt.msg, attempt.metadata),
+        )
+        if is_new and delivery.redrive is None and _LOOK not in (attempt.msg.headers or {}):
+            return DeliveryHistory()
         if not await self.claims.is_first_back(delivery):
             return None  # the other one that was made of the same letter
         past = await self._past(delivery)
         before = attempt.number - 1
-        if not (past.sent or past.taken_over or is_new) and (before > past.attempt or not past.attempt):
+        if not (past.sent or past.fell_back_at or is_new) and (before > past.attempt or not past.attempt):
             lost = structs.replace(attempt, number=before)
             if await self._has_begun(lost):
                 outcome, detail = Outcome.UNKNOWN, _LOST if before else _FORGOTTEN
@@ -112,76 +123,78 @@ class Deliverer:
             )
         return past
 
-    async def _has_begun(self, lost: Attempt) -> bool:
+    async def _has_begun(self, lost: DeliveryAttempt) -> bool:
         """Whether an attempt of which nobody knows the end may have gone out."""
         delivery = lost.delivery
-        if not delivery.instead or lost.age(self.clock()) >= self.topology.ledger_age:
+        if not delivery.fallbacks or lost.age(self.clock()) >= self.topology.ledger_age:
             return True
-        return await self.claims.begun(delivery.run) >= max(1, lost.number)
+        return await self.claims.begun(delivery.run_id) >= max(1, lost.number)
 
-    async def _past(self, delivery: Delivery) -> Past:
+    async def _past(self, delivery: Delivery) -> DeliveryHistory:
         subject = self.topology.history_subject(delivery.kind, token(delivery.reqid))
         stream = self.topology.history_stream
-        return history.past_of(
+        return history.delivery_history(
             delivery, [msg.data or b"" async for msg in messages_on(self.connection, stream, subject)]
         )
 
-    async def _may_begin(self, attempt: Attempt) -> bool:
+    async def _claim(self, attempt: DeliveryAttempt) -> bool:
         """Whether it is to be sent: over a channel that never repeats only if nobody can have sent it."""
         if self.spec.repeats_unknown:
-            if attempt.delivery.instead:
-                await self.claims.note(attempt.delivery.run, attempt.number)
+            if attempt.delivery.fallbacks:
+                await self.claims.note(attempt.delivery.run_id, attempt.number)
             return True
 
         async def was_not_sent(number: int) -> bool:
             return number in (await self._past(attempt.delivery)).not_sent
 
-        return await self.claims.claim(attempt.delivery.run, attempt.number, was_not_sent)
+        return await self.claims.claim(attempt.delivery.run_id, attempt.number, was_not_sent)
 
-    async def _send(self, attempt: Attempt) -> Settlement | None:
+    async def _send(self, attempt: DeliveryAttempt) -> PendingAck | None:
         try:
             note = await self.channel.send(attempt.delivery)
         except Refused as error:
-            self.entrance.succeeded()
+            self.entrance.record_success()
             await self._fail(attempt, Outcome.REFUSED, "refused", str(error))
         except Deferred as error:
             if error.provider_works:
-                self.entrance.succeeded()
+                self.entrance.record_success()
             else:
-                self.entrance.failed(asked=error.retry_after)
+                self.entrance.record_failure(asked=error.retry_after)
             if error.remaining:
-                await self._split(attempt, str(error), error.remaining)
+                await self._send_remaining(attempt, str(error), error.remaining)
             else:
-                await self._later(attempt, Outcome.DEFERRED, str(error), asked=error.retry_after)
+                await self._retry_later(attempt, Outcome.DEFERRED, str(error), asked=error.retry_after)
         except Unknown as error:
-            self.entrance.failed()
+            self.entrance.record_failure()
             if self.spec.repeats_unknown:
-                await self._later(attempt, Outcome.UNKNOWN, str(error))
+                await self._retry_later(attempt, Outcome.UNKNOWN, str(error))
             else:
-                await self._give_up(attempt, Outcome.UNKNOWN, "unknown", str(error))
+                await self._dead_letter(attempt, Outcome.UNKNOWN, "unknown", str(error))
         except BaseException:
-            self.entrance.failed()
+            self.entrance.record_failure()
             raise
         else:
-            self.entrance.succeeded()
+            self.entrance.record_success()
             receipt = self._receipt(attempt, Outcome.SENT, note, final=True)
             took = max(0.0, (self.clock() - attempt.delivery.awaited_since) / 1e6)
             observe = partial(self._latency.observe, took)
-            return Settlement(publisher=self.publisher, messages=(receipt,), settled=observe)
+            return PendingAck(publisher=self.publisher, messages=(receipt,), settled=observe)
         return None
 
-    async def _split(self, attempt: Attempt, detail: str, remaining: tuple[str, ...]) -> None:
+    async def _send_remaining(
+        self, attempt: DeliveryAttempt, detail: str, remaining: tuple[str, ...]
+    ) -> None:
         """Some addresses are served: what is left is a delivery of its own, so that they are not again."""
-        rest = rest_of(attempt.delivery, remaining)
+        rest = remaining_recipients(attempt.delivery, remaining)
         subject = self.topology.delivery_subject(rest.kind, rest.channel)
         await self.publisher.store(
-            Outgoing(subject=subject, payload=encode(rest), id=rest.id),
+            OutgoingMessage(subject=subject, payload=encode(rest), id=rest.id),
             self._receipt(attempt, Outcome.SENT, detail, final=True, rest=rest.id),
         )
         await attempt.msg.ack()
 
-    async def _later(
-        self, attempt: Attempt, outcome: Outcome, detail: str, *, asked: float | None = None
+    async def _retry_later(
+        self, attempt: DeliveryAttempt, outcome: Outcome, detail: str, *, asked: float | None = None
     ) -> None:
         """Have the broker hand the delivery out again after a while, or give up."""
         retry = attempt.retry
@@ -190,7 +203,7 @@ class Deliverer:
             return
         receipt = self._receipt(attempt, outcome, detail, final=False)
         wait = retry.wait(attempt.number, chance=self.random.random(), asked=asked)
-        wait = min(wait, attempt.patience(self.clock()))
+        wait = min(wait, attempt.seconds_until_fallback(self.clock()))
         if wait <= _LONG_WAIT:
             await self.publisher.store(receipt)
             await attempt.msg.nak(delay=wait)
@@ -198,49 +211,53 @@ class Deliverer:
         at = self.clock() + int(wait * 1e6)
         await self.publisher.store(
             receipt,
-            timer(self.topology, attempt.delivery, attempt.msg.data, attempts=attempt.number, at=at),
+            delivery_timer(self.topology, attempt.delivery, attempt.msg.data, attempts=attempt.number, at=at),
         )
         await attempt.msg.ack()
 
-    async def _fail(self, attempt: Attempt, outcome: Outcome, reason: str, detail: str) -> None:
+    async def _fail(self, attempt: DeliveryAttempt, outcome: Outcome, reason: str, detail: str) -> None:
         """Nothing more is tried over this channel: the fall-back goes on, unless this may have gone out."""
         delivery = attempt.delivery
-        if delivery.instead and (outcome is Outcome.UNKNOWN or (await self._past(delivery)).is_unsure):
-            await self._give_up(attempt, outcome, reason, f"{detail}; {_UNSURE}")
-        elif delivery.instead:
+        if delivery.fallbacks and (outcome is Outcome.UNKNOWN or (await self._past(delivery)).is_unsure):
+            await self._dead_letter(attempt, outcome, reason, f"{detail}; {_UNSURE}")
+        elif delivery.fallbacks:
             await self._fall_back(attempt, outcome, detail)
         else:
-            await self._give_up(attempt, outcome, reason, detail)
+            await self._dead_letter(attempt, outcome, reason, detail)
 
-    async def _fall_back(self, attempt: Attempt, outcome: Outcome, detail: str) -> None:
+    async def _fall_back(self, attempt: DeliveryAttempt, outcome: Outcome, detail: str) -> None:
         """Write down that the fall-back goes on, then see to it, as whoever comes after a crash does."""
         at = self.clock()
-        following = next_of(attempt.delivery, at=at)
+        following = next_fallback(attempt.delivery, at=at)
         await self.publisher.store(
             self._receipt(attempt, outcome, detail, final=True, instead=following, at=at)
         )
-        await self._hand_on(attempt, at=at)
+        await self._send_fallback(attempt, at=at)
         self.metrics.fall_backs.labels(self.spec.name).inc()
 
-    async def _hand_on(self, attempt: Attempt, *, at: int, headers: Mapping[str, str] | None = None) -> None:
-        following = next_of(attempt.delivery, at=at)
+    async def _send_fallback(
+        self, attempt: DeliveryAttempt, *, at: int, headers: Mapping[str, str] | None = None
+    ) -> None:
+        following = next_fallback(attempt.delivery, at=at)
         payload, id_ = encode(following), following.id
-        if following.released > at:
-            outgoing = timer(self.topology, following, payload, attempts=0, at=following.released)
+        if following.not_before > at:
+            outgoing = delivery_timer(self.topology, following, payload, attempts=0, at=following.not_before)
         else:
             subject = self.topology.delivery_subject(following.kind, following.channel)
-            outgoing = Outgoing(subject=subject, payload=payload, id=id_, headers=headers or {})
+            outgoing = OutgoingMessage(subject=subject, payload=payload, id=id_, headers=headers or {})
         await self.publisher.store(outgoing)
         await attempt.msg.ack()
         log.info("channel %s: %s goes on over %s", self.spec.name, attempt.delivery.id, following.channel)
 
-    async def _give_up(self, attempt: Attempt, outcome: Outcome, reason: str, detail: str) -> None:
-        await self._bury(attempt.msg, attempt.delivery, reason, detail, attempts=attempt.number)
+    async def _dead_letter(
+        self, attempt: DeliveryAttempt, outcome: Outcome, reason: str, detail: str
+    ) -> None:
+        await self._store_dead_letter(attempt.msg, attempt.delivery, reason, detail, attempts=attempt.number)
         await self.publisher.store(self._receipt(attempt, outcome, detail, final=True))
         await attempt.msg.ack()
-        await self.herald.dead_letter(attempt.delivery, reason, mask(detail, attempt.delivery.secrets))
+        await self.herald.notify_dead_letter(attempt.delivery, reason, mask(detail, attempt.delivery.secrets))
 
-    async def _bury(
+    async def _store_dead_letter(
         self, msg: Msg, delivery: Delivery | None, reason: str, detail: str, *, attempts: int = 1
     ) -> None:
         """Put the delivery among the dead letters, whole, so that it can be sent after all."""
@@ -253,15 +270,15 @@ class Deliverer:
                 "rule": delivery.rule,
                 "revision": delivery.revision,
             }
-            if delivery.takeover:
-                about["chain"] = ", ".join((*delivery.takeover.channels, delivery.channel))
+            if delivery.fell_back_from:
+                about["chain"] = ", ".join((*delivery.fell_back_from.channels, delivery.channel))
             detail = mask(detail, delivery.secrets)
-        letter = history.dead(
+        letter = history.dead_letter(
             self.topology,
             kind=kind,
             reason=reason,
             detail=detail,
-            id=delivery.run if delivery else f"delivery.{handout(msg.reply).sequence}",
+            id=delivery.run_id if delivery else f"delivery.{message_metadata(msg.reply).sequence}",
             payload=msg.data,
             about=about,
             room=self.connection.largest_payload,
@@ -272,7 +289,7 @@ class Deliverer:
 
     def _receipt(
         self,
-        attempt: Attempt,
+        attempt: DeliveryAttempt,
         outcome: Outcome,
         detail: str,
         *,
@@ -281,7 +298,7 @@ class Deliverer:
         rest: str = "",
         instead: Delivery | None = None,
         at: int = 0,
-    ) -> Outgoing:
+    ) -> OutgoingMessage:
         self._attempts[outcome].inc()
         delivery = attempt.delivery
         if outcome is not Outcome.SENT:
@@ -294,9 +311,9 @@ class Deliverer:
             at=at or self.clock(),
             final=final,
             rest=rest,
-            instead=instead,
+            fallback=instead,
         )
-        return history.received(self.topology, receipt, id_=id_ or attempt.id)
+        return history.receipt_entry(self.topology, receipt, id_=id_ or attempt.id)
 
     @cached_property
     def _attempts(self) -> dict[Outcome, Counter]:

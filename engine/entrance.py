@@ -12,19 +12,19 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from .breaker import Breaker, BreakerState
-from .pace import Pace
+from .breaker import BreakerState, CircuitBreaker
+from .pace import DistributedRateLimiter
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, kw_only=True)
-class Entrance:
+class FlowControl:
     """The way into one channel."""
 
     name: str
-    breaker: Breaker = field(default_factory=Breaker)
-    pace: Pace | None = None
+    breaker: CircuitBreaker = field(default_factory=CircuitBreaker)
+    pace: DistributedRateLimiter | None = None
     observe_wait: Callable[[float], object] = lambda seconds: (
         None
     )  # seconds that a delivery waited for its rate
@@ -41,7 +41,7 @@ class Entrance:
         """The present state of the circuit breaker."""
         return self.breaker.state(time.monotonic())
 
-    async def enter(self, patience: float = math.inf) -> bool:
+    async def acquire(self, patience: float = math.inf) -> bool:
         """Wait until a delivery may be sent; False when the replica ends. Raises BrokerError.
 
         Whoever enters must call ``succeeded`` or ``failed``. False as well when it would have to wait for
@@ -57,17 +57,17 @@ class Entrance:
             await self._rest(min(wait, left))
         return self.pace is None or await self._take_turn(self.pace, until)
 
-    def succeeded(self) -> None:
+    def record_success(self) -> None:
         """The provider answers, whatever it said to this delivery."""
         if self.breaker.is_open:
             log.warning("channel %s: works again", self.name)
             self._announce()
-        self.breaker.succeeded()
+        self.breaker.record_success()
 
-    def failed(self, *, asked: float | None = None) -> None:
+    def record_failure(self, *, asked: float | None = None) -> None:
         """The provider does not do its work. ``asked`` is how many seconds it wants to be left alone."""
         was_open = self.breaker.is_open
-        self.breaker.failed(time.monotonic(), asked=asked)
+        self.breaker.record_failure(time.monotonic(), asked=asked)
         if self.breaker.is_open and not was_open:
             log.warning("channel %s: fails steadily; it is left alone and tried now and then", self.name)
         self._announce()
@@ -81,14 +81,14 @@ class Entrance:
         news, self._news = self._news, asyncio.Event()
         news.set()
 
-    async def _take_turn(self, pace: Pace, until: float) -> bool:
+    async def _take_turn(self, pace: DistributedRateLimiter, until: float) -> bool:
         began = time.monotonic()
         turn = await pace.turn()
         may_send = await self._sleep(min(turn, until - time.monotonic())) and time.monotonic() < until
         self.observe_wait(time.monotonic() - began)
         if may_send:
             return True
-        self.breaker.unused()
+        self.breaker.release()
         self._announce()
         return False
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import msgspec
 
-from .model import Held, Outcome, Revival, Suppressed
+from .model import Held, Outcome, RedriveId, Suppressed
 
 
-class EventEntry(msgspec.Struct):
+class EventRecord(msgspec.Struct):
     kind: str
     key: str
     reqid: str
@@ -15,47 +15,47 @@ class EventEntry(msgspec.Struct):
     received: int
 
 
-class FallBack(msgspec.Struct, frozen=True):
+class FallbackRecord(msgspec.Struct, frozen=True):
     id: str
     channel: str
     to: tuple[str, ...] = ()
     locale: str = ""
 
 
-class _Planned(msgspec.Struct):
+class _DeliveryRecord(msgspec.Struct):
     id: str
     rule: str
     channel: str
     user: str = ""
     to: tuple[str, ...] = ()
     locale: str = ""
-    instead: tuple[FallBack, ...] = ()
+    fallbacks: tuple[FallbackRecord, ...] = ()
 
 
-class Unwritten(msgspec.Struct, frozen=True):
+class FailureRecord(msgspec.Struct, frozen=True):
     rule: str
     channel: str
     detail: str = ""
     delivery: str = ""
 
 
-class Plan(msgspec.Struct, tag_field="type", tag="planned"):
+class PlanRecord(msgspec.Struct, tag_field="type", tag="planned"):
     """An entry: what an event leads to."""
 
     at: int
-    event: EventEntry
+    event: EventRecord
     revision: str
     rules: tuple[str, ...] = ()
-    deliveries: tuple[_Planned, ...] = ()
+    deliveries: tuple[_DeliveryRecord, ...] = ()
     suppressed: tuple[Suppressed, ...] = ()
     held: tuple[Held, ...] = ()
-    failures: tuple[Unwritten, ...] = ()
+    failures: tuple[FailureRecord, ...] = ()
     shadow: tuple[str, ...] = ()
     stopped: bool = False
-    revival: Revival | None = None
+    redrive: RedriveId | None = None
 
 
-class Receipt(msgspec.Struct, tag_field="type", tag="receipt"):
+class ReceiptRecord(msgspec.Struct, tag_field="type", tag="receipt"):
     """An entry: how one attempt ended."""
 
     at: int
@@ -69,11 +69,11 @@ class Receipt(msgspec.Struct, tag_field="type", tag="receipt"):
     to: tuple[str, ...] = ()
     detail: str = ""
     rest: str = ""  # the delivery that goes on for the addresses that were not served
-    instead: FallBack | None = None  # that goes on over the next channel
-    revival: Revival | None = None
+    fallback: FallbackRecord | None = None  # that goes on over the next channel
+    redrive: RedriveId | None = None
 
 
-class _Decided(msgspec.Struct):
+class _DecisionRecord(msgspec.Struct):
     """What an operator did with a dead letter."""
 
     at: int
@@ -83,36 +83,36 @@ class _Decided(msgspec.Struct):
     channel: str = ""
 
 
-class Revived(_Decided, tag_field="type", tag="redriven"):
+class RedriveRecord(_DecisionRecord, tag_field="type", tag="redriven"):
     """An entry: an operator brought a dead letter back."""
 
 
-class Dropped(_Decided, tag_field="type", tag="dropped"):
+class DropRecord(_DecisionRecord, tag_field="type", tag="dropped"):
     """An entry: an operator threw a dead letter away."""
 
 
-class Claimed(msgspec.Struct, tag_field="type", tag="claimed"):
+class ClaimRecord(msgspec.Struct, tag_field="type", tag="claimed"):
     """An entry: a replica asks the gates anew about an event. It tells nothing of what becomes of it."""
 
     at: int
     of: str  # the event
 
 
-Entry = Plan | Receipt | Revived | Dropped
-_entries = msgspec.json.Decoder(Entry)
-_claims = msgspec.json.Decoder(Claimed)
+HistoryEntry = PlanRecord | ReceiptRecord | RedriveRecord | DropRecord
+_entries = msgspec.json.Decoder(HistoryEntry)
+_claims = msgspec.json.Decoder(ClaimRecord)
 
 
-def read_entry(data: bytes) -> Entry | None:
+def read_entry(data: bytes) -> HistoryEntry | None:
     """The entry in ``data``; None where it is none that is known here."""
     try:
-        entry: Entry = _entries.decode(data)
+        entry: HistoryEntry = _entries.decode(data)
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
         return None
     return entry
 
 
-def read_claim(data: bytes) -> Claimed | None:
+def read_claim(data: bytes) -> ClaimRecord | None:
     """The claim in ``data``; None where it is something else."""
     try:
         return _claims.decode(data)

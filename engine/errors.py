@@ -66,15 +66,15 @@ class TemplateError(MssError):
         self.line = line  # in the template file, from 1; None where the engine does not tell
 
 
-class StaysDead(MssError):
+class NotRedrivable(MssError):
     """A dead letter that cannot be brought back; the text says why."""
 
 
-class BadBucket(MssError):
+class InvalidBucket(MssError):
     """What lies in a policy bucket is no policy; the text says why."""
 
 
-class BadPreferences(MssError):
+class InvalidPreferences(MssError):
     """What a person has chosen cannot be taken as it is; ``reasons`` are in words for them."""
 
     def __init__(self, reasons: Sequence[str]) -> None:
@@ -82,7 +82,7 @@ class BadPreferences(MssError):
         self.reasons = tuple(reasons)
 
 
-class NotLookedUp(MssError):
+class CacheMiss(MssError):
     """What ``user`` has chosen is not at hand: ask for it, and plan again."""
 
     def __init__(self, user: str) -> None:
@@ -90,7 +90,7 @@ class NotLookedUp(MssError):
         self.user = user
 
 
-class NotPushed(MssError):
+class RevisionNotFound(MssError):
     """A revision that nobody has pushed, or a push that came too late; the text says which."""
 
 
@@ -139,7 +139,7 @@ class BrokerLost(BrokerError):
     """The client is closed and does not come back by itself."""
 
 
-class BrokerUnfit(BrokerError):
+class BrokerUnsupported(BrokerError):
     """The server lacks what MSS needs: the message says what, and what to do."""
 
 
@@ -147,11 +147,11 @@ class NotPermitted(BrokerError):
     """The broker's permissions do not allow us what was tried; the text is the broker's."""
 
 
-class NotThere(BrokerError):
+class MessageNotFound(BrokerError):
     """A message that was removed, or never was."""
 
 
-class MessageTooLarge(BrokerError):
+class MaxPayloadExceeded(BrokerError):
     """Payload and headers together are beyond the broker's max_payload."""
 
 

@@ -12,7 +12,7 @@ from rich.cells import cell_len
 from .model import Place
 
 _LINE_END = re.compile(r"\r\n|\n|\r")
-_BIGGEST = 4 * 1024 * 1024  # bytes of a file of which lines are shown
+_MAX_FILE_BYTES = 4 * 1024 * 1024  # bytes of a file of which lines are shown
 _BEFORE = 0.7  # of the room, for what stands before the column
 _ELLIPSIS = "…"
 
@@ -74,7 +74,7 @@ class Excerpts:
             return self.texts[file]
         path = Path(self.folder) / file
         try:
-            if not path.is_file() or path.stat().st_size > _BIGGEST:
+            if not path.is_file() or path.stat().st_size > _MAX_FILE_BYTES:
                 return ""  # a pipe would be read for ever
             return path.read_bytes().decode(errors="replace")
         except (OSError, ValueError):

@@ -7,24 +7,24 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .choices import ChoicesOf, nobody
-from .conditions import Finding
-from .draft import Readers, draft
-from .gates import in_memory, pass_gates
+from .choices import ChoicesOf, no_preferences
+from .conditions import ConditionResult
+from .draft import RecipientResolver, route
+from .gates import apply_limits, run_in_memory
 from .model import Event
-from .passage import Gate, gates_of
-from .plan import Plan, write
+from .passage import StageReport, stages_of
+from .plan import Plan, render_plan
 from .rulebook import Mode, Rule, Rulebook
 
-_MOST = 60  # characters of one value
+_MAX_VALUE_LENGTH = 60  # characters of one value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Considered:
+class RuleEvaluation:
     """A rule that looks at events of this name, and what it made of this one."""
 
     rule: Rule
-    findings: tuple[Finding, ...]  # of its ``when``, also after the first that does not hold
+    findings: tuple[ConditionResult, ...]  # of its ``when``, also after the first that does not hold
     stopped_by: str = ""  # the rule before it that fired and said ``stop``
 
     @property
@@ -37,7 +37,7 @@ class Considered:
         return self.holds and not self.stopped_by
 
     @property
-    def obstacle(self) -> Finding | None:
+    def first_failure(self) -> ConditionResult | None:
         """The first condition that does not hold."""
         return next((finding for finding in self.findings if not finding.holds), None)
 
@@ -47,8 +47,8 @@ class Explanation:
     """Everything about one event under one rulebook."""
 
     plan: Plan
-    considered: tuple[Considered, ...]  # in order of evaluation
-    gates: Mapping[str, tuple[Gate, ...]]  # by id of a rule that matched, in their order
+    considered: tuple[RuleEvaluation, ...]  # in order of evaluation
+    stages: Mapping[str, tuple[StageReport, ...]]  # by id of a rule that matched, in their order
     others: int  # rules that look at other events
     secrets: tuple[str, ...]  # to mask wherever it is shown
 
@@ -58,23 +58,23 @@ def explain(rulebook: Rulebook, event: Event, choices_of: ChoicesOf | None = Non
 
     ``choices_of`` are those of the people of the event; None: nobody is asked, and all is as the rules say.
     """
-    considered: list[Considered] = []
+    considered: list[RuleEvaluation] = []
     stopped_by = ""
     for rule in rulebook.rules:
         if not any(pattern.matches(event.name) for pattern in rule.events):
             continue
-        one = Considered(rule=rule, findings=rule.when.explain(event.payload), stopped_by=stopped_by)
+        one = RuleEvaluation(rule=rule, findings=rule.when.explain(event.payload), stopped_by=stopped_by)
         considered.append(one)
         if one.matched and rule.stop and rule.mode is not Mode.SHADOW:
             stopped_by = rule.id
     known = rulebook.catalogue.get(event.name)
-    drafted = draft(rulebook, event, choices_of or nobody)
-    planned = write(in_memory(pass_gates(drafted, event.received), {}))
-    readers = Readers(rulebook, event, choices_of) if choices_of else None
+    drafted = route(rulebook, event, choices_of or no_preferences)
+    planned = render_plan(run_in_memory(apply_limits(drafted, event.received), {}))
+    readers = RecipientResolver(rulebook, event, choices_of) if choices_of else None
     return Explanation(
         plan=planned,
         considered=tuple(considered),
-        gates={each.rule.id: gates_of(each, drafted, planned, readers) for each in planned.matches},
+        stages={each.rule.id: stages_of(each, drafted, planned, readers) for each in planned.matches},
         others=len(rulebook.rules) - len(considered),
         secrets=known.secrets_in(event.payload) if known else (),
     )
@@ -83,8 +83,8 @@ def explain(rulebook: Rulebook, event: Event, choices_of: ChoicesOf | None = Non
 def why_not(rulebook: Rulebook, explanation: Explanation, id_: str) -> str:
     """Why the rule does not fire for the event that was explained, in a sentence; "" where it does."""
     one = next((c for c in explanation.considered if c.rule.id == id_), None)
-    if one is not None and one.obstacle is not None:
-        return f"{id_} does not match: {sentence(one.obstacle)}"
+    if one is not None and one.first_failure is not None:
+        return f"{id_} does not match: {sentence(one.first_failure)}"
     if one is not None:
         return f"{id_} comes after {one.stopped_by}, which says stop" if one.stopped_by else ""
     rule = next((rule for rule in rulebook.rules if rule.id == id_), None)
@@ -95,14 +95,14 @@ def why_not(rulebook: Rulebook, explanation: Explanation, id_: str) -> str:
     )
 
 
-def sentence(finding: Finding) -> str:
+def sentence(finding: ConditionResult) -> str:
     """A condition and what it found, on one line."""
     if finding.path:
         if finding.holds and finding.operator == "equals":
-            return f"{finding.path} equals {shown(finding.expected)}"
-        found = f"it is {shown(finding.actual)}" if finding.present else "it is not there"
+            return f"{finding.path} equals {format_value(finding.expected)}"
+        found = f"it is {format_value(finding.actual)}" if finding.present else "it is not there"
         asked = "" if finding.operator == "all" else f" {finding.operator}"
-        return f"{finding.path}{asked} {shown(finding.expected)}: {found}"
+        return f"{finding.path}{asked} {format_value(finding.expected)}: {found}"
     outcome = {
         "any": "one of these holds" if finding.holds else "none of these holds",
         "all": "all of these hold" if finding.holds else "not all of these hold",
@@ -112,7 +112,7 @@ def sentence(finding: Finding) -> str:
     return f"{outcome}: {inside}"
 
 
-def outline(finding: Finding, depth: int = 0) -> Iterator[tuple[int, bool, str]]:
+def outline(finding: ConditionResult, depth: int = 0) -> Iterator[tuple[int, bool, str]]:
     """The same line by line: how deep inside blocks, whether it holds, the words."""
     if finding.path or not finding.inside:
         yield depth, finding.holds, sentence(finding)
@@ -122,7 +122,7 @@ def outline(finding: Finding, depth: int = 0) -> Iterator[tuple[int, bool, str]]
         yield from outline(each, depth + 1)
 
 
-def shown(value: Any) -> str:
+def format_value(value: Any) -> str:
     """A value as JSON, cut where it is long."""
     text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= _MOST else f"{text[: _MOST - 1]}…"
+    return text if len(text) <= _MAX_VALUE_LENGTH else f"{text[: _MAX_VALUE_LENGTH - 1]}…"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 
 from .errors import MssError
-from .rulebook import Entry, FirstOf, Mode, Notify, Preferred, Rule, Rulebook
+from .rulebook import FirstOf, Mode, Notify, NotifyEntry, PreferredChannel, Rule, Rulebook
 
 _LIMIT = 60.0  # seconds to draw
 _DRAW = (
@@ -60,9 +60,9 @@ def graph_of(rulebook: Rulebook) -> Graph:
     )
 
 
-def _arrows(rule: Rule, entry: Entry) -> Iterator[Arrow]:
+def _arrows(rule: Rule, entry: NotifyEntry) -> Iterator[Arrow]:
     """To each channel of the entry; a fall-back's says which channel has to fail before it."""
-    before, preferred = "", isinstance(entry, Preferred)
+    before, preferred = "", isinstance(entry, PreferredChannel)
     for step in (entry,) if isinstance(entry, Notify) else entry.steps:
         audience = step.to or rule.to
         after = f"if {before} fails" if before else ""

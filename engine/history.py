@@ -14,12 +14,12 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from .broker import Outgoing, Topology
+from .broker import OutgoingMessage, Topology
 from .catalogue import mask
 from .codec import encode
-from .dead import Letter, header_value
-from .draft import Digested
-from .model import Delivery, Event, Held, Kind, Outcome, Receipt, Revival
+from .dead import DeadLetter, header_value
+from .draft import DigestRef
+from .model import Delivery, Event, Held, Kind, Outcome, Receipt, RedriveId
 from .plan import Plan
 from .rulebook import Mode
 from .subjects import token
@@ -47,7 +47,7 @@ class _DeliveryEntry(msgspec.Struct):
     user: str
     to: tuple[str, ...]
     locale: str
-    instead: list[_FallBackEntry] | UnsetType
+    fallbacks: list[_FallBackEntry] | UnsetType
 
 
 class _SuppressedEntry(msgspec.Struct):
@@ -77,7 +77,7 @@ class _PlannedEntry(msgspec.Struct, kw_only=True, tag="planned"):
     failures: list[_FailureEntry]
     shadow: list[str] | UnsetType
     stopped: bool | UnsetType
-    revival: Revival | UnsetType
+    redrive: RedriveId | UnsetType
     digest: dict[str, Any] | UnsetType
 
 
@@ -94,12 +94,12 @@ class _ReceiptEntry(msgspec.Struct, kw_only=True, tag="receipt"):
     outcome: Outcome
     detail: str
     final: bool
-    revival: Revival | UnsetType
+    redrive: RedriveId | UnsetType
     rest: str | UnsetType
-    instead: _FallBackEntry | UnsetType
+    fallback: _FallBackEntry | UnsetType
 
 
-def planned(topology: Topology, plan: Plan, *, at: int, id_: str) -> Outgoing:
+def plan_entry(topology: Topology, plan: Plan, *, at: int, id_: str) -> OutgoingMessage:
     """The first entry of an event: which rules, which deliveries, what was suppressed and why.
 
     ``id_`` tells it from every other, and not from itself when it is planned again.
@@ -122,7 +122,7 @@ def planned(topology: Topology, plan: Plan, *, at: int, id_: str) -> Outgoing:
                 d.user,
                 d.to,
                 d.locale,
-                [_fall_back(each) for each in d.instead] if d.instead else UNSET,
+                [_fall_back(each) for each in d.fallbacks] if d.fallbacks else UNSET,
             )
             for d in plan.deliveries
         ],
@@ -137,36 +137,36 @@ def planned(topology: Topology, plan: Plan, *, at: int, id_: str) -> Outgoing:
         shadow=shadow or UNSET,
         # By the last of the rules; those after it were not asked.
         stopped=True if last is not None and last.stop and last.mode is not Mode.SHADOW else UNSET,
-        revival=plan.revival or UNSET,
+        redrive=plan.redrive or UNSET,
         digest=_digest(plan.digest) if plan.digest else UNSET,
     )
-    return Outgoing(
+    return OutgoingMessage(
         subject=topology.history_subject(event.kind, token(event.reqid)),
         payload=encode(entry),
         id=f"planned.{id_}",
     )
 
 
-def claimed(topology: Topology, event: Event, *, of: str, at: int, id_: str) -> Outgoing:
+def claim_entry(topology: Topology, event: Event, *, of: str, at: int, id_: str) -> OutgoingMessage:
     """That a replica asks the gates anew about the event that is called ``of``.
 
     ``id_`` is that of the plan which whoever had the event before may still write down: the stream takes
     only the first of the two.
     """
-    return Outgoing(
+    return OutgoingMessage(
         subject=topology.history_subject(event.kind, token(event.reqid)),
         payload=encode({"type": "claimed", "at": at, "of": of}),
         id=f"planned.{id_}",
     )
 
 
-def _digest(digest: Digested) -> dict[str, Any]:
+def _digest(digest: DigestRef) -> dict[str, Any]:
     """Of what a digest tells: the events whose histories say that they wait for it."""
     events = [{"key": event.key, "reqid": event.reqid} for event in digest.events]
     return {"events": events, "more": digest.more}
 
 
-def received(topology: Topology, receipt: Receipt, *, id_: str) -> Outgoing:
+def receipt_entry(topology: Topology, receipt: Receipt, *, id_: str) -> OutgoingMessage:
     """One attempt at a delivery. ``id_`` tells it from every other."""
     delivery = receipt.delivery
     entry = _ReceiptEntry(
@@ -180,11 +180,11 @@ def received(topology: Topology, receipt: Receipt, *, id_: str) -> Outgoing:
         outcome=receipt.outcome,
         detail=mask(receipt.detail, delivery.secrets),
         final=receipt.final,
-        revival=delivery.revival or UNSET,
+        redrive=delivery.redrive or UNSET,
         rest=receipt.rest or UNSET,
-        instead=_fall_back(receipt.instead) if receipt.instead else UNSET,
+        fallback=_fall_back(receipt.fallback) if receipt.fallback else UNSET,
     )
-    return Outgoing(
+    return OutgoingMessage(
         subject=topology.history_subject(delivery.kind, token(delivery.reqid)),
         payload=encode(entry),
         id=f"receipt.{id_}",
@@ -195,18 +195,18 @@ def _fall_back(delivery: Delivery) -> _FallBackEntry:
     return _FallBackEntry(delivery.id, delivery.channel, delivery.to, delivery.locale)
 
 
-def revived(topology: Topology, letter: Letter, *, at: int) -> Outgoing | None:
+def redrive_entry(topology: Topology, letter: DeadLetter, *, at: int) -> OutgoingMessage | None:
     """That an operator has brought a letter back; None where its reqid is not known."""
-    return _decided(topology, "redriven", letter, at)
+    return _decision_entry(topology, "redriven", letter, at)
 
 
-def dropped(topology: Topology, letter: Letter, *, at: int) -> Outgoing | None:
+def drop_entry(topology: Topology, letter: DeadLetter, *, at: int) -> OutgoingMessage | None:
     """That an operator has thrown a letter away; None where its reqid is not known."""
-    return _decided(topology, "dropped", letter, at)
+    return _decision_entry(topology, "dropped", letter, at)
 
 
-def _decided(topology: Topology, what: str, letter: Letter, at: int) -> Outgoing | None:
-    reqid = letter.said("reqid")
+def _decision_entry(topology: Topology, what: str, letter: DeadLetter, at: int) -> OutgoingMessage | None:
+    reqid = letter.header("reqid")
     if not reqid:
         return None
     entry = {
@@ -214,10 +214,10 @@ def _decided(topology: Topology, what: str, letter: Letter, at: int) -> Outgoing
         "at": at,
         "letter": letter.id,
         "delivery": letter.delivery,
-        "rule": letter.said("rule"),
-        "channel": letter.said("channel"),
+        "rule": letter.header("rule"),
+        "channel": letter.header("channel"),
     }
-    return Outgoing(
+    return OutgoingMessage(
         subject=topology.history_subject(letter.kind, token(reqid)),
         payload=encode(entry),
         id=f"{what}.{letter.id}",
@@ -225,17 +225,17 @@ def _decided(topology: Topology, what: str, letter: Letter, at: int) -> Outgoing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Past:
+class DeliveryHistory:
     """What the history says of a delivery that may have been handed out before."""
 
     attempt: int = 0  # the last one that has a receipt
     sent: bool = False
     not_sent: frozenset[int] = frozenset()  # attempts that definitely did not go out
     is_unsure: bool = False  # an attempt may have gone out
-    taken_over: int = 0  # when its fall-back went on, microseconds since the epoch; 0: it did not
+    fell_back_at: int = 0  # when its fall-back went on, microseconds since the epoch; 0: it did not
 
 
-def past_of(delivery: Delivery, entries: Iterable[bytes]) -> Past:
+def delivery_history(delivery: Delivery, entries: Iterable[bytes]) -> DeliveryHistory:
     """Read from all that lies on the delivery's history subject, oldest first."""
     attempt, sent, not_sent, is_unsure, taken_over = 0, False, set(), False, 0
     for data in entries:
@@ -246,36 +246,36 @@ def past_of(delivery: Delivery, entries: Iterable[bytes]) -> Past:
         if entry.delivery != delivery.id:
             continue
         sent = sent or entry.outcome == Outcome.SENT
-        if entry.revival == delivery.revival:  # attempts are counted anew after a return
+        if entry.redrive == delivery.redrive:  # attempts are counted anew after a return
             attempt = entry.attempt
             is_unsure = is_unsure or entry.outcome == Outcome.UNKNOWN
-            taken_over = entry.at if entry.instead else taken_over
+            taken_over = entry.at if entry.fallback else taken_over
             if entry.outcome == Outcome.DEFERRED:
                 not_sent.add(attempt)
-    return Past(
+    return DeliveryHistory(
         attempt=attempt,
         sent=sent,
         not_sent=frozenset(not_sent),
         is_unsure=is_unsure,
-        taken_over=taken_over,
+        fell_back_at=taken_over,
     )
 
 
-class _Sending(msgspec.Struct):
+class _ReceiptSummary(msgspec.Struct):
     """The part of a receipt's entry that tells whether to send again."""
 
     delivery: str = ""
     attempt: int = 0
     outcome: str = ""
     at: int = 0
-    instead: dict[str, Any] | None = None
-    revival: Revival | None = None
+    fallback: dict[str, Any] | None = None
+    redrive: RedriveId | None = None
 
 
-_receipts = msgspec.json.Decoder(_Sending)
+_receipts = msgspec.json.Decoder(_ReceiptSummary)
 
 
-def dead(
+def dead_letter(
     topology: Topology,
     *,
     kind: Kind,
@@ -285,7 +285,7 @@ def dead(
     payload: bytes,
     about: Mapping[str, Any],
     room: int,
-) -> Outgoing:
+) -> OutgoingMessage:
     """A dead letter: what was given up, as it was, with the reason in the headers.
 
     ``room`` is the largest payload in bytes; a longer one is cut and says so.
@@ -296,6 +296,6 @@ def dead(
     if len(payload) > spare:
         headers["Mss-Truncated"] = str(len(payload))
         payload = payload[:spare]
-    return Outgoing(
+    return OutgoingMessage(
         subject=topology.dead_subject(kind, reason), payload=payload, id=f"dead.{id}", headers=headers
     )

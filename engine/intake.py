@@ -17,29 +17,39 @@ from typing import Any, Protocol
 from nats.aio.msg import Msg
 
 from . import entries, history
-from .arrival import Arrival, decode, hops_in
-from .broker import AGAIN, Connection, Outgoing, Publisher, Settlement, Topology, handout
+from .arrival import ReceivedEvent, decode_event, read_hops
+from .broker import (
+    RESENT_HEADER,
+    Connection,
+    OutgoingMessage,
+    PendingAck,
+    Publisher,
+    Topology,
+    message_metadata,
+)
 from .catalogue import mask
 from .choices import ChoicesOf
-from .dead import again_in, narrowed
+from .dead import only_redriven, redrive_of
 from .dead_payload import SENSITIVE, sensitive_header
-from .dispatch import NO_HEADERS, dispatched
-from .draft import Draft, draft
-from .errors import NotLookedUp, NotStored, UndecodableError
-from .gates import withdraw
-from .memory import Begun, Memory, begin
+from .dispatch import NO_HEADERS, messages_for_plan
+from .draft import Routing, route
+from .errors import CacheMiss, NotStored, UndecodableError
+from .gates import undo_buffering
+from .memory import PendingSteps, StateStore, start_steps
 from .metrics import Metrics
 from .model import HOPS, Failure, Kind
-from .notices import Herald
-from .plan import Plan, plan, planning, replanned
+from .notices import OperatorNotifier
+from .plan import Plan, plan, plan_from_record, plan_steps
 from .preference_cache import PreferenceCache
-from .records import Found, Records
+from .records import PlanStore, RecordedPlan
 from .rulebook import Rulebook
 
 log = logging.getLogger(__name__)
 
-_SENT_BEFORE = {AGAIN: "1"}  # headers of what may be sent already, and forgotten by a broker that was killed
-_MOST_HANDED_OUT = 1000  # times that an event may come: one that ends the process would come for ever
+_SENT_BEFORE = {
+    RESENT_HEADER: "1"
+}  # headers of what may be sent already, and forgotten by a broker that was killed
+_MAX_REDELIVERIES = 1000  # times that an event may come: one that ends the process would come for ever
 
 
 class Clock(Protocol):
@@ -49,124 +59,136 @@ class Clock(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Intake:
+class EventIngester:
     """Plans the events of one kind."""
 
     kind: Kind
     topology: Topology
     connection: Connection
     publisher: Publisher
-    memory: Memory
-    records: Records
-    herald: Herald
+    memory: StateStore
+    records: PlanStore
+    herald: OperatorNotifier
     preferences: PreferenceCache
     rulebook: Callable[[], Rulebook]  # read once for each event
     metrics: Metrics
     clock: Clock
     tolerance: Callable[[], float]  # seconds
 
-    def handle(self, msg: Msg) -> Settlement | Coroutine[Any, Any, Settlement]:
+    def handle(self, msg: Msg) -> PendingAck | Coroutine[Any, Any, PendingAck]:
         """Plan one event: what is to be stored of it before it is acknowledged."""
         rulebook = self.rulebook()
-        handed = handout(msg.reply)
-        again = again_in(msg.headers)
+        handed = message_metadata(msg.reply)
+        again = redrive_of(msg.headers)
         try:
-            event = decode(
+            event = decode_event(
                 msg.data,
                 kind=self.kind,
                 key=self.topology.key(self.kind, msg.subject),
                 # What was a dead letter is judged by when the broker took it first.
-                received=min(handed.stored, again.received) if again else handed.stored,
+                received=min(handed.stored_at, again.received) if again else handed.stored_at,
                 tolerance=self.tolerance(),
                 catalogue=rulebook.catalogue,
-                hops=hops_in(msg.headers),
+                hops=read_hops(msg.headers),
             )
         except UndecodableError as error:
-            return self._bury(msg, error.reason, str(error), rulebook)
-        if handed.number > _MOST_HANDED_OUT:
+            return self._dead_letter(msg, error.reason, str(error), rulebook)
+        if handed.num_delivered > _MAX_REDELIVERIES:
             return self.give_up(msg)
-        arrival = Arrival(
-            msg=msg, handed=handed, again=again, event=event, rulebook=rulebook, at=self.clock()
+        arrival = ReceivedEvent(
+            msg=msg, metadata=handed, redrive=again, event=event, rulebook=rulebook, at=self.clock()
         )
-        if not self.connection.is_surely_new(msg, handed):
-            return self._plan_again(arrival)
+        if not self.connection.is_first_delivery_now(msg, handed):
+            return self._replan(arrival)
         try:
-            begun = _begin(arrival, self.preferences.choices_of)
-        except NotLookedUp:
-            return self._look_up(arrival)
-        if isinstance(begun, Begun):
-            return self._ask(arrival, begun)
-        return self._carry_out(arrival, begun)
+            begun = _start_plan(arrival, self.preferences.choices_of)
+        except CacheMiss:
+            return self._plan_with_preferences(arrival)
+        if isinstance(begun, PendingSteps):
+            return self._plan_with_state(arrival, begun)
+        return self._settle(arrival, begun)
 
-    async def _look_up(self, arrival: Arrival, found: Found | None = None) -> Settlement:
+    async def _plan_with_preferences(
+        self, arrival: ReceivedEvent, found: RecordedPlan | None = None
+    ) -> PendingAck:
         """Plan with what the broker has to be asked for of people's preferences."""
-        begun = await self.preferences.with_choices(partial(_begin, arrival, comes_again=found is not None))
-        return await self._ask(arrival, begun, found)
+        begun = await self.preferences.with_choices(
+            partial(_start_plan, arrival, comes_again=found is not None)
+        )
+        return await self._plan_with_state(arrival, begun, found)
 
-    async def _ask(self, arrival: Arrival, begun: Plan | Begun, found: Found | None = None) -> Settlement:
+    async def _plan_with_state(
+        self, arrival: ReceivedEvent, begun: Plan | PendingSteps, found: RecordedPlan | None = None
+    ) -> PendingAck:
         """Carry out what the gates, which have to be asked, leave of the plan.
 
         ``found`` is what the history has of an event that may have come before.
         """
         headers = _SENT_BEFORE if found and found.is_known else NO_HEADERS
         if isinstance(begun, Plan):
-            return self._carry_out(arrival, begun, headers)
-        place = await self.records.place(arrival.event, arrival.event_name, found, at=arrival.at)
-        planned = _narrowed(arrival, await self.memory.finish(begun))
-        for used_up in planned.used_up:
-            await self.herald.budget_used_up(used_up, hops=planned.event.hops)
-        planned, stored = self._dispatched(arrival, planned, headers)
-        if await self.publisher.store_first(
-            history.planned(self.topology, planned, at=arrival.at, id_=place)
+            return self._settle(arrival, begun, headers)
+        place = await self.records.claim_slot(arrival.event, arrival.event_run_id, found, at=arrival.at)
+        planned = _only_redriven(arrival, await self.memory.resume(begun))
+        for used_up in planned.exhausted_budgets:
+            await self.herald.notify_budget_exhausted(used_up, hops=planned.event.hops)
+        planned, stored = self._messages_for_plan(arrival, planned, headers)
+        if await self.publisher.store_if_new(
+            history.plan_entry(self.topology, planned, at=arrival.at, id_=place)
         ):
             return self._settlement(arrival, planned, stored)
         found = await self._find(arrival)
         if found.plan is None:
-            raise NotStored(f"{arrival.event_name} is being planned by another replica")  # it comes again
-        return await self._follow(arrival, found.plan)
+            raise NotStored(f"{arrival.event_run_id} is being planned by another replica")  # it comes again
+        return await self._restore_recorded(arrival, found.plan)
 
-    async def _plan_again(self, arrival: Arrival) -> Settlement:
+    async def _replan(self, arrival: ReceivedEvent) -> PendingAck:
         """Follow what was written down of an event that came before; plan one of which nothing is."""
-        if await self.connection.is_new(arrival.msg, arrival.handed):
-            return await self._look_up(arrival)
+        if await self.connection.is_first_delivery(arrival.msg, arrival.metadata):
+            return await self._plan_with_preferences(arrival)
         found = await self._find(arrival)
-        return await (self._follow(arrival, found.plan) if found.plan else self._look_up(arrival, found))
+        return await (
+            self._restore_recorded(arrival, found.plan)
+            if found.plan
+            else self._plan_with_preferences(arrival, found)
+        )
 
-    async def _find(self, arrival: Arrival) -> Found:
-        return await self.records.find(arrival.event, arrival.event_name, arrival.revival)
+    async def _find(self, arrival: ReceivedEvent) -> RecordedPlan:
+        return await self.records.find(arrival.event, arrival.event_run_id, arrival.redrive_id)
 
-    async def _follow(self, arrival: Arrival, recorded: entries.Plan) -> Settlement:
+    async def _restore_recorded(self, arrival: ReceivedEvent, recorded: entries.PlanRecord) -> PendingAck:
         """Store again what was decided: all of it may be stored, or none.
 
         Whoever asked the gates once more may have been told to wait with others: that is undone.
         """
 
-        def make(choices_of: ChoicesOf) -> tuple[Draft, Plan]:
-            drafted = draft(arrival.rulebook, arrival.event, choices_of)
-            return drafted, replanned(drafted, recorded, arrival.at)
+        def make(choices_of: ChoicesOf) -> tuple[Routing, Plan]:
+            drafted = route(arrival.rulebook, arrival.event, choices_of)
+            return drafted, plan_from_record(drafted, recorded, arrival.at)
 
         drafted, planned = await self.preferences.with_choices(make)
-        planned = _narrowed(arrival, planned)
+        planned = _only_redriven(arrival, planned)
         if not arrival.is_partial:  # of that no gate was asked
             gathered = {each.rule for each in recorded.held if each.digest}
-            alarms = await self.memory.carry_out(withdraw(drafted, gathered))
-            planned = replace(planned, alarms=(*planned.alarms, *alarms))
-        return self._settlement(arrival, *self._dispatched(arrival, planned, _SENT_BEFORE))
+            alarms = await self.memory.run(undo_buffering(drafted, gathered))
+            planned = replace(planned, timers=(*planned.timers, *alarms))
+        return self._settlement(arrival, *self._messages_for_plan(arrival, planned, _SENT_BEFORE))
 
-    def _carry_out(
-        self, arrival: Arrival, planned: Plan, headers: Mapping[str, str] = NO_HEADERS
-    ) -> Settlement:
-        planned, stored = self._dispatched(arrival, planned, headers)
+    def _settle(
+        self, arrival: ReceivedEvent, planned: Plan, headers: Mapping[str, str] = NO_HEADERS
+    ) -> PendingAck:
+        planned, stored = self._messages_for_plan(arrival, planned, headers)
         # The history comes first: an event that is not in it has no delivery in the stream either.
-        entry = history.planned(self.topology, planned, at=arrival.at, id_=arrival.name)
+        entry = history.plan_entry(self.topology, planned, at=arrival.at, id_=arrival.message_id)
         return self._settlement(arrival, planned, [entry, *stored])
 
-    def _dispatched(
-        self, arrival: Arrival, planned: Plan, headers: Mapping[str, str]
-    ) -> tuple[Plan, list[Outgoing]]:
-        return dispatched(self.topology, planned, self.connection.largest_payload, arrival.at, headers)
+    def _messages_for_plan(
+        self, arrival: ReceivedEvent, planned: Plan, headers: Mapping[str, str]
+    ) -> tuple[Plan, list[OutgoingMessage]]:
+        return messages_for_plan(self.topology, planned, self.connection.largest_payload, arrival.at, headers)
 
-    def _settlement(self, arrival: Arrival, planned: Plan, outgoing: list[Outgoing]) -> Settlement:
+    def _settlement(
+        self, arrival: ReceivedEvent, planned: Plan, outgoing: list[OutgoingMessage]
+    ) -> PendingAck:
         """What is stored of a plan, with what is kept of the event itself."""
         for failure in planned.failures:
             outgoing.append(self._dead_failure(arrival, planned, failure))
@@ -176,7 +198,7 @@ class Intake:
         if not arrival.is_partial and len(arrival.msg.data) <= self.connection.largest_payload:
             outgoing.append(self._copy(arrival))
         count = None if arrival.is_partial else partial(self._count, planned)
-        return Settlement(publisher=self.publisher, messages=outgoing, settled=count)
+        return PendingAck(publisher=self.publisher, messages=outgoing, settled=count)
 
     def _count(self, planned: Plan) -> None:
         self.metrics.count(self.metrics.events, self.kind, "planned" if planned.matches else "unmatched")
@@ -187,23 +209,23 @@ class Intake:
         for held in planned.held:
             self.metrics.count(self.metrics.held, held.rule, held.reason)
 
-    def _copy(self, arrival: Arrival) -> Outgoing:
+    def _copy(self, arrival: ReceivedEvent) -> OutgoingMessage:
         """The event as it was published, for the archive."""
         event = arrival.event
-        return Outgoing(
+        return OutgoingMessage(
             subject=self.topology.archive_subject(self.kind, event.key),
             payload=arrival.msg.data,
-            id=f"archive.{arrival.name}",
+            id=f"archive.{arrival.message_id}",
             headers={HOPS: str(event.hops)} if event.hops else NO_HEADERS,
         )
 
-    def _dead_failure(self, arrival: Arrival, planned: Plan, failure: Failure) -> Outgoing:
-        return history.dead(
+    def _dead_failure(self, arrival: ReceivedEvent, planned: Plan, failure: Failure) -> OutgoingMessage:
+        return history.dead_letter(
             self.topology,
             kind=self.kind,
             reason="render-failed",
             detail=mask(failure.detail, planned.secrets),
-            id=f"{arrival.name}.{failure.delivery}",
+            id=f"{arrival.message_id}.{failure.delivery}",
             payload=arrival.msg.data,
             about={
                 **self._about(arrival.msg, arrival.rulebook),
@@ -215,20 +237,20 @@ class Intake:
             room=self.connection.largest_payload,
         )
 
-    def give_up(self, msg: Msg) -> Settlement:
+    def give_up(self, msg: Msg) -> PendingAck:
         """What becomes of an event that a bug keeps from being planned."""
         detail = "given up after several tries; the log has the traceback"
-        return self._bury(msg, "not-planned", detail, self.rulebook())
+        return self._dead_letter(msg, "not-planned", detail, self.rulebook())
 
-    def _bury(self, msg: Msg, reason: str, detail: str, rulebook: Rulebook) -> Settlement:
+    def _dead_letter(self, msg: Msg, reason: str, detail: str, rulebook: Rulebook) -> PendingAck:
         """The message goes among the dead letters."""
         log.warning("%s: dead letter: %s: %s", msg.subject, reason, detail)
-        letter = history.dead(
+        letter = history.dead_letter(
             self.topology,
             kind=self.kind,
             reason=reason,
             detail=detail,
-            id=f"{self.kind}.{handout(msg.reply).sequence}",
+            id=f"{self.kind}.{message_metadata(msg.reply).sequence}",
             payload=msg.data,
             about=self._about(msg, rulebook),
             room=self.connection.largest_payload,
@@ -238,12 +260,12 @@ class Intake:
             self.metrics.events.labels(self.kind, "dead").inc()
             self.metrics.dead.labels(self.kind, reason).inc()
 
-        return Settlement(publisher=self.publisher, messages=(letter,), settled=count)
+        return PendingAck(publisher=self.publisher, messages=(letter,), settled=count)
 
     def _about(self, msg: Msg, rulebook: Rulebook) -> dict[str, str]:
         """What a dead letter says of the event in it."""
-        again = again_in(msg.headers)
-        taken = handout(msg.reply).stored
+        again = redrive_of(msg.headers)
+        taken = message_metadata(msg.reply).stored_at
         key = self.topology.key(self.kind, msg.subject)
         known = rulebook.catalogue.get(f"{self.kind}.{key}" if key else str(self.kind))
         about = {
@@ -258,14 +280,16 @@ class Intake:
         return about
 
 
-def _begin(arrival: Arrival, choices_of: ChoicesOf, *, comes_again: bool = False) -> Plan | Begun:
+def _start_plan(
+    arrival: ReceivedEvent, choices_of: ChoicesOf, *, comes_again: bool = False
+) -> Plan | PendingSteps:
     """The plan, or what has to be asked for it first."""
     rulebook, event, at = arrival.rulebook, arrival.event, arrival.at
     if arrival.is_partial:  # it passed the gates when it came first
-        return _narrowed(arrival, plan(rulebook, event, at, choices_of))
-    begun = begin(planning(rulebook, event, at, choices_of, comes_again=comes_again))
-    return _narrowed(arrival, begun) if isinstance(begun, Plan) else begun
+        return _only_redriven(arrival, plan(rulebook, event, at, choices_of))
+    begun = start_steps(plan_steps(rulebook, event, at, choices_of, comes_again=comes_again))
+    return _only_redriven(arrival, begun) if isinstance(begun, Plan) else begun
 
 
-def _narrowed(arrival: Arrival, planned: Plan) -> Plan:
-    return narrowed(planned, arrival.again) if arrival.again else planned
+def _only_redriven(arrival: ReceivedEvent, planned: Plan) -> Plan:
+    return only_redriven(planned, arrival.redrive) if arrival.redrive else planned

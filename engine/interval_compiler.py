@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
-from .cursors import Complaints, Cursor
+from .cursors import Diagnostics, DocumentNode
 from .intervals import DAY, WHOLE_DAY, Interval, Range, Window
 from .spelling import nearest
 
@@ -20,29 +20,29 @@ _MONTHS = (
 )  # fmt: skip
 _TIME = re.compile(r"([01][0-9]|2[0-4]):([0-5][0-9])", re.ASCII)
 _NUMBER = re.compile(r"-?[0-9]{1,4}", re.ASCII)
-_LONGEST = {2: 29, 4: 30, 6: 30, 9: 30, 11: 30}  # months without a 31st
+_SHORT_MONTH_LENGTHS = {2: 29, 4: 30, 6: 30, 9: 30, 11: 30}  # months without a 31st
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IntervalCompiler:
     """Compiles intervals; ``zone`` is for those that name none."""
 
-    complaints: Complaints
+    diagnostics: Diagnostics
     zone: ZoneInfo
 
-    def intervals(self, entry: Cursor) -> tuple[Interval, ...]:
+    def intervals(self, entry: DocumentNode) -> tuple[Interval, ...]:
         """One named interval, which is one mapping or several of which one must hold.
 
         Of one with a mistake in it there is nothing, so that one mistake makes one problem.
         """
-        before = len(self.complaints.problems)
+        before = len(self.diagnostics.problems)
         intervals = tuple(self._interval(each) for each in entry.each())
-        return intervals if len(self.complaints.problems) == before else ()
+        return intervals if len(self.diagnostics.problems) == before else ()
 
-    def _interval(self, at: Cursor) -> Interval:
+    def _interval(self, at: DocumentNode) -> Interval:
         zone: ZoneInfo | None = self.zone
         if written := at.get("time_zone"):
-            zone = None if written.value == RECIPIENT else zone_of(written, self.complaints) or self.zone
+            zone = None if written.value == RECIPIENT else zone_of(written, self.diagnostics) or self.zone
         interval = Interval(
             windows=tuple(self._windows(at.get("times"))) or (WHOLE_DAY,),
             weekdays=frozenset(self._numbers(at.get("weekdays"), _DAYS, first=0)),
@@ -52,17 +52,17 @@ class IntervalCompiler:
             zone=zone,
         )
         if not _has_a_day(interval):
-            self.complaints.add(at, "empty-interval", "no day is all of this")
+            self.diagnostics.add(at, "empty-interval", "no day is all of this")
         return interval
 
-    def _windows(self, times: Cursor | None) -> Iterator[Window]:
+    def _windows(self, times: DocumentNode | None) -> Iterator[Window]:
         for each in times.each() if times else ():
             try:
                 yield parse_window(each.value)
             except ValueError as error:
-                self.complaints.add(each, "bad-window", str(error))
+                self.diagnostics.add(each, "bad-window", str(error))
 
-    def _numbers(self, written: Cursor | None, names: Sequence[str], *, first: int) -> Iterator[int]:
+    def _numbers(self, written: DocumentNode | None, names: Sequence[str], *, first: int) -> Iterator[int]:
         """Days of the week or months: names, or two with a colon between; they may go round the end."""
 
         def number(text: str) -> int:
@@ -74,7 +74,7 @@ class IntervalCompiler:
             yield from (first + n % len(names) for n in range(low, high + 1 + len(names) * (high < low)))
 
     def _ranges(
-        self, written: Cursor | None, number: Callable[[str], int], names: Sequence[str] = ()
+        self, written: DocumentNode | None, number: Callable[[str], int], names: Sequence[str] = ()
     ) -> Iterator[Range]:
         for each in written.each() if written else ():
             low, colon, high = str(each.value).partition(":")
@@ -82,10 +82,10 @@ class IntervalCompiler:
                 pair = number(low.strip()), number((high if colon else low).strip())
             except ValueError as error:
                 hint = nearest(str(each.value).lower(), names)
-                self.complaints.add(each, "bad-range", str(error), hint=hint)
+                self.diagnostics.add(each, "bad-range", str(error), hint=hint)
                 continue
             if not names and pair[0] > pair[1] and (pair[0] > 0) == (pair[1] > 0):
-                self.complaints.add(each, "bad-range", f"{each.value} ends before it begins")
+                self.diagnostics.add(each, "bad-range", f"{each.value} ends before it begins")
                 continue
             yield pair
 
@@ -125,7 +125,7 @@ def _minute(text: str) -> int:
     return int(found[1]) * 60 + int(found[2])
 
 
-def zone_of(written: Cursor, complaints: Complaints) -> ZoneInfo | None:
+def zone_of(written: DocumentNode, complaints: Diagnostics) -> ZoneInfo | None:
     """The time zone of that name; None, after a complaint, where there is none."""
     try:
         return parse_zone(written.value)
@@ -151,7 +151,7 @@ def _has_a_day(interval: Interval) -> bool:
         return True
     months = interval.months or frozenset(range(1, 13))
     for month in months:
-        length = _LONGEST.get(month, 31)
+        length = _SHORT_MONTH_LENGTHS.get(month, 31)
         for low, high in interval.days_of_month:
             first, last = (day if day > 0 else length + 1 + day for day in (low, high))
             if max(first, 1) <= min(last, length):

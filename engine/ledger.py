@@ -27,7 +27,7 @@ from .errors import BrokerError, NotStored
 
 log = logging.getLogger(__name__)
 
-BEAT = 1.0  # seconds between two signs of life
+HEARTBEAT_INTERVAL = 1.0  # seconds between two signs of life
 DEAD_AFTER = 4.0  # seconds without one
 _RESEND_AFTER = 2.0  # seconds without an acknowledgement
 _POLL, _SLOWEST_POLL = 0.01, 0.25  # seconds between two looks at a lease
@@ -37,7 +37,7 @@ _RECORD_LIMIT = 60.0  # seconds; then a reply that is given is not written down
 _TROUBLE = (nats.errors.Error, BrokerError, TimeoutError)
 
 
-class _Entry(msgspec.Struct, omit_defaults=True):
+class _LedgerRecord(msgspec.Struct, omit_defaults=True):
     """What lies under a key: a lease, or a reply."""
 
     owner: str = ""  # the replica that has the lease
@@ -55,14 +55,14 @@ class Lease:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Recorded:
+class RecordedReply:
     """The action is done; this was replied."""
 
     reply: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Taken:
+class LeaseHeld:
     """Somebody else has the lease."""
 
     key: str
@@ -79,7 +79,7 @@ def action_key(action: str, reqid: str) -> str:
 
 
 @dataclass(slots=True)
-class _Pulse:
+class _Heartbeat:
     """What was last seen of another replica's sign of life."""
 
     revision: int
@@ -102,7 +102,7 @@ class Ledger:
         name: str,
         owner: str,
         clock: Callable[[], int],
-        beat: float = BEAT,
+        beat: float = HEARTBEAT_INTERVAL,
         dead_after: float = DEAD_AFTER,
     ) -> None:
         self._connection = connection
@@ -115,7 +115,7 @@ class Ledger:
         self._inbox = connection.client.new_inbox()
         self._tokens = itertools.count()
         self._waiting: dict[str, asyncio.Future[int]] = {}
-        self._pulses: dict[str, _Pulse] = {}
+        self._pulses: dict[str, _Heartbeat] = {}
         self._seen_reconnections = connection.reconnections
         self._alive_since = 0.0  # when the last sign of life that the broker has was sent; monotonic
 
@@ -124,21 +124,21 @@ class Ledger:
         await self._connection.client.subscribe(
             f"{self._inbox}.*", cb=self._acknowledged, pending_msgs_limit=-1, pending_bytes_limit=-1
         )
-        await self._show_life()
+        await self._heartbeat()
 
     async def run(self) -> None:
         """Show life for ever, until cancelled."""
         while True:
             began = time.monotonic()
             try:
-                await self._show_life()
+                await self._heartbeat()
             except _TROUBLE as error:
                 log.warning("ledger: no sign of life could be written: %s", error)
             await asyncio.sleep(max(0.0, began + self._beat - time.monotonic()))
 
     async def claim(
-        self, key: str, *, until: int, limit: float, over: Taken | None = None
-    ) -> Lease | Recorded | Taken:
+        self, key: str, *, until: int, limit: float, over: LeaseHeld | None = None
+    ) -> Lease | RecordedReply | LeaseHeld:
         """Take the lease of ``key``, over that of a dead replica where one is given; or say who has it.
 
         ``until`` is when nobody works on it any more, in microseconds since the epoch; ``limit`` in
@@ -146,7 +146,7 @@ class Ledger:
         begun then.
         """
         nonce = str(next(self._tokens))
-        value = msgspec.json.encode(_Entry(owner=self._owner, nonce=nonce, until=until))
+        value = msgspec.json.encode(_LedgerRecord(owner=self._owner, nonce=nonce, until=until))
         async with asyncio.timeout(limit):
             try:
                 return Lease(key=key, revision=await self._write(key, value, over.revision if over else 0))
@@ -160,7 +160,7 @@ class Ledger:
                     return self._as_found(key, revision, entry)
                 await asyncio.sleep(_POLL)  # a follower that has not heard of it yet
 
-    async def outcome(self, taken: Taken, *, limit: float) -> Recorded | Taken | None:
+    async def outcome(self, taken: LeaseHeld, *, limit: float) -> RecordedReply | LeaseHeld | None:
         """What becomes of somebody else's lease: its reply, or that it is dead; None after ``limit`` s."""
         pause = _POLL
         until = time.monotonic() + limit
@@ -170,13 +170,13 @@ class Ledger:
             try:
                 revision, entry = await self._read(taken.key)
                 found = self._as_found(taken.key, revision, entry) if revision else taken
-                if isinstance(found, Recorded):
+                if isinstance(found, RecordedReply):
                     return found
                 if await self._is_dead(found):
                     # It may have written its reply with its last breath.
                     revision, entry = await self._read(taken.key)
                     last = self._as_found(taken.key, revision, entry)
-                    return last if isinstance(last, Recorded) else _dead(found)
+                    return last if isinstance(last, RecordedReply) else _dead(found)
             except _TROUBLE as error:
                 log.warning("ledger: %s", error)
         return None
@@ -188,7 +188,7 @@ class Ledger:
 
         ``sent`` is called when it is on its way: the broker has it before what is published then.
         """
-        value = msgspec.json.encode(_Entry(reply=msgspec.Raw(reply)))
+        value = msgspec.json.encode(_LedgerRecord(reply=msgspec.Raw(reply)))
         try:
             async with asyncio.timeout(_RECORD_LIMIT):
                 await self._write(lease.key, value, lease.revision, sent=sent)
@@ -215,12 +215,12 @@ class Ledger:
                 headers={"KV-Operation": "PURGE", "Nats-Rollup": "sub"},
             )  # fmt: skip
 
-    def _as_found(self, key: str, revision: int, entry: _Entry) -> Recorded | Taken:
+    def _as_found(self, key: str, revision: int, entry: _LedgerRecord) -> RecordedReply | LeaseHeld:
         if isinstance(entry.reply, msgspec.Raw):
-            return Recorded(reply=bytes(entry.reply))
-        return Taken(key=key, revision=revision, owner=entry.owner, until=entry.until)
+            return RecordedReply(reply=bytes(entry.reply))
+        return LeaseHeld(key=key, revision=revision, owner=entry.owner, until=entry.until)
 
-    async def _is_dead(self, taken: Taken) -> bool:
+    async def _is_dead(self, taken: LeaseHeld) -> bool:
         if self._clock() > taken.until + _CLOCKS_APART:
             return True
         if taken.owner == self._owner:
@@ -236,24 +236,24 @@ class Ledger:
             if not revision:
                 return True
             if pulse is None or pulse.revision != revision:
-                pulse = self._pulses[taken.owner] = _Pulse(revision, now, now)
+                pulse = self._pulses[taken.owner] = _Heartbeat(revision, now, now)
             pulse.looked = now
         return now - pulse.since >= self._dead_after
 
-    async def _show_life(self) -> None:
+    async def _heartbeat(self) -> None:
         sent = time.monotonic()
         async with asyncio.timeout(self._dead_after):
             await self._write(_life(self._owner), b"{}", None)
         self._alive_since = sent
 
-    async def _read(self, key: str) -> tuple[int, _Entry]:
+    async def _read(self, key: str) -> tuple[int, _LedgerRecord]:
         """The revision and the entry of a key; 0 where there is none."""
         try:
             entry = await self._bucket.get(key)
         except nats.js.errors.KeyNotFoundError:
-            return 0, _Entry()
+            return 0, _LedgerRecord()
         try:
-            return entry.revision or 0, msgspec.json.decode(entry.value or b"{}", type=_Entry)
+            return entry.revision or 0, msgspec.json.decode(entry.value or b"{}", type=_LedgerRecord)
         except (msgspec.MsgspecError, UnicodeError) as error:
             raise NotStored(f"{key} holds what is no entry") from error
 
@@ -302,5 +302,5 @@ def _life(owner: str) -> str:
     return f"replica.{owner}"
 
 
-def _dead(taken: Taken) -> Taken:
-    return Taken(key=taken.key, revision=taken.revision, owner=taken.owner, until=taken.until, dead=True)
+def _dead(taken: LeaseHeld) -> LeaseHeld:
+    return LeaseHeld(key=taken.key, revision=taken.revision, owner=taken.owner, until=taken.until, dead=True)

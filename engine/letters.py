@@ -14,26 +14,26 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from . import history
-from .broker import Connection, Outgoing, Publisher, Topology
-from .broker.reading import Reading, ask, permitted
+from .broker import Connection, OutgoingMessage, Publisher, Topology
+from .broker.reading import StreamReader, await_permitted, request_jetstream
 from .codec import encode
-from .dead import Letter, Replanning, Wanted, letter_of, revived
-from .errors import MessageTooLarge, NotPermitted, NotStored, NotThere, StaysDead
+from .dead import DeadLetter, DeadLetterFilter, EventRedrive, dead_letter_of, redrive_message
+from .errors import MaxPayloadExceeded, MessageNotFound, NotPermitted, NotRedrivable, NotStored
 from .model import Kind
 
-_LONGEST_SEQUENCE = 19  # digits; a delivery's id has 32, and may have nothing else
+_MAX_SEQUENCE_LENGTH = 19  # digits; a delivery's id has 32, and may have nothing else
 _AT_ONCE = 32  # letters in hand: each may be as large as the broker takes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Letters:
+class DeadLetterStore:
     """The dead letters of one MSS."""
 
     connection: Connection
     topology: Topology
     hidden: dict[Kind, NotPermitted] = field(default_factory=dict)  # kinds that we may not read
 
-    async def find(self, wanted: Wanted, *, start: int = 1) -> AsyncIterator[Letter]:
+    async def search(self, wanted: DeadLetterFilter, *, start: int = 1) -> AsyncIterator[DeadLetter]:
         """The letters that are meant and there at this moment, by kind, then from the oldest on.
 
         Only headers are read. Where no kind is named, those that may not be read are left out and
@@ -49,14 +49,14 @@ class Letters:
                 if self.hidden.keys() >= set(kinds):
                     raise
 
-    async def named(self, name: str, kind: Kind | None = None) -> list[Letter]:
+    async def resolve(self, name: str, kind: Kind | None = None) -> list[DeadLetter]:
         """The letters that an operator calls ``name``: a sequence in the stream, or a delivery's id."""
-        if len(name) > _LONGEST_SEQUENCE or not (name.isascii() and name.isdecimal()):
-            return [each async for each in self.find(Wanted(kind=kind, delivery=name))]
+        if len(name) > _MAX_SEQUENCE_LENGTH or not (name.isascii() and name.isdecimal()):
+            return [each async for each in self.search(DeadLetterFilter(kind=kind, delivery=name))]
         kinds = tuple(Kind) if kind is None else (kind,)
         for each in kinds:
             try:
-                async for letter in self._of(each, Wanted(), int(name)):
+                async for letter in self._of(each, DeadLetterFilter(), int(name)):
                     if letter.sequence == int(name):
                         return [letter]
                     break
@@ -66,22 +66,22 @@ class Letters:
             raise self.hidden[kinds[0]]
         return []
 
-    async def payload(self, letter: Letter) -> bytes:
+    async def payload(self, letter: DeadLetter) -> bytes:
         """What is in a letter. Raises NotThere when it was removed, NotPermitted, BrokerError."""
         subject = f"$JS.API.STREAM.MSG.GET.{self.topology.dead_stream}"
-        answer = await ask(self.connection, subject, {"seq": letter.sequence})
+        answer = await request_jetstream(self.connection, subject, {"seq": letter.sequence})
         return base64.b64decode(answer["message"].get("data", ""))
 
-    async def remove(self, letter: Letter) -> None:
+    async def remove(self, letter: DeadLetter) -> None:
         """Take a letter off the stream; somebody else may have done it at the same time."""
         subject = f"$JS.API.STREAM.MSG.DELETE.{self.topology.dead_stream}"
-        with contextlib.suppress(NotThere):
+        with contextlib.suppress(MessageNotFound):
             # Without overwriting it on disk, which is some fifty times slower.
-            await ask(self.connection, subject, {"seq": letter.sequence, "no_erase": True})
+            await request_jetstream(self.connection, subject, {"seq": letter.sequence, "no_erase": True})
 
-    async def _of(self, kind: Kind, wanted: Wanted, start: int) -> AsyncIterator[Letter]:
+    async def _of(self, kind: Kind, wanted: DeadLetterFilter, start: int) -> AsyncIterator[DeadLetter]:
         subject = self.topology.dead_subject(kind, wanted.reason or "*")
-        async with Reading(
+        async with StreamReader(
             self.connection,
             self.topology.dead_stream,
             subject,
@@ -89,76 +89,78 @@ class Letters:
             since=wanted.since,
             headers_only=True,
         ) as reading:
-            while (stored := await reading.present()) is not None:
-                letter = letter_of(
+            while (stored := await reading.next_existing()) is not None:
+                letter = dead_letter_of(
                     stored.subject, stored.headers, sequence=stored.sequence, at=stored.at, size=stored.size
                 )
-                if wanted.means(letter):
+                if wanted.matches(letter):
                     yield letter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Done:
+class DeadLetterResult:
     """What became of one letter that was to be brought back or thrown away."""
 
-    letter: Letter
+    letter: DeadLetter
     problem: str = ""  # why nothing did; "" when it went well
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Disposal:
+class Redriver:
     """Ends the stay of letters among the dead, one way or the other."""
 
-    letters: Letters
+    letters: DeadLetterStore
     publisher: Publisher
     clock: Callable[[], int]  # microseconds since the epoch
 
-    async def bring_back(self, letters: Sequence[Letter]) -> AsyncIterator[Done]:
+    async def redrive(self, letters: Sequence[DeadLetter]) -> AsyncIterator[DeadLetterResult]:
         """Bring each back to where it came from; the rest goes on when one cannot be."""
-        async for done in _each(letters, self._bring_back):
+        async for done in _each(letters, self._redrive):
             yield done
 
-    async def throw_away(self, letters: Sequence[Letter]) -> AsyncIterator[Done]:
+    async def drop(self, letters: Sequence[DeadLetter]) -> AsyncIterator[DeadLetterResult]:
         """Remove each for good; what was thrown away is written into its history."""
-        async for done in _each(letters, self._throw_away):
+        async for done in _each(letters, self._drop):
             yield done
 
-    async def _bring_back(self, letter: Letter) -> Done:
+    async def _redrive(self, letter: DeadLetter) -> DeadLetterResult:
         try:
-            back = self._revived(letter, await self.letters.payload(letter))
-        except NotThere:
-            return Done(letter=letter, problem="it is not there any more")
-        except StaysDead as error:
-            return Done(letter=letter, problem=str(error))
+            back = self._redrive_messages(letter, await self.letters.payload(letter))
+        except MessageNotFound:
+            return DeadLetterResult(letter=letter, problem="it is not there any more")
+        except NotRedrivable as error:
+            return DeadLetterResult(letter=letter, problem=str(error))
         return await self._replaced_by(letter, back)
 
-    def _revived(self, letter: Letter, payload: bytes) -> list[Outgoing]:
+    def _redrive_messages(self, letter: DeadLetter, payload: bytes) -> list[OutgoingMessage]:
         at, topology = self.clock(), self.letters.topology
-        what = revived(letter, payload, at=at)
+        what = redrive_message(letter, payload, at=at)
         name = f"revived.{letter.id}"  # and not the delivery's id, which the stream may know from before
-        if isinstance(what, Replanning):
-            back = Outgoing(subject=what.subject, payload=what.payload, id=name, headers=what.headers)
+        if isinstance(what, EventRedrive):
+            back = OutgoingMessage(subject=what.subject, payload=what.payload, id=name, headers=what.headers)
         else:
             subject = topology.delivery_subject(what.kind, what.channel)
-            back = Outgoing(subject=subject, payload=encode(what), id=name)
-        noted = history.revived(topology, letter, at=at)
+            back = OutgoingMessage(subject=subject, payload=encode(what), id=name)
+        noted = history.redrive_entry(topology, letter, at=at)
         return [back, noted] if noted else [back]
 
-    async def _throw_away(self, letter: Letter) -> Done:
-        noted = history.dropped(self.letters.topology, letter, at=self.clock())
+    async def _drop(self, letter: DeadLetter) -> DeadLetterResult:
+        noted = history.drop_entry(self.letters.topology, letter, at=self.clock())
         return await self._replaced_by(letter, [noted] if noted else [])
 
-    async def _replaced_by(self, letter: Letter, messages: Sequence[Outgoing]) -> Done:
+    async def _replaced_by(self, letter: DeadLetter, messages: Sequence[OutgoingMessage]) -> DeadLetterResult:
         subjects = [message.subject for message in messages]
         try:
-            await permitted(self.letters.connection, self.publisher.store(*messages), subjects)
-        except (NotStored, MessageTooLarge) as error:
-            return Done(letter=letter, problem=str(error))
+            await await_permitted(self.letters.connection, self.publisher.store(*messages), subjects)
+        except (NotStored, MaxPayloadExceeded) as error:
+            return DeadLetterResult(letter=letter, problem=str(error))
         await self.letters.remove(letter)  # only now: the broker has what became of it
-        return Done(letter=letter)
+        return DeadLetterResult(letter=letter)
 
 
-async def _each(letters: Sequence[Letter], treat: Callable[[Letter], Awaitable[Done]]) -> AsyncIterator[Done]:
+async def _each(
+    letters: Sequence[DeadLetter], treat: Callable[[DeadLetter], Awaitable[DeadLetterResult]]
+) -> AsyncIterator[DeadLetterResult]:
     for position in range(0, len(letters), _AT_ONCE):
         begun = asyncio.gather(
             *(treat(each) for each in letters[position : position + _AT_ONCE]), return_exceptions=True
@@ -169,7 +171,7 @@ async def _each(letters: Sequence[Letter], treat: Callable[[Letter], Awaitable[D
             await begun  # what has been stored is to be removed, however impatient somebody is
             raise
         for done in finished:
-            if isinstance(done, Done):
+            if isinstance(done, DeadLetterResult):
                 yield done
         for trouble in finished:
             if isinstance(trouble, BaseException):
@@ -177,13 +179,13 @@ async def _each(letters: Sequence[Letter], treat: Callable[[Letter], Awaitable[D
 
 
 @asynccontextmanager
-async def disposal(letters: Letters, clock: Callable[[], int]) -> AsyncIterator[Disposal]:
+async def disposal(letters: DeadLetterStore, clock: Callable[[], int]) -> AsyncIterator[Redriver]:
     """With a publisher at work."""
     publisher = Publisher(letters.connection)
     await publisher.start()
     running = asyncio.create_task(publisher.run(), name="publisher")
     try:
-        yield Disposal(letters=letters, publisher=publisher, clock=clock)
+        yield Redriver(letters=letters, publisher=publisher, clock=clock)
     finally:
         running.cancel()
         await publisher.close()

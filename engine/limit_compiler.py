@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 
-from .cursors import Complaints, Cursor
+from .cursors import Diagnostics, DocumentNode
 from .durations import parse_count_per, parse_duration
-from .limits import EVERYTHING, MOST_EVENTS, NO_LIMITS, Budget, Dedupe, Digest, Limits, Throttle
-from .paths import Path, parse_path
+from .limits import DEFAULT_MAX_EVENTS, GLOBAL_BUDGET, NO_LIMITS, Budget, Dedupe, Digest, Limits, Throttle
+from .paths import FieldPath, parse_path
 
 
-def compile_limits(entry: Cursor, whole: Budget | None, complaints: Complaints) -> Limits:
+def compile_limits(entry: DocumentNode, whole: Budget | None, complaints: Diagnostics) -> Limits:
     """The limits of the rule at ``entry``, which the schema has passed; ``whole`` is the policy's budget."""
     dedupe, throttle, digest = (entry.get(name) for name in ("dedupe", "throttle", "digest"))
     own = entry.get("budget")
@@ -21,7 +21,7 @@ def compile_limits(entry: Cursor, whole: Budget | None, complaints: Complaints) 
         dedupe=_dedupe(dedupe, complaints) if dedupe else None,
         throttle=_throttle(throttle, complaints) if throttle else None,
         digest=_digest(digest, complaints) if digest else None,
-        budgets={**budgets, EVERYTHING: whole} if whole else budgets,
+        budgets={**budgets, GLOBAL_BUDGET: whole} if whole else budgets,
     )
     if throttle and _is_pointless(limits):
         message = "dedupe lets so few through that this never holds anything back"
@@ -32,7 +32,7 @@ def compile_limits(entry: Cursor, whole: Budget | None, complaints: Complaints) 
     return limits
 
 
-def compile_budget(at: Cursor, complaints: Complaints) -> Budget:
+def compile_budget(at: DocumentNode, complaints: Diagnostics) -> Budget:
     """The budget at ``at``, which the schema has passed: ``1000/h``, or a mapping that says more."""
     if isinstance(at.value, str):
         limit, per = parse_count_per(at.value)
@@ -42,37 +42,37 @@ def compile_budget(at: Cursor, complaints: Complaints) -> Budget:
     return Budget(limit=at.value["limit"], per=per, digest=_gathering(at, (), per) if digests else None)
 
 
-def _dedupe(at: Cursor, complaints: Complaints) -> Dedupe:
+def _dedupe(at: DocumentNode, complaints: Diagnostics) -> Dedupe:
     return Dedupe(key=_key(at, complaints), window=_length(at, "window", complaints))
 
 
-def _throttle(at: Cursor, complaints: Complaints) -> Throttle:
+def _throttle(at: DocumentNode, complaints: Diagnostics) -> Throttle:
     per, key = _length(at, "per", complaints), _key(at, complaints)
     beyond = _gathering(at, key, per) if _digests(at) else None
     return Throttle(key=key, limit=at.value["limit"], per=per, digest=beyond)
 
 
-def _digest(at: Cursor, complaints: Complaints) -> Digest:
+def _digest(at: DocumentNode, complaints: Diagnostics) -> Digest:
     interval = _length(at, "interval", complaints) if "interval" in at.value else 0.0
     return _gathering(at, _key(at, complaints), _length(at, "wait", complaints), interval)
 
 
-def _gathering(at: Cursor, key: tuple[Path, ...], wait: float, interval: float = 0.0) -> Digest:
+def _gathering(at: DocumentNode, key: tuple[FieldPath, ...], wait: float, interval: float = 0.0) -> Digest:
     return Digest(
         key=key,
         wait=wait,
         interval=interval,
-        max_events=at.value.get("max_events", MOST_EVENTS),
+        max_events=at.value.get("max_events", DEFAULT_MAX_EVENTS),
         template=at.value.get("template", ""),
         flushes=at.value.get("on_remove", "flush") == "flush",
     )
 
 
-def _digests(throttle: Cursor) -> Cursor | None:
+def _digests(throttle: DocumentNode) -> DocumentNode | None:
     return throttle / "on_limit" if throttle.value.get("on_limit") == "digest" else None
 
 
-def _key(at: Cursor, complaints: Complaints) -> tuple[Path, ...]:
+def _key(at: DocumentNode, complaints: Diagnostics) -> tuple[FieldPath, ...]:
     paths = []
     for each in (at / "key").each():
         try:
@@ -82,7 +82,7 @@ def _key(at: Cursor, complaints: Complaints) -> tuple[Path, ...]:
     return tuple(paths)
 
 
-def _length(at: Cursor, name: str, complaints: Complaints) -> float:
+def _length(at: DocumentNode, name: str, complaints: Diagnostics) -> float:
     seconds = parse_duration(at.value[name])
     if seconds <= 0.0:
         complaints.add(at / name, "out-of-range", f"{name} has to be longer than nothing")

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from .paths import Path
+from .paths import FieldPath
 
-EVERYTHING = "*"  # the budget of the policy as a whole, beside those of its rules
+GLOBAL_BUDGET = "*"  # the budget of the policy as a whole, beside those of its rules
 
-MOST_EVENTS = 50  # of one digest in full, where nothing else is said
+DEFAULT_MAX_EVENTS = 50  # of one digest in full, where nothing else is said
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dedupe:
     """Of events that are alike, one in each window."""
 
-    key: tuple[Path, ...]  # fields that make them alike
+    key: tuple[FieldPath, ...]  # fields that make them alike
     window: float  # seconds, from the one that passes
 
 
@@ -24,10 +24,10 @@ class Dedupe:
 class Digest:
     """Events that are alike are told of together."""
 
-    key: tuple[Path, ...]
+    key: tuple[FieldPath, ...]
     wait: float  # seconds from the first one
     interval: float = 0.0  # seconds at least between two digests
-    max_events: int = MOST_EVENTS  # in full; the rest is counted
+    max_events: int = DEFAULT_MAX_EVENTS  # in full; the rest is counted
     template: str = ""  # "": that of the entry
     flushes: bool = True  # when the rule is gone, what was gathered is sent; else it is not
 
@@ -36,7 +36,7 @@ class Digest:
 class Throttle:
     """So many events that are alike in each stretch of time."""
 
-    key: tuple[Path, ...]
+    key: tuple[FieldPath, ...]
     limit: int
     per: float  # seconds
     digest: Digest | None = None  # what is beyond the limit is told of together; None: not at all
@@ -65,7 +65,7 @@ class Budget:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class UsedUp:
+class BudgetExhausted:
     """That there is nothing left of a budget."""
 
     name: str  # of the rule whose budget it is, or EVERYTHING

@@ -14,13 +14,13 @@ from pathlib import Path
 
 from . import documents, schemas
 from .cases import Case
-from .collecting import collector_at_rest
-from .compiler import Folder, compile_policy
+from .collecting import gc_paused
+from .compiler import PolicyDocuments, compile_policy
 from .documents import Document
 from .errors import PolicyError
 from .model import Kind, Place, Problem
 from .rulebook import Rulebook
-from .templates import PICTURES, Source
+from .templates import PICTURES, TemplateSource
 
 MAX_FILES = 20_000  # of one policy
 MAX_FILE = 32 * 1024 * 1024  # bytes
@@ -30,7 +30,7 @@ _WORDS = (".html", ".mjml", ".txt", ".md")
 _SCHEMA = re.compile(rf"({'|'.join(Kind)})/.+\.schema\.json|log\.schema\.json")
 _FENCE = "---"
 
-_Complain = Callable[[str, str, str], None]  # file, code, message
+_ReportProblem = Callable[[str, str, str], None]  # file, code, message
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +84,7 @@ def read_folder(folder: Path) -> Files:
 
 def load_files(files: Files, environment: Mapping[str, str] = os.environ, *, warn: bool = True) -> Policy:
     """The policy that ``files`` make. Never raises for what they say."""
-    with collector_at_rest():
+    with gc_paused():
         return _policy(files.contents, list(files.problems), environment, warn=warn)
 
 
@@ -105,7 +105,7 @@ def _policy(
     revision = _revision(files)
     sections: list[Document] = []
     events: dict[str, Document] = {}
-    sources: list[Source] = []
+    sources: list[TemplateSource] = []
     pictures: dict[str, bytes] = {}
     for name, data in files.items():
         top, _, below = name.partition("/")
@@ -123,7 +123,9 @@ def _policy(
             sections.append(documents.read_bytes(data, name))
     for document in (*sections, *events.values()):
         problems.extend(document.problems)
-    whole = Folder(revision=revision, sections=sections, events=events, sources=sources, pictures=pictures)
+    whole = PolicyDocuments(
+        revision=revision, sections=sections, events=events, sources=sources, pictures=pictures
+    )
     compiled = compile_policy(whole, environment, warn=warn)
     unread = {problem.place.file for problem in problems}
     problems.extend(
@@ -194,7 +196,7 @@ def _no_folder(folder: Path) -> Problem:
 
 
 def _walk(
-    root: Path, folder: Path, above: frozenset[Path], complain: _Complain
+    root: Path, folder: Path, above: frozenset[Path], complain: _ReportProblem
 ) -> Iterator[tuple[str, Path]]:
     name = _name(root, folder)
     real = folder.resolve()
@@ -238,28 +240,28 @@ def belongs(path: str) -> bool:
     return path.endswith(_SECTIONS)
 
 
-def _source(name: str, below: str, data: bytes, problems: list[Problem]) -> Source:
+def _source(name: str, below: str, data: bytes, problems: list[Problem]) -> TemplateSource:
     """A template file without its front matter."""
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         message = f"byte {error.start} is not UTF-8"
         problems.append(Problem(place=Place(file=name), code="not-utf8", message=message))
-        return Source(path=below, text="")
+        return TemplateSource(path=below, text="")
     lines = text.splitlines(keepends=True)
     if not lines or lines[0].strip() != _FENCE:
-        return Source(path=below, text=text)
+        return TemplateSource(path=below, text=text)
     end = next((i for i, line in enumerate(lines[1:], 1) if line.strip() == _FENCE), None)
     if end is None:
         message = f"front matter begins with {_FENCE} and never ends"
         problems.append(Problem(place=Place(file=name), code="front-matter", message=message))
-        return Source(path=below, text="")
+        return TemplateSource(path=below, text="")
     # One empty line for the fence, so that the places of the front matter are the file's.
     front = documents.read("\n" + "".join(lines[1:end]), name)
     problems.extend((*front.problems, *schemas.check(front, "front-matter")))
     subject = front.data.get("subject") if isinstance(front.data, dict) else None
     subject = subject if isinstance(subject, str) else None
-    return Source(
+    return TemplateSource(
         path=below,
         text="\n" * (end + 1) + "".join(lines[end + 1 :]),
         subject=subject,

@@ -24,24 +24,24 @@ from .constraints import (
     without_whole,
 )
 from .operators import is_scalar
-from .paths import ALL, ANY, COMBINATORS, NOT, Path, format_path, parse_path
+from .paths import ALL, ANY, COMBINATORS, NOT, FieldPath, format_path, parse_path
 
-MOST_CASES = 64  # ways in which a block may hold; beyond that nothing is said of it
+MAX_CASES = 64  # ways in which a block may hold; beyond that nothing is said of it
 
-Single = Callable[[Path], bool]
+Single = Callable[[FieldPath], bool]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Literal:
     """A condition that must hold, or must not."""
 
-    path: Path
+    path: FieldPath
     operators: Mapping[str, Any]
     at: At  # where in the block
     holds: bool = True
 
 
-Case = tuple[Literal, ...]  # literals that all come true: one way in which a block may hold
+LogicCase = tuple[Literal, ...]  # literals that all come true: one way in which a block may hold
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +58,7 @@ class _TooMany(Exception):  # noqa: N818 -- it ends the reading; nobody outside 
 
 def conditions(
     block: Mapping[str, Any], at: At = (), flawed: Callable[[At], bool] = lambda _: False
-) -> Iterator[tuple[At, Path, Any]]:
+) -> Iterator[tuple[At, FieldPath, Any]]:
     """Every condition of a block that is not flawed, those of inner blocks too: where, path, as written."""
     for key, value in block.items():
         here = (*at, key)
@@ -72,7 +72,7 @@ def conditions(
                 yield from conditions(inner, (*here, position), flawed)
 
 
-def cases(block: Mapping[str, Any], at: At = (), *, holds: bool = True) -> list[Case] | None:
+def cases(block: Mapping[str, Any], at: At = (), *, holds: bool = True) -> list[LogicCase] | None:
     """The ways in which a sound block may hold (or not hold); None where they are too many."""
     try:
         return _block(block, at, holds)
@@ -80,7 +80,7 @@ def cases(block: Mapping[str, Any], at: At = (), *, holds: bool = True) -> list[
         return None
 
 
-def clash(case: Case, single: Single, added: Case | None = None) -> Clash | None:
+def clash(case: LogicCase, single: Single, added: LogicCase | None = None) -> Clash | None:
     """What makes the case impossible; None where it may come about, as far as is known.
 
     ``added`` are the literals that have not been looked at beside the others yet; default: all.
@@ -97,17 +97,17 @@ def clash(case: Case, single: Single, added: Case | None = None) -> Clash | None
     return _nothing_left(case, {literal.path for literal in fresh}, single)
 
 
-def implies(narrow: Sequence[Case], denied: Sequence[Case], single: Single) -> bool:
+def implies(narrow: Sequence[LogicCase], denied: Sequence[LogicCase], single: Single) -> bool:
     """Whether a block certainly holds wherever one of the cases of ``narrow`` comes true.
 
     ``denied`` are the cases in which that block does not hold: ``cases(block, holds=False)``.
     """
-    if len(denied) * len(narrow) > MOST_CASES:
+    if len(denied) * len(narrow) > MAX_CASES:
         return False
     return all(clash((*case, *other), single, other) is not None for case in narrow for other in denied)
 
 
-def most_telling_first(denied: Sequence[Case], common: Mapping[str, int]) -> list[Case]:
+def most_telling_first(denied: Sequence[LogicCase], common: Mapping[str, int]) -> list[LogicCase]:
     """In the order in which ``implies`` finds out soonest that it does not: what few ask comes first.
 
     ``common`` says of each case, by ``signature``, in how many blocks it is.
@@ -115,12 +115,12 @@ def most_telling_first(denied: Sequence[Case], common: Mapping[str, int]) -> lis
     return sorted(denied, key=lambda case: common.get(signature(case), 0))
 
 
-def signature(case: Case) -> str:
+def signature(case: LogicCase) -> str:
     """The same for cases of the same literals."""
     return repr([(literal.path, literal.operators, literal.holds) for literal in case])
 
 
-def _nothing_left(case: Case, paths: Iterable[Path], single: Single) -> Clash | None:
+def _nothing_left(case: LogicCase, paths: Iterable[FieldPath], single: Single) -> Clash | None:
     """A path whose listed values are all denied."""
     for path in paths:
         denied = [literal for literal in case if not literal.holds and literal.path == path]
@@ -130,12 +130,12 @@ def _nothing_left(case: Case, paths: Iterable[Path], single: Single) -> Clash | 
     return None
 
 
-def _block(block: Mapping[str, Any], at: At, holds: bool) -> list[Case]:
+def _block(block: Mapping[str, Any], at: At, holds: bool) -> list[LogicCase]:
     pieces = [_piece(key, value, (*at, key), holds) for key, value in block.items()]
     return _both(pieces) if holds else _either(pieces)
 
 
-def _piece(key: str, value: Any, at: At, holds: bool) -> list[Case]:
+def _piece(key: str, value: Any, at: At, holds: bool) -> list[LogicCase]:
     if key == NOT:
         return _block(value, at, not holds)
     if key in (ANY, ALL):
@@ -147,18 +147,18 @@ def _piece(key: str, value: Any, at: At, holds: bool) -> list[Case]:
     return [(Literal(path=path, operators=each, at=at),) for each in _alternatives(operators)]
 
 
-def _both(groups: Sequence[list[Case]]) -> list[Case]:
+def _both(groups: Sequence[list[LogicCase]]) -> list[LogicCase]:
     size = 1
     for group in groups:
         size *= len(group)
-        if size > MOST_CASES:
+        if size > MAX_CASES:
             raise _TooMany
     return [tuple(literal for case in chosen for literal in case) for chosen in product(*groups)]
 
 
-def _either(groups: Sequence[list[Case]]) -> list[Case]:
+def _either(groups: Sequence[list[LogicCase]]) -> list[LogicCase]:
     found = [case for group in groups for case in group]
-    if len(found) > MOST_CASES:
+    if len(found) > MAX_CASES:
         raise _TooMany
     return found
 
@@ -172,7 +172,7 @@ def _alternatives(operators: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     mappings = [item for item in items if isinstance(item, Mapping)]
     if any(IGNORE_CASE in each or set(each) & set(rest) for each in (rest, *mappings) if each is not rest):
         return [operators]
-    if IGNORE_CASE in rest or len(items) > MOST_CASES:
+    if IGNORE_CASE in rest or len(items) > MAX_CASES:
         return [operators]
     found: list[Mapping[str, Any]] = []
     if scalars := [item for item in items if is_scalar(item)]:

@@ -24,7 +24,7 @@ R = TypeVar("R", bound=Compared)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome(Generic[E, A, R]):
+class Pairing(Generic[E, A, R]):
     """What does not go together. Every pair that does is left out."""
 
     near: tuple[tuple[E, A, list[R]], ...]  # not alike, and likely meant for each other
@@ -32,9 +32,9 @@ class Outcome(Generic[E, A, R]):
     surplus: tuple[A, ...]
 
 
-def pair_off(
+def match_expectations(
     expected: Sequence[E], actual: Sequence[A], compare: Callable[[E, A], list[R]]
-) -> Outcome[E, A, R]:
+) -> Pairing[E, A, R]:
     """Pair as many as go together, then those over the same channel that differ least."""
     rows = {(e, a): compare(one, other) for e, one in enumerate(expected) for a, other in enumerate(actual)}
     fits = {pair for pair, row in rows.items() if all(each.agrees for each in row)}
@@ -44,7 +44,7 @@ def pair_off(
         sorted((a for a in range(len(actual)) if (e, a) in fits), key=lambda a: sought[a])
         for e in range(len(expected))
     ]
-    paired = _most(candidates)
+    paired = _maximum_matching(candidates)
     left = [e for e in range(len(expected)) if e not in paired]
     over = [a for a in range(len(actual)) if a not in paired.values()]
     near: list[tuple[int, int]] = []
@@ -57,7 +57,7 @@ def pair_off(
             near.append((e, a))
             left.remove(e)
             over.remove(a)
-    return Outcome(
+    return Pairing(
         near=tuple((expected[e], actual[a], rows[e, a]) for e, a in sorted(near)),
         missing=tuple(expected[e] for e in left),
         surplus=tuple(actual[a] for a in over),
@@ -70,20 +70,20 @@ def _related(rows: Sequence[Compared]) -> bool:
     return channel.agrees if channel else any(row.agrees for row in rows)
 
 
-def _most(candidates: Sequence[Sequence[int]]) -> dict[int, int]:
+def _maximum_matching(candidates: Sequence[Sequence[int]]) -> dict[int, int]:
     """The largest pairing: an entry that names few fields must not take what another one needs."""
     taken: dict[int, int] = {}  # actual -> expected
     for e in range(len(candidates)):
-        _place(e, candidates, taken, set())
+        _augment(e, candidates, taken, set())
     return {e: a for a, e in taken.items()}
 
 
-def _place(e: int, candidates: Sequence[Sequence[int]], taken: dict[int, int], seen: set[int]) -> bool:
+def _augment(e: int, candidates: Sequence[Sequence[int]], taken: dict[int, int], seen: set[int]) -> bool:
     """Whether ``e`` got one, others having made way; ``seen`` are those that were asked for already."""
     for a in candidates[e]:
         if a not in seen:
             seen.add(a)
-            if a not in taken or _place(taken[a], candidates, taken, seen):
+            if a not in taken or _augment(taken[a], candidates, taken, seen):
                 taken[a] = e
                 return True
     return False

@@ -5,45 +5,45 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from .broker import Cells
-from .gates import Change, Row
+from .broker import AtomicStore
+from .gates import StateSteps, StateUpdate
 
-T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
-class Begun:
+class PendingSteps:
     """A row that has to ask, and what it asks first."""
 
-    row: Row[Any]
-    change: Change
+    row: StateSteps[Any]
+    change: StateUpdate
 
 
-def begin(row: Row[T]) -> T | Begun:
+def start_steps(row: StateSteps[R]) -> R | PendingSteps:
     """What ``row`` returns where it remembers nothing; else where it stands."""
     try:
-        return Begun(row, next(row))
+        return PendingSteps(row, next(row))
     except StopIteration as done:
-        result: T = done.value
+        result: R = done.value
         return result
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
+class StateStore:
     """Carries out on the broker what rows ask for."""
 
-    state: Cells
+    state: AtomicStore
 
-    async def carry_out(self, row: Row[T]) -> T:
+    async def run(self, row: StateSteps[R]) -> R:
         """What ``row`` returns. Raises BrokerError; asking all of it again is safe then."""
-        begun = begin(row)
-        return await self.finish(begun) if isinstance(begun, Begun) else begun
+        begun = start_steps(row)
+        return await self.resume(begun) if isinstance(begun, PendingSteps) else begun
 
-    async def finish(self, begun: Begun) -> Any:
+    async def resume(self, begun: PendingSteps) -> Any:
         """What a row that has begun returns. Raises BrokerError."""
         wanted = begun.change
         while True:
-            answer = await self.state.change(wanted.key, wanted.step, keep=wanted.keep)
+            answer = await self.state.update(wanted.key, wanted.fn, keep=wanted.ttl)
             try:
                 wanted = begun.row.send(answer)
             except StopIteration as done:

@@ -70,7 +70,7 @@ class Problem:
 
 
 HOPS = "Mss-Hops"  # header of what MSS publishes: how many messages of its own led to it, itself included
-MOST_HOPS = 1  # an announcement of MSS's own may tell somebody; what that leads to may not
+MAX_HOPS = 1  # an announcement of MSS's own may tell somebody; what that leads to may not
 
 
 class Event(Struct, frozen=True, kw_only=True):
@@ -117,14 +117,14 @@ class Message(Struct, frozen=True, kw_only=True):
     inline: tuple[Inline, ...] = ()
 
 
-class Revival(Struct, frozen=True, kw_only=True):
+class RedriveId(Struct, frozen=True, kw_only=True):
     """That something was a dead letter and was brought back."""
 
     letter: str  # which letter it was; no other one is called so
     at: int  # when an operator brought it back, microseconds since the epoch
 
 
-class Takeover(Struct, frozen=True, kw_only=True):
+class FallbackFrom(Struct, frozen=True, kw_only=True):
     """That a delivery goes on where others definitely failed."""
 
     channels: tuple[str, ...]  # of those others, in order
@@ -153,27 +153,29 @@ class Delivery(Struct, frozen=True, kw_only=True):
     secrets: tuple[str, ...] = ()  # values to mask wherever the delivery is shown
     created: int = 0  # when the broker took the event, microseconds since the epoch
     hops: int = 0  # as the event's
-    released: int = 0  # until when it was held back, microseconds since the epoch; 0: not at all
-    revival: Revival | None = None  # from the dead letters
-    takeover: Takeover | None = None  # from channels that failed
-    instead: tuple[Delivery, ...] = ()  # its fall-backs: the first goes on, with the rest, where it fails
-    within: float = 0.0  # seconds in which it has to be sent, else it has failed; 0.0: no limit of its own
+    not_before: int = 0  # until when it was held back, microseconds since the epoch; 0: not at all
+    redrive: RedriveId | None = None  # from the dead letters
+    fell_back_from: FallbackFrom | None = None  # from channels that failed
+    fallbacks: tuple[Delivery, ...] = ()  # its fall-backs: the first goes on, with the rest, where it fails
+    fallback_after: float = (
+        0.0  # seconds in which it has to be sent, else it has failed; 0.0: no limit of its own
+    )
 
     @property
-    def since(self) -> int:
+    def deadline_start(self) -> int:
         """From when its deadline counts, microseconds since the epoch."""
-        took_over = self.takeover.at if self.takeover and not self.revival else 0
+        took_over = self.fell_back_from.at if self.fell_back_from and not self.redrive else 0
         return max(took_over, self.awaited_since)
 
     @property
     def awaited_since(self) -> int:
         """When it was to go out first, or it was brought back, microseconds since the epoch."""
-        return self.revival.at if self.revival else max(self.created, self.released)
+        return self.redrive.at if self.redrive else max(self.created, self.not_before)
 
     @property
-    def run(self) -> str:
+    def run_id(self) -> str:
         """Names this life of it: attempts are counted anew after each return from the dead letters."""
-        return f"{self.id}.{self.revival.at}" if self.revival else self.id
+        return f"{self.id}.{self.redrive.at}" if self.redrive else self.id
 
 
 class Receipt(Struct, frozen=True, kw_only=True):
@@ -186,7 +188,7 @@ class Receipt(Struct, frozen=True, kw_only=True):
     at: int  # microseconds since the epoch
     final: bool  # nothing more is tried
     rest: str = ""  # the id of the delivery that goes on for the addresses that were not served
-    instead: Delivery | None = None  # the fall-back that goes on
+    fallback: Delivery | None = None  # the fall-back that goes on
 
 
 class Suppressed(Struct, frozen=True, kw_only=True):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 _OCTETS = {str(number): number for number in range(256)}
 _BITS = {4: 32, 6: 128}
 _MAPPED = 0xFFFF  # an IPv6 address above its last 32 bits, where those are an IPv4 address
-_LONGEST = 45  # characters of an address
+_MAX_ADDRESS_LENGTH = 45  # characters of an address
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Network:
 
 def parse_address(text: str) -> tuple[int, int] | None:
     """Version (4 or 6) and number of the address that ``text`` is; None where it is none."""
-    if len(text) > _LONGEST:
+    if len(text) > _MAX_ADDRESS_LENGTH:
         return None
     return _ipv6(text) if ":" in text else _ipv4(text)
 

@@ -14,10 +14,10 @@ from typing import Any
 
 from msc import wire
 
-from .broker import Cells, Outgoing, Publisher, Topology
+from .broker import AtomicStore, OutgoingMessage, Publisher, Topology
 from .codec import encode
 from .errors import BrokerError
-from .limits import EVERYTHING, UsedUp
+from .limits import GLOBAL_BUDGET, BudgetExhausted
 from .model import HOPS, Delivery
 from .subjects import token
 
@@ -27,16 +27,16 @@ _QUIET = 3600.0  # seconds in which the same is not announced again
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Herald:
+class OperatorNotifier:
     """Announces what operators should know."""
 
     topology: Topology
     publisher: Publisher
-    state: Cells
+    state: AtomicStore
     clock: Callable[[], int]  # microseconds since the epoch
-    is_heard: Callable[[], bool] = lambda: True  # whether MSS takes notices itself
+    is_enabled: Callable[[], bool] = lambda: True  # whether MSS takes notices itself
 
-    async def dead_letter(self, delivery: Delivery, reason: str, detail: str) -> None:
+    async def notify_dead_letter(self, delivery: Delivery, reason: str, detail: str) -> None:
         """A delivery was given up; ``detail`` shows no secret."""
         payload = {
             "channel": delivery.channel,
@@ -48,16 +48,16 @@ class Herald:
         }
         await self._announce("dead", (delivery.channel, reason), payload, hops=delivery.hops)
 
-    async def budget_used_up(self, used_up: UsedUp, *, hops: int) -> None:
+    async def notify_budget_exhausted(self, used_up: BudgetExhausted, *, hops: int) -> None:
         """A budget is used up: what comes until then waits, or is not sent."""
         name, budget = used_up.name, used_up.budget
         payload = {
-            "rule": "" if name == EVERYTHING else name,
+            "rule": "" if name == GLOBAL_BUDGET else name,
             "limit": budget.limit,
             "per": budget.per,
             "until": used_up.until,
         }
-        whose = "the policy" if name == EVERYTHING else f"rule {name}"
+        whose = "the policy" if name == GLOBAL_BUDGET else f"rule {name}"
         await self._announce("budget", (name,), payload, hops=hops, says=f"the budget of {whose} is used up")
 
     async def _announce(
@@ -67,7 +67,7 @@ class Herald:
 
         The log says what ``says`` does, as often as it is announced.
         """
-        if hops or not self.is_heard():
+        if hops or not self.is_enabled():
             return  # what MSS says about its own announcements would never come to rest
         now = self.clock()
         window = int(now // (_QUIET * 1e6))
@@ -79,7 +79,7 @@ class Herald:
                 log.warning("%s", says)
             reqid = hashlib.sha256(f"{cause}.{window}".encode()).hexdigest()[:32]
             await self.publisher.store(
-                Outgoing(
+                OutgoingMessage(
                     subject=f"{self.topology.prefix}.notice.mss.{what}",
                     payload=wire.seal(encode(payload), time=now, reqid=reqid),
                     id=reqid,
@@ -92,6 +92,6 @@ class Herald:
     async def _is_first(self, key: str, window: int) -> bool:
         """Whether no replica has announced it in this window."""
         present = str(window).encode()
-        return await self.state.change(
+        return await self.state.update(
             key, lambda value: (None, False) if value == present else (present, True), keep=2 * _QUIET
         )

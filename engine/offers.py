@@ -6,43 +6,47 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from . import locales
-from .choices import ADDRESSES, EVERYTHING, LOCALE, Choices, selected
+from .choices import ADDRESSES, EVERYTHING, LOCALE, Choices, select_channels
 from .rulebook import ChannelSpec, Mode, Notify, Rule, Rulebook
 from .spelling import nearest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Offer:
+class CategoryOptions:
     """The channels of one category; those that the rules prefer come first."""
 
     category: str
     channels: tuple[str, ...]
-    written: frozenset[str] = frozenset()  # named by a rule: on unless switched off
-    unasked: frozenset[str] = frozenset()  # of critical rules: messages come over them in any case
+    on_by_default: frozenset[str] = frozenset()  # named by a rule: on unless switched off
+    always_on: frozenset[str] = frozenset()  # of critical rules: messages come over them in any case
     critical: frozenset[str] = frozenset()  # of which one has to stay on
 
     def is_on(self, choices: Choices, channel: str) -> bool:
         """Whether messages come over it to somebody who can be reached over all of them."""
         said = choices.is_on(self.category, channel)
-        if channel in self.unasked or said is not None:
-            return channel in self.unasked or said is True
-        among = tuple(name for name in self.channels if name not in self.written)
-        return channel in self.written or channel in selected(choices, self.category, among, among)
+        if channel in self.always_on or said is not None:
+            return channel in self.always_on or said is True
+        among = tuple(name for name in self.channels if name not in self.on_by_default)
+        return channel in self.on_by_default or channel in select_channels(
+            choices, self.category, among, among
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Offers:
+class PreferenceOptions:
     """All that people may choose."""
 
-    categories: Mapping[str, Offer]
-    everything: Offer  # for ``default``: the channels of all rules, those without a category too
+    categories: Mapping[str, CategoryOptions]
+    everything: CategoryOptions  # for ``default``: the channels of all rules, those without a category too
     addresses: frozenset[str]  # the kinds that an offered channel needs
     languages: tuple[str, ...]  # that there are words in, as the templates' folders are called
 
-    spoken: frozenset[frozenset[str]] = field(repr=False)  # of all that has to be said, the locales of each
+    template_locales: frozenset[frozenset[str]] = field(
+        repr=False
+    )  # of all that has to be said, the locales of each
     locale: str = field(repr=False)  # of the policy's defaults
 
-    def objections(self, choices: Choices, changed: Collection[str]) -> Iterator[str]:
+    def violations(self, choices: Choices, changed: Collection[str]) -> Iterator[str]:
         """What speaks against ``choices``, in words for the person.
 
         Only what is in ``changed``, keys of the document, is looked at: what was once allowed and is
@@ -53,7 +57,7 @@ class Offers:
         for kind in choices.addresses if ADDRESSES in changed else ():
             if kind not in self.addresses:
                 yield f"addresses: no channel needs a {kind}{_hint(kind, self.addresses)}"
-        if LOCALE in changed and choices.locale and not self._speaks(choices.locale):
+        if LOCALE in changed and choices.locale and not self._has_locale(choices.locale):
             yield f"locale: nothing is written in {choices.locale}; there are: {', '.join(self.languages)}"
 
     def _not_offered(self, choices: Choices, changed: Collection[str]) -> Iterator[str]:
@@ -74,12 +78,12 @@ class Offers:
             if asked and offer.critical and all(choices.is_on(category, c) is False for c in offer.critical):
                 yield f"{category}: one of {_listed(offer.critical, offer)} has to stay on"
 
-    def _speaks(self, locale: str) -> bool:
+    def _has_locale(self, locale: str) -> bool:
         wanted = locales.chain(locale, self.locale)
-        return not any(there.isdisjoint(wanted) for there in self.spoken)
+        return not any(there.isdisjoint(wanted) for there in self.template_locales)
 
 
-def offers_of(rulebook: Rulebook) -> Offers:
+def options_of(rulebook: Rulebook) -> PreferenceOptions:
     """What people may choose under ``rulebook``: the entries of its rules that are for an event's person."""
     asked = [
         (rule, entry)
@@ -93,25 +97,27 @@ def offers_of(rulebook: Rulebook) -> Offers:
         (entry.template or rule.template, spec.name, spec.type)
         for rule, entry in asked
         for spec in _channels(rulebook, entry)
-        if spec.words
+        if spec.renders_text
     )
-    everything = _offer(rulebook, EVERYTHING, asked)
+    everything = _category_options(rulebook, EVERYTHING, asked)
     kinds = (rulebook.channels[name].address for name in everything.channels)
     by_category = {
-        name: _offer(rulebook, name, [each for each in asked if each[0].category == name])
+        name: _category_options(rulebook, name, [each for each in asked if each[0].category == name])
         for name in categories
     }
-    return Offers(
+    return PreferenceOptions(
         categories={name: offer for name, offer in by_category.items() if offer.channels},
         everything=everything,
         addresses=frozenset(kind for kind in kinds if kind),
         languages=tuple(sorted({locale for name, *_ in words for locale in _languages(rulebook, name)})),
-        spoken=frozenset(rulebook.library.spoken(name, channel) for name, *channel in words),
+        template_locales=frozenset(rulebook.library.locales_of(name, channel) for name, *channel in words),
         locale=rulebook.defaults.locale,
     )
 
 
-def _offer(rulebook: Rulebook, category: str, asked: Iterable[tuple[Rule, Notify]]) -> Offer:
+def _category_options(
+    rulebook: Rulebook, category: str, asked: Iterable[tuple[Rule, Notify]]
+) -> CategoryOptions:
     channels: dict[str, None] = {}
     written, unasked, critical = set(), set(), set()
     for rule, entry in asked:
@@ -126,11 +132,11 @@ def _offer(rulebook: Rulebook, category: str, asked: Iterable[tuple[Rule, Notify
                 critical.add(spec.name)
             if rule.critical and not entry.among:
                 unasked.add(spec.name)
-    return Offer(
+    return CategoryOptions(
         category=category,
         channels=tuple(channels),
-        written=frozenset(written),
-        unasked=frozenset(unasked),
+        on_by_default=frozenset(written),
+        always_on=frozenset(unasked),
         critical=frozenset(critical),
     )
 
@@ -143,13 +149,13 @@ def _channels(rulebook: Rulebook, entry: Notify) -> Iterator[ChannelSpec]:
 
 
 def _languages(rulebook: Rulebook, template: str) -> Iterator[str]:
-    for locale, shelf in rulebook.library.shelves.get(template, {}).items():
+    for locale, shelf in rulebook.library.by_name.get(template, {}).items():
         yield next((words.locale for words in shelf.values() if words.locale), locale) or (
             rulebook.defaults.locale
         )
 
 
-def _listed(names: Collection[str], offer: Offer) -> str:
+def _listed(names: Collection[str], offer: CategoryOptions) -> str:
     return ", ".join(name for name in offer.channels if name in names)
 
 

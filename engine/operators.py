@@ -39,7 +39,7 @@ class Operator:
     description: str  # completes "holds when the value ..."
     compile: Compile  # ArgumentError on a bad argument
     folded: Compile | None = None  # the same beside ignore_case; None where it compares no strings
-    itself: bool = False  # it asks a list itself, not its elements
+    tests_whole_value: bool = False  # it asks a list itself, not its elements
 
 
 def is_number(value: object) -> TypeGuard[int | float]:
@@ -295,6 +295,6 @@ OPERATORS: dict[str, Operator] = {
         ),
         Operator("regex", "is a string that this matches in full", _regex, _regex_ignoring_case),
         Operator("cidr", "is an IP address in this network, or in one of these", _cidr),
-        Operator("is", "has this type, a list itself being a list", _is, itself=True),
+        Operator("is", "has this type, a list itself being a list", _is, tests_whole_value=True),
     )
 }

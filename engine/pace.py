@@ -13,19 +13,19 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from .broker import Cells
+from .broker import AtomicStore
 from .errors import BrokerError
 
 _AHEAD = 0.2  # seconds for which turns are reserved at once: at most five writes a second
 
 
 @dataclass(slots=True, kw_only=True)
-class Pace:
+class DistributedRateLimiter:
     """The turns of one channel."""
 
     rate: float  # a second
     key: str
-    state: Cells
+    state: AtomicStore
     clock: Callable[[], int]  # microseconds since the epoch
     _turns: deque[float] = field(default_factory=deque)  # reserved, microseconds since the epoch
     _waiting: int = 0
@@ -51,7 +51,7 @@ class Pace:
             return json.dumps(start + count * step).encode(), start
 
         try:
-            start = await self.state.change(self.key, reserve)
+            start = await self.state.update(self.key, reserve)
         except BrokerError as error:
             raise BrokerError(f"the rate of {self.key} cannot be kept: {error}") from error
         self._turns.extend(start + number * step for number in range(count))

@@ -9,10 +9,12 @@ from difflib import unified_diff
 
 import msgspec
 
-from .errors import BadBucket
+from .errors import InvalidBucket
 
-MOST = 512 * 1024 * 1024  # bytes of what comes out; a policy has 256 MB, and base64 makes more of it
-_decoder = msgspec.json.Decoder(dict[str, bytes])
+MAX_UNPACKED_BYTES = (
+    512 * 1024 * 1024
+)  # bytes of what comes out; a policy has 256 MB, and base64 makes more of it
+_files_decoder = msgspec.json.Decoder(dict[str, bytes])
 
 
 def pack(files: Mapping[str, bytes]) -> bytes:
@@ -25,15 +27,15 @@ def unpack(packed: bytes) -> dict[str, bytes]:
     """What ``pack`` was given. Raises BadBucket."""
     inflater = zlib.decompressobj()
     try:
-        data = inflater.decompress(packed, MOST)
+        data = inflater.decompress(packed, MAX_UNPACKED_BYTES)
         if not inflater.eof:
-            raise BadBucket("the files of the policy are cut off, or too many")
-        return _decoder.decode(data)
+            raise InvalidBucket("the files of the policy are cut off, or too many")
+        return _files_decoder.decode(data)
     except (zlib.error, msgspec.MsgspecError, UnicodeError) as error:
-        raise BadBucket(f"the files of the policy cannot be read: {error}") from error
+        raise InvalidBucket(f"the files of the policy cannot be read: {error}") from error
 
 
-def name_of(packed: bytes) -> str:
+def blob_name(packed: bytes) -> str:
     """Under what it lies: equal bytes have equal names, and no others."""
     return hashlib.sha256(packed).hexdigest()
 
@@ -43,15 +45,15 @@ def split(packed: bytes, size: int) -> list[bytes]:
     return [packed[start : start + size] for start in range(0, len(packed), size)]
 
 
-def joined(parts: Sequence[bytes], name: str) -> bytes:
+def join_parts(parts: Sequence[bytes], name: str) -> bytes:
     """The parts as one again. Raises BadBucket where it is not what was split."""
     packed = b"".join(parts)
-    if name_of(packed) != name:
-        raise BadBucket("the files of the policy are not those that were pushed")
+    if blob_name(packed) != name:
+        raise InvalidBucket("the files of the policy are not those that were pushed")
     return packed
 
 
-def difference(
+def policy_diff(
     before: Mapping[str, bytes], after: Mapping[str, bytes], names: tuple[str, str]
 ) -> Iterator[str]:
     """A unified diff, line by line; ``names`` are those of the two policies."""

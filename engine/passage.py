@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .choices import Choices
-from .conditions import Finding
-from .draft import Draft, Readers
-from .gates import in_time, is_timed
-from .limits import EVERYTHING, Budget, Dedupe, Digest, Throttle
+from .conditions import ConditionResult
+from .draft import RecipientResolver, Routing
+from .gates import apply_time_windows, has_schedule
+from .limits import GLOBAL_BUDGET, Budget, Dedupe, Digest, Throttle
 from .model import Held, Suppressed
 from .paths import format_path, resolve
 from .plan import Plan
@@ -27,7 +27,7 @@ _REASONS = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Chosen:
+class PreferenceReport:
     """What the person of an event has said of a rule's channels."""
 
     user: str
@@ -38,7 +38,7 @@ class Chosen:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Gate:
+class StageReport:
     """One gate, and what it makes of the messages of a rule if their event is the first to come."""
 
     name: str
@@ -46,13 +46,15 @@ class Gate:
     key: Mapping[str, list[Any]] = field(default_factory=dict)  # what it counts under: path -> values there
     is_shared: bool = False  # with all other rules
     is_reached: bool = True  # a message gets as far
-    chosen: tuple[Chosen, ...] = ()
-    findings: tuple[tuple[str, Finding], ...] = ()  # what does not hold, by channel
+    chosen: tuple[PreferenceReport, ...] = ()
+    findings: tuple[tuple[str, ConditionResult], ...] = ()  # what does not hold, by channel
     suppressed: tuple[Suppressed, ...] = ()
     held: tuple[Held, ...] = ()
 
 
-def gates_of(match: Match, drafted: Draft, plan: Plan, readers: Readers | None) -> tuple[Gate, ...]:
+def stages_of(
+    match: Match, drafted: Routing, plan: Plan, readers: RecipientResolver | None
+) -> tuple[StageReport, ...]:
     """The gates at which there is something to say of ``match``.
 
     ``drafted`` is what was asked for before the limits, ``plan`` what is left. ``readers`` know what
@@ -65,45 +67,45 @@ def gates_of(match: Match, drafted: Draft, plan: Plan, readers: Readers | None) 
     )
 
 
-def _before_limits(match: Match, plan: Plan, readers: Readers | None) -> Iterator[Gate]:
+def _before_limits(match: Match, plan: Plan, readers: RecipientResolver | None) -> Iterator[StageReport]:
     for name in ("shadow", "hops", "condition", "preferences", "address"):
         suppressed = _suppressed(match, plan, _REASONS[name])
         findings = tuple(_findings(match)) if name == "condition" and suppressed else ()
         chosen = tuple(_chosen(match, readers)) if name == "preferences" and readers else ()
         if suppressed or chosen:
-            yield Gate(name=name, suppressed=suppressed, findings=findings, chosen=chosen)
+            yield StageReport(name=name, suppressed=suppressed, findings=findings, chosen=chosen)
 
 
-def _limits(match: Match, drafted: Draft) -> Iterator[Gate]:
+def _limits(match: Match, drafted: Routing) -> Iterator[StageReport]:
     limits = match.rule.limits
-    is_reached = _is_left(match, drafted)
+    is_reached = _has_orders(match, drafted)
     for name, limit in (("dedupe", limits.dedupe), ("throttle", limits.throttle), ("digest", limits.digest)):
         if limit is not None:
             key = {format_path(path): resolve(match.event.payload, path) for path in limit.key}
-            yield Gate(name=name, limit=limit, key=key, is_reached=is_reached)
+            yield StageReport(name=name, limit=limit, key=key, is_reached=is_reached)
 
 
-def _after_limits(match: Match, drafted: Draft, plan: Plan) -> Iterator[Gate]:
+def _after_limits(match: Match, drafted: Routing, plan: Plan) -> Iterator[StageReport]:
     rule, reasons = match.rule, _REASONS["time windows"]
-    is_reached = _is_left(match, drafted)
-    if any(map(is_timed, drafted.orders_of(rule))) and rule.limits.digest is None:
+    is_reached = _has_orders(match, drafted)
+    if any(map(has_schedule, drafted.notifications_of(rule))) and rule.limits.digest is None:
         held = tuple(each for each in plan.held if each.rule == rule.id and each.reason in reasons)
-        yield Gate(name="time windows", suppressed=_suppressed(match, plan, reasons), held=held)
+        yield StageReport(name="time windows", suppressed=_suppressed(match, plan, reasons), held=held)
     if rule.limits.digest is None:  # else hours and budgets are asked when it is due
-        is_reached = _is_left(match, in_time(drafted, drafted.event.received))
+        is_reached = _has_orders(match, apply_time_windows(drafted, drafted.event.received))
     for name, budget in rule.limits.budgets.items():
-        yield Gate(name="budget", limit=budget, is_shared=name == EVERYTHING, is_reached=is_reached)
+        yield StageReport(name="budget", limit=budget, is_shared=name == GLOBAL_BUDGET, is_reached=is_reached)
 
 
-def _is_left(match: Match, drafted: Draft) -> bool:
-    return bool(drafted.orders_of(match.rule))
+def _has_orders(match: Match, drafted: Routing) -> bool:
+    return bool(drafted.notifications_of(match.rule))
 
 
 def _suppressed(match: Match, plan: Plan, reasons: Collection[str]) -> tuple[Suppressed, ...]:
     return tuple(each for each in plan.suppressed if each.rule == match.rule.id and each.reason in reasons)
 
 
-def _findings(match: Match) -> Iterator[tuple[str, Finding]]:
+def _findings(match: Match) -> Iterator[tuple[str, ConditionResult]]:
     """What keeps entries of ``notify`` from counting."""
     for entry in match.rule.notify:
         for part in (entry,) if isinstance(entry, Notify) else (entry, *entry.steps):
@@ -113,20 +115,20 @@ def _findings(match: Match) -> Iterator[tuple[str, Finding]]:
                         yield part.channel, finding
 
 
-def _chosen(match: Match, readers: Readers) -> Iterator[Chosen]:
+def _chosen(match: Match, readers: RecipientResolver) -> Iterator[PreferenceReport]:
     """By each person of the event, of the channels that are for them."""
     rule = match.rule
     people: dict[str, Choices | None] = {}
     channels: dict[str, dict[str, bool | None]] = {}
     for step in rule.steps:
         audience = step.to or rule.to
-        recipient, choices = readers.find(audience)
+        recipient, choices = readers.resolve(audience)
         if recipient.user and not audience.person and readers.rulebook.channels[step.channel].address:
             people[recipient.user] = choices
             said = choices.is_on(rule.category, step.channel) if choices else None
             channels.setdefault(recipient.user, {})[step.channel] = said
     for user, choices in people.items():
-        yield Chosen(
+        yield PreferenceReport(
             user=user, category=rule.category, is_critical=rule.critical, choices=choices,
             channels=channels[user],
         )  # fmt: skip

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-Path = tuple[str, ...]  # keys from the payload downwards
+FieldPath = tuple[str, ...]  # keys from the payload downwards
 
 ANY, ALL, NOT = COMBINATORS = ("any", "all", "not")  # beside the paths in a block, and none themselves
 
 
-def parse_path(text: str) -> Path:
+def parse_path(text: str) -> FieldPath:
     r"""``user.email`` as its keys; ValueError, in words for operators, when it is no path.
 
     ``\.`` is a dot inside a key and ``\\`` a backslash. A backslash before the first key keeps the
@@ -41,13 +41,13 @@ def parse_path(text: str) -> Path:
     return tuple(keys)
 
 
-def format_path(path: Path) -> str:
+def format_path(path: FieldPath) -> str:
     """The text of which ``parse_path`` makes ``path``."""
     text = ".".join(key.replace("\\", "\\\\").replace(".", "\\.") for key in path)
     return f"\\{text}" if text in COMBINATORS else text
 
 
-def resolve(payload: Mapping[str, Any], path: Path) -> list[Any]:
+def resolve(payload: Mapping[str, Any], path: FieldPath) -> list[Any]:
     """The values that ``path`` leads to, in order; none where it leads nowhere.
 
     A list on the way is gone into: a number picks one element, any other key is looked for in

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from .paths import Path, format_path
+from .paths import FieldPath, format_path
 
-Schema = Mapping[str, Any]
-_Part = tuple[Schema, ...]  # schemas that all hold of one value
+PayloadSchema = Mapping[str, Any]
+_Part = tuple[PayloadSchema, ...]  # schemas that all hold of one value
 
 _FROM_JSON = {
     "null": "null", "boolean": "boolean", "integer": "number", "number": "number",
@@ -30,10 +30,10 @@ _IN_WORDS = {
     "list": "a list",
     "object": "a mapping",
 }
-_MOST_PARTS = 64  # alternatives followed; beyond that anything may stand
-_DEEPEST = 16  # references and combinations inside one another
-_DEEPEST_FIELD = 5  # keys of a field that is offered as "did you mean"
-_MOST_FIELDS = 500
+_MAX_PARTS = 64  # alternatives followed; beyond that anything may stand
+_MAX_DEPTH = 16  # references and combinations inside one another
+_MAX_FIELD_DEPTH = 5  # keys of a field that is offered as "did you mean"
+_MAX_FIELDS = 500
 _OPENING = ("if", "then", "else", "dependentSchemas", "$dynamicRef")  # may say more than is read here
 
 
@@ -50,7 +50,7 @@ def type_of(value: object) -> str:
     return "list" if isinstance(value, list) else "object"
 
 
-def in_words(types: frozenset[str]) -> str:
+def describe_types(types: frozenset[str]) -> str:
     """``a string or null``; null comes last."""
     words = [_IN_WORDS[name] for name in sorted(types, key=lambda name: (name == "null", name))]
     *most, last = words or ["nothing"]
@@ -61,11 +61,11 @@ def in_words(types: frozenset[str]) -> str:
 class Shape:
     """What may stand at one place of a payload."""
 
-    root: Schema  # where references begin
+    root: PayloadSchema  # where references begin
     parts: tuple[_Part, ...]  # the alternatives
 
     @classmethod
-    def of(cls, schema: Schema) -> Shape:
+    def of(cls, schema: PayloadSchema) -> Shape:
         return cls(schema, tuple(_expand(schema, schema)))
 
     @property
@@ -92,7 +92,7 @@ class Shape:
         for part in self.parts:
             if "object" in _types(part):
                 found += self._under(part, key)
-        return Shape(self.root, tuple(found[:_MOST_PARTS])) if found else None
+        return Shape(self.root, tuple(found[:_MAX_PARTS])) if found else None
 
     def elements(self) -> Shape | None:
         """What the elements of a list are; None where no list may stand here."""
@@ -104,18 +104,18 @@ class Shape:
             said = [s for s in schemas if s is not None]
             for each in said or [True]:
                 found += _expand(self.root, each)
-        return Shape(self.root, tuple(found[:_MOST_PARTS])) if found else None
+        return Shape(self.root, tuple(found[:_MAX_PARTS])) if found else None
 
     def step(self, key: str, depth: int = 0) -> Shape | None:
         """As a path goes: under a key, and into the elements of lists."""
         found = list((self.key(key) or Shape(self.root, ())).parts)
-        inside = self.elements() if depth < _DEEPEST else None
+        inside = self.elements() if depth < _MAX_DEPTH else None
         if inside is not None:
             if key.isascii() and key.isdigit():
                 found += inside.parts
             else:
                 found += (inside.step(key, depth + 1) or Shape(self.root, ())).parts
-        return Shape(self.root, tuple(found[:_MOST_PARTS])) if found else None
+        return Shape(self.root, tuple(found[:_MAX_PARTS])) if found else None
 
     def at(self, path: Sequence[str]) -> Shape | None:
         """What ``path`` leads to; None where it leads nowhere."""
@@ -134,10 +134,10 @@ class Shape:
             elif types - {"list"}:
                 kept = [_TO_JSON.get(name, name) for name in sorted(types - {"list"})]
                 found.append((*part, {"type": kept}))
-        inside = self.elements() if depth < _DEEPEST else None
+        inside = self.elements() if depth < _MAX_DEPTH else None
         if inside is not None:
             found += inside.asked(depth + 1).parts
-        return Shape(self.root, tuple(found[:_MOST_PARTS]))
+        return Shape(self.root, tuple(found[:_MAX_PARTS]))
 
     def is_single(self, path: Sequence[str]) -> bool:
         """Whether ``path`` leads to one value that is no list, if it leads anywhere."""
@@ -150,7 +150,7 @@ class Shape:
 
     def fields(self) -> list[str]:
         """The described fields as paths, those inside others too, up to a bound."""
-        return [format_path(path) for path, _ in zip(_fields(self, (), 0), range(_MOST_FIELDS), strict=False)]
+        return [format_path(path) for path, _ in zip(_fields(self, (), 0), range(_MAX_FIELDS), strict=False)]
 
     def _under(self, part: _Part, key: str) -> list[_Part]:
         said: list[Any] = []
@@ -169,19 +169,19 @@ class Shape:
         return _together(inner)
 
 
-def _fields(shape: Shape, above: Path, depth: int) -> Iterator[Path]:
+def _fields(shape: Shape, above: FieldPath, depth: int) -> Iterator[FieldPath]:
     for name in shape.names:
         inside = shape.key(name)
         yield (*above, name)
-        if inside is not None and depth < _DEEPEST_FIELD:
+        if inside is not None and depth < _MAX_FIELD_DEPTH:
             yield from _fields(inside.asked(), (*above, name), depth + 1)
 
 
-def _expand(root: Schema, schema: Any, depth: int = 0) -> list[_Part]:
+def _expand(root: PayloadSchema, schema: Any, depth: int = 0) -> list[_Part]:
     """The alternatives of a schema, references followed; the empty schema where it is beyond reading."""
     if not isinstance(schema, Mapping):
         return [] if schema is False else [({},)]
-    if depth > _DEEPEST:
+    if depth > _MAX_DEPTH:
         return [({},)]
     groups: list[list[_Part]] = [[(schema,)]]
     if isinstance(reference := schema.get("$ref"), str):
@@ -198,12 +198,12 @@ def _together(groups: list[list[_Part]]) -> list[_Part]:
     size = 1
     for group in groups:
         size *= len(group)
-    if size > _MOST_PARTS:
+    if size > _MAX_PARTS:
         return [({},)]
     return [tuple(schema for part in chosen for schema in part) for chosen in product(*groups)]
 
 
-def _follow(root: Schema, reference: str) -> Any:
+def _follow(root: PayloadSchema, reference: str) -> Any:
     """What a reference inside the schema leads to; anything (``True``) where it leads out of it."""
     if not reference.startswith("#"):
         return True
@@ -238,19 +238,19 @@ def _values(part: _Part) -> list[Any] | None:
     return [v for v in first if type_of(v) in types and all(v in values for values in others)]
 
 
-def _listed(schema: Schema) -> list[Any] | None:
+def _listed(schema: PayloadSchema) -> list[Any] | None:
     if "const" in schema:
         return [schema["const"]]
     values = schema.get("enum")
     return list(values) if isinstance(values, list) else None
 
 
-def _properties(schema: Schema) -> Schema:
-    found: Schema = schema.get("properties", {})
+def _properties(schema: PayloadSchema) -> PayloadSchema:
+    found: PayloadSchema = schema.get("properties", {})
     return found
 
 
-def _by_pattern(schema: Schema, key: str) -> list[Any]:
+def _by_pattern(schema: PayloadSchema, key: str) -> list[Any]:
     found = []
     for pattern, inside in schema.get("patternProperties", {}).items():
         try:

@@ -11,26 +11,26 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, TypeAlias
 
 from . import entries, locales
-from .chain import linked
-from .choices import ChoicesOf, nobody
-from .draft import Alarm, Digested, Draft, Order, draft
+from .chain import link_fallbacks
+from .choices import ChoicesOf, no_preferences
+from .draft import DigestRef, DigestTimer, Notification, Routing, route
 from .errors import TemplateError
 from .gates import (
     Batch,
-    Postponed,
-    Row,
+    NotDueYet,
+    StateSteps,
+    apply_final_limits,
+    apply_limits,
+    apply_time_windows,
     digest_event,
-    in_memory,
-    in_time,
-    merge,
-    pass_gates,
-    pass_last,
+    route_digest,
+    run_in_memory,
 )
-from .limits import UsedUp
-from .model import Delivery, Event, Failure, Held, Message, Recipient, Revival, Suppressed
-from .recorded import as_recorded
+from .limits import BudgetExhausted
+from .model import Delivery, Event, Failure, Held, Message, Recipient, RedriveId, Suppressed
+from .recorded import apply_record
 from .rulebook import ChannelSpec, Match, Notify, Rule, Rulebook
-from .templates import Words, render
+from .templates import LocalizedTemplate, render_template
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -45,48 +45,55 @@ class Plan:
     deliveries: tuple[Delivery, ...] = ()
     suppressed: tuple[Suppressed, ...] = ()
     held: tuple[Held, ...] = ()  # finished deliveries, and messages that will be in a digest
-    alarms: tuple[Alarm, ...] = ()  # when the digests are due
-    used_up: tuple[UsedUp, ...] = ()  # budgets that had not enough left
+    timers: tuple[DigestTimer, ...] = ()  # when the digests are due
+    exhausted_budgets: tuple[BudgetExhausted, ...] = ()  # budgets that had not enough left
     failures: tuple[Failure, ...] = ()
     secrets: tuple[str, ...] = field(default=(), repr=False)  # to mask wherever it is shown
-    revival: Revival | None = None  # it was a dead letter
-    digest: Digested | None = None  # it is one
+    redrive: RedriveId | None = None  # it was a dead letter
+    digest: DigestRef | None = None  # it is one
 
 
-def plan(rulebook: Rulebook, event: Event, now: int | None = None, choices_of: ChoicesOf = nobody) -> Plan:
+def plan(
+    rulebook: Rulebook, event: Event, now: int | None = None, choices_of: ChoicesOf = no_preferences
+) -> Plan:
     """All that ``event`` leads to under ``rulebook`` if no other came before it.
 
     Equal arguments give equal plans. ``now``, microseconds since the epoch, is when the event was taken
     where nothing else is said.
     """
-    return in_memory(planning(rulebook, event, event.received if now is None else now, choices_of), {})
+    return run_in_memory(plan_steps(rulebook, event, event.received if now is None else now, choices_of), {})
 
 
-def planning(
-    rulebook: Rulebook, event: Event, now: int, choices_of: ChoicesOf = nobody, *, comes_again: bool = False
-) -> Row[Plan]:
+def plan_steps(
+    rulebook: Rulebook,
+    event: Event,
+    now: int,
+    choices_of: ChoicesOf = no_preferences,
+    *,
+    comes_again: bool = False,
+) -> StateSteps[Plan]:
     """The same with what the gates remember of other events, which it asks for.
 
     ``comes_again``: they may have been asked of this one before, and nothing was written down.
     """
-    drafted = draft(rulebook, event, choices_of)
-    return write((yield from pass_gates(drafted, now, comes_again=comes_again)))
+    drafted = route(rulebook, event, choices_of)
+    return render_plan((yield from apply_limits(drafted, now, comes_again=comes_again)))
 
 
-def replanned(drafted: Draft, recorded: entries.Plan, now: int) -> Plan:
+def plan_from_record(drafted: Routing, recorded: entries.PlanRecord, now: int) -> Plan:
     """The plan that was written down of an event, with its words; ``drafted`` is what it asks for."""
-    return write(as_recorded(drafted, recorded, now))
+    return render_plan(apply_record(drafted, recorded, now))
 
 
-def tell_batch(
+def plan_digest(
     rulebook: Rulebook, rule: Rule, key: str, batch: Batch, *, now: int, choices_of: ChoicesOf
-) -> Row[Plan | Postponed]:
+) -> StateSteps[Plan | NotDueYet]:
     """The digest of ``batch``, as an event of its own; Postponed where there is no budget for it."""
-    drafted = yield from pass_last(merge(rulebook, rule, key, batch, choices_of), rule, now)
-    return drafted if isinstance(drafted, Postponed) else write(drafted)
+    drafted = yield from apply_final_limits(route_digest(rulebook, rule, key, batch, choices_of), rule, now)
+    return drafted if isinstance(drafted, NotDueYet) else render_plan(drafted)
 
 
-def retold(
+def replan_digest(
     rulebook: Rulebook,
     rule: Rule,
     key: str,
@@ -94,34 +101,34 @@ def retold(
     *,
     now: int,
     choices_of: ChoicesOf,
-    recorded: entries.Plan | None = None,
+    recorded: entries.PlanRecord | None = None,
 ) -> Plan:
     """The same of one that has passed the gates before: as it was ``recorded``, or was a dead letter."""
-    drafted = merge(rulebook, rule, key, batch, choices_of)
-    return write(as_recorded(drafted, recorded, now) if recorded else in_time(drafted, now))
+    drafted = route_digest(rulebook, rule, key, batch, choices_of)
+    return render_plan(apply_record(drafted, recorded, now) if recorded else apply_time_windows(drafted, now))
 
 
-def discarded(revision: str, rule: str, key: str, batch: Batch) -> Plan:
+def plan_dropped_digest(revision: str, rule: str, key: str, batch: Batch) -> Plan:
     """What is written down of a batch that nobody is told of, because its rule is gone."""
     events = tuple(gathered.event for gathered in batch.events)
     return Plan(
         event=digest_event(key, batch),
         revision=revision,
         suppressed=(Suppressed(rule=rule, channel="", reason="removed"),),
-        digest=Digested(key=key, number=batch.number, events=events, more=batch.more),
+        digest=DigestRef(key=key, number=batch.number, events=events, more=batch.more),
     )
 
 
-def write(drafted: Draft) -> Plan:
+def render_plan(drafted: Routing) -> Plan:
     """The plan with the words of every order that is left in a draft."""
     deliveries: list[Delivery] = []
     failures: list[Failure] = []
     known: _Known = {}
     skipped: list[Failure] = []  # of chains that do without
-    for order in drafted.orders:
-        written, unwritten = _write_steps(drafted, order, known)
+    for order in drafted.notifications:
+        written, unwritten = _render_steps(drafted, order, known)
         if written:
-            deliveries.append(linked(written, order.within))
+            deliveries.append(link_fallbacks(written, order.fallback_after))
         else:
             failures.append(unwritten.pop(0))
         skipped += unwritten
@@ -138,35 +145,39 @@ def write(drafted: Draft) -> Plan:
             ),
         ),
         held=drafted.held,
-        alarms=drafted.alarms,
-        used_up=drafted.used_up,
+        timers=drafted.timers,
+        exhausted_budgets=drafted.exhausted_budgets,
         digest=drafted.digest,
         failures=tuple(failures),
         secrets=drafted.secrets,
     )
 
 
-def _write_steps(drafted: Draft, order: Order, known: _Known) -> tuple[list[Delivery], list[Failure]]:
+def _render_steps(
+    drafted: Routing, order: Notification, known: _Known
+) -> tuple[list[Delivery], list[Failure]]:
     """The order and its fall-backs, as far as their words can be written."""
     written: list[Delivery] = []
     failures: list[Failure] = []
-    for step in (order, *order.instead):
+    for step in (order, *order.fallbacks):
         try:
-            written.append(_write(drafted, step, known))
+            written.append(_render_delivery(drafted, step, known))
         except TemplateError as error:
             rule, channel = step.match.rule.id, step.channel.name
             failures.append(Failure(rule=rule, channel=channel, detail=str(error), delivery=step.id))
     return written, failures
 
 
-def find_words(rulebook: Rulebook, template: str, channel: ChannelSpec, locale: str) -> Words | None:
+def find_template(
+    rulebook: Rulebook, template: str, channel: ChannelSpec, locale: str
+) -> LocalizedTemplate | None:
     """The words of ``template`` for a reader of ``locale``; None for a channel that says nothing.
 
     Raises TemplateError where a channel that speaks has none.
     """
     wanted = locales.chain(locale, rulebook.defaults.locale)
     words = rulebook.library.find(template, (channel.name, channel.type), wanted)
-    if words is None and channel.words:
+    if words is None and channel.renders_text:
         raise TemplateError(f"template {template!r} has no words for channel {channel.name!r}")
     return words
 
@@ -175,10 +186,10 @@ def find_words(rulebook: Rulebook, template: str, channel: ChannelSpec, locale: 
 _Known: TypeAlias = dict[tuple[object, ...], Message]
 
 
-def _write(drafted: Draft, order: Order, known: _Known) -> Delivery:
+def _render_delivery(drafted: Routing, order: Notification, known: _Known) -> Delivery:
     """The finished delivery that ``order`` asks for. Raises TemplateError."""
     rulebook, event, channel, recipient = drafted.rulebook, drafted.event, order.channel, order.recipient
-    words = find_words(rulebook, order.template, channel, recipient.locale)
+    words = find_template(rulebook, order.template, channel, recipient.locale)
     return Delivery(
         id=order.id,
         kind=event.kind,
@@ -192,52 +203,52 @@ def _write(drafted: Draft, order: Order, known: _Known) -> Delivery:
         locale=(words.locale if words else "") or rulebook.defaults.locale,
         severity=order.match.rule.severity,
         message=_message(rulebook, order, words, known) if words else Message(),
-        payload=None if channel.words else _payload(order),
+        payload=None if channel.renders_text else _payload(order),
         secrets=drafted.secrets,
         created=event.received,
         hops=event.hops,
-        released=order.released,
+        not_before=order.not_before,
     )
 
 
-def _payload(order: Order) -> Mapping[str, Any]:
+def _payload(order: Notification) -> Mapping[str, Any]:
     """What a machine is given: the event's payload, of a digest all of them."""
     if order.merged is None:
         return order.match.event.payload
     return {"events": [event.payload for event in order.merged.events], "more": order.merged.more}
 
 
-def _message(rulebook: Rulebook, order: Order, words: Words, known: _Known) -> Message:
-    reader = (id(order.recipient), order.to) if words.is_personal else ()
+def _message(rulebook: Rulebook, order: Notification, words: LocalizedTemplate, known: _Known) -> Message:
+    reader = (id(order.recipient), order.to) if words.depends_on_recipient else ()
     told = id(order.merged) if order.merged else 0
     key = (id(words), order.match.rule.id, id(order.notify) if order.notify.vars else 0, told, *reader)
     message = known.get(key)
     if message is None:
-        message = known[key] = render(words, _context(rulebook, order))
+        message = known[key] = render_template(words, _order_context(rulebook, order))
     return message
 
 
-def _context(rulebook: Rulebook, order: Order) -> dict[str, Any]:
+def _order_context(rulebook: Rulebook, order: Notification) -> dict[str, Any]:
     event, rule, address = order.match.event, order.match.rule, order.to[0] if order.to else ""
-    whole = context(rulebook, event, rule, order.notify, order.recipient, address=address)
-    return {**whole, **events_in_words(order.merged.events, order.merged.more)} if order.merged else whole
+    whole = template_context(rulebook, event, rule, order.notify, order.recipient, address=address)
+    return {**whole, **digest_context(order.merged.events, order.merged.more)} if order.merged else whole
 
 
-def events_in_words(events: Sequence[Event], more: int) -> dict[str, Any]:
+def digest_context(events: Sequence[Event], more: int) -> dict[str, Any]:
     """What a template sees of all that a digest tells of; ``payload`` is the last one's."""
     return {
         "payload": events[-1].payload,
-        "events": [{**event_in_words(each, str(each.kind)), "payload": each.payload} for each in events],
+        "events": [{**event_fields(each, str(each.kind)), "payload": each.payload} for each in events],
         "more": more,
     }
 
 
-def context(
+def template_context(
     rulebook: Rulebook, event: Event, rule: Rule, notify: Notify, recipient: Recipient, *, address: str
 ) -> dict[str, Any]:
     """What a template sees. Times are aware datetimes in UTC."""
     return {
-        **told_in_words(event, str(event.kind)),
+        **event_context(event, str(event.kind)),
         "rule": {"id": rule.id, "description": rule.description, "severity": str(rule.severity)},
         "recipient": {"user": recipient.user, "address": address, "locale": recipient.locale},
         "vars": {**rule.vars, **notify.vars},
@@ -245,9 +256,9 @@ def context(
     }
 
 
-def told_in_words(event: Event, kind: str) -> dict[str, Any]:
+def event_context(event: Event, kind: str) -> dict[str, Any]:
     """What a template sees of the one event that its message tells of."""
-    words = event_in_words(event, kind)
+    words = event_fields(event, kind)
     return {
         "payload": event.payload,
         "event": words,
@@ -256,7 +267,7 @@ def told_in_words(event: Event, kind: str) -> dict[str, Any]:
     }
 
 
-def event_in_words(event: Event, kind: str) -> dict[str, Any]:
+def event_fields(event: Event, kind: str) -> dict[str, Any]:
     """``event`` as templates see it; times are aware datetimes in UTC."""
     return {
         "kind": kind,

@@ -15,17 +15,17 @@ from typing import Any, TypeVar
 
 import nats.errors
 
-from .broker.reading import Reading
+from .broker.reading import StreamReader
 from .choices import Choices, ChoicesOf
-from .errors import BadPreferences, BrokerError, BrokerLost, NotLookedUp
+from .errors import BrokerError, BrokerLost, CacheMiss, InvalidPreferences
 from .metrics import Metrics
 from .preference_store import PreferenceStore, Record, token_of
 from .preferences import parse
 
 log = logging.getLogger(__name__)
 
-MOST = 50_000  # people, those without preferences among them
-_MOST_NEWS = 10_000  # revisions that the bucket told of lately
+MAX_CACHED = 50_000  # people, those without preferences among them
+_MAX_RECENT_REVISIONS = 10_000  # revisions that the bucket told of lately
 _AGAIN = 2.0  # seconds before following is tried again
 _OLD_ANSWERS = 20  # in a row, after which one is taken and not kept
 _TROUBLE = (BrokerError, nats.errors.Error, TimeoutError)
@@ -36,11 +36,11 @@ T = TypeVar("T")
 class PreferenceCache:
     """The choices of the people that were asked for last."""
 
-    def __init__(self, store: PreferenceStore, metrics: Metrics, *, most: int = MOST) -> None:
+    def __init__(self, store: PreferenceStore, metrics: Metrics, *, most: int = MAX_CACHED) -> None:
         self.following = asyncio.Event()  # what is changed from now on is noticed
         self._store = store
         self._metrics = metrics
-        self._most = most
+        self._max_size = most
         self._known: OrderedDict[str, Choices | None] = OrderedDict()  # by token, the latest last
         self._news: OrderedDict[str, int] = OrderedDict()  # token -> the revision that was told of
         self._connected = -1  # the connection, by number, over which the bucket is followed
@@ -52,15 +52,15 @@ class PreferenceCache:
 
     def choices_of(self, user: str) -> Choices | None:
         """What ``user`` has chosen, None where nothing. Raises NotLookedUp where it is not at hand."""
-        if not self._follows:
-            raise NotLookedUp(user)
+        if not self._is_current:
+            raise CacheMiss(user)
         if self._is_empty:
             return None
         token = token_of(user)
         try:
             choices = self._known[token]
         except KeyError:
-            raise NotLookedUp(user) from None
+            raise CacheMiss(user) from None
         self._known.move_to_end(token)
         self._metrics.count(self._metrics.preferences, "hit")
         return choices
@@ -76,10 +76,10 @@ class PreferenceCache:
                 break
         self._metrics.count(self._metrics.preferences, "miss")
         choices = self._read(user, record)
-        if self._follows and connected == self._connected and record.revision >= self._news.get(token, 0):
+        if self._is_current and connected == self._connected and record.revision >= self._news.get(token, 0):
             self._known[token] = choices
             self._known.move_to_end(token)
-            if len(self._known) > self._most:
+            if len(self._known) > self._max_size:
                 self._known.popitem(last=False)
         return choices
 
@@ -97,7 +97,7 @@ class PreferenceCache:
         while True:
             try:
                 return work(choices_of)
-            except NotLookedUp as missing:
+            except CacheMiss as missing:
                 user = missing.user
             try:
                 found[user] = await self.look_up(user)
@@ -118,7 +118,7 @@ class PreferenceCache:
         result, revision = await self._store.change(user, step)
         token = token_of(user)
         if revision > self._news.get(token, 0):
-            self._hear(token, revision)
+            self._on_change(token, revision)
         return result
 
     async def document_of(self, user: str) -> dict[str, Any]:
@@ -145,7 +145,7 @@ class PreferenceCache:
                 await asyncio.wait((follow, wait))
 
     @property
-    def _follows(self) -> bool:
+    def _is_current(self) -> bool:
         """Whether nothing can have been changed without our knowing."""
         return self._connected == self._store.connection.reconnections
 
@@ -155,7 +155,7 @@ class PreferenceCache:
         try:
             info = await store.connection.js.stream_info(store.stream)
             start = info.state.last_seq + 1
-            async with Reading(
+            async with StreamReader(
                 store.connection, store.stream, store.subjects, start=start, headers_only=True
             ) as news:
                 self._forget()
@@ -163,18 +163,18 @@ class PreferenceCache:
                 self._connected = connected
                 self.following.set()
                 while True:
-                    stored = await news.following()
-                    self._hear(stored.subject.rpartition(".")[2], stored.sequence)
+                    stored = await news.next_message()
+                    self._on_change(stored.subject.rpartition(".")[2], stored.sequence)
         except _TROUBLE as error:
             reason = str(error) or "no answer"
             log.warning("preferences: not followed, so the broker is asked each time: %s", reason)
 
-    def _hear(self, token: str, revision: int) -> None:
+    def _on_change(self, token: str, revision: int) -> None:
         self._is_empty = False
         self._known.pop(token, None)
         self._news[token] = revision
         self._news.move_to_end(token)
-        if len(self._news) > _MOST_NEWS:
+        if len(self._news) > _MAX_RECENT_REVISIONS:
             self._news.popitem(last=False)
 
     def _forget(self) -> None:
@@ -187,7 +187,7 @@ class PreferenceCache:
         try:
             document = record.document_of(user)
             return None if document is None else parse(document)
-        except BadPreferences as error:
+        except InvalidPreferences as error:
             log.warning("preferences: a record that cannot be read counts as none: %s", error)
             self._metrics.count(self._metrics.preferences, "unreadable")
             return None

@@ -15,8 +15,8 @@ import nats.js.errors
 from nats.js.kv import KV_DEL, KV_OP, KV_PURGE
 
 from .broker import Connection
-from .broker.reading import Reading, permitted
-from .errors import BadPreferences, BrokerError
+from .broker.reading import StreamReader, await_permitted
+from .errors import BrokerError, InvalidPreferences
 from .preferences import decode, encode
 
 _TRIES = 50  # of a compare-and-set that others win
@@ -39,7 +39,7 @@ class Record:
             return None
         owner, document = decode(self.data)
         if owner != user:
-            raise BadPreferences(["the record is somebody else's"])
+            raise InvalidPreferences(["the record is somebody else's"])
         return document
 
 
@@ -69,7 +69,7 @@ class PreferenceStore:
         asking = self.connection.js.get_last_msg(self.stream, self._subject(token_of(user)))
         subject = f"$JS.API.STREAM.MSG.GET.{self.stream}"
         try:
-            found = await permitted(self.connection, asking, (subject,))
+            found = await await_permitted(self.connection, asking, (subject,))
         except nats.js.errors.NotFoundError as error:
             if error.err_code == _NO_MESSAGE:
                 return Record()
@@ -95,7 +95,7 @@ class PreferenceStore:
             record = await self.get(user)
             try:
                 present = record.document_of(user) or {}
-            except BadPreferences:
+            except InvalidPreferences:
                 present = {}
             changed, result = step(present)
             if changed is None or (not changed and not record.data):
@@ -106,8 +106,8 @@ class PreferenceStore:
 
     async def records(self) -> AsyncIterator[Record]:
         """Every record there is, the one that was changed longest ago first. Raises BrokerError."""
-        async with Reading(self.connection, self.stream, self.subjects, latest=True) as reading:
-            while (stored := await reading.present()) is not None:
+        async with StreamReader(self.connection, self.stream, self.subjects, latest=True) as reading:
+            while (stored := await reading.next_existing()) is not None:
                 if stored.payload:
                     yield Record(data=stored.payload, revision=stored.sequence)
 
@@ -120,7 +120,7 @@ class PreferenceStore:
         data = encode(user, document) if document else b""
         try:
             storing = self.connection.js.publish(subject, data, headers=headers)
-            return (await permitted(self.connection, storing, (subject,))).seq
+            return (await await_permitted(self.connection, storing, (subject,))).seq
         except nats.js.errors.APIError as error:
             if error.err_code == _WRONG_REVISION:
                 return 0

@@ -15,23 +15,23 @@ import msgspec
 from . import locales
 from .audience import usable_address
 from .choices import ADDRESSES, LOCALE, QUIET, ZONE, Choices
-from .errors import BadPreferences
+from .errors import InvalidPreferences
 from .interval_compiler import parse_window, parse_zone
 from .intervals import DAY, Window
-from .offers import Offers
+from .offers import PreferenceOptions
 
-MOST_BYTES = 16 * 1024  # of one document as JSON
+MAX_DOCUMENT_BYTES = 16 * 1024  # of one document as JSON
 RESERVED = (LOCALE, ZONE, QUIET, ADDRESSES)  # keys that are no category
 
-_LONGEST_NAME, _LONGEST_ADDRESS = 64, 512  # characters
-_MOST_CATEGORIES, _MOST_CHANNELS, _MOST_WINDOWS, _MOST_ADDRESSES = 64, 64, 16, 16
+_MAX_NAME_LENGTH, _MAX_ADDRESS_LENGTH = 64, 512  # characters
+_MAX_CATEGORIES, _MAX_CHANNELS, _MAX_WINDOWS, _MAX_ADDRESSES = 64, 64, 16, 16
 _SHOWN = 60  # characters of a value in a reason
 
 
 def parse(document: Any) -> Choices:
     """What ``document``, as JSON or YAML gives it, chooses. Raises BadPreferences with every reason."""
     if not isinstance(document, Mapping):
-        raise BadPreferences(["preferences are a mapping such as {security: [sms]}"])
+        raise InvalidPreferences(["preferences are a mapping such as {security: [sms]}"])
     reasons: list[str] = []
     choices = Choices(
         channels=dict(_channels(document, reasons)),
@@ -41,7 +41,7 @@ def parse(document: Any) -> Choices:
         quiet=tuple(_quiet(document.get(QUIET, ()), reasons)),
     )
     if reasons:
-        raise BadPreferences(reasons)
+        raise InvalidPreferences(reasons)
     return choices
 
 
@@ -51,7 +51,7 @@ def merged(present: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, 
 
 
 def check_choice(
-    offers: Offers | None, document: Any, changed: Collection[str] | None = None
+    offers: PreferenceOptions | None, document: Any, changed: Collection[str] | None = None
 ) -> tuple[str, ...]:
     """Why ``document`` cannot be taken, by what a policy ``offers`` where there is one.
 
@@ -59,18 +59,18 @@ def check_choice(
     """
     try:
         choices = parse(document)
-    except BadPreferences as error:
+    except InvalidPreferences as error:
         return error.reasons
     if offers is None:
         return ()
-    return tuple(offers.objections(choices, document.keys() if changed is None else changed))
+    return tuple(offers.violations(choices, document.keys() if changed is None else changed))
 
 
 def _channels(
     document: Mapping[Any, Any], reasons: list[str]
 ) -> Iterator[tuple[str, Mapping[str, bool] | Sequence[str]]]:
-    if len(document) > _MOST_CATEGORIES:
-        reasons.append(f"there are more than {_MOST_CATEGORIES} keys")
+    if len(document) > _MAX_CATEGORIES:
+        reasons.append(f"there are more than {_MAX_CATEGORIES} keys")
         return
     for category, chosen in document.items():
         if category in RESERVED:
@@ -79,8 +79,8 @@ def _channels(
             reasons.append(f"{_shown(category)} cannot be a category")
         elif not isinstance(chosen, list | Mapping):
             reasons.append(f"{category}: a list of the channels that are on, or each of them true or false")
-        elif len(chosen) > _MOST_CHANNELS:
-            reasons.append(f"{category}: more than {_MOST_CHANNELS} channels")
+        elif len(chosen) > _MAX_CHANNELS:
+            reasons.append(f"{category}: more than {_MAX_CHANNELS} channels")
         elif odd := [name for name in chosen if not _is_name(name)]:
             reasons.append(f"{category}: {_shown(odd[0])} cannot be a channel")
         elif isinstance(chosen, Mapping):
@@ -94,8 +94,8 @@ def _channels(
 
 
 def _addresses(written: Any, reasons: list[str]) -> Iterator[tuple[str, str]]:
-    if not isinstance(written, Mapping) or len(written) > _MOST_ADDRESSES:
-        reasons.append(f"{ADDRESSES}: a mapping such as {{phone: +49301234567}} of at most {_MOST_ADDRESSES}")
+    if not isinstance(written, Mapping) or len(written) > _MAX_ADDRESSES:
+        reasons.append(f"{ADDRESSES}: a mapping such as {{phone: +49301234567}} of at most {_MAX_ADDRESSES}")
         return
     for kind, address in written.items():
         if not _is_name(kind):
@@ -103,7 +103,7 @@ def _addresses(written: Any, reasons: list[str]) -> Iterator[tuple[str, str]]:
         elif not (
             isinstance(address, str)
             and address.strip()
-            and len(address) <= _LONGEST_ADDRESS
+            and len(address) <= _MAX_ADDRESS_LENGTH
             and usable_address(kind, address.strip())
         ):
             reasons.append(f"{ADDRESSES}: {kind}: {_shown(address)} is no address of that kind")
@@ -114,7 +114,7 @@ def _addresses(written: Any, reasons: list[str]) -> Iterator[tuple[str, str]]:
 def _locale(written: Any, reasons: list[str]) -> str:
     if written is None:
         return ""
-    if isinstance(written, str) and len(written) <= _LONGEST_NAME and locales.normal(written):
+    if isinstance(written, str) and len(written) <= _MAX_NAME_LENGTH and locales.normal(written):
         return written
     reasons.append(f"{LOCALE}: {_shown(written)} is no language such as zh-CN")
     return ""
@@ -124,7 +124,7 @@ def _zone(written: Any, reasons: list[str]) -> ZoneInfo | None:
     if written is None:
         return None
     try:
-        if isinstance(written, str) and 0 < len(written) <= _LONGEST_NAME:
+        if isinstance(written, str) and 0 < len(written) <= _MAX_NAME_LENGTH:
             return parse_zone(written)
     except ValueError:
         pass
@@ -134,8 +134,8 @@ def _zone(written: Any, reasons: list[str]) -> ZoneInfo | None:
 
 def _quiet(written: Any, reasons: list[str]) -> Iterator[Window]:
     windows = [written] if isinstance(written, str) else written
-    if not isinstance(windows, list | tuple) or len(windows) > _MOST_WINDOWS:
-        reasons.append(f"{QUIET}: a window such as 22:00-07:00, or a list of at most {_MOST_WINDOWS}")
+    if not isinstance(windows, list | tuple) or len(windows) > _MAX_WINDOWS:
+        reasons.append(f"{QUIET}: a window such as 22:00-07:00, or a list of at most {_MAX_WINDOWS}")
         return
     parsed = []
     for each in windows:
@@ -159,7 +159,7 @@ def _holds(window: Window, minute: int) -> bool:
 
 
 def _is_name(value: Any) -> bool:
-    return isinstance(value, str) and 0 < len(value) <= _LONGEST_NAME and value.isprintable()
+    return isinstance(value, str) and 0 < len(value) <= _MAX_NAME_LENGTH and value.isprintable()
 
 
 def _shown(value: Any) -> str:
@@ -170,16 +170,16 @@ def _shown(value: Any) -> str:
 def encode(user: str, document: Mapping[str, Any]) -> bytes:
     """The record of one person. Raises BadPreferences for no id of anybody, or too large a document."""
     if not user or user != user.strip():
-        raise BadPreferences(
+        raise InvalidPreferences(
             [f"userid: no event has {user!r}: an id is not empty, and has no space around it"]
         )
     try:
         data = msgspec.json.encode(document)
-        if len(data) <= MOST_BYTES:
+        if len(data) <= MAX_DOCUMENT_BYTES:
             return msgspec.json.encode({"userid": user, "preferences": document})
     except (TypeError, ValueError, RecursionError) as error:
-        raise BadPreferences([f"no JSON: {error}"]) from error
-    raise BadPreferences([f"{len(data)} bytes as JSON, and at most {MOST_BYTES} are kept"])
+        raise InvalidPreferences([f"no JSON: {error}"]) from error
+    raise InvalidPreferences([f"{len(data)} bytes as JSON, and at most {MAX_DOCUMENT_BYTES} are kept"])
 
 
 def decode(data: bytes) -> tuple[str, dict[str, Any]]:
@@ -187,8 +187,8 @@ def decode(data: bytes) -> tuple[str, dict[str, Any]]:
     try:
         record = msgspec.json.decode(data)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise BadPreferences([f"no JSON: {error}"]) from error
+        raise InvalidPreferences([f"no JSON: {error}"]) from error
     match record:
         case {"userid": str(user), "preferences": dict(document)}:
             return user, document
-    raise BadPreferences(["no record of somebody's preferences"])
+    raise InvalidPreferences(["no record of somebody's preferences"])

@@ -20,12 +20,12 @@ from .operators import (
     length_of,
     one_of,
 )
-from .questions import ALWAYS, NEVER, Question, either, itself, negation, plain, together
+from .questions import ALWAYS, NEVER, ValueTest, all_of, any_of, element_test, negation, whole_value_test
 from .spelling import nearest
 
 At = tuple[str | int, ...]  # keys and list positions inside a block as written
 
-DEEPEST = 64  # keys and positions from the top of a block to its innermost condition
+MAX_DEPTH = 64  # keys and positions from the top of a block to its innermost condition
 
 IGNORE_CASE = "ignore_case"
 
@@ -44,7 +44,7 @@ _BOUNDS = ("equals", "gt", "gte", "lt", "lte")  # what length may be asked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Flaw:
+class Diagnostic:
     """Something wrong in a block."""
 
     path: At  # where in the block; the last is the key or position that is wrong
@@ -53,22 +53,22 @@ class Flaw:
     hint: str = ""  # what to do
 
 
-class QuestionCompiler(ABC):
+class ValueTestCompiler(ABC):
     """One run over one block; ``at`` is the place that the caller has come to."""
 
     def __init__(self) -> None:
-        self.flaws: list[Flaw] = []
+        self.flaws: list[Diagnostic] = []
 
-    def flaw(self, at: At, code: str, message: str, hint: str = "") -> None:
-        self.flaws.append(Flaw(path=at, code=code, message=message, hint=hint))
+    def report(self, at: At, code: str, message: str, hint: str = "") -> None:
+        self.flaws.append(Diagnostic(path=at, code=code, message=message, hint=hint))
 
-    def question(self, source: object, at: At, *, fold: bool) -> Question:
+    def question(self, source: object, at: At, *, fold: bool) -> ValueTest:
         """A scalar, a list or a mapping of operators, as it stands inside an operator."""
         if self.too_deep(at):
             return NEVER
-        operators = long_form(source)
+        operators = normalise(source)
         if "exists" in operators:
-            self.flaw(
+            self.report(
                 (*at, "exists"),
                 "exists-inside",
                 "exists asks about the path and cannot stand inside not or any_of",
@@ -77,16 +77,16 @@ class QuestionCompiler(ABC):
             return NEVER
         return self.operators(source, operators, at, fold=fold)
 
-    def operators(self, source: object, operators: Mapping[str, Any], at: At, *, fold: bool) -> Question:
+    def operators(self, source: object, operators: Mapping[str, Any], at: At, *, fold: bool) -> ValueTest:
         """All operators of a mapping together; a scalar and a list are their own place."""
         spelled = isinstance(source, Mapping)
         if not operators:
-            self.flaw(at, "missing-operator", "an empty mapping asks nothing", f"operators are {_NAMES}")
+            self.report(at, "missing-operator", "an empty mapping asks nothing", f"operators are {_NAMES}")
         if IGNORE_CASE in operators:
             self.check_ignore_case(operators, at)
             fold = True
         for name, words in empty_ranges(operators):
-            self.flaw((*at, name), "empty-range", words)
+            self.report((*at, name), "empty-range", words)
         questions = tuple(
             self.operator(name, argument, (*at, name) if spelled else at, fold=fold)
             for name, argument in operators.items()
@@ -94,35 +94,37 @@ class QuestionCompiler(ABC):
         )
         if len(questions) == len(operators) == 1:
             return questions[0]
-        return together(operators, questions, between(operators))
+        return all_of(operators, questions, between(operators))
 
-    def operator(self, name: object, argument: object, at: At, *, fold: bool) -> Question:
+    def operator(self, name: object, argument: object, at: At, *, fold: bool) -> ValueTest:
         if name in _STRUCTURAL:
             return _STRUCTURAL[name](self, argument, at, fold)
         operator = OPERATORS.get(name) if isinstance(name, str) else None
         if operator is None:
-            self.unknown(name, at)
+            self.unknown_name(name, at)
             return NEVER
         compile_ = operator.folded if fold and operator.folded else operator.compile
         try:
             predicate = compile_(argument)
         except ArgumentError as error:
             here = at if error.position is None else (*at, error.position)
-            self.flaw(here, "bad-argument", str(error))
+            self.report(here, "bad-argument", str(error))
             return NEVER
-        return (itself if operator.itself else plain)(operator.name, argument, predicate)
+        return (whole_value_test if operator.tests_whole_value else element_test)(
+            operator.name, argument, predicate
+        )
 
-    def exists(self, argument: object, at: At, _fold: bool) -> Question:
+    def exists(self, argument: object, at: At, _fold: bool) -> ValueTest:
         if argument is not True:
-            self.flaw(at, "bad-argument", f"exists takes true or false, not {describe(argument)}")
+            self.report(at, "bad-argument", f"exists takes true or false, not {describe(argument)}")
         return ALWAYS  # only asked where there is a value
 
-    def any_of(self, argument: object, at: At, fold: bool) -> Question:
+    def any_of(self, argument: object, at: At, fold: bool) -> ValueTest:
         if not isinstance(argument, list):
-            self.flaw(at, "bad-argument", f"any_of takes a list, not {describe(argument)}")
+            self.report(at, "bad-argument", f"any_of takes a list, not {describe(argument)}")
             return NEVER
         if not argument:
-            self.flaw(at, "bad-argument", "an empty list could never hold")
+            self.report(at, "bad-argument", "an empty list could never hold")
             return NEVER
         scalars, questions = [], []
         for position, item in enumerate(argument):
@@ -132,25 +134,25 @@ class QuestionCompiler(ABC):
             elif isinstance(item, Mapping):
                 questions.append(self.question(item, here, fold=fold))
             else:
-                self.flaw(
+                self.report(
                     here, "bad-argument", f"a list holds scalars and operator mappings, not {describe(item)}"
                 )
         if scalars:
             known = one_of(casefolded(scalars) if fold else scalars)
             expected = argument if len(scalars) == len(argument) else scalars
-            questions.append(plain("any_of", expected, ignoring_case(known) if fold else known))
+            questions.append(element_test("any_of", expected, ignoring_case(known) if fold else known))
         if scalars and len(questions) == 1:
             return questions[0]
-        return either("any_of", argument, tuple(questions))
+        return any_of("any_of", argument, tuple(questions))
 
-    def negation(self, argument: object, at: At, fold: bool) -> Question:
+    def negation(self, argument: object, at: At, fold: bool) -> ValueTest:
         return negation(argument, self.question(argument, at, fold=fold))
 
-    def length(self, argument: object, at: At, _fold: bool) -> Question:
+    def length(self, argument: object, at: At, _fold: bool) -> ValueTest:
         spelled = isinstance(argument, Mapping)
         bounds: Mapping[Any, Any] = argument if isinstance(argument, Mapping) else {"equals": argument}
         if not bounds:
-            self.flaw(
+            self.report(
                 at, "missing-operator", "an empty mapping asks nothing", f"length takes {', '.join(_BOUNDS)}"
             )
         sound = {}
@@ -158,21 +160,23 @@ class QuestionCompiler(ABC):
             here = (*at, name) if spelled else at
             if name not in _BOUNDS:
                 hint = nearest(name, _BOUNDS)
-                self.flaw(here, "unknown-operator", f"length takes {', '.join(_BOUNDS)}, not {name!r}", hint)
+                self.report(
+                    here, "unknown-operator", f"length takes {', '.join(_BOUNDS)}, not {name!r}", hint
+                )
             elif not isinstance(bound, int) or isinstance(bound, bool) or bound < 0:
                 words = f"a length is a whole number, 0 or more, not {describe(bound)}"
-                self.flaw(here, "bad-argument", words)
+                self.report(here, "bad-argument", words)
             else:
                 sound[name] = bound
         if len(sound) == len(bounds) and (words := empty_length(bounds)):
-            self.flaw(at, "empty-range", words)
-        return itself("length", argument, length_of(sound))
+            self.report(at, "empty-range", words)
+        return whole_value_test("length", argument, length_of(sound))
 
     @abstractmethod
-    def some(self, argument: object, at: At, _fold: bool) -> Question:
+    def some(self, argument: object, at: At, _fold: bool) -> ValueTest:
         """The question that asks elements a block of conditions, which only a compiler of blocks knows."""
 
-    def unknown(self, name: object, at: At) -> None:
+    def unknown_name(self, name: object, at: At) -> None:
         near = get_close_matches(str(name), ALL_OPERATORS, n=1, cutoff=0.7)
         above = at[-2]  # usually the path; an operator is never at the top
         if near:
@@ -181,36 +185,36 @@ class QuestionCompiler(ABC):
             hint = f"for a field inside {above} write {above}.{name}"
         else:
             hint = ""
-        self.flaw(at, "unknown-operator", f"there is no operator {name!r}; there are {_NAMES}", hint)
+        self.report(at, "unknown-operator", f"there is no operator {name!r}; there are {_NAMES}", hint)
 
     def check_ignore_case(self, operators: Mapping[str, Any], at: At) -> None:
         here = (*at, IGNORE_CASE)
         if operators[IGNORE_CASE] is not True:
             words = f"ignore_case takes true, not {describe(operators[IGNORE_CASE])}"
-            self.flaw(here, "bad-argument", words, "leave it out where case counts")
+            self.report(here, "bad-argument", words, "leave it out where case counts")
         elif not compares_strings(operators):
             names = ", ".join(name for name, operator in OPERATORS.items() if operator.folded)
             words = f"ignore_case changes nothing here: beside it stands none of {names} with text to compare"
-            self.flaw(here, "bad-argument", words)
+            self.report(here, "bad-argument", words)
 
     def too_deep(self, at: At) -> bool:
-        if len(at) <= DEEPEST:
+        if len(at) <= MAX_DEPTH:
             return False
-        self.flaw(at, "too-deep", f"conditions are nested more than {DEEPEST} levels deep")
+        self.report(at, "too-deep", f"conditions are nested more than {MAX_DEPTH} levels deep")
         return True
 
 
 # The operators that contain conditions, or ask about more than one value; _fold: ignoring case.
-_STRUCTURAL: dict[object, Callable[[QuestionCompiler, object, At, bool], Question]] = {
-    "any_of": QuestionCompiler.any_of,
-    "exists": QuestionCompiler.exists,
-    "length": QuestionCompiler.length,
-    "not": QuestionCompiler.negation,
+_STRUCTURAL: dict[object, Callable[[ValueTestCompiler, object, At, bool], ValueTest]] = {
+    "any_of": ValueTestCompiler.any_of,
+    "exists": ValueTestCompiler.exists,
+    "length": ValueTestCompiler.length,
+    "not": ValueTestCompiler.negation,
     "some": lambda compiler, *given: compiler.some(*given),
 }
 
 
-def long_form(source: object) -> Mapping[str, Any]:
+def normalise(source: object) -> Mapping[str, Any]:
     """A condition in its long form."""
     if isinstance(source, Mapping):
         return source

@@ -23,7 +23,7 @@ _NOTHING = object()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
+class ConditionResult:
     """How one condition came out. A block holds when every finding of it holds."""
 
     path: str  # as written in rules; "" for any, all and not over blocks
@@ -32,11 +32,11 @@ class Finding:
     actual: Any = None  # what the path leads to: a list where that is several values; None where nothing
     present: bool = True  # whether the path leads anywhere; tells an absent value from a null
     holds: bool
-    inside: tuple[Finding, ...] = ()  # of what it is made of: one by one, each on its own
+    inside: tuple[ConditionResult, ...] = ()  # of what it is made of: one by one, each on its own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
+class ValueTest:
     """A condition's operators without its path."""
 
     operator: str = ""
@@ -44,8 +44,10 @@ class Question:
     one: Predicate  # asked of a value that is no list
     bind: Bind  # all values -> one of them -> what is asked of each of its elements
     each: bool = False  # it is asked of each element by itself, and there is nothing to bind
-    inside: tuple[Question, ...] = ()
-    elements: Callable[[Sequence[Any]], tuple[Finding, ...]] | None = None  # what some found in all values
+    inside: tuple[ValueTest, ...] = ()
+    elements: Callable[[Sequence[Any]], tuple[ConditionResult, ...]] | None = (
+        None  # what some found in all values
+    )
 
     def among(self, found: Sequence[Any]) -> bool:
         """Whether one of the values is an answer; linear in their elements."""
@@ -54,8 +56,8 @@ class Question:
         ask = self.bind(found)
         return any(any(map(ask(value), flatten((value,)) or (_NOTHING,))) for value in found)
 
-    def explain(self, path: str, found: Sequence[Any]) -> Finding:
-        return Finding(
+    def explain(self, path: str, found: Sequence[Any]) -> ConditionResult:
+        return ConditionResult(
             path=path,
             operator=self.operator,
             expected=self.expected,
@@ -106,9 +108,9 @@ def one_holds(predicates: Sequence[Callable[[Any], bool]]) -> Callable[[Any], bo
     return holds
 
 
-def plain(operator: str, expected: Any, predicate: Predicate) -> Question:
+def element_test(operator: str, expected: Any, predicate: Predicate) -> ValueTest:
     """``predicate``, asked of each element by itself."""
-    return Question(
+    return ValueTest(
         operator=operator,
         expected=expected,
         one=predicate,
@@ -117,14 +119,14 @@ def plain(operator: str, expected: Any, predicate: Predicate) -> Question:
     )
 
 
-def itself(
+def whole_value_test(
     operator: str,
     expected: Any,
     predicate: Predicate,
-    elements: Callable[[Sequence[Any]], tuple[Finding, ...]] | None = None,
-) -> Question:
+    elements: Callable[[Sequence[Any]], tuple[ConditionResult, ...]] | None = None,
+) -> ValueTest:
     """``predicate``, asked of a list itself and not of its elements."""
-    return Question(
+    return ValueTest(
         operator=operator,
         expected=expected,
         one=predicate,
@@ -133,14 +135,14 @@ def itself(
     )
 
 
-def negation(expected: Any, inner: Question) -> Question:
+def negation(expected: Any, inner: ValueTest) -> ValueTest:
     """The question that holds where no value, and no element of one, is an answer to ``inner``."""
 
     def bind(found: Sequence[Any]) -> Callable[[Any], Predicate]:
         settled = _never if inner.among(found) else _always
         return lambda _: settled
 
-    return Question(
+    return ValueTest(
         operator="not",
         expected=expected,
         one=negated(inner.one),
@@ -149,9 +151,9 @@ def negation(expected: Any, inner: Question) -> Question:
     )
 
 
-def together(
-    expected: Mapping[str, Any], questions: tuple[Question, ...], one: Predicate | None = None
-) -> Question:
+def all_of(
+    expected: Mapping[str, Any], questions: tuple[ValueTest, ...], one: Predicate | None = None
+) -> ValueTest:
     """The question that holds where one value, or one element of it, is an answer to all ``questions``.
 
     ``one`` is a quicker predicate that says what those of all ``questions`` say together.
@@ -160,7 +162,7 @@ def together(
     return _put_together(all, joined, ALL, expected, questions)
 
 
-def either(operator: str, expected: Any, questions: tuple[Question, ...]) -> Question:
+def any_of(operator: str, expected: Any, questions: tuple[ValueTest, ...]) -> ValueTest:
     """The question that holds where one value, or one element of it, is an answer to one of ``questions``."""
     joined = one_holds([question.one for question in questions])
     return _put_together(any, joined, operator, expected, questions)
@@ -171,8 +173,8 @@ def _put_together(
     one: Predicate,
     operator: str,
     expected: Any,
-    questions: tuple[Question, ...],
-) -> Question:
+    questions: tuple[ValueTest, ...],
+) -> ValueTest:
     def bind(found: Sequence[Any]) -> Callable[[Any], Predicate]:
         bound = tuple(question.bind(found) for question in questions)
 
@@ -182,7 +184,7 @@ def _put_together(
 
         return ask
 
-    return Question(
+    return ValueTest(
         operator=operator,
         expected=expected,
         one=one,
@@ -201,5 +203,5 @@ def _never(_: object) -> bool:
 
 
 # Where there is a value, and where something is wrong with what should be asked.
-ALWAYS = itself("exists", True, _always)
-NEVER = plain("", None, _never)
+ALWAYS = whole_value_test("exists", True, _always)
+NEVER = element_test("", None, _never)

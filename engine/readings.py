@@ -9,16 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from .paths import Path, resolve
-from .questions import Question
+from .paths import FieldPath, resolve
+from .questions import ValueTest
 
-Test = Callable[[Any], bool]
+PathTest = Callable[[Any], bool]
 
 _ABSENT = object()
 _SCALARS = frozenset((str, int, float, bool, type(None)))
 
 
-def reading(path: Path, question: Question | None, operators: Mapping[str, Any]) -> Test:
+def path_test(path: FieldPath, question: ValueTest | None, operators: Mapping[str, Any]) -> PathTest:
     """Whether ``path`` leads somewhere in a payload and what is there answers the question; None: nowhere.
 
     ``operators`` are those of the question, as written.
@@ -57,7 +57,7 @@ def _equal_strings(operators: Mapping[str, Any]) -> frozenset[str] | None:
     return frozenset(each for each in given if isinstance(each, str))
 
 
-def _nowhere(path: Path) -> Test:
+def _nowhere(path: FieldPath) -> PathTest:
     def test(payload: Any) -> bool:
         value = payload
         for key in path:
@@ -71,7 +71,7 @@ def _nowhere(path: Path) -> Test:
     return test
 
 
-def _through_lists(path: Path, question: Question) -> Test:
+def _through_lists(path: FieldPath, question: ValueTest) -> PathTest:
     def test(payload: Any) -> bool:
         found = resolve(payload, path)
         return bool(found) and question.among(found)
@@ -79,13 +79,13 @@ def _through_lists(path: Path, question: Question) -> Test:
     return test
 
 
-def _whole(question: Question) -> Test:
+def _whole(question: ValueTest) -> PathTest:
     """What is asked of a value that is there and is no scalar."""
     one, among = question.one, question.among
     return lambda value: among((value,)) if isinstance(value, list) else one(value)
 
 
-def _many_steps(path: Path, question: Question) -> Test:
+def _many_steps(path: FieldPath, question: ValueTest) -> PathTest:
     one, whole, through_lists = question.one, _whole(question), _through_lists(path, question)
 
     def test(payload: Any) -> bool:
@@ -101,7 +101,7 @@ def _many_steps(path: Path, question: Question) -> Test:
     return test
 
 
-def _one_step(name: str, question: Question) -> Test:
+def _one_step(name: str, question: ValueTest) -> PathTest:
     one, whole, through_lists = question.one, _whole(question), _through_lists((name,), question)
 
     def test(payload: Any) -> bool:
@@ -115,7 +115,7 @@ def _one_step(name: str, question: Question) -> Test:
     return test
 
 
-def _one_step_among(name: str, question: Question, strings: frozenset[str], *, within: bool) -> Test:
+def _one_step_among(name: str, question: ValueTest, strings: frozenset[str], *, within: bool) -> PathTest:
     rest = _one_step(name, question)
 
     def among(payload: Any) -> bool:
@@ -128,7 +128,7 @@ def _one_step_among(name: str, question: Question, strings: frozenset[str], *, w
     return among
 
 
-def _two_steps(path: Path, question: Question) -> Test:
+def _two_steps(path: FieldPath, question: ValueTest) -> PathTest:
     outer, name = path
     one, whole, through_lists = question.one, _whole(question), _through_lists(path, question)
 
@@ -146,7 +146,9 @@ def _two_steps(path: Path, question: Question) -> Test:
     return test
 
 
-def _two_steps_among(path: Path, question: Question, strings: frozenset[str], *, within: bool) -> Test:
+def _two_steps_among(
+    path: FieldPath, question: ValueTest, strings: frozenset[str], *, within: bool
+) -> PathTest:
     outer, name = path
     rest = _two_steps(path, question)
 

@@ -11,11 +11,11 @@ from dataclasses import replace
 from msgspec import structs
 
 from . import entries
-from .draft import Alarm, Draft
-from .gates import in_time, key_of
+from .draft import DigestTimer, Routing
+from .gates import apply_time_windows, digest_key
 
 
-def as_recorded(drafted: Draft, entry: entries.Plan, now: int) -> Draft:
+def apply_record(drafted: Routing, entry: entries.PlanRecord, now: int) -> Routing:
     """``drafted`` as far as ``entry`` has it, without asking a gate.
 
     A rule that recorded a message which it does not ask for any more, since the policy or its reader's
@@ -25,27 +25,27 @@ def as_recorded(drafted: Draft, entry: entries.Plan, now: int) -> Draft:
     wanted = {each.id for each in entry.deliveries} | {each.delivery for each in entry.failures}
     waits = {each.delivery: each.until for each in entry.held if each.delivery}
     orders = tuple(
-        structs.replace(order, released=until)
-        if (until := waits.get(order.id, 0)) != order.released
+        structs.replace(order, not_before=until)
+        if (until := waits.get(order.id, 0)) != order.not_before
         else order
-        for order in in_time(drafted, entry.at).orders
+        for order in apply_time_windows(drafted, entry.at).notifications
         if order.id in wanted
     )
     found = {order.id for order in orders}
     changed = {each.rule for each in entry.deliveries if each.id not in found}
     instead = (
         order
-        for order in (in_time(drafted, now).orders if changed else ())
+        for order in (apply_time_windows(drafted, now).notifications if changed else ())
         if order.match.rule.id in changed and order.id not in found
     )
     return replace(
         drafted,
         matches=tuple(match for match in drafted.matches if match.rule.id in entry.rules),
-        orders=(*orders, *instead),
+        notifications=(*orders, *instead),
         suppressed=entry.suppressed,
         held=entry.held,
-        alarms=tuple(
-            Alarm(key=key_of(each.digest), rule=each.rule, at=each.until)
+        timers=tuple(
+            DigestTimer(key=digest_key(each.digest), rule=each.rule, at=each.until)
             for each in entry.held
             if each.digest
         ),

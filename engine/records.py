@@ -6,23 +6,23 @@ from dataclasses import dataclass
 
 from . import history
 from .broker import Connection, Publisher, Topology, messages_on
-from .entries import Plan, read_claim, read_entry
+from .entries import PlanRecord, read_claim, read_entry
 from .errors import NotStored
-from .model import Event, Revival
+from .model import Event, RedriveId
 from .subjects import token
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
+class RecordedPlan:
     """What the history has of an event."""
 
-    plan: Plan | None = None
+    plan: PlanRecord | None = None
     is_known: bool = False  # something of it went further: what it led to may be stored, and forgotten
     claims: int = 0  # how often it was planned anew
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Records:
+class PlanStore:
     """The plans in the history.
 
     Of an event that the gates are asked about one plan is written. A replica that was cut off may still have
@@ -34,7 +34,7 @@ class Records:
     connection: Connection
     publisher: Publisher
 
-    async def find(self, event: Event, name: str, revival: Revival | None = None) -> Found:
+    async def find(self, event: Event, name: str, revival: RedriveId | None = None) -> RecordedPlan:
         """The first plan of ``event``, called ``name``, in its life since ``revival``. Raises BrokerError."""
         subject = self.topology.history_subject(event.kind, token(event.reqid))
         is_known, claims = False, 0
@@ -45,21 +45,21 @@ class Records:
                 continue
             is_known, entry = True, read_entry(data)
             if (
-                isinstance(entry, Plan)
+                isinstance(entry, PlanRecord)
                 and (entry.event.key, entry.event.reqid) == (event.key, event.reqid)
-                and entry.revival == revival
+                and entry.redrive == revival
             ):
-                return Found(plan=entry, is_known=True, claims=claims)
-        return Found(is_known=is_known, claims=claims)
+                return RecordedPlan(plan=entry, is_known=True, claims=claims)
+        return RecordedPlan(is_known=is_known, claims=claims)
 
-    async def place(self, event: Event, name: str, found: Found | None, *, at: int) -> str:
+    async def claim_slot(self, event: Event, name: str, found: RecordedPlan | None, *, at: int) -> str:
         """Where a plan of ``event`` is to be written; of one that came before it is claimed first.
 
         Raises NotStored where somebody else has it, and BrokerError.
         """
         if found is None:
             return f"{name}.0"
-        claim = history.claimed(self.topology, event, of=name, at=at, id_=f"{name}.{found.claims}")
-        if not await self.publisher.store_first(claim):
+        claim = history.claim_entry(self.topology, event, of=name, at=at, id_=f"{name}.{found.claims}")
+        if not await self.publisher.store_if_new(claim):
             raise NotStored(f"{name} is being planned by another replica")
         return f"{name}.{found.claims + 1}"

@@ -13,12 +13,12 @@ from typing import Any
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 _FILE = "file:"
-_LONGEST_FILE = 64 * 1024  # bytes; a secret, a token, a key
+_MAX_FILE_BYTES = 64 * 1024  # bytes; a secret, a token, a key
 
-Complain = Callable[[tuple[str | int, ...], str, str], None]  # path, code, message
+ReportProblem = Callable[[tuple[str | int, ...], str, str], None]  # path, code, message
 
 
-def resolve(value: Any, environment: Mapping[str, str], complain: Complain) -> Any:
+def resolve(value: Any, environment: Mapping[str, str], complain: ReportProblem) -> Any:
     """``value`` with every reference in its strings resolved.
 
     ``${NAME}`` is an environment variable, ``${NAME:-text}`` has a default, a string that begins
@@ -29,7 +29,7 @@ def resolve(value: Any, environment: Mapping[str, str], complain: Complain) -> A
 
 
 def _resolve(
-    value: Any, environment: Mapping[str, str], complain: Complain, path: tuple[str | int, ...]
+    value: Any, environment: Mapping[str, str], complain: ReportProblem, path: tuple[str | int, ...]
 ) -> Any:
     if isinstance(value, str):
         return _text(value, environment, complain, path)
@@ -40,7 +40,9 @@ def _resolve(
     return value
 
 
-def _text(text: str, environment: Mapping[str, str], complain: Complain, path: tuple[str | int, ...]) -> str:
+def _text(
+    text: str, environment: Mapping[str, str], complain: ReportProblem, path: tuple[str | int, ...]
+) -> str:
     def variable(found: re.Match[str]) -> str:
         name, default = found.groups()
         if environment.get(name):
@@ -62,7 +64,7 @@ def _text(text: str, environment: Mapping[str, str], complain: Complain, path: t
 
 def _content(path: Path) -> str:
     with path.open("rb") as file:
-        content = file.read(_LONGEST_FILE + 1)
-    if len(content) > _LONGEST_FILE:
-        raise ValueError(f"larger than {_LONGEST_FILE} bytes")
+        content = file.read(_MAX_FILE_BYTES + 1)
+    if len(content) > _MAX_FILE_BYTES:
+        raise ValueError(f"larger than {_MAX_FILE_BYTES} bytes")
     return content.decode().removesuffix("\n").removesuffix("\r")

@@ -6,14 +6,16 @@ from collections.abc import Callable
 
 import re2
 
-LONGEST = 1000  # characters of a pattern
-LARGEST = 2000  # instructions it compiles to: in the worst case each is run for each character of a text
+MAX_REGEX_LENGTH = 1000  # characters of a pattern
+MAX_REGEX_INSTRUCTIONS = (
+    2000  # instructions it compiles to: in the worst case each is run for each character of a text
+)
 
 
 def regex(pattern: str, *, ignore_case: bool = False) -> Callable[[str], bool]:
     """Whether ``pattern`` matches a text in full; ValueError, in words for operators, where it is none."""
-    if len(pattern) > LONGEST:
-        raise ValueError(f"a pattern of {len(pattern):,} characters; at most {LONGEST:,}")
+    if len(pattern) > MAX_REGEX_LENGTH:
+        raise ValueError(f"a pattern of {len(pattern):,} characters; at most {MAX_REGEX_LENGTH:,}")
     options = re2.Options()
     options.log_errors = False
     options.never_capture = True  # with groups to fill it would run a second, slower engine
@@ -23,10 +25,11 @@ def regex(pattern: str, *, ignore_case: bool = False) -> Callable[[str], bool]:
     except UnicodeEncodeError:
         raise ValueError("half a surrogate pair is no character") from None
     except re2.error as error:
-        raise ValueError(f"{pattern[:60]!r}: {_in_words(error)}") from None
-    if compiled.programsize > LARGEST:
+        raise ValueError(f"{pattern[:60]!r}: {_describe_error(error)}") from None
+    if compiled.programsize > MAX_REGEX_INSTRUCTIONS:
         raise ValueError(
-            f"{pattern[:60]!r} is too large: {compiled.programsize:,} instructions, at most {LARGEST:,}; "
+            f"{pattern[:60]!r} is too large: {compiled.programsize:,} instructions, "
+            f"at most {MAX_REGEX_INSTRUCTIONS:,}; "
             r"repetitions such as {1,500} and classes such as \pL make it so"
         )
 
@@ -40,7 +43,7 @@ def regex(pattern: str, *, ignore_case: bool = False) -> Callable[[str], bool]:
     return holds
 
 
-def _in_words(error: Exception) -> str:
+def _describe_error(error: Exception) -> str:
     """What RE2 says, with a way out where habits from other engines lead astray."""
     (raw,) = error.args
     complaint = raw.decode("utf-8", "replace") if isinstance(raw, bytes) else str(raw)

@@ -18,17 +18,17 @@ from .channels.mail import with_prefix
 from .conditions import Block
 from .errors import TemplateError
 from .model import Event, Kind, Message, Place
-from .plan import context
+from .plan import template_context
 from .rulebook import ActionSpec, Audience, Notify, Rule, Rulebook
 from .subjects import ONE, REST
 from .telling.shapes import SHAPES
-from .templates import render
+from .templates import render_template
 
 _NOW = round(DEFAULT_AT.timestamp() * 1_000_000)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Page:
+class RenderedTemplate:
     """A template on one channel in one language."""
 
     template: str
@@ -41,7 +41,7 @@ class Page:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Use:
+class _TemplateUse:
     """A rule, or an action, that says something with the template, over one channel."""
 
     rule: Rule  # of an action a stand-in
@@ -59,12 +59,12 @@ def pages(
     *,
     locale: str = "",
     payload: Mapping[str, Any] | None = None,
-) -> tuple[Page, ...]:
+) -> tuple[RenderedTemplate, ...]:
     """Every channel that the template is used for, in every language that it has, or in ``locale``."""
-    shelf = rulebook.library.shelves[name]
+    shelf = rulebook.library.by_name[name]
     there = dict.fromkeys(words.locale for channels in shelf.values() for words in channels.values())
     wanted = [locale] if locale else sorted({tag or rulebook.defaults.locale for tag in there})
-    made: dict[tuple[str, str], Page] = {}
+    made: dict[tuple[str, str], RenderedTemplate] = {}
     for use in _uses(rulebook, name):
         for tag in wanted:
             channels = (use.notify.channel, use.type)
@@ -79,25 +79,31 @@ def pages(
 
 
 def _page(
-    rulebook: Rulebook, cases: Sequence[Case], use: _Use, locale: str, payload: Mapping[str, Any] | None
-) -> Page:
+    rulebook: Rulebook,
+    cases: Sequence[Case],
+    use: _TemplateUse,
+    locale: str,
+    payload: Mapping[str, Any] | None,
+) -> RenderedTemplate:
     event, sample = _sample(rulebook, cases, use, locale, payload)
     template = use.notify.template or use.rule.template
-    page = Page(template=template, channel=use.notify.channel, locale=locale, sample=sample)
+    page = RenderedTemplate(template=template, channel=use.notify.channel, locale=locale, sample=sample)
     recipient = structs.replace(recipient_of(rulebook, event, use.notify.to or use.rule.to), locale=locale)
     given = recipient.addresses.get(use.address, ()) if use.address else ()
     address = next(filter(None, (usable_address(str(use.address), text) for text in given)), "")
     words = rulebook.library.find(template, (use.notify.channel, use.type), locales.chain(locale, ""))
     assert words is not None  # noqa: S101 -- the caller has found them
     try:
-        message = render(words, context(rulebook, event, use.rule, use.notify, recipient, address=address))
+        message = render_template(
+            words, template_context(rulebook, event, use.rule, use.notify, recipient, address=address)
+        )
     except TemplateError as error:
         return replace(page, error=str(error))
     title = with_prefix(use.prefix, message.title) if message.title else ""
     return replace(page, message=message, title=title)
 
 
-def _uses(rulebook: Rulebook, name: str) -> Iterator[_Use]:
+def _uses(rulebook: Rulebook, name: str) -> Iterator[_TemplateUse]:
     sayings: list[tuple[Rule, Notify, ActionSpec | None]] = [
         (rule, notify, None)
         for rule in rulebook.rules
@@ -106,11 +112,13 @@ def _uses(rulebook: Rulebook, name: str) -> Iterator[_Use]:
     ]
     for action in rulebook.actions.values():
         if action.template == name:
-            rule = replace(_nobody(name), id=action.key, vars=action.vars, to=Audience(fields=action.to))
+            rule = replace(
+                _sample_recipient(name), id=action.key, vars=action.vars, to=Audience(fields=action.to)
+            )
             sayings += [(rule, Notify(channel=channel), action) for channel in action.channels]
     for rule, notify, saying in sayings:
         channel = rulebook.channels[notify.channel]
-        yield _Use(
+        yield _TemplateUse(
             rule=rule,
             notify=notify,
             type=channel.type,
@@ -121,13 +129,13 @@ def _uses(rulebook: Rulebook, name: str) -> Iterator[_Use]:
     if sayings:
         return
     # Nothing says anything with it, yet: what there is, as it is.
-    nobody = _nobody(name)
-    for channel_name in dict.fromkeys(c for shelf in rulebook.library.shelves[name].values() for c in shelf):
+    nobody = _sample_recipient(name)
+    for channel_name in dict.fromkeys(c for shelf in rulebook.library.by_name[name].values() for c in shelf):
         notify = Notify(channel=channel_name)
-        yield _Use(rule=nobody, notify=notify, type=channel_name, address=None, prefix="")
+        yield _TemplateUse(rule=nobody, notify=notify, type=channel_name, address=None, prefix="")
 
 
-def _nobody(name: str) -> Rule:
+def _sample_recipient(name: str) -> Rule:
     """A stand-in, so that words which show their rule can be shown."""
     return Rule(id=name, events=(), when=Block(), notify=(), template=name, place=Place(file=""))
 
@@ -135,7 +143,7 @@ def _nobody(name: str) -> Rule:
 def _sample(
     rulebook: Rulebook,
     cases: Sequence[Case],
-    use: _Use,
+    use: _TemplateUse,
     locale: str,
     payload: Mapping[str, Any] | None,
 ) -> tuple[Event, str]:
@@ -193,7 +201,7 @@ def _event(rulebook: Rulebook, name: str, payload: Mapping[str, Any]) -> Event:
     )
 
 
-def write_pages(folder: Path, rendered: Sequence[Page]) -> Path:
+def write_pages(folder: Path, rendered: Sequence[RenderedTemplate]) -> Path:
     """HTML and text below ``folder``, pictures beside them; returns the page that shows them all."""
     shown: list[str] = []
     for page in rendered:
@@ -209,7 +217,7 @@ def write_pages(folder: Path, rendered: Sequence[Page]) -> Path:
     return index
 
 
-def _files(page: Page) -> Iterator[tuple[str, bytes]]:
+def _files(page: RenderedTemplate) -> Iterator[tuple[str, bytes]]:
     if page.message is None:
         return
     html = page.message.html
@@ -222,7 +230,7 @@ def _files(page: Page) -> Iterator[tuple[str, bytes]]:
     yield f"{page.channel}.{extension}", f"{page.message.text}\n".encode()
 
 
-def _section(page: Page, files: Sequence[str]) -> str:
+def _section(page: RenderedTemplate, files: Sequence[str]) -> str:
     head = f"<h2>{escape(page.channel)}, {escape(page.locale)}</h2>"
     if page.message is None:
         return f"<section>{head}<p>{escape(page.error)}</p></section>"

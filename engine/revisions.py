@@ -10,16 +10,16 @@ from dataclasses import dataclass, replace
 import msgspec
 
 from .codec import encode
-from .errors import BadBucket, NotPushed
+from .errors import InvalidBucket, RevisionNotFound
 
-MOST = 200  # revisions that are kept
-MOST_WORDS = 500  # characters of a message
+MAX_REVISIONS = 200  # revisions that are kept
+MAX_MESSAGE_LENGTH = 500  # characters of a message
 CURRENT = "current"  # the key that it lies under, and what people may call the revision in force
-_SHORTEST = 6  # digits of a content hash that are told from a number
+_MIN_HASH_LENGTH = 6  # digits of a content hash that are told from a number
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pushed:
+class PushedRevision:
     """A policy that was pushed."""
 
     number: int  # from 1, in the order of pushing
@@ -43,60 +43,62 @@ class Revisions:
     current: int = 0  # number of the revision in force; 0: nothing was pushed yet
     moved_by: str = ""  # who last moved the pointer
     moved_at: int = 0  # and when, microseconds since the epoch
-    pushed: tuple[Pushed, ...] = ()  # the oldest first
+    pushed: tuple[PushedRevision, ...] = ()  # the oldest first
 
     @property
-    def in_force(self) -> Pushed | None:
+    def active(self) -> PushedRevision | None:
         return next((each for each in self.pushed if each.number == self.current), None)
 
-    def require(self) -> Pushed:
+    def require(self) -> PushedRevision:
         """The revision in force. Raises BadBucket where there is none."""
-        if (found := self.in_force) is None:
+        if (found := self.active) is None:
             words = (
                 f"revision {self.current} is in force and not there" if self.current else "nothing was pushed"
             )
-            raise BadBucket(f"{words}: mss push DIR")
+            raise InvalidBucket(f"{words}: mss push DIR")
         return found
 
-    def with_another(self, pushed: Pushed) -> Revisions:
+    def with_pushed(self, pushed: PushedRevision) -> Revisions:
         """With one more, which is in force from now on; it gets its number and its parent here."""
         number = max((each.number for each in self.pushed), default=self.current) + 1
-        newest = replace(pushed, number=number, parent=self.current, message=pushed.message[:MOST_WORDS])
-        kept = (*self.pushed, newest)[-MOST:]
+        newest = replace(
+            pushed, number=number, parent=self.current, message=pushed.message[:MAX_MESSAGE_LENGTH]
+        )
+        kept = (*self.pushed, newest)[-MAX_REVISIONS:]
         return Revisions(current=number, moved_by=pushed.who, moved_at=pushed.at, pushed=kept)
 
-    def moved_to(self, number: int, *, who: str, at: int) -> Revisions:
+    def with_active(self, number: int, *, who: str, at: int) -> Revisions:
         """With another one in force."""
         return replace(self, current=number, moved_by=who, moved_at=at)
 
-    def named(self, name: str) -> Pushed:
+    def resolve(self, name: str) -> PushedRevision:
         """The revision that somebody calls ``name``: ``current``, a number, or the policy's own revision.
 
         Raises NotPushed.
         """
-        if name == CURRENT and self.in_force is not None:
-            return self.in_force
-        if len(name) < _SHORTEST:
+        if name == CURRENT and self.active is not None:
+            return self.active
+        if len(name) < _MIN_HASH_LENGTH:
             found = [each for each in self.pushed if str(each.number) == name]
         else:
             found = [each for each in self.pushed if each.revision.startswith(name)]
         if not found:
-            raise NotPushed(f"there is no revision {name}; mss revisions lists them")
+            raise RevisionNotFound(f"there is no revision {name}; mss revisions lists them")
         if len({each.revision for each in found}) > 1:
-            raise NotPushed(f"{name} may be any of {', '.join(str(each.number) for each in found)}")
+            raise RevisionNotFound(f"{name} may be any of {', '.join(str(each.number) for each in found)}")
         return found[-1]
 
-    def before(self) -> Pushed:
+    def previous(self) -> PushedRevision:
         """What was in force before the present one was pushed. Raises NotPushed."""
         parent = self.require().parent
         found = next((each for each in self.pushed if each.number == parent), None)
         if found is None:
-            raise NotPushed(
+            raise RevisionNotFound(
                 f"{self.require()} is the first one" if not parent else f"revision {parent} is forgotten"
             )
         return found
 
-    def candidates(self) -> tuple[Pushed, ...]:
+    def candidates(self) -> tuple[PushedRevision, ...]:
         """What may be served where the one in force cannot: all others, the newest first."""
         others = [each for each in self.pushed if each.number != self.current]
         return tuple(reversed(others))
@@ -105,7 +107,7 @@ class Revisions:
         return encode(self)
 
 
-_decoder = msgspec.json.Decoder(Revisions)
+_revisions_decoder = msgspec.json.Decoder(Revisions)
 
 
 def read_revisions(data: bytes) -> Revisions:
@@ -113,6 +115,6 @@ def read_revisions(data: bytes) -> Revisions:
     if not data:
         return Revisions()
     try:
-        return _decoder.decode(data)
+        return _revisions_decoder.decode(data)
     except (msgspec.MsgspecError, UnicodeError) as error:
-        raise BadBucket(f"its pointer cannot be read: {error}") from error
+        raise InvalidBucket(f"its pointer cannot be read: {error}") from error

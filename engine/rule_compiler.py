@@ -11,16 +11,27 @@ from .catalogue import Catalogue
 from .choices import PREFERRED
 from .condition_compiler import compile_block
 from .conditions import Block
-from .cursors import Complaints, Cursor
+from .cursors import Diagnostics, DocumentNode
 from .durations import parse_duration
 from .intervals import Interval, Schedule
 from .limit_compiler import compile_limits
 from .model import Place, Problem, Recipient, Severity
-from .paths import Path, parse_path
-from .rulebook import Audience, ChannelSpec, Defaults, Entry, FirstOf, Mode, Notify, Preferred, Rule, Timing
+from .paths import FieldPath, parse_path
+from .rulebook import (
+    Audience,
+    ChannelSpec,
+    Defaults,
+    FirstOf,
+    Mode,
+    Notify,
+    NotifyEntry,
+    PreferredChannel,
+    Rule,
+    Timing,
+)
 from .spelling import nearest
 from .subjects import Pattern, parse_event_pattern
-from .templates import TEMPLATE_FOLDER, Library, Words
+from .templates import TEMPLATE_FOLDER, Library, LocalizedTemplate
 
 _SOME_TIME = 1_767_225_600_000_000  # 2026-01-01, microseconds since the epoch
 
@@ -29,7 +40,7 @@ _SOME_TIME = 1_767_225_600_000_000  # 2026-01-01, microseconds since the epoch
 class RuleCompiler:
     """Compiles rules against the rest of the policy."""
 
-    complaints: Complaints
+    diagnostics: Diagnostics
     defaults: Defaults
     channels: Mapping[str, ChannelSpec]
     declared: Collection[str]  # channels that are written, though something may be wrong with them
@@ -38,7 +49,7 @@ class RuleCompiler:
     library: Library
     catalogue: Catalogue
 
-    def rule(self, entry: Cursor) -> Rule:
+    def rule(self, entry: DocumentNode) -> Rule:
         """The rule at ``entry``, which the schema has passed."""
         value = entry.value
         common = Notify(channel="", timing=self._timing(entry, Timing()), among=tuple(self._allowed(entry)))
@@ -58,26 +69,26 @@ class RuleCompiler:
             vars=value.get("vars", {}),
             category=value.get("category", ""),
             critical=value.get("critical", False),
-            limits=compile_limits(entry, self.defaults.budget, self.complaints),
+            limits=compile_limits(entry, self.defaults.budget, self.diagnostics),
             place=entry.place,
         )
         for whole, made in notify:
             for at, each in steps_of(whole, made):
                 if channel := self.channels.get(each.channel):
                     said = at.get("template") or whole.get("template") or entry.get("template")
-                    self._check_words(said or at, rule, each, channel)
+                    self._check_default_template(said or at, rule, each, channel)
                     self._check_reachable(at, rule, each, channel)
         return rule
 
-    def _patterns(self, event: Cursor) -> Iterator[Pattern]:
+    def _patterns(self, event: DocumentNode) -> Iterator[Pattern]:
         for each in event.each():
             try:
                 pattern = parse_event_pattern(each.value)
             except ValueError as error:
-                self.complaints.add(each, "bad-event", str(error))
+                self.diagnostics.add(each, "bad-event", str(error))
                 continue
             if not pattern.wild and not self._is_described(pattern):
-                self.complaints.add(
+                self.diagnostics.add(
                     each,
                     "unknown-event",
                     f"the catalogue does not know {each.value}; its payload goes unchecked",
@@ -90,31 +101,33 @@ class RuleCompiler:
     def _is_described(self, pattern: Pattern) -> bool:
         return str(pattern) in self.catalogue.schemas or str(pattern) in self.catalogue.flawed
 
-    def _block(self, when: Cursor | None) -> Block | None:
+    def _block(self, when: DocumentNode | None) -> Block | None:
         if when is None:
             return None
         block, flaws = compile_block(when.value)
         for flaw in flaws:
             at_key = flaw.code == "bad-path"  # the path is the key
-            self.complaints.add(when.below(flaw.path), flaw.code, flaw.message, hint=flaw.hint, at_key=at_key)
+            self.diagnostics.add(
+                when.below(flaw.path), flaw.code, flaw.message, hint=flaw.hint, at_key=at_key
+            )
         return block
 
-    def _audience(self, to: Cursor | None) -> Audience | None:
+    def _audience(self, to: DocumentNode | None) -> Audience | None:
         if to is None:
             return None
         if isinstance(to.value, str):
             if to.value not in self.people:
-                self.complaints.unknown(to, "person", self.people)
+                self.diagnostics.unknown_name(to, "person", self.people)
             return Audience(person=to.value)
-        fields: dict[str, Path] = {}
+        fields: dict[str, FieldPath] = {}
         for each in to.items():
             try:
                 fields[each.name] = parse_path(each.value)
             except ValueError as error:
-                self.complaints.add(each, "bad-path", str(error))
+                self.diagnostics.add(each, "bad-path", str(error))
         return Audience(fields=fields)
 
-    def _timing(self, entry: Cursor, outer: Timing) -> Timing:
+    def _timing(self, entry: DocumentNode, outer: Timing) -> Timing:
         """The hours that ``entry`` asks for inside of those around it."""
         settings: Mapping[str, Any] = entry.value if isinstance(entry.value, dict) else {}
         active, mute = entry.get("active_time_intervals"), entry.get("mute_time_intervals")
@@ -129,33 +142,33 @@ class RuleCompiler:
         )
         if (active or mute) and timing.schedule.opens(_SOME_TIME, self.defaults.zone) is None:
             message = "these hours leave no time at which anything is sent"
-            self.complaints.add(mute or active or entry, "always-muted", message, severity="warning")
+            self.diagnostics.add(mute or active or entry, "always-muted", message, severity="warning")
         return timing
 
-    def _named(self, names: Cursor | None) -> Iterator[Interval]:
+    def _named(self, names: DocumentNode | None) -> Iterator[Interval]:
         for each in names.items() if names else ():
             if each.value not in self.intervals:
-                self.complaints.unknown(each, "interval", self.intervals)
+                self.diagnostics.unknown_name(each, "interval", self.intervals)
             yield from self.intervals.get(each.value, ())
 
-    def _allowed(self, entry: Cursor) -> Iterator[str]:
+    def _allowed(self, entry: DocumentNode) -> Iterator[str]:
         """The channels of which a person may choose."""
         allow = entry.get("allow")
         for each in allow.items() if allow else ():
             if each.value not in self.declared:
-                self.complaints.unknown(each, "channel", self.declared)
+                self.diagnostics.unknown_name(each, "channel", self.declared)
             yield each.value
         preferred = [each for each in (entry / "notify").items() if _is_preferred(each)]
         if allow and not preferred:
             message = "allow says among which channels people choose, and nothing here asks for preferred"
-            self.complaints.add(allow, "unused-allow", message, severity="warning", at_key=True)
+            self.diagnostics.add(allow, "unused-allow", message, severity="warning", at_key=True)
         for each in preferred if not allow else ():
             hint = "add to the rule: allow: [email, ...]"
-            self.complaints.add(
+            self.diagnostics.add(
                 each, "preferred-without-allow", "preferred needs the channels to choose from", hint=hint
             )
 
-    def _entry(self, entry: Cursor, common: Notify) -> Entry:
+    def _entry(self, entry: DocumentNode, common: Notify) -> NotifyEntry:
         """An entry of ``notify``; what a chain says for all its steps is said in each of them."""
         if _is_preferred(entry):
             return self._preferred(entry, common)
@@ -177,7 +190,7 @@ class RuleCompiler:
             within=parse_duration(within) if within is not None else 0.0,
         )
 
-    def _preferred(self, entry: Cursor, common: Notify) -> Preferred:
+    def _preferred(self, entry: DocumentNode, common: Notify) -> PreferredChannel:
         settings: Mapping[str, Any] = entry.value if isinstance(entry.value, dict) else {}
         of_each = Notify(
             channel="",
@@ -187,19 +200,19 @@ class RuleCompiler:
             timing=self._timing(entry, common.timing),
             among=common.among,
         )
-        return Preferred(
+        return PreferredChannel(
             steps=tuple(replace(of_each, channel=channel) for channel in common.among),
             when=self._block(entry.get("when")),
             to=of_each.to,
         )
 
-    def _notify(self, entry: Cursor, common: Notify) -> Notify:
+    def _notify(self, entry: DocumentNode, common: Notify) -> Notify:
         """One channel and what differs for it; what it leaves out, ``common`` says."""
         settings: Mapping[str, Any] = entry.value if isinstance(entry.value, dict) else {}
         channel = entry.get("channel") or entry
         name = channel.value if isinstance(channel.value, str) else ""  # the schema has refused it
         if name and name not in self.declared:
-            self.complaints.unknown(channel, "channel", self.declared)
+            self.diagnostics.unknown_name(channel, "channel", self.declared)
         return Notify(
             channel=name,
             when=self._block(entry.get("when")),
@@ -209,27 +222,29 @@ class RuleCompiler:
             timing=self._timing(entry, common.timing),
         )
 
-    def _check_words(self, at: Cursor, rule: Rule, notify: Notify, channel: ChannelSpec) -> None:
+    def _check_default_template(
+        self, at: DocumentNode, rule: Rule, notify: Notify, channel: ChannelSpec
+    ) -> None:
         """A template must have words for its channel in the default locale, and a mail a subject."""
         for name in rule.templates_of(notify):
             self._check_template(at, name, channel)
 
-    def _check_template(self, at: Cursor, name: str, channel: ChannelSpec) -> None:
+    def _check_template(self, at: DocumentNode, name: str, channel: ChannelSpec) -> None:
         wanted = locales.chain(self.defaults.locale)
         words = self.library.find(name, (channel.name, channel.type), wanted)
-        if words is None and channel.words and name not in self.library.flawed:
+        if words is None and channel.renders_text and name not in self.library.flawed:
             known = "" if name in self.library else nearest(name, self.library.names)
             file = f"{channel.name}.html" if channel.type == "email" else f"{channel.name}.txt"
-            self.complaints.add(
+            self.diagnostics.add(
                 at,
                 "missing-template",
                 f"no template {name!r} for channel {channel.name!r}",
                 hint=known or f"write {TEMPLATE_FOLDER}{name}/{file}",
             )
         elif words is not None and channel.type == "email" and words.subject is None:
-            self.complaints.problems.append(_missing_subject(words))
+            self.diagnostics.problems.append(_missing_subject(words))
 
-    def _check_reachable(self, at: Cursor, rule: Rule, notify: Notify, channel: ChannelSpec) -> None:
+    def _check_reachable(self, at: DocumentNode, rule: Rule, notify: Notify, channel: ChannelSpec) -> None:
         """Somebody must have the address that the channel needs, as far as that is known."""
         kind = channel.address
         audience = notify.to or rule.to
@@ -240,7 +255,7 @@ class RuleCompiler:
             if person and kind not in person.addresses:
                 message = f"{audience.person!r} has no {kind}, which channel {channel.name!r} needs"
                 hint = f"add it under people: {audience.person}"
-                self.complaints.add(at, "no-address", message, hint=hint)
+                self.diagnostics.add(at, "no-address", message, hint=hint)
             return
         for pattern in rule.events:
             if pattern.wild or str(pattern) in self.catalogue.flawed:
@@ -249,25 +264,25 @@ class RuleCompiler:
             if known is None or kind not in known.roles:
                 message = f"nothing says where {pattern} has the {kind} that channel {channel.name!r} needs"
                 hint = f"add to the rule: to: {{{kind}: <path into the payload>}}"
-                self.complaints.add(at, "no-address", message, hint=hint)
+                self.diagnostics.add(at, "no-address", message, hint=hint)
 
 
-def steps_of(at: Cursor, entry: Entry) -> Iterator[tuple[Cursor, Notify]]:
+def steps_of(at: DocumentNode, entry: NotifyEntry) -> Iterator[tuple[DocumentNode, Notify]]:
     """An entry of ``notify`` as written and as compiled; of a chain each of its steps."""
     if isinstance(entry, FirstOf):
         yield from zip((at / "first_of").items(), entry.steps, strict=True)
-    elif isinstance(entry, Preferred):
+    elif isinstance(entry, PreferredChannel):
         yield from ((at, step) for step in entry.steps)
     else:
         yield at, entry
 
 
-def _is_preferred(entry: Cursor) -> bool:
+def _is_preferred(entry: DocumentNode) -> bool:
     named = entry.get("channel") or entry
     return bool(named.value == PREFERRED)
 
 
-def _missing_subject(words: Words) -> Problem:
+def _missing_subject(words: LocalizedTemplate) -> Problem:
     variant = words.markup or words.text
     assert variant is not None  # noqa: S101 -- words are markup, text or both
     return Problem(

@@ -17,7 +17,7 @@ from .index import RuleIndex
 from .intervals import ALWAYS, Schedule
 from .limits import NO_LIMITS, Budget, Limits
 from .model import Event, Place, Recipient, Severity
-from .paths import Path
+from .paths import FieldPath
 from .retry import RetryPolicy
 from .subjects import Pattern
 from .templates import Library
@@ -41,7 +41,7 @@ class ChannelSpec:
     type: str  # a key of the channel registry
     address: str | None  # the kind of address it needs: email, phone, ...; None needs none
     many: bool = False  # one message may carry several addresses
-    words: bool = True  # it says something to people; without words it carries the event to a machine
+    renders_text: bool = True  # it says something to people; without words it carries the event to a machine
     options: Mapping[str, Any] = field(repr=False)  # the type's own settings; references are resolved
     timeout: float = 20.0  # seconds for one step of a send
     concurrency: int = 8  # sends at the same time, in one process
@@ -56,7 +56,9 @@ class Audience:
     """Who ``to`` means: an entry under ``people``, or fields of the payload."""
 
     person: str = ""
-    fields: Mapping[str, Path] = field(default_factory=dict)  # user, locale, or a kind of address -> path
+    fields: Mapping[str, FieldPath] = field(
+        default_factory=dict
+    )  # user, locale, or a kind of address -> path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +101,7 @@ class FirstOf:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Preferred:
+class PreferredChannel:
     """An entry of ``notify`` that leaves the channel to the person."""
 
     steps: tuple[Notify, ...]  # one for each channel that is allowed, the rule's favourite first
@@ -112,7 +114,7 @@ class Preferred:
         return PREFERRED
 
 
-Entry: TypeAlias = Notify | FirstOf | Preferred
+NotifyEntry: TypeAlias = Notify | FirstOf | PreferredChannel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +130,7 @@ class Rule:
     stop: bool = False  # none after this one
     severity: Severity = Severity.NONE
     to: Audience = field(default_factory=Audience)
-    notify: tuple[Entry, ...]
+    notify: tuple[NotifyEntry, ...]
     template: str
     vars: Mapping[str, Any] = field(default_factory=dict)
     category: str = ""  # what people choose by
@@ -160,10 +162,10 @@ class ActionSpec:
     queue: int = 10_000  # requests that may wait for that; what comes beyond is refused
     idempotent: bool = False  # doing it twice does no harm
     channels: tuple[str, ...] = ()  # to tell somebody over, preferred first
-    to: Mapping[str, Path] = field(default_factory=dict)  # user, locale, or a kind of address -> path
+    to: Mapping[str, FieldPath] = field(default_factory=dict)  # user, locale, or a kind of address -> path
     template: str = ""
     vars: Mapping[str, Any] = field(default_factory=dict)
-    sensitive: tuple[Path, ...] = ()  # fields of the payload to mask wherever they are shown
+    sensitive: tuple[FieldPath, ...] = ()  # fields of the payload to mask wherever they are shown
     options: Mapping[str, Any] = field(default_factory=dict, repr=False)  # the handler's own settings
     place: Place
 

@@ -7,7 +7,7 @@ from copy import deepcopy
 from typing import Any
 
 from . import documents, schemas
-from .cursors import Complaints, Cursor
+from .cursors import Diagnostics, DocumentNode
 from .documents import Document
 
 _LISTS = ("rules", "tests")  # the other sections map names to entries
@@ -17,8 +17,8 @@ _WHOLE = ("dedupe", "throttle", "digest", "budget")  # of a rule; what a mistake
 class Sections:
     """Reads the documents of a policy section by section; what the schema refuses is a complaint."""
 
-    def __init__(self, files: Sequence[Document], complaints: Complaints) -> None:
-        self._complaints = complaints
+    def __init__(self, files: Sequence[Document], complaints: Diagnostics) -> None:
+        self._diagnostics = complaints
         self._documents = [document for document in files if isinstance(document.data, dict)]
         self._unreadable = any(document.problems for document in files)
         self._refusals: list[tuple[str, str]] = []  # file, pointer of what is wrong
@@ -31,50 +31,50 @@ class Sections:
             self._refusals += [(document.file, problem.pointer) for problem in (*problems, *unread)]
         self._refused = {(file, _entry(pointer)) for file, pointer in self._refusals}
 
-    def named(self, section: str) -> Iterator[Cursor]:
+    def named(self, section: str) -> Iterator[DocumentNode]:
         """Every sound entry of a section of names; the same name twice is a complaint."""
-        first: dict[str, Cursor] = {}
+        first: dict[str, DocumentNode] = {}
         for entry in self._entries(section):
             if entry.name in first:
                 message = f"{entry.name!r} is defined in {first[entry.name].key_place} already"
-                self._complaints.add(entry, "defined-twice", message, at_key=True)
+                self._diagnostics.add(entry, "defined-twice", message, at_key=True)
                 continue
             first[entry.name] = entry
             if self._is_sound(entry):
                 yield entry
 
-    def rules(self) -> Iterator[Cursor]:
+    def rules(self) -> Iterator[DocumentNode]:
         """Every sound rule, in order of file and position; the same id twice is a complaint."""
-        first: dict[str, Cursor] = {}
+        first: dict[str, DocumentNode] = {}
         for rule in self._entries("rules"):
             id_ = rule.get("id")
             if id_ is not None and isinstance(id_.value, str):
                 known = first.setdefault(id_.value, id_)
                 if known is not id_:
                     message = f"the rule {id_.value!r} is in {known.place} already"
-                    self._complaints.add(id_, "defined-twice", message)
+                    self._diagnostics.add(id_, "defined-twice", message)
                     continue
             if self._is_sound(rule):
                 yield rule
 
-    def tests(self) -> Iterator[Cursor]:
+    def tests(self) -> Iterator[DocumentNode]:
         """Every sound test, in order of file and position; a name twice in one file is a complaint."""
-        first: dict[tuple[str, str], Cursor] = {}
+        first: dict[tuple[str, str], DocumentNode] = {}
         for test in filter(self._is_sound, self._entries("tests")):
             name = test / "name"
             known = first.setdefault((test.document.file, name.value), name)
             if known is not name:
                 message = f"the test {name.value!r} is in {known.place} already"
-                self._complaints.add(name, "defined-twice", message)
+                self._diagnostics.add(name, "defined-twice", message)
             yield test
 
-    def remnants(self, section: str) -> Iterator[Cursor]:
+    def partial_entries(self, section: str) -> Iterator[DocumentNode]:
         """The entries that were refused, without what was refused in them."""
         for entry in self._entries(section):
             if not self._is_sound(entry) and isinstance(entry.value, dict):
-                yield Cursor(entry.document, entry.path, self._without_refused(entry))
+                yield DocumentNode(entry.document, entry.path, self._without_refused(entry))
 
-    def _without_refused(self, entry: Cursor) -> dict[str, Any]:
+    def _without_refused(self, entry: DocumentNode) -> dict[str, Any]:
         value: dict[str, Any] = deepcopy(entry.value)
         here = documents.pointer(entry.path)
         for file, pointer in self._refusals:
@@ -88,7 +88,7 @@ class Sections:
         ids = (entry.get("id") for entry in self._entries("rules"))
         return {id_.value for id_ in ids if id_ is not None and isinstance(id_.value, str)}
 
-    def written(self, section: str) -> list[Cursor]:
+    def written(self, section: str) -> list[DocumentNode]:
         """Every entry, sound or not."""
         return list(self._entries(section))
 
@@ -105,14 +105,14 @@ class Sections:
         """The names of every entry, sound or not."""
         return {entry.name for entry in self._entries(section)}
 
-    def _entries(self, section: str) -> Iterator[Cursor]:
+    def _entries(self, section: str) -> Iterator[DocumentNode]:
         shape = list if section in _LISTS else dict
         for document in self._documents:
-            whole = Cursor(document, (), document.data).get(section)
+            whole = DocumentNode(document, (), document.data).get(section)
             if whole is not None and isinstance(whole.value, shape):
                 yield from whole.items()
 
-    def _is_sound(self, entry: Cursor) -> bool:
+    def _is_sound(self, entry: DocumentNode) -> bool:
         return (entry.document.file, documents.pointer(entry.path)) not in self._refused
 
 

@@ -20,9 +20,9 @@ from importlib.metadata import version
 import nats.errors
 
 from .actions.service import Actions
-from .collecting import settle
-from .control import Answer, Reloaded, Status, shortened
-from .errors import BrokerError, BrokerUnfit, innermost
+from .collecting import freeze_heap
+from .control import ReloadResult, ReplicaReply, Status, shortened
+from .errors import BrokerError, BrokerUnsupported, innermost
 from .metrics import ChannelState, Metrics
 from .rulebook import Rulebook
 from .service import Service
@@ -37,7 +37,7 @@ _BROKER_TROUBLE = (BrokerError, nats.errors.Error, TimeoutError, OSError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Work:
+class _RunningSession:
     """A session and the task that runs it, which returns what the broker did to it."""
 
     service: Service
@@ -52,20 +52,24 @@ class Server:
     rulebook: Rulebook
     metrics: Metrics = field(default_factory=Metrics)
     ready: asyncio.Event = field(default_factory=asyncio.Event)  # events are being taken
-    verbs: dict[str, Callable[[], Awaitable[Answer]]] = field(default_factory=dict)  # more to be asked
+    commands: dict[str, Callable[[], Awaitable[ReplicaReply]]] = field(
+        default_factory=dict
+    )  # more to be asked
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
-    last_reload: Reloaded | None = None
-    trouble: Callable[[], str] = str  # why the policy cannot be looked at where it lies; empty while it can
+    last_reload: ReloadResult | None = None
+    source_error: Callable[[], str] = (
+        str  # why the policy cannot be looked at where it lies; empty while it can
+    )
     _started: float = field(default_factory=time.time)
     _since: float = field(default_factory=time.time)
-    _work: _Work | None = None
+    _work: _RunningSession | None = None
     _leaving: set[asyncio.Task[Exception | None]] = field(default_factory=set)
     _has_served: bool = False
     _measuring: asyncio.Lock = field(default_factory=asyncio.Lock)
     _measured: float = -math.inf  # when the lag of the consumers was last read, on the monotonic clock
 
     def __post_init__(self) -> None:
-        self.metrics.source_up.set_function(lambda: not self.trouble())
+        self.metrics.source_up.set_function(lambda: not self.source_error())
         self.metrics.channels.read = self._channel_states
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -74,13 +78,13 @@ class Server:
         Raises BrokerUnfit when the broker cannot serve MSS at the first start; later that is logged
         and tried again, as a lost connection is.
         """
-        self._show()
-        settle()
+        self._update_metrics()
+        freeze_heap()
         stopped = asyncio.create_task(stop.wait(), name="stop")
         try:
             while not stop.is_set():
-                work = self._work = self._work or self._begin(self.settings)
-                serving = asyncio.create_task(self._tell(work), name="ready")
+                work = self._work = self._work or self._start_session(self.settings)
+                serving = asyncio.create_task(self._announce_ready(work), name="ready")
                 await asyncio.wait((work.task, stopped), return_when=asyncio.FIRST_COMPLETED)
                 serving.cancel()
                 if work is self._work and not stop.is_set():  # it ended, and nobody took its place
@@ -95,7 +99,7 @@ class Server:
             if self._work is not None:
                 self._work.task.cancel()
 
-    async def adopt(self, rulebook: Rulebook, settings: Settings) -> None:
+    async def apply(self, rulebook: Rulebook, settings: Settings) -> None:
         """Go by ``rulebook`` and ``settings`` from now on; of the settings, by what can change live.
 
         Another broker or another login is tried beside the present one, which then ends. Raises
@@ -114,11 +118,13 @@ class Server:
         if (settings.servers, settings.access) == (present.servers, present.access):
             if self._work is None:
                 raise BrokerError("there is no session with NATS at this moment")
-            await self._work.service.adopt(rulebook, settings, take=take, undo=undo)
+            await self._work.service.apply(rulebook, settings, take=take, undo=undo)
         else:
-            beside = await self._beside(replace(present, servers=settings.servers, access=settings.access))
+            beside = await self._start_second_session(
+                replace(present, servers=settings.servers, access=settings.access)
+            )
             try:
-                await beside.service.adopt(rulebook, settings, take=take, undo=undo)
+                await beside.service.apply(rulebook, settings, take=take, undo=undo)
             except BaseException:
                 beside.task.cancel()
                 await asyncio.wait((beside.task,))
@@ -129,19 +135,19 @@ class Server:
                 leaving = asyncio.create_task(self._end(old), name="leave")
                 self._leaving.add(leaving)
                 leaving.add_done_callback(self._leaving.discard)
-        self._show()
+        self._update_metrics()
 
-    def present(self) -> Answer:
+    def identity(self) -> ReplicaReply:
         """Who this is, and by what it goes."""
         name = self.settings.replica or f"{socket.gethostname()}/{os.getpid()}"
-        return Answer(id=self.id, name=name, revision=self.rulebook.revision, since=self._since)
+        return ReplicaReply(id=self.id, name=name, revision=self.rulebook.revision, since=self._since)
 
     @property
     def actions(self) -> Actions | None:
         """The actions of the present session."""
         return self._work.service.actions if self._work else None
 
-    async def _status(self) -> Answer:
+    async def _status(self) -> ReplicaReply:
         service = self._work.service if self._work else None
         streams, queues = await service.lags() if service else ((), ())
         status = Status(
@@ -152,13 +158,13 @@ class Server:
             kinds=tuple(map(str, service.kinds)) if service else (),
             actions=self.actions.keys if self.actions else (),
             channels=service.channels if service else (),
-            in_hand=service.in_hand if service else 0,
+            in_flight=service.in_flight if service else 0,
             streams=streams,
             queues=queues,
             reload=shortened(self.last_reload),
-            source_error=self.trouble(),
+            source_error=self.source_error(),
         )
-        return replace(self.present(), status=status)
+        return replace(self.identity(), status=status)
 
     async def measure_lag(self) -> None:
         """Ask the broker for the lag of each consumer, at most once in ``_LAG_PERIOD``. Never raises.
@@ -171,30 +177,30 @@ class Server:
             service = self._work.service if self._work else None
             lags = await service.consumer_lags() if service else {}
             self.metrics.show_lags(
-                {names: (lag.pending, lag.in_hand) for names, lag in lags.items() if not lag.error}
+                {names: (lag.pending, lag.in_flight) for names, lag in lags.items() if not lag.error}
             )
             self._measured = time.monotonic()
 
     def _channel_states(self) -> tuple[ChannelState, ...]:
         return self._work.service.channel_states() if self._work else ()
 
-    def _show(self) -> None:
+    def _update_metrics(self) -> None:
         self.metrics.rules.set(len(self.rulebook.rules))
         self.metrics.revision.clear()
         self.metrics.revision.labels(self.rulebook.revision).set(1)
 
-    def _begin(self, settings: Settings, *, is_patient: bool = True) -> _Work:
+    def _start_session(self, settings: Settings, *, is_patient: bool = True) -> _RunningSession:
         service = Service(
             settings=settings,
             rulebook=lambda: self.rulebook,
             metrics=self.metrics,
-            present=self.present,
-            verbs={"status": self._status, **self.verbs},
+            identity=self.identity,
+            commands={"status": self._status, **self.commands},
             is_patient=is_patient,
         )
-        return _Work(service=service, task=asyncio.create_task(_outcome(service), name="session"))
+        return _RunningSession(service=service, task=asyncio.create_task(_outcome(service), name="session"))
 
-    async def _tell(self, work: _Work) -> None:
+    async def _announce_ready(self, work: _RunningSession) -> None:
         await work.service.ready.wait()
         self._has_served = True
         self.ready.set()
@@ -203,9 +209,9 @@ class Server:
             self.settings.prefix, len(self.rulebook.rules), self.rulebook.revision,
         )  # fmt: skip
 
-    async def _beside(self, settings: Settings) -> _Work:
+    async def _start_second_session(self, settings: Settings) -> _RunningSession:
         """A session with other settings that has begun to serve. Raises BrokerError."""
-        work = self._begin(settings, is_patient=False)
+        work = self._start_session(settings, is_patient=False)
         ready = asyncio.create_task(work.service.ready.wait(), name="beside")
         try:
             await asyncio.wait((ready, work.task), timeout=_BESIDE_LIMIT, return_when=asyncio.FIRST_COMPLETED)
@@ -219,22 +225,22 @@ class Server:
         error = None if work.task.cancelled() else work.task.result()
         raise BrokerError(f"NATS with the new settings: {error or 'no answer'}")
 
-    async def _finish(self, work: _Work) -> None:
+    async def _finish(self, work: _RunningSession) -> None:
         """End the present session, and say why where it ended by itself."""
         error = await self._end(work)
         self._work = None
         self.ready.clear()
-        if isinstance(error, BrokerUnfit) and not self._has_served:
+        if isinstance(error, BrokerUnsupported) and not self._has_served:
             raise error
         if error is not None:
             log.error("the session is over: %s", str(error) or type(error).__name__)
 
-    async def _end(self, work: _Work) -> Exception | None:
+    async def _end(self, work: _RunningSession) -> Exception | None:
         """Tell a session to stop, and cancel it when the grace is used up; what the broker did to it."""
         is_serving = work.service.ready.is_set()
         if not work.task.done():
             if is_serving:
-                log.info("stopping: finishing %d in hand", work.service.in_hand)
+                log.info("stopping: finishing %d in hand", work.service.in_flight)
             work.service.stop()
             await asyncio.wait((work.task,), timeout=self.settings.shutdown_grace if is_serving else 0)
         if not work.task.done():

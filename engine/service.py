@@ -11,17 +11,17 @@ from dataclasses import dataclass, field, replace
 import nats.errors
 
 from .actions.service import Actions
-from .beside import beside
+from .beside import run_in_thread
 from .broker import Connection, Consumer, Topology
-from .control import Answer, Control, Lag
-from .dismantling import dismantle
+from .control import ConsumerLag, Control, ReplicaReply
+from .dismantling import free_gradually
 from .errors import BrokerError, BrokerLost
 from .metrics import ChannelState, Metrics
 from .model import Kind
 from .rulebook import ActionSpec, Rulebook
 from .session import Session, open_session
 from .settings import Settings
-from .workers import Workers
+from .workers import ChannelWorkers
 
 log = logging.getLogger(__name__)
 
@@ -31,11 +31,11 @@ _NO_ANSWER = (nats.errors.Error, TimeoutError, OSError)
 
 
 @dataclass(slots=True, kw_only=True)
-class _Up:
+class _ServingState:
     """What is there once a session has begun to serve."""
 
     session: Session
-    workers: Workers
+    workers: ChannelWorkers
     due: tuple[Consumer, ...]
     tasks: asyncio.TaskGroup
 
@@ -47,13 +47,13 @@ class Service:
     settings: Settings
     rulebook: Callable[[], Rulebook]  # the one in force
     metrics: Metrics
-    present: Callable[[], Answer]  # who this replica is
-    verbs: Mapping[str, Callable[[], Awaitable[Answer]]]  # what it can be asked
+    identity: Callable[[], ReplicaReply]  # who this replica is
+    commands: Mapping[str, Callable[[], Awaitable[ReplicaReply]]]  # what it can be asked
     is_patient: bool = True  # waits for a broker that is away
     ready: asyncio.Event = field(default_factory=asyncio.Event)  # events are being taken
     _stopping: asyncio.Event = field(default_factory=asyncio.Event)
-    _up: _Up | None = None
-    _intakes: dict[Kind, Consumer] = field(default_factory=dict)
+    _up: _ServingState | None = None
+    _ingesters: dict[Kind, Consumer] = field(default_factory=dict)
     _consuming: set[asyncio.Task[None]] = field(default_factory=set)
 
     def stop(self) -> None:
@@ -75,16 +75,24 @@ class Service:
                 attending = [
                     tasks.create_task(session.publisher.run(), name="publisher"),
                     tasks.create_task(_watch(session.connection), name="connection"),
-                    tasks.create_task(session.connection.keep_since(session.groundwork.epoch), name="epoch"),
+                    tasks.create_task(
+                        session.connection.track_server_start(session.provisioner.server_started_at),
+                        name="epoch",
+                    ),
                     tasks.create_task(session.preferences.run(), name="preferences"),
                 ]
-                up = _Up(session=session, workers=session.workers(tasks), due=session.due(), tasks=tasks)
-                acting = await self._begin(up)
+                up = _ServingState(
+                    session=session,
+                    workers=session.channel_workers(tasks),
+                    due=session.timer_consumers(),
+                    tasks=tasks,
+                )
+                acting = await self._start(up)
                 control = Control(
                     connection=session.connection,
                     namespace=self.settings.namespace,
-                    present=self.present,
-                    verbs=self.verbs,
+                    identity=self.identity,
+                    commands=self.commands,
                     tasks=tasks,
                 )
                 await control.start()
@@ -93,7 +101,7 @@ class Service:
                 await self._stopping.wait()
                 self._up = None
                 session.actions.stop()
-                for consumer in (*self._intakes.values(), *up.due):
+                for consumer in (*self._ingesters.values(), *up.due):
                     consumer.stop()
                 await up.workers.close()
                 await asyncio.wait((*self._consuming, acting))
@@ -101,7 +109,7 @@ class Service:
                 for task in attending:
                     task.cancel()
 
-    async def adopt(
+    async def apply(
         self, rulebook: Rulebook, settings: Settings, *, take: Callable[[], None], undo: Callable[[], None]
     ) -> None:
         """Serve by ``rulebook`` and ``settings``; ``take`` is called to put them in force.
@@ -113,8 +121,8 @@ class Service:
             raise BrokerError("there is no connection to NATS at this moment")
         try:
             for kind in settings.kinds:
-                if kind not in self._intakes:
-                    await up.session.groundwork.ensure_kind(kind)
+                if kind not in self._ingesters:
+                    await up.session.provisioner.ensure_kind(kind)
             opened = await up.workers.prepare(rulebook.channels)
         except _NO_ANSWER as error:
             raise BrokerError(f"NATS: {str(error) or 'no answer'}") from error
@@ -130,7 +138,7 @@ class Service:
         self.settings = replace(settings, servers=self.settings.servers, access=self.settings.access)
         if up is self._up:
             up.workers.commit(rulebook.channels, opened)
-            self._take_kinds(up)
+            self._consume_kinds(up)
             up.tasks.create_task(self._flush(up.session, before, rulebook), name="flush")
             up.session.actions.set_terms(
                 tolerance=settings.clock_tolerance, deadline=settings.action_deadline
@@ -149,21 +157,21 @@ class Service:
     @property
     def kinds(self) -> tuple[Kind, ...]:
         """The kinds of events that are taken."""
-        return tuple(self._intakes) if self._up else ()
+        return tuple(self._ingesters) if self._up else ()
 
     @property
-    def in_hand(self) -> int:
+    def in_flight(self) -> int:
         """Messages and requests that are not yet done with."""
         if self._up is None:
             return 0
-        taken = sum(consumer.in_hand for consumer in (*self._intakes.values(), *self._up.due))
-        return taken + self._up.workers.in_hand + self._up.session.actions.in_hand
+        taken = sum(consumer.in_flight for consumer in (*self._ingesters.values(), *self._up.due))
+        return taken + self._up.workers.in_flight + self._up.session.actions.in_flight
 
     def channel_states(self) -> tuple[ChannelState, ...]:
         """Return the state of each channel whose deliveries are sent."""
         return self._up.workers.states() if self._up else ()
 
-    async def consumer_lags(self) -> dict[tuple[str, str], Lag]:
+    async def consumer_lags(self) -> dict[tuple[str, str], ConsumerLag]:
         """Return what the broker reports of each durable consumer, by (stream, consumer)."""
         if self._up is None:
             return {}
@@ -175,7 +183,7 @@ class Service:
         )
         return dict(zip(named, lags, strict=True))
 
-    async def lags(self) -> tuple[tuple[Lag, ...], tuple[Lag, ...]]:
+    async def lags(self) -> tuple[tuple[ConsumerLag, ...], tuple[ConsumerLag, ...]]:
         """What is to be done of each stream and for each channel, as far as the broker says."""
         if self._up is None:
             return (), ()
@@ -188,62 +196,62 @@ class Service:
     def _streams(self, topology: Topology) -> list[tuple[str, str, str]]:
         """The consumers of events and timers: name, stream, durable."""
         return [
-            *((str(kind), topology.stream(kind), topology.planner) for kind in self._intakes),
-            ("due", topology.timer_stream, topology.due_worker),
-            ("digest", topology.timer_stream, topology.alarm_worker),
+            *((str(kind), topology.stream(kind), topology.planner) for kind in self._ingesters),
+            ("due", topology.timer_stream, topology.delivery_timer_worker),
+            ("digest", topology.timer_stream, topology.digest_timer_worker),
         ]
 
     def _queues(self, topology: Topology) -> list[tuple[str, str, str]]:
         """The consumers of the channels: channel, stream, durable."""
         return [(name, topology.delivery_stream, topology.worker(name)) for name in self.channels]
 
-    async def _lag(self, connection: Connection, name: str, stream: str, durable: str) -> Lag:
+    async def _lag(self, connection: Connection, name: str, stream: str, durable: str) -> ConsumerLag:
         try:
             info = await connection.js.consumer_info(stream, durable, timeout=_INFO_LIMIT)
         except _NO_ANSWER as error:
-            return Lag(name=name, error=str(error) or "no answer")
-        return Lag(name=name, pending=info.num_pending or 0, in_hand=info.num_ack_pending or 0)
+            return ConsumerLag(name=name, error=str(error) or "no answer")
+        return ConsumerLag(name=name, pending=info.num_pending or 0, in_flight=info.num_ack_pending or 0)
 
-    async def _begin(self, up: _Up) -> asyncio.Task[None]:
+    async def _start(self, up: _ServingState) -> asyncio.Task[None]:
         """Begin with everything, and return once all of it runs, with the task of the actions."""
         session, rulebook = up.session, self.rulebook()
-        self._take_kinds(up)
+        self._consume_kinds(up)
         for consumer in up.due:
             self._consume(up, consumer)
         up.workers.commit(rulebook.channels, await up.workers.prepare(rulebook.channels))
         specs = action_specs(rulebook, self.settings)
         acting = up.tasks.create_task(session.actions.run(specs), name="actions")
         await session.actions.started.wait()
-        for consumer in (*self._intakes.values(), *up.due):
+        for consumer in (*self._ingesters.values(), *up.due):
             await consumer.pulling.wait()
         await up.workers.pulling()
-        await session.connection.round_trip(_START_LIMIT)
+        await session.connection.flush(_START_LIMIT)
         session.connection.require_permitted()
         await session.actions.visibility.start()
         return acting
 
-    def _take_kinds(self, up: _Up) -> None:
+    def _consume_kinds(self, up: _ServingState) -> None:
         """Take events of exactly the kinds that the settings want."""
         for kind in self.settings.kinds:
-            if kind not in self._intakes:
-                self._intakes[kind] = up.session.intake(kind)
-                self._consume(up, self._intakes[kind])
-        for kind in [kind for kind in self._intakes if kind not in self.settings.kinds]:
-            self._intakes.pop(kind).stop()
+            if kind not in self._ingesters:
+                self._ingesters[kind] = up.session.ingester(kind)
+                self._consume(up, self._ingesters[kind])
+        for kind in [kind for kind in self._ingesters if kind not in self.settings.kinds]:
+            self._ingesters.pop(kind).stop()
 
     @staticmethod
     async def _flush(session: Session, before: Rulebook, after: Rulebook) -> None:
         """What fails here is found when its time comes: then it is recorded as not sent."""
         try:
-            await session.digests.flush(before, after)
+            await session.digest_flusher.flush_removed(before, after)
         except (BrokerError, *_NO_ANSWER) as error:
             log.warning("what was gathered for removed rules is not told: %s", str(error) or "no answer")
         # Whoever replaced it may have wanted to let go of it while it was in use here.
         done_with: list[object] = [before]
         del before
-        await beside(dismantle, done_with)
+        await run_in_thread(free_gradually, done_with)
 
-    def _consume(self, up: _Up, consumer: Consumer) -> None:
+    def _consume(self, up: _ServingState, consumer: Consumer) -> None:
         task = up.tasks.create_task(consumer.run(), name="consumer")
         self._consuming.add(task)
         task.add_done_callback(self._consuming.discard)

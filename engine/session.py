@@ -14,32 +14,32 @@ from nats.js.kv import KeyValue
 from msc.errors import ConnectError
 from msc.options import ConnectOptions
 
-from .actions import Resources as ActionResources
+from .actions import HandlerResources as ActionResources
 from .actions.assembly import make_actions
 from .actions.service import Actions
-from .broker import Cells, Connection, Consumer, Groundwork, Handle, Publisher, Topology, connect
-from .channels import Channel, Resources, open_channel
-from .claims import Claims
-from .deliver import Deliverer
-from .digests import Digests
-from .due import Due
-from .entrance import Entrance
-from .errors import BrokerUnfit
-from .intake import Intake
-from .memory import Memory
+from .broker import AtomicStore, Connection, Consumer, Handle, Provisioner, Publisher, Topology, connect
+from .channels import Channel, ChannelResources, open_channel
+from .claims import AttemptClaims
+from .deliver import DeliveryWorker
+from .digests import DigestFlusher
+from .due import DelayedForwarder
+from .entrance import FlowControl
+from .errors import BrokerUnsupported
+from .intake import EventIngester
+from .memory import StateStore
 from .metrics import Metrics
 from .model import Kind
-from .notices import Herald
-from .pace import Pace
+from .notices import OperatorNotifier
+from .pace import DistributedRateLimiter
 from .preference_cache import PreferenceCache
 from .preference_store import PreferenceStore
-from .records import Records
+from .records import PlanStore
 from .rulebook import ChannelSpec, Rulebook
 from .settings import Settings
-from .workers import Workers
+from .workers import ChannelWorkers
 
-_EVENTS_IN_HAND = 512  # of one kind in one process
-_DUE_IN_HAND = 256  # deliveries that are moved back to their channels at the same time
+_EVENTS_IN_FLIGHT = 512  # of one kind in one process
+_DUE_IN_FLIGHT = 256  # deliveries that are moved back to their channels at the same time
 _PUBLISH_LIMIT = 5.0  # seconds for the broker to take a channel's message
 
 
@@ -81,35 +81,35 @@ class Session:
     connection: Connection
     publisher: Publisher
     ledger: KeyValue
-    state: Cells
-    herald: Herald
+    state: AtomicStore
+    herald: OperatorNotifier
     preferences: PreferenceCache
     actions: Actions
 
     @property
-    def groundwork(self) -> Groundwork:
-        return Groundwork(self.topology, self.connection)
+    def provisioner(self) -> Provisioner:
+        return Provisioner(self.topology, self.connection)
 
-    def workers(self, tasks: asyncio.TaskGroup) -> Workers:
+    def channel_workers(self, tasks: asyncio.TaskGroup) -> ChannelWorkers:
         """The channels, none of them open yet; they run in ``tasks``."""
-        return Workers(
+        return ChannelWorkers(
             connection=self.connection,
             topology=self.topology,
             open_channel=partial(open_channel, resources=_resources(self.connection)),
-            consumer=self.deliverer,
-            ensure=self.groundwork.ensure_workers,
+            consumer=self.delivery_worker,
+            ensure=self.provisioner.ensure_workers,
             tasks=tasks,
         )
 
-    def intake(self, kind: Kind) -> Consumer:
+    def ingester(self, kind: Kind) -> Consumer:
         """Plans the events of one kind."""
-        intake = Intake(
+        intake = EventIngester(
             kind=kind,
             topology=self.topology,
             connection=self.connection,
             publisher=self.publisher,
-            memory=Memory(self.state),
-            records=self._records,
+            memory=StateStore(self.state),
+            records=self._plan_store,
             herald=self.herald,
             preferences=self.preferences,
             rulebook=self.rulebook,
@@ -121,28 +121,30 @@ class Session:
             self.connection,
             self.topology.stream(kind),
             self.topology.planner,
-            limit=_EVENTS_IN_HAND,
+            limit=_EVENTS_IN_FLIGHT,
             ack_wait=self.settings.ack_wait,
             handle=intake.handle,
             give_up=intake.give_up,
         )
 
-    def deliverer(self, spec: ChannelSpec, channel: Channel) -> tuple[Consumer, Entrance]:
+    def delivery_worker(self, spec: ChannelSpec, channel: Channel) -> tuple[Consumer, FlowControl]:
         """Return the consumer that sends the deliveries of one channel, and its flow control."""
-        pace = spec.rate and Pace(rate=spec.rate, key=f"rate.{spec.name}", state=self.state, clock=now)
-        entrance = Entrance(
+        pace = spec.rate and DistributedRateLimiter(
+            rate=spec.rate, key=f"rate.{spec.name}", state=self.state, clock=now
+        )
+        entrance = FlowControl(
             name=spec.name,
             pace=pace or None,
             observe_wait=self.metrics.rate_limiter_wait.labels(spec.name).observe if pace else lambda _: None,
         )
-        deliverer = Deliverer(
+        deliverer = DeliveryWorker(
             spec=spec,
             channel=channel,
             topology=self.topology,
             connection=self.connection,
             publisher=self.publisher,
             entrance=entrance,
-            claims=Claims(bucket=self.ledger),
+            claims=AttemptClaims(bucket=self.ledger),
             herald=self.herald,
             metrics=self.metrics,
             clock=now,
@@ -158,18 +160,20 @@ class Session:
         )
         return consumer, entrance
 
-    def due(self) -> tuple[Consumer, ...]:
+    def timer_consumers(self) -> tuple[Consumer, ...]:
         """Bring back the deliveries that waited, and tell the digests whose time has come."""
         handles: dict[str, Handle] = {
-            self.topology.due_worker: Due(topology=self.topology, publisher=self.publisher).handle,
-            self.topology.alarm_worker: self.digests.handle,
+            self.topology.delivery_timer_worker: DelayedForwarder(
+                topology=self.topology, publisher=self.publisher
+            ).handle,
+            self.topology.digest_timer_worker: self.digest_flusher.handle,
         }
         return tuple(
             Consumer(
                 self.connection,
                 self.topology.timer_stream,
                 durable,
-                limit=_DUE_IN_HAND,
+                limit=_DUE_IN_FLIGHT,
                 ack_wait=self.settings.ack_wait,
                 handle=handle,
             )
@@ -177,14 +181,14 @@ class Session:
         )
 
     @property
-    def digests(self) -> Digests:
+    def digest_flusher(self) -> DigestFlusher:
         """Tells what was gathered."""
-        return Digests(
+        return DigestFlusher(
             topology=self.topology,
             connection=self.connection,
             publisher=self.publisher,
-            memory=Memory(self.state),
-            records=self._records,
+            memory=StateStore(self.state),
+            records=self._plan_store,
             herald=self.herald,
             rulebook=self.rulebook,
             preferences=self.preferences,
@@ -193,8 +197,8 @@ class Session:
         )
 
     @property
-    def _records(self) -> Records:
-        return Records(topology=self.topology, connection=self.connection, publisher=self.publisher)
+    def _plan_store(self) -> PlanStore:
+        return PlanStore(topology=self.topology, connection=self.connection, publisher=self.publisher)
 
 
 async def open_session(
@@ -219,11 +223,11 @@ async def open_session(
     try:
         connection = await connect(options.to_nats(), is_patient=is_patient)
     except ConnectError as error:
-        raise BrokerUnfit(str(error)) from error
+        raise BrokerUnsupported(str(error)) from error
     stack.push_async_callback(connection.close)
     topology = topology_of(settings)
-    groundwork = Groundwork(topology, connection)
-    await groundwork.prepare()
+    groundwork = Provisioner(topology, connection)
+    await groundwork.provision()
     publisher = Publisher(connection)
     await publisher.start()
     stack.push_async_callback(publisher.close)
@@ -247,22 +251,22 @@ async def open_session(
         publisher=publisher,
         ledger=ledger,
         state=state,
-        herald=Herald(
+        herald=OperatorNotifier(
             topology=topology,
             publisher=publisher,
             state=state,
             clock=now,
-            is_heard=lambda: Kind.NOTICE in live().kinds,
+            is_enabled=lambda: Kind.NOTICE in live().kinds,
         ),
         preferences=preferences,
         actions=make_actions(settings, connection, ledger, resources, clock=now),
     )
 
 
-def _resources(connection: Connection) -> Resources:
+def _resources(connection: Connection) -> ChannelResources:
     """What channels may use of this process."""
 
     async def publish(subject: str, payload: bytes, headers: Mapping[str, str]) -> None:
-        await connection.hand_over(subject, payload, headers, limit=_PUBLISH_LIMIT)
+        await connection.publish_confirmed(subject, payload, headers, limit=_PUBLISH_LIMIT)
 
-    return Resources(publish=publish, write=print_block)
+    return ChannelResources(publish=publish, write=print_block)

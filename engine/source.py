@@ -14,13 +14,13 @@ import nats.errors
 
 from msc.options import ConnectOptions
 
-from .beside import beside
+from .beside import run_in_thread
 from .broker import Connection, connect
-from .broker.reading import Reading
+from .broker.reading import StreamReader
 from .bucket import PolicyBucket, open_bucket
-from .errors import BadBucket, BrokerError
+from .errors import BrokerError, InvalidBucket
 from .loader import Files, Policy, load_files, load_policy
-from .revisions import Pushed, Revisions
+from .revisions import PushedRevision, Revisions
 from .settings import Settings
 
 log = logging.getLogger(__name__)
@@ -39,11 +39,11 @@ class Source(Protocol):
         ...
 
     @property
-    def trouble(self) -> str:
+    def error(self) -> str:
         """Why the policy cannot be looked at; empty while it can."""
         ...
 
-    async def first(self) -> Policy:
+    async def load_initial(self) -> Policy:
         """The policy to start with. Raises BadBucket, BrokerError."""
         ...
 
@@ -51,7 +51,7 @@ class Source(Protocol):
         """The policy that is there now; ``settings`` are the present ones. Runs in a thread."""
         ...
 
-    def folder_of(self, settings: Settings) -> Sequence[Path]:
+    def watched_paths(self, settings: Settings) -> Sequence[Path]:
         """The folder in which a change is to be noticed, if it is one."""
         ...
 
@@ -75,16 +75,16 @@ class FolderSource:
         return str(self.folder or self.settings.rules)
 
     @property
-    def trouble(self) -> str:
+    def error(self) -> str:
         return ""  # what is wrong with a folder is found at a reload, like what is wrong in it
 
-    async def first(self) -> Policy:
+    async def load_initial(self) -> Policy:
         return load_policy(self.folder or self.settings.rules, warn=False)
 
     def load(self, settings: Settings) -> Policy:
-        return load_policy(self.folder_of(settings)[0], warn=False)
+        return load_policy(self.watched_paths(settings)[0], warn=False)
 
-    def folder_of(self, settings: Settings) -> Sequence[Path]:
+    def watched_paths(self, settings: Settings) -> Sequence[Path]:
         # Of a bucket that the settings name by now, the next start takes notice.
         return (self.folder or (self.settings if settings.rules_bucket else settings).rules,)
 
@@ -102,26 +102,26 @@ class BucketSource:
     last_good: bool = False  # whether to start with an older one where the one in force cannot be served
     poll: float = _POLL  # seconds
     _files: Files = field(default_factory=lambda: Files(contents={}))
-    _taken: int = 0  # number of the revision that was fetched last
-    trouble: str = field(default="", init=False)
+    _loaded_number: int = 0  # number of the revision that was fetched last
+    error: str = field(default="", init=False)
 
     @property
     def name(self) -> str:
         return f"nats://{self.settings.rules_bucket}"
 
-    async def first(self) -> Policy:
+    async def load_initial(self) -> Policy:
         async with _connected(self.settings) as connection:
             try:
                 bucket = await open_bucket(connection, self.settings.rules_bucket)
-                return await self._first(bucket)
-            except BadBucket as error:
-                raise BadBucket(f"{self.name}: {error}") from error
+                return await self._load_initial(bucket)
+            except InvalidBucket as error:
+                raise InvalidBucket(f"{self.name}: {error}") from error
 
     def load(self, settings: Settings) -> Policy:
         del settings
         return load_files(self._files, warn=False)
 
-    def folder_of(self, settings: Settings) -> Sequence[Path]:
+    def watched_paths(self, settings: Settings) -> Sequence[Path]:
         del settings
         return ()
 
@@ -136,18 +136,18 @@ class BucketSource:
                     async for _ in changes:
                         yield
             except _TROUBLE as error:
-                self._complain(f"cannot be followed: {str(error) or 'no answer'}")
+                self._report_error(f"cannot be followed: {str(error) or 'no answer'}")
             await asyncio.sleep(_AGAIN)
 
-    async def _first(self, bucket: PolicyBucket) -> Policy:
+    async def _load_initial(self, bucket: PolicyBucket) -> Policy:
         if not self.last_good:
-            return await self._fetched(bucket, (await bucket.revisions()).require())
+            return await self._fetch(bucket, (await bucket.revisions()).require())
         revisions, problem = await _readable(bucket)
-        in_force = (revisions.in_force,) if revisions.in_force else ()
+        in_force = (revisions.active,) if revisions.active else ()
         for pushed in (*in_force, *revisions.candidates()):
             try:
-                policy = await self._fetched(bucket, pushed)
-            except BadBucket as error:
+                policy = await self._fetch(bucket, pushed)
+            except InvalidBucket as error:
                 problem = problem or str(error)
                 continue
             if policy.ok:
@@ -159,11 +159,13 @@ class BucketSource:
                 if each.severity == "error" and not problem:
                     log.error("policy: %s", each)
             problem = problem or f"{pushed} cannot be served"
-        raise BadBucket(f"{problem or 'nothing was pushed: mss push DIR'}, and there is no other that can be")
+        raise InvalidBucket(
+            f"{problem or 'nothing was pushed: mss push DIR'}, and there is no other that can be"
+        )
 
-    async def _fetched(self, bucket: PolicyBucket, pushed: Pushed) -> Policy:
-        self._files, self._taken = await bucket.files(pushed), pushed.number
-        return await beside(load_files, self._files, warn=False)
+    async def _fetch(self, bucket: PolicyBucket, pushed: PushedRevision) -> Policy:
+        self._files, self._loaded_number = await bucket.files(pushed), pushed.number
+        return await run_in_thread(load_files, self._files, warn=False)
 
     async def _changes(
         self, connection: Connection, settings: Settings, present: Callable[[], Settings]
@@ -174,10 +176,10 @@ class BucketSource:
         watching = asyncio.create_task(self._watch(connection, moved), name="policy watch")
         try:
             while _same_broker(settings, present()) and not connection.lost.is_set():
-                if await self._look(connection):
+                if await self._check_pointer(connection):
                     yield
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(min(_AGAIN, self.poll) if self.trouble else self.poll):
+                    async with asyncio.timeout(min(_AGAIN, self.poll) if self.error else self.poll):
                         await moved.wait()
                 moved.clear()
         finally:
@@ -189,49 +191,49 @@ class BucketSource:
         bucket = self.settings.rules_bucket
         while True:
             try:
-                async with Reading(connection, f"KV_{bucket}", f"$KV.{bucket}.current") as reading:
+                async with StreamReader(connection, f"KV_{bucket}", f"$KV.{bucket}.current") as reading:
                     while True:
-                        await reading.following()
+                        await reading.next_message()
                         moved.set()
             except _TROUBLE:
                 await asyncio.sleep(_AGAIN)  # meanwhile the pointer is looked at now and then
 
-    async def _look(self, connection: Connection) -> bool:
+    async def _check_pointer(self, connection: Connection) -> bool:
         """Take what the pointer names; whether that is another one than was taken last."""
         try:
             bucket = await open_bucket(connection, self.settings.rules_bucket)
             pushed = (await bucket.revisions()).require()
-            if pushed.number == self._taken:
-                self._is_well()
+            if pushed.number == self._loaded_number:
+                self._clear_error()
                 return False
             files = await bucket.files(pushed)
-        except (BadBucket, BrokerError) as error:
-            self._complain(str(error))
+        except (InvalidBucket, BrokerError) as error:
+            self._report_error(str(error))
             return False
-        self._is_well()
+        self._clear_error()
         by = f"{pushed.who}: {pushed.message}" if pushed.message else pushed.who
         log.info("policy: %s of %s is in force, pushed by %s", pushed, self.name, by)
-        self._files, self._taken = files, pushed.number
+        self._files, self._loaded_number = files, pushed.number
         return True
 
-    def _complain(self, words: str) -> None:
+    def _report_error(self, words: str) -> None:
         """Once, and not at each look."""
-        if words != self.trouble:
+        if words != self.error:
             log.error("policy: %s: %s; the policy in force stays", self.name, words)
-        self.trouble = words
+        self.error = words
 
-    def _is_well(self) -> None:
-        if self.trouble:
+    def _clear_error(self) -> None:
+        if self.error:
             log.info("policy: %s can be read again", self.name)
-        self.trouble = ""
+        self.error = ""
 
 
 async def _readable(bucket: PolicyBucket) -> tuple[Revisions, str]:
     """The newest value of the pointer that can be read, and what is wrong with the one that is there."""
     try:
         return await bucket.revisions(), ""
-    except BadBucket as error:
-        return next(iter(await bucket.earlier()), Revisions()), str(error)
+    except InvalidBucket as error:
+        return next(iter(await bucket.previous_pointers()), Revisions()), str(error)
 
 
 def _same_broker(one: Settings, other: Settings) -> bool:

@@ -9,7 +9,9 @@ from . import schemas
 from .errors import MssError
 
 _STARTER = Path(__file__).parent / "starter"
-_SCHEMA = "policy.schema.json"  # beside the files whose first line names it, so that no network is needed
+_SCHEMA_FILE = (
+    "policy.schema.json"  # beside the files whose first line names it, so that no network is needed
+)
 
 
 def write_starter(folder: Path) -> list[str]:
@@ -17,7 +19,7 @@ def write_starter(folder: Path) -> list[str]:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise MssError(f"{folder} is there already and not empty; nothing was written")
     sources = {p.relative_to(_STARTER).as_posix(): p.read_bytes() for p in _STARTER.rglob("*") if p.is_file()}
-    sources[_SCHEMA] = (json.dumps(schemas.load("policy"), ensure_ascii=False, indent=2) + "\n").encode()
+    sources[_SCHEMA_FILE] = (json.dumps(schemas.load("policy"), ensure_ascii=False, indent=2) + "\n").encode()
     for name, content in sources.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)

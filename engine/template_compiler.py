@@ -19,13 +19,22 @@ from jinja2 import nodes
 from . import locales
 from .model import Inline
 from .spelling import nearest
-from .templates import MARKUP, PICTURES, VARIABLES, Library, Sandbox, Source, Variant, Words
+from .templates import (
+    MARKUP,
+    PICTURES,
+    VARIABLES,
+    Library,
+    LocalizedTemplate,
+    Sandbox,
+    TemplateSource,
+    Variant,
+)
 
 _REFERRING = (nodes.Extends, nodes.Include, nodes.Import, nodes.FromImport)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Flaw:
+class TemplateDiagnostic:
     """Something wrong in one template file."""
 
     path: str
@@ -38,7 +47,7 @@ class Flaw:
 
 def _environment(sources: Mapping[str, str]) -> Sandbox:
     return Sandbox(
-        loader=_Files(sources),
+        loader=_TemplateLoader(sources),
         undefined=jinja2.StrictUndefined,
         autoescape=jinja2.select_autoescape(enabled_extensions=MARKUP, default_for_string=False),
         finalize=lambda value: "" if value is None else value,
@@ -47,7 +56,7 @@ def _environment(sources: Mapping[str, str]) -> Sandbox:
     )
 
 
-class _Files(jinja2.DictLoader):
+class _TemplateLoader(jinja2.DictLoader):
     """Files by path, compiled once for all the policies that they are in."""
 
     def load(
@@ -61,20 +70,20 @@ class _Files(jinja2.DictLoader):
 
 
 def compile_library(
-    sources: Iterable[Source], pictures: Mapping[str, bytes]
-) -> tuple[Library, tuple[Flaw, ...]]:
+    sources: Iterable[TemplateSource], pictures: Mapping[str, bytes]
+) -> tuple[Library, tuple[TemplateDiagnostic, ...]]:
     """Compile every file; what is wrong with one comes back as a Flaw and does not hide the others."""
-    return _Compiler(tuple(sources), pictures).compile()
+    return _TemplateCompiler(tuple(sources), pictures).compile()
 
 
-class _Compiler:
-    def __init__(self, sources: tuple[Source, ...], pictures: Mapping[str, bytes]) -> None:
+class _TemplateCompiler:
+    def __init__(self, sources: tuple[TemplateSource, ...], pictures: Mapping[str, bytes]) -> None:
         self.sources = sources
         self.pictures = pictures
-        self.flaws: list[Flaw] = []
+        self.flaws: list[TemplateDiagnostic] = []
         self._names: frozenset[str] | None = None
 
-    def compile(self) -> tuple[Library, tuple[Flaw, ...]]:
+    def compile(self) -> tuple[Library, tuple[TemplateDiagnostic, ...]]:
         texts = {source.path: self._markup(source) for source in self.sources}
         environment = _environment(texts)
         found: dict[str, dict[str, dict[str, dict[str, Variant]]]] = {}
@@ -105,12 +114,12 @@ class _Compiler:
         shelves = {
             name: {
                 locale: {
-                    channel: Words(
+                    channel: LocalizedTemplate(
                         locale=spelled[name, locale],
                         markup=parts.get("markup"),
                         text=parts.get("text"),
-                        pictures=self._beside(name, spelled[name, locale]),
-                        is_personal=any(variant.is_personal for variant in parts.values()),
+                        pictures=self._pictures_for(name, spelled[name, locale]),
+                        depends_on_recipient=any(variant.depends_on_recipient for variant in parts.values()),
                     )
                     for channel, parts in channels.items()
                 }
@@ -119,20 +128,22 @@ class _Compiler:
             for name, by_locale in found.items()
         }
         flawed = frozenset(PurePosixPath(flaw.path).parts[0] for flaw in self.flaws)
-        library = Library(shelves=shelves, flawed=flawed, partials=tuple(partials))
+        library = Library(by_name=shelves, flawed=flawed, partials=tuple(partials))
         return library, tuple(self.flaws)
 
     def _flaw(
-        self, source: Source, line: int, code: str, message: str, *, at: str = "", hint: str = ""
+        self, source: TemplateSource, line: int, code: str, message: str, *, at: str = "", hint: str = ""
     ) -> None:
         """``at``: what the column is that of, as a pattern; the parser knows lines only."""
         lines = source.text.splitlines()
         found = re.search(at, lines[line - 1]) if at and line <= len(lines) else None
         column = found.start() + 1 if found else 1
-        flaw = Flaw(path=source.path, line=line, code=code, message=message, hint=hint, column=column)
+        flaw = TemplateDiagnostic(
+            path=source.path, line=line, code=code, message=message, hint=hint, column=column
+        )
         self.flaws.append(flaw)
 
-    def _markup(self, source: Source) -> str:
+    def _markup(self, source: TemplateSource) -> str:
         if not source.path.endswith(".mjml"):
             return source.text
         try:
@@ -141,7 +152,7 @@ class _Compiler:
             self._flaw(source, 1, "template-mjml", f"MJML: {error}")
             return ""
 
-    def _variant(self, environment: Sandbox, source: Source) -> Variant | None:
+    def _variant(self, environment: Sandbox, source: TemplateSource) -> Variant | None:
         is_sound = self._is_sound(source, source.text, 0)
         subject = None
         if source.subject is not None:
@@ -155,10 +166,14 @@ class _Compiler:
         # MJML is checked as it is written, and filled as the HTML that it means.
         body = environment.get_template(source.path)
         texts = (source.text, source.subject or "")
-        is_personal = any(_is_personal(_parsed(text, source.path)) for text in texts)
-        return Variant(path=source.path, format=format_, body=body, subject=subject, is_personal=is_personal)
+        is_personal = any(_depends_on_recipient(_parsed(text, source.path)) for text in texts)
+        return Variant(
+            path=source.path, format=format_, body=body, subject=subject, depends_on_recipient=is_personal
+        )
 
-    def _is_sound(self, source: Source, text: str, offset: int, bound: frozenset[str] = frozenset()) -> bool:
+    def _is_sound(
+        self, source: TemplateSource, text: str, offset: int, bound: frozenset[str] = frozenset()
+    ) -> bool:
         """Whether ``text`` has no flaw; ``bound``: variables that it may have from where it is included."""
         before = len(self.flaws)
         try:
@@ -188,7 +203,7 @@ class _Compiler:
             self._names = frozenset(chain.from_iterable(map(_set_in, self.sources)))
         return self._names
 
-    def _beside(self, name: str, locale: str) -> dict[str, Inline]:
+    def _pictures_for(self, name: str, locale: str) -> dict[str, Inline]:
         """The pictures that lie beside a template, or beside the partials that all may use."""
         folders = (name, f"{name}/{locale}") if locale else (name,)
         return {
@@ -198,7 +213,7 @@ class _Compiler:
         }
 
 
-def _set_in(source: Source) -> frozenset[str]:
+def _set_in(source: TemplateSource) -> frozenset[str]:
     try:
         return _parsed(source.text, source.path).set
     except jinja2.TemplateSyntaxError:  # which is told where it is compiled
@@ -215,7 +230,7 @@ class _Parsed:
     set: frozenset[str]  # variables
 
 
-def _is_personal(parsed: _Parsed) -> bool:
+def _depends_on_recipient(parsed: _Parsed) -> bool:
     # What another file names is not known here; ``self`` and ``caller`` lead nowhere else.
     return bool(parsed.references) or any(name == "recipient" for name, _ in parsed.undeclared)
 

@@ -33,7 +33,7 @@ ANY_CHANNEL = "default"  # default.txt serves any channel that has no words of i
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
+class TemplateSource:
     """One template file, its front matter taken off.
 
     ``text`` begins with as many empty lines as the front matter had, so that line numbers stay right.
@@ -53,25 +53,25 @@ class Variant:
     format: str  # html, mjml, txt or md
     body: jinja2.Template
     subject: jinja2.Template | None
-    is_personal: bool = True  # it names the recipient, or another file, which may
+    depends_on_recipient: bool = True  # it names the recipient, or another file, which may
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Words:
+class LocalizedTemplate:
     """What a template has to say on one channel in one locale: markup, text, or both."""
 
     locale: str  # as the folder is spelled; "" is for everybody
     markup: Variant | None
     text: Variant | None
     pictures: Mapping[str, Inline] = field(default_factory=dict)
-    is_personal: bool = True  # who reads it may make a difference
+    depends_on_recipient: bool = True  # who reads it may make a difference
 
     @property
     def subject(self) -> jinja2.Template | None:
         return next((v.subject for v in (self.markup, self.text) if v is not None and v.subject), None)
 
 
-class Page(jinja2.Template):
+class AcyclicTemplate(jinja2.Template):
     """A template that leads back to itself nowhere: where nobody has it any more, it is gone at once."""
 
     @classmethod
@@ -98,7 +98,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
     It remembers the templates that somebody has, and keeps none.
     """
 
-    template_class = Page
+    template_class = AcyclicTemplate
     intercepted_binops = frozenset(["*", "**"])
 
     def __init__(self, **options: Any) -> None:
@@ -129,26 +129,26 @@ class Sandbox(ImmutableSandboxedEnvironment):
 class Library:
     """Every template of a policy: name -> locale (normal form) -> channel -> words."""
 
-    shelves: Mapping[str, Mapping[str, Mapping[str, Words]]] = field(default_factory=dict)
+    by_name: Mapping[str, Mapping[str, Mapping[str, LocalizedTemplate]]] = field(default_factory=dict)
     flawed: frozenset[str] = frozenset()  # names of templates that have a file with a flaw
     partials: tuple[jinja2.Template, ...] = ()  # which others include or extend
 
     def __contains__(self, name: object) -> bool:
-        return name in self.shelves
+        return name in self.by_name
 
     @property
     def names(self) -> tuple[str, ...]:
-        return tuple(self.shelves)
+        return tuple(self.by_name)
 
-    def spoken(self, name: str, channels: Iterable[str]) -> frozenset[str]:
+    def locales_of(self, name: str, channels: Iterable[str]) -> frozenset[str]:
         """The locales in which template ``name`` has words for one of ``channels``."""
         candidates = (*channels, ANY_CHANNEL)
-        shelf = self.shelves.get(name, {})
+        shelf = self.by_name.get(name, {})
         return frozenset(locale for locale, there in shelf.items() if any(map(there.get, candidates)))
 
-    def find(self, name: str, channels: Iterable[str], wanted: Iterable[str]) -> Words | None:
+    def find(self, name: str, channels: Iterable[str], wanted: Iterable[str]) -> LocalizedTemplate | None:
         """The words of template ``name``: language first, then the nearest of ``channels``."""
-        shelf = self.shelves.get(name, {})
+        shelf = self.by_name.get(name, {})
         candidates = (*channels, ANY_CHANNEL)
         for locale in wanted:
             if there := shelf.get(locale):
@@ -158,7 +158,7 @@ class Library:
         return None
 
 
-def render(words: Words, context: Mapping[str, Any]) -> Message:
+def render_template(words: LocalizedTemplate, context: Mapping[str, Any]) -> Message:
     """The finished message. Raises TemplateError when the event does not bring what it needs."""
     html = _fill(words.markup.body, context).strip() if words.markup else ""
     text = _fill(words.text.body, context).strip() if words.text else as_text(html)

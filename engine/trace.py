@@ -9,14 +9,23 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from .entries import Dropped, Entry, EventEntry, FallBack, Plan, Receipt, Revived, Unwritten
+from .entries import (
+    DropRecord,
+    EventRecord,
+    FailureRecord,
+    FallbackRecord,
+    HistoryEntry,
+    PlanRecord,
+    ReceiptRecord,
+    RedriveRecord,
+)
 from .model import Held, Kind, Outcome, Suppressed
 
 WAITING, DEAD = "waiting", "dead"  # a delivery's status, where it is not the outcome of its last attempt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Delivered:
+class DeliveryTrace:
     """One delivery, and every attempt at it in order."""
 
     id: str
@@ -24,7 +33,7 @@ class Delivered:
     channel: str
     to: tuple[str, ...]
     locale: str
-    attempts: tuple[Receipt, ...] = ()
+    attempts: tuple[ReceiptRecord, ...] = ()
     revived: tuple[int, ...] = ()  # when it was brought back from the dead letters
     dropped: int = 0  # when its dead letter was thrown away; 0: it was not
 
@@ -36,7 +45,7 @@ class Delivered:
         last = self._last
         if last is None:
             return WAITING
-        is_dead = last.final and last.outcome is Outcome.DEFERRED and not last.instead
+        is_dead = last.final and last.outcome is Outcome.DEFERRED and not last.fallback
         return DEAD if is_dead else last.outcome
 
     @property
@@ -45,13 +54,13 @@ class Delivered:
         return bool(self.times_sent) or (self._last is not None and self._last.final)
 
     @property
-    def instead(self) -> FallBack | None:
+    def fallback(self) -> FallbackRecord | None:
         """What goes on for it over the next channel of its chain."""
-        return self._last.instead if self._last and not self.times_sent else None
+        return self._last.fallback if self._last and not self.times_sent else None
 
     @property
     def is_given_up(self) -> bool:
-        return self.is_final and not self.times_sent and not self.instead
+        return self.is_final and not self.times_sent and not self.fallback
 
     @property
     def is_duplicated(self) -> bool:
@@ -67,7 +76,7 @@ class Delivered:
         return sum(attempt.outcome is Outcome.SENT for attempt in self.attempts)
 
     @property
-    def _last(self) -> Receipt | None:
+    def _last(self) -> ReceiptRecord | None:
         """The last attempt since it was brought back, if it was."""
         last = self.attempts[-1] if self.attempts else None
         back = max(self.revived, default=0)
@@ -75,16 +84,16 @@ class Delivered:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Story:
+class EventTrace:
     """One event, however often it was published, and what it led to."""
 
     kind: Kind
     name: str  # KIND.KEY; the kind alone where the plan is forgotten
-    plans: tuple[Plan, ...]  # one for each time that it came
-    deliveries: tuple[Delivered, ...]
+    plans: tuple[PlanRecord, ...]  # one for each time that it came
+    deliveries: tuple[DeliveryTrace, ...]
     suppressed: tuple[Suppressed, ...]
     held: tuple[Held, ...]  # that wait, or have waited
-    failures: tuple[Unwritten, ...]  # still not written
+    failures: tuple[FailureRecord, ...]  # still not written
 
     @property
     def rules(self) -> Mapping[str, str]:
@@ -103,7 +112,7 @@ class Story:
 
 
 @dataclass(slots=True)
-class _Draft:
+class _DeliveryTraceBuilder:
     """A delivery while its entries are being gathered."""
 
     id: str
@@ -111,13 +120,13 @@ class _Draft:
     channel: str
     to: tuple[str, ...]
     locale: str = ""
-    attempts: list[Receipt] = field(default_factory=list)
+    attempts: list[ReceiptRecord] = field(default_factory=list)
     revived: list[int] = field(default_factory=list)
     dropped: int = 0
-    in_reserve: bool = False  # a fall-back of which nothing is known yet
+    is_unused_fallback: bool = False  # a fall-back of which nothing is known yet
 
-    def finished(self) -> Delivered:
-        return Delivered(
+    def build(self) -> DeliveryTrace:
+        return DeliveryTrace(
             id=self.id, rule=self.rule, channel=self.channel, to=self.to, locale=self.locale,
             # In the order of its lives: another stream tells of a return than of what follows.
             attempts=tuple(sorted(self.attempts, key=_life)),
@@ -125,75 +134,89 @@ class _Draft:
         )  # fmt: skip
 
 
-def fold(kind: Kind, entries: Iterable[Entry]) -> tuple[Story, ...]:
+def build_traces(kind: Kind, entries: Iterable[HistoryEntry]) -> tuple[EventTrace, ...]:
     """The events of one kind, in the order in which they came first."""
     known = list(entries)
-    plans = [entry for entry in known if isinstance(entry, Plan)]
-    by_name: dict[str, list[Plan]] = {}
+    plans = [entry for entry in known if isinstance(entry, PlanRecord)]
+    by_name: dict[str, list[PlanRecord]] = {}
     for plan in plans:
         by_name.setdefault(_name(plan.event), []).append(plan)
-    drafts = {name: _drafts(of_event) for name, of_event in by_name.items()}
+    drafts = {name: _builders(of_event) for name, of_event in by_name.items()}
     for entry in known:
-        if not isinstance(entry, Plan):
-            _note(entry, drafts, kind)
+        if not isinstance(entry, PlanRecord):
+            _apply(entry, drafts, kind)
     return tuple(
-        _story(
+        _event_trace(
             kind,
             name,
             by_name.get(name, []),
-            [draft.finished() for draft in of_event.values() if not draft.in_reserve],
+            [draft.build() for draft in of_event.values() if not draft.is_unused_fallback],
         )
         for name, of_event in drafts.items()
     )
 
 
-def _drafts(plans: Iterable[Plan]) -> dict[str, _Draft]:
-    found: dict[str, _Draft] = {}
+def _builders(plans: Iterable[PlanRecord]) -> dict[str, _DeliveryTraceBuilder]:
+    found: dict[str, _DeliveryTraceBuilder] = {}
     for plan in plans:
         for each in plan.deliveries:
-            found.setdefault(each.id, _Draft(each.id, each.rule, each.channel, each.to, each.locale))
-            for step in each.instead:
-                reserve = _Draft(step.id, each.rule, step.channel, step.to, step.locale, in_reserve=True)
+            found.setdefault(
+                each.id, _DeliveryTraceBuilder(each.id, each.rule, each.channel, each.to, each.locale)
+            )
+            for step in each.fallbacks:
+                reserve = _DeliveryTraceBuilder(
+                    step.id, each.rule, step.channel, step.to, step.locale, is_unused_fallback=True
+                )
                 found.setdefault(step.id, reserve)
     return found
 
 
-def _note(entry: Receipt | Revived | Dropped, drafts: dict[str, dict[str, _Draft]], kind: Kind) -> None:
-    draft = _draft_for(entry, drafts, kind)
+def _apply(
+    entry: ReceiptRecord | RedriveRecord | DropRecord,
+    drafts: dict[str, dict[str, _DeliveryTraceBuilder]],
+    kind: Kind,
+) -> None:
+    draft = _builder_for(entry, drafts, kind)
     match entry:
-        case Receipt() if draft and entry not in draft.attempts:
+        case ReceiptRecord() if draft and entry not in draft.attempts:
             draft.attempts.append(entry)
-            draft.in_reserve = False
-            if step := entry.instead:
+            draft.is_unused_fallback = False
+            if step := entry.fallback:
                 home = next(of_event for of_event in drafts.values() if entry.delivery in of_event)
-                reserve = _Draft(step.id, entry.rule, step.channel, step.to, step.locale)
-                home.setdefault(step.id, reserve).in_reserve = False
+                reserve = _DeliveryTraceBuilder(step.id, entry.rule, step.channel, step.to, step.locale)
+                home.setdefault(step.id, reserve).is_unused_fallback = False
             if entry.rest:
-                _home_of(entry, drafts, kind).setdefault(
-                    entry.rest, _Draft(entry.rest, entry.rule, entry.channel, ())
+                _event_of(entry, drafts, kind).setdefault(
+                    entry.rest, _DeliveryTraceBuilder(entry.rest, entry.rule, entry.channel, ())
                 )
-        case Revived() if draft:
+        case RedriveRecord() if draft:
             draft.revived.append(entry.at)
-        case Dropped() if draft:
+        case DropRecord() if draft:
             draft.dropped = entry.at
 
 
-def _draft_for(
-    entry: Receipt | Revived | Dropped, drafts: dict[str, dict[str, _Draft]], kind: Kind
-) -> _Draft | None:
+def _builder_for(
+    entry: ReceiptRecord | RedriveRecord | DropRecord,
+    drafts: dict[str, dict[str, _DeliveryTraceBuilder]],
+    kind: Kind,
+) -> _DeliveryTraceBuilder | None:
     known = next((of_event for of_event in drafts.values() if entry.delivery in of_event), None)
-    if known is None and not isinstance(entry, Receipt):
+    if known is None and not isinstance(entry, ReceiptRecord):
         return None  # of something that was never written
-    home = _home_of(entry, drafts, kind) if known is None else known
-    found = home.setdefault(entry.delivery, _Draft(entry.delivery, entry.rule, entry.channel, ()))
-    if isinstance(entry, Receipt):
+    home = _event_of(entry, drafts, kind) if known is None else known
+    found = home.setdefault(
+        entry.delivery, _DeliveryTraceBuilder(entry.delivery, entry.rule, entry.channel, ())
+    )
+    if isinstance(entry, ReceiptRecord):
         found.to = found.to or entry.to
     return found
 
 
-def _home_of(
-    entry: Receipt | Revived | Dropped, drafts: dict[str, dict[str, _Draft]], kind: Kind
-) -> dict[str, _Draft]:
+def _event_of(
+    entry: ReceiptRecord | RedriveRecord | DropRecord,
+    drafts: dict[str, dict[str, _DeliveryTraceBuilder]],
+    kind: Kind,
+) -> dict[str, _DeliveryTraceBuilder]:
     """The event with deliveries of the same rule and channel; one without a name where there is none.
 
     What is not planned is the rest of another delivery, or its plan is forgotten.
@@ -204,9 +227,11 @@ def _home_of(
     return drafts.setdefault(str(kind), {})
 
 
-def _story(kind: Kind, name: str, plans: list[Plan], deliveries: list[Delivered]) -> Story:
+def _event_trace(
+    kind: Kind, name: str, plans: list[PlanRecord], deliveries: list[DeliveryTrace]
+) -> EventTrace:
     written = {delivery.id for delivery in deliveries}
-    return Story(
+    return EventTrace(
         kind=kind,
         name=name,
         plans=tuple(plans),
@@ -219,10 +244,10 @@ def _story(kind: Kind, name: str, plans: list[Plan], deliveries: list[Delivered]
     )
 
 
-def _name(event: EventEntry) -> str:
+def _name(event: EventRecord) -> str:
     return f"{event.kind}.{event.key}" if event.key else event.kind
 
 
-def _life(receipt: Receipt) -> int:
+def _life(receipt: ReceiptRecord) -> int:
     """Which of a delivery's lives: 0 for the first, else when it was brought back."""
-    return receipt.revival.at if receipt.revival else 0
+    return receipt.redrive.at if receipt.redrive else 0

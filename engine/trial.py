@@ -8,8 +8,8 @@ from functools import cached_property
 
 from .cases import Case, Expected
 from .comparison import (
-    Row,
-    aligned,
+    FieldComparison,
+    align,
     compare_delivery,
     compare_reply,
     compare_suppressed,
@@ -17,13 +17,13 @@ from .comparison import (
     only_expected,
 )
 from .explain import Explanation, explain, sentence, why_not
-from .matching import pair_off
+from .matching import match_expectations
 from .model import Delivery, Failure, Outcome, Place, Suppressed
 from .plan import Plan
 from .rulebook import Rulebook
-from .tryout import Tryout
+from .tryout import CaseRun
 
-_MOST_REASONS = 5  # of rules that do not match, for one message
+_MAX_REASONS = 5  # of rules that do not match, for one message
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,13 +32,13 @@ class Difference:
 
     about: str  # template, or the part of ``expect``: rules, deliveries, failed, suppressed, reply
     message: str
-    rows: tuple[Row, ...] = ()
+    rows: tuple[FieldComparison, ...] = ()
     because: tuple[str, ...] = ()  # sentences
     place: Place  # of the expectation; of the test, where nothing was expected
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class CaseResult:
     """How one test came out."""
 
     case: Case
@@ -50,17 +50,17 @@ class Verdict:
         return not self.differences
 
 
-def try_case(rulebook: Rulebook, case: Case) -> Verdict:
+def run_case(rulebook: Rulebook, case: Case) -> CaseResult:
     """Plan each event of ``case`` and compare."""
-    trial = _Trial(rulebook, case)
-    return Verdict(case=case, plans=trial.plans, differences=tuple(trial.differences()))
+    trial = _CaseCheck(rulebook, case)
+    return CaseResult(case=case, plans=trial.plans, differences=tuple(trial.differences()))
 
 
-class _Trial:
+class _CaseCheck:
     def __init__(self, rulebook: Rulebook, case: Case) -> None:
         self.rulebook = rulebook
         self.case = case
-        tryout = Tryout(rulebook, case)
+        tryout = CaseRun(rulebook, case)
         self.answer = tryout.answer
         self.plans = tuple(tryout.plans())
         self.replies = tuple(tryout.replies())
@@ -80,8 +80,8 @@ class _Trial:
         yield from self._rules()
         yield from self._messages("deliveries", self.case.deliveries, self.sent)
         yield from self._messages("failed", self.case.failed, self.failed)
-        yield from self._not_made()
-        yield from self._replied()
+        yield from self._suppressed()
+        yield from self._replies()
 
     def _unwritten(self) -> Iterator[Difference]:
         """Words that could not be written fail a test, also where a chain does without them."""
@@ -114,7 +114,7 @@ class _Trial:
         yield Difference(
             about="rules",
             message=message,
-            rows=tuple(aligned(wanted, actual)),
+            rows=tuple(align(wanted, actual)),
             because=tuple(dict.fromkeys(filter(None, reasons))),
             place=self.case.place,
         )
@@ -126,10 +126,10 @@ class _Trial:
             return
         word = "message" if about == "deliveries" else "failed message"
 
-        def compare(expected: Expected, delivery: Delivery) -> list[Row]:
+        def compare(expected: Expected, delivery: Delivery) -> list[FieldComparison]:
             return compare_delivery(self.rulebook, expected.fields, delivery)
 
-        outcome = pair_off(wanted, actual, compare)
+        outcome = match_expectations(wanted, actual, compare)
         for expected, delivery, rows in outcome.near:
             yield Difference(
                 about=about,
@@ -153,11 +153,11 @@ class _Trial:
                 place=self.case.place,
             )
 
-    def _not_made(self) -> Iterator[Difference]:
+    def _suppressed(self) -> Iterator[Difference]:
         wanted = self.case.suppressed
         if wanted is None:
             return
-        outcome = pair_off(
+        outcome = match_expectations(
             wanted,
             self.suppressed,
             lambda expected, actual: compare_suppressed(expected.fields, actual),
@@ -187,7 +187,7 @@ class _Trial:
                 place=self.case.place,
             )
 
-    def _replied(self) -> Iterator[Difference]:
+    def _replies(self) -> Iterator[Difference]:
         for expected, reply in zip(self.case.replies or (), self.replies, strict=False):
             rows = compare_reply(expected.fields, reply.answer)
             if not all(row.agrees for row in rows):
@@ -201,44 +201,44 @@ class _Trial:
 
     def _why_missing(self, expected: Expected, about: str) -> tuple[str, ...]:
         """What became of the message that was expected, as far as its channel and rule tell."""
-        reasons = (*self._elsewhere(expected, about), *self._silent(expected))
+        reasons = (*self._other_outcomes(expected, about), *self._unmatched_rules(expected))
         return tuple(dict.fromkeys(filter(None, reasons)))
 
-    def _elsewhere(self, expected: Expected, about: str) -> Iterator[str]:
+    def _other_outcomes(self, expected: Expected, about: str) -> Iterator[str]:
         """It is there, and ended otherwise."""
         for suppressed in self.suppressed if about != "suppressed" else ():
-            if _meant(expected, suppressed.rule, suppressed.channel):
+            if _may_be_expected(expected, suppressed.rule, suppressed.channel):
                 detail = f": {suppressed.detail}" if suppressed.detail else ""
                 over = f"{suppressed.rule} suppressed it over {suppressed.channel}"
                 yield f"{over}: {suppressed.reason}{detail}"
                 yield from self._closed_entries(suppressed.rule, suppressed.channel)
         for delivery in self.failed if about != "failed" else ():
-            if _meant(expected, delivery.rule, delivery.channel):
+            if _may_be_expected(expected, delivery.rule, delivery.channel):
                 yield f"{delivery.channel} answers {self.case.answers[delivery.channel]} in this test"
         for delivery in self.sent if about != "deliveries" else ():
-            if _meant(expected, delivery.rule, delivery.channel):
+            if _may_be_expected(expected, delivery.rule, delivery.channel):
                 yield f"{delivery.rule} sent it over {delivery.channel}"
         for plan_ in self.plans if about != "suppressed" else ():
             for delivery in plan_.deliveries:
-                yield from self._in_reserve(expected, delivery)
+                yield from self._unused_fallbacks(expected, delivery)
 
-    def _in_reserve(self, expected: Expected, delivery: Delivery) -> Iterator[str]:
+    def _unused_fallbacks(self, expected: Expected, delivery: Delivery) -> Iterator[str]:
         """It is a fall-back that was not needed, or not allowed."""
         answer = self.answer(delivery)
         if answer in (Outcome.SENT, Outcome.UNKNOWN):
-            for step in delivery.instead:
-                if _meant(expected, step.rule, step.channel):
+            for step in delivery.fallbacks:
+                if _may_be_expected(expected, step.rule, step.channel):
                     yield (
                         f"{step.rule} goes on to {step.channel} only when {delivery.channel} definitely "
                         f"fails, and here that answers {answer}"
                     )
 
-    def _silent(self, expected: Expected) -> Iterator[str]:
+    def _unmatched_rules(self, expected: Expected) -> Iterator[str]:
         """No rule that would have made it has matched."""
         able = [
             rule
             for rule in self.rulebook.rules
-            if any(_meant(expected, rule.id, step.channel) for step in rule.steps)
+            if any(_may_be_expected(expected, rule.id, step.channel) for step in rule.steps)
         ]
         looking = [
             (rule, each)
@@ -248,11 +248,13 @@ class _Trial:
         ]
         sentences = (why_not(self.rulebook, each, rule.id) for rule, each in looking)
         reasons = list(dict.fromkeys(filter(None, sentences)))
-        yield from reasons[:_MOST_REASONS]
-        if len(reasons) > _MOST_REASONS:
-            yield f"{len(reasons) - _MOST_REASONS} more rules would have made it and do not match"
+        yield from reasons[:_MAX_REASONS]
+        if len(reasons) > _MAX_REASONS:
+            yield f"{len(reasons) - _MAX_REASONS} more rules would have made it and do not match"
         for reply in self.replies:
-            if reply.answer.code and _meant(expected, reply.request.key, expected.fields.get("channel", "")):
+            if reply.answer.code and _may_be_expected(
+                expected, reply.request.key, expected.fields.get("channel", "")
+            ):
                 detail = f" ({reply.answer.detail})" if reply.answer.detail else ""
                 yield f"{reply.request.key} answers {reply.answer.code}: {reply.answer.message}{detail}"
         if not looking and self.case.events:
@@ -271,7 +273,7 @@ class _Trial:
                                 yield sentence(finding)
 
 
-def _meant(expected: Expected, rule: str, channel: str) -> bool:
+def _may_be_expected(expected: Expected, rule: str, channel: str) -> bool:
     """Whether a message of that rule over that channel may be the expected one."""
     fields = expected.fields
     return bool(fields.get("rule", rule) == rule and fields.get("channel", channel) == channel)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from watchfiles import awatch
 
-from .beside import beside
+from .beside import run_in_thread
 from .loader import MAX_FILES, belongs, is_hidden
 
 log = logging.getLogger(__name__)
@@ -28,11 +28,11 @@ _QUIET = 0.2  # seconds without a change, after which what lies there counts as 
 _CEILING = 2.0  # seconds of unbroken change after which it is taken as it is
 _GROUP = 0.5  # seconds that the system's reports are gathered at most
 _LOOK_ANYWAY = 25  # quiet spells between two looks where nothing is reported: NFS reports nothing
-_MOST_LINKS = 40  # that one path may lead through, as for the system itself
+_MAX_SYMLINKS = 40  # that one path may lead through, as for the system itself
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sight:
+class FileSnapshot:
     """What lies there at one moment, by what the system says of each file."""
 
     files: frozenset[tuple[str, int, int, int, int]]  # path, device, inode, nanoseconds of change, bytes
@@ -40,18 +40,18 @@ class Sight:
 
 
 @dataclass(kw_only=True)
-class Watch:
+class FileWatcher:
     """Watches the paths of files and folders; a folder stands for all in it that belongs to a policy."""
 
     paths: Callable[[], Sequence[Path]]  # asked anew at each look, for settings may name another folder
-    _sight: Sight = field(init=False)
+    _sight: FileSnapshot = field(init=False)
     _content: bytes = field(init=False)
     _is_blind: bool = False  # the system reports nothing
 
     def __post_init__(self) -> None:
         """Take what lies there now as known."""
-        self._sight = look(self.paths())
-        self._content = content_of(self._sight)
+        self._sight = scan(self.paths())
+        self._content = content_hash(self._sight)
 
     async def changes(self) -> AsyncIterator[None]:
         """Yield each time that something else lies there and has come to rest; for ever.
@@ -67,7 +67,7 @@ class Watch:
                     # The first look finds what changed before the folders were watched.
                     if began is None and quiet % _LOOK_ANYWAY > 1:
                         continue
-                    sight = await beside(look, self.paths())
+                    sight = await run_in_thread(scan, self.paths())
                     rests, self._sight = sight == self._sight, sight
                     if not rests and began is None:
                         began = time.monotonic()
@@ -79,7 +79,7 @@ class Watch:
                         break
 
     async def _has_other_content(self) -> bool:
-        before, self._content = self._content, await beside(content_of, self._sight)
+        before, self._content = self._content, await run_in_thread(content_hash, self._sight)
         return self._content != before
 
     async def _reports(self, folders: frozenset[str]) -> AsyncGenerator[bool, None]:
@@ -108,22 +108,22 @@ class Watch:
             yield True
 
 
-def look(paths: Sequence[Path]) -> Sight:
+def scan(paths: Sequence[Path]) -> FileSnapshot:
     """What lies at ``paths`` now. Never raises for what it finds."""
     files: set[tuple[str, int, int, int, int]] = set()
     folders: set[str] = set()
     for path in paths:
-        folders.update(_way(path))
+        folders.update(_symlink_folders(path))
         for file in _files(path, folders):
             with suppress(OSError):
                 if file.is_symlink():
-                    folders.update(_way(file))
+                    folders.update(_symlink_folders(file))
                 found = file.stat()
                 files.add((str(file), found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size))
-    return Sight(files=frozenset(files), folders=frozenset(folders))
+    return FileSnapshot(files=frozenset(files), folders=frozenset(folders))
 
 
-def content_of(sight: Sight) -> bytes:
+def content_hash(sight: FileSnapshot) -> bytes:
     """A hash over names and contents: what was only touched is the same."""
     digest = hashlib.sha256()
     for name in sorted(file[0] for file in sight.files):
@@ -152,7 +152,7 @@ def _files(path: Path, folders: set[str]) -> Iterator[Path]:
         for name in below:
             entry = Path(folder, name)
             if os.path.islink(entry):  # noqa: PTH114 -- so does this
-                folders.update(_way(entry))
+                folders.update(_symlink_folders(entry))
         below[:] = sorted(name for name in below if not is_hidden(name))
         for name in sorted(names):
             entry = Path(folder, name)
@@ -163,7 +163,7 @@ def _files(path: Path, folders: set[str]) -> Iterator[Path]:
                 yield entry
 
 
-def _way(path: Path) -> Iterator[str]:
+def _symlink_folders(path: Path) -> Iterator[str]:
     """The folders, by their real paths, in which an entry lies that decides where ``path`` leads.
 
     That is the one it lies in, those of all links on the way, and where something is missing the
@@ -181,7 +181,7 @@ def _steps(path: Path) -> Iterator[str]:
         entry = here / part
         if part == "..":
             here = here.parent
-        elif entry.is_symlink() and links < _MOST_LINKS:
+        elif entry.is_symlink() and links < _MAX_SYMLINKS:
             yield str(here)
             links += 1
             target = entry.readlink()

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-LONGEST = 1000  # characters of a pattern
+MAX_WILDCARD_LENGTH = 1000  # characters of a pattern
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +75,8 @@ def _of_literals(head: str, *rest: str) -> Callable[[str], bool]:
 
 def _split(pattern: str) -> list[list[str | None]]:
     """The characters between the stars, None for a question mark."""
-    if len(pattern) > LONGEST:
-        raise ValueError(f"a pattern of {len(pattern):,} characters; at most {LONGEST:,}")
+    if len(pattern) > MAX_WILDCARD_LENGTH:
+        raise ValueError(f"a pattern of {len(pattern):,} characters; at most {MAX_WILDCARD_LENGTH:,}")
     parts: list[list[str | None]] = [[]]
     chars = iter(pattern)
     for char in chars:

@@ -17,7 +17,7 @@ import nats.errors
 
 from .broker import Connection, Consumer, Topology
 from .channels import Channel
-from .entrance import Entrance
+from .entrance import FlowControl
 from .errors import PolicyError
 from .metrics import ChannelState
 from .rulebook import ChannelSpec
@@ -32,19 +32,19 @@ class _Worker:
     spec: ChannelSpec
     channel: Channel
     consumer: Consumer
-    entrance: Entrance
+    entrance: FlowControl
     running: asyncio.Task[None]
     retiring: asyncio.Task[None] | None = None
 
 
 @dataclass(kw_only=True)
-class Workers:
+class ChannelWorkers:
     """Serves the channels of a policy."""
 
     connection: Connection
     topology: Topology
     open_channel: Callable[[ChannelSpec], Channel]
-    consumer: Callable[[ChannelSpec, Channel], tuple[Consumer, Entrance]]
+    consumer: Callable[[ChannelSpec, Channel], tuple[Consumer, FlowControl]]
     ensure: Callable[[list[str]], Awaitable[None]]  # makes the durables of channels
     tasks: asyncio.TaskGroup
     _workers: dict[str, _Worker] = field(default_factory=dict)
@@ -86,19 +86,19 @@ class Workers:
         return tuple(sorted(self._workers))
 
     @property
-    def in_hand(self) -> int:
+    def in_flight(self) -> int:
         """Deliveries that are being sent."""
-        return sum(worker.consumer.in_hand for worker in self._workers.values())
+        return sum(worker.consumer.in_flight for worker in self._workers.values())
 
     def states(self) -> tuple[ChannelState, ...]:
         """Return each channel with its deliveries in flight and the state of its circuit breaker.
 
         A channel whose settings changed finishes the deliveries of its earlier settings; these count too.
         """
-        in_flight = Counter({name: worker.consumer.in_hand for name, worker in self._workers.items()})
+        in_flight = Counter({name: worker.consumer.in_flight for name, worker in self._workers.items()})
         breakers = {name: worker.entrance.breaker_state for name, worker in self._workers.items()}
         for worker in self._ending.values():
-            in_flight[worker.spec.name] += worker.consumer.in_hand
+            in_flight[worker.spec.name] += worker.consumer.in_flight
             breakers.setdefault(worker.spec.name, worker.entrance.breaker_state)
         return tuple(
             ChannelState(channel=name, in_flight=in_flight[name], breaker=breaker)
@@ -150,7 +150,7 @@ class Workers:
                 continue
             if self._workers.get(name) is not worker or worker.retiring is not asyncio.current_task():
                 return  # it is declared again, and asyncio's wait_for has swallowed our being cancelled
-            if not (info.num_pending or info.num_ack_pending or worker.consumer.in_hand):
+            if not (info.num_pending or info.num_ack_pending or worker.consumer.in_flight):
                 del self._workers[name]
                 worker.retiring = None
                 self._end(worker)

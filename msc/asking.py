@@ -10,15 +10,15 @@ import nats.errors
 from nats.aio.msg import Msg
 
 from .errors import NoResponders, NotConnected, RequestTimeout
-from .message import Message, clock
-from .session import Session, words
-from .troubles import Troubles
+from .message import ClientMessage, clock
+from .session import NatsClient, error_text
+from .troubles import NatsErrors
 
 
-async def ask(
-    session: Session,
-    troubles: Troubles,
-    message: Message,
+async def request_once(
+    session: NatsClient,
+    troubles: NatsErrors,
+    message: ClientMessage,
     *,
     limit: float,
     headers: Mapping[str, str] | None,
@@ -49,7 +49,7 @@ async def ask(
         except TimeoutError:
             raise RequestTimeout(f"no answer from {message.subject} within {limit:.3g} s") from None
         except nats.errors.Error as error:
-            raise NotConnected(words(error)) from error
+            raise NotConnected(error_text(error)) from error
         finally:
             asking.cancel()
             dropped.cancel()

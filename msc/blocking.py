@@ -35,18 +35,22 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def _as(_: Callable[P, asynchronous.Client]) -> Callable[[Callable[..., Client]], Callable[P, Client]]:
+def _with_parameters_of(
+    _: Callable[P, asynchronous.Client],
+) -> Callable[[Callable[..., BlockingClient]], Callable[P, BlockingClient]]:
     """Lend a function the parameters of another, so that they are written down once."""
     return lambda function: functools.wraps(function)(function)
 
 
-@_as(asynchronous.connect)
-def connect(*args: Any, **kwargs: Any) -> Client:
+@_with_parameters_of(asynchronous.connect)
+def connect(*args: Any, **kwargs: Any) -> BlockingClient:
     """A client that connects at its first call, or on entering ``with``. Takes what ``msc.connect`` takes."""
-    return Client(lambda: asynchronous.connect(*args, **kwargs), float(kwargs.get("connect_timeout", 10.0)))
+    return BlockingClient(
+        lambda: asynchronous.connect(*args, **kwargs), float(kwargs.get("connect_timeout", 10.0))
+    )
 
 
-class Client:
+class BlockingClient:
     """The methods of ``msc.Client``, with the same errors, for any thread."""
 
     def __init__(self, make: Callable[[], asynchronous.Client], connect_timeout: float) -> None:
@@ -211,7 +215,7 @@ class Client:
         self._lock = threading.Lock()
 
 
-_living: weakref.WeakSet[Client] = weakref.WeakSet()
+_living: weakref.WeakSet[BlockingClient] = weakref.WeakSet()
 _abandoned: list[object] = []  # kept, lest they close what is the parent's when they are collected
 
 

@@ -21,8 +21,8 @@ from .errors import (
     ReplyInvalid,
     RequestTimeout,
 )
-from .link import Link
-from .message import Message, compose, require_key
+from .link import ReconnectingConnection
+from .message import ClientMessage, compose, require_key
 from .messages import IPLocation
 from .options import BUFFER, DEFAULT_SERVER, TLS, ConnectOptions
 
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 PREFIX = "kiam.console"
 _FLUSH_LIMIT = 5.0  # seconds that leaving ``async with`` may take
-_LARGEST = 64 * 1024 * 1024  # bytes that any broker takes in one message
+_MAX_PAYLOAD_BYTES = 64 * 1024 * 1024  # bytes that any broker takes in one message
 _TRY_AGAIN = 0.25  # seconds between two tries at a stream that a starting broker may not have yet
 
 
@@ -66,7 +66,7 @@ def connect(
         tls=tls,
         inbox_prefix=inbox_prefix,
         # The bound is kept by the link. At its own, nats-py would wait without limit.
-        pending_size=buffer + _LARGEST,
+        pending_size=buffer + _MAX_PAYLOAD_BYTES,
     )
     return Client(options, prefix=prefix, buffer=buffer, connect_timeout=connect_timeout)
 
@@ -76,7 +76,7 @@ class Client:
 
     def __init__(self, options: ConnectOptions, *, prefix: str, buffer: int, connect_timeout: float) -> None:
         self._prefix = require_key(prefix, "prefix")
-        self._link = Link(options, connect_timeout=connect_timeout, buffer=buffer)
+        self._link = ReconnectingConnection(options, connect_timeout=connect_timeout, buffer=buffer)
 
     async def open(self) -> Self:
         """Connect. Raises ConnectError. ``async with`` does it."""
@@ -223,9 +223,9 @@ class Client:
             await self._link.publish(message, timeout=timeout)
         return message.reqid
 
-    async def _confirmed(self, message: Message, timeout: float) -> None:
+    async def _confirmed(self, message: ClientMessage, timeout: float) -> None:
         began, headers = time.monotonic(), {"Nats-Msg-Id": message.reqid}
-        again = {**headers, wire.AGAIN: "1"}
+        again = {**headers, wire.RESENT_HEADER: "1"}
         waited = False
         while True:
             left = began + timeout - time.monotonic()

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 import nats.errors
 from nats.aio.msg import Msg
 
-from .asking import ask
+from .asking import request_once
 from .errors import (
     BufferFull,
     ConnectError,
@@ -25,11 +25,11 @@ from .errors import (
     PermissionDenied,
     RequestTimeout,
 )
-from .message import Message, clock
+from .message import ClientMessage, clock
 from .options import ConnectOptions
 from .outbox import Outbox
-from .session import Listener, Session, open_session
-from .troubles import Troubles
+from .session import Listener, NatsClient, open_session
+from .troubles import NatsErrors
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ _COMMAND = 128  # bytes of the protocol around a message, at most
 _REBUILD_WAIT = 2.0  # seconds between two tries after the client was closed for good
 
 
-class Link:
+class ReconnectingConnection:
     """A connection that comes back. Use it from one event loop."""
 
     def __init__(self, options: ConnectOptions, *, connect_timeout: float, buffer: int) -> None:
@@ -49,10 +49,10 @@ class Link:
         self._emptied.set()
         self._up = asyncio.Event()  # there is a connection; cleared by whoever finds it untrue
         self._work = asyncio.Event()  # for the keeper
-        self._session: Session | None = None
+        self._session: NatsClient | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._closed = False
-        self._troubles = Troubles()
+        self._troubles = NatsErrors()
 
     async def open(self) -> None:
         """Connect. Raises ConnectError."""
@@ -60,9 +60,9 @@ class Link:
             raise NotConnected("the client is closed" if self._closed else "the client is open already")
         self._session = await self._connect()
         self._up.set()
-        self._keeper = asyncio.create_task(self._keep(), name="msc-keeper")
+        self._keeper = asyncio.create_task(self._maintain(), name="msc-keeper")
 
-    async def publish(self, message: Message, *, timeout: float) -> None:
+    async def publish(self, message: ClientMessage, *, timeout: float) -> None:
         """Send ``message``, or hold it back until the broker is there again.
 
         Waits up to ``timeout`` seconds for a broker that is slow. Raises BufferFull, NotConnected,
@@ -88,11 +88,11 @@ class Link:
                     f"{len(self._outbox)} messages, {self._outbox.size} bytes of {self._outbox.limit}, wait "
                     f"for the broker already; the one for {message.subject} was not taken"
                 )
-            await session.round_trip(deadline - _now())
+            await session.flush(deadline - _now())
 
     async def request(
         self,
-        message: Message,
+        message: ClientMessage,
         *,
         timeout: float,
         headers: Mapping[str, str] | None = None,
@@ -118,7 +118,7 @@ class Link:
                 raise PermissionDenied(self._troubles.inbox)
             session.require_fits(message, again or headers)
             if self._has_room(session, message):
-                answer = await ask(
+                answer = await request_once(
                     session,
                     self._troubles,
                     message,
@@ -130,7 +130,7 @@ class Link:
                     return answer
                 sent, headers = True, again
             elif _now() < deadline:
-                await session.round_trip(deadline - _now())
+                await session.flush(deadline - _now())
             else:
                 raise RequestTimeout(f"the broker did not take the request within {timeout:g} s")
 
@@ -151,7 +151,7 @@ class Link:
                     await self._emptied.wait()
                     if self._is_up:
                         flushed = False
-                        flushed = await self._session.round_trip()
+                        flushed = await self._session.flush()
         finally:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
@@ -169,20 +169,20 @@ class Link:
 
     # Sending
 
-    async def _send(self, session: Session, message: Message, deadline: float) -> None:
-        denied = self._troubles.take_denied(message.subject)
+    async def _send(self, session: NatsClient, message: ClientMessage, deadline: float) -> None:
+        denied = self._troubles.pop_denial(message.subject)
         # Nothing is awaited in here that could be cancelled: there is room, so nats-py does not flush.
         await session.client.publish(message.subject, message.body(clock()))
         if denied:
             # Refused once: from now on each call waits to hear whether it still is.
-            heard = await session.round_trip(max(0.0, deadline - _now()))
-            again = self._troubles.take_denied(message.subject)
+            heard = await session.flush(max(0.0, deadline - _now()))
+            again = self._troubles.pop_denial(message.subject)
             if again or not heard:
                 raise self._troubles.denial(message.subject, again or denied)
         if session.client.pending_data_size > _BATCH:
             await asyncio.sleep(0)  # nats-py never yields by itself: let it write
 
-    async def _wait_until_up(self, deadline: float) -> Session:
+    async def _wait_until_up(self, deadline: float) -> NatsClient:
         while True:
             session = self._require_open()
             if self._is_up:
@@ -198,19 +198,19 @@ class Link:
             self._up.clear()
         return self._up.is_set()
 
-    def _require_open(self) -> Session:
+    def _require_open(self) -> NatsClient:
         if self._session is None or self._closed:
             raise NotConnected("the client is closed" if self._closed else "the client is not open yet")
         return self._session
 
-    def _has_room(self, session: Session, message: Message) -> bool:
+    def _has_room(self, session: NatsClient, message: ClientMessage) -> bool:
         """Whether nats-py may take the message without holding back more than the bound."""
         pending = session.client.pending_data_size
         return pending == 0 or pending + message.size + _COMMAND <= self._outbox.limit
 
     # Keeping the connection
 
-    async def _connect(self) -> Session:
+    async def _connect(self) -> NatsClient:
         listener = Listener(
             errored=self._errored,
             disconnected=self._disconnected,
@@ -219,7 +219,7 @@ class Link:
         )
         return await open_session(self._options.to_nats(), limit=self._limit, listener=listener)
 
-    async def _keep(self) -> None:
+    async def _maintain(self) -> None:
         """Empty the outbox whenever there is a connection; make a new one when it is closed for good."""
         while True:
             await self._work.wait()
@@ -246,23 +246,23 @@ class Link:
 
     async def _empty_outbox(self) -> None:
         while self._outbox and self._is_up and (session := self._session) is not None:
-            batch = self._outbox.first(_BATCH)
+            batch = self._outbox.peek(_BATCH)
             for message in batch:
                 try:
                     session.require_fits(message)
                 except MessageTooLarge as error:  # this broker takes less than the one before
                     log.error("not sent: %s", error)  # noqa: TRY400 -- the words say it all
-                    self._troubles.befell(message.subject, error)
+                    self._troubles.record_unreported(message.subject, error)
                 else:
                     await session.client.publish(message.subject, message.body(clock()))
             # Forgotten only when the broker has them: if it goes away again they are sent again.
-            if await session.round_trip():
+            if await session.flush():
                 self._outbox.drop(len(batch))
         if not self._outbox:
             self._emptied.set()
 
     def _errored(self, reason: str) -> None:
-        self._troubles.note(reason)
+        self._troubles.record(reason)
         log.log(logging.WARNING if "permissions violation" in reason else logging.DEBUG, "nats: %s", reason)
 
     def _disconnected(self) -> None:

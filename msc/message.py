@@ -19,7 +19,7 @@ _ENVELOPE = len(wire.seal(b"", time=10**15, reqid=""))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Message:
+class ClientMessage:
     """A notice, audit, log record or request, before it gets its time."""
 
     subject: str
@@ -43,7 +43,7 @@ class Message:
 
 def compose(
     prefix: str, kind: str, key: str, payload: Mapping[str, Any] | None, reqid: str | None = None
-) -> Message:
+) -> ClientMessage:
     """The message of ``kind`` (action, notice, audit, log) under ``key``. Raises InvalidMessage.
 
     The payload is encoded here: what is done to it afterwards does not matter.
@@ -61,7 +61,7 @@ def compose(
         body = wire.encode_payload(None if payload is None else dict(payload))
     except wire.WireError as error:
         raise InvalidMessage(f"the payload cannot be sent: {error}") from error
-    return Message(subject=subject, reqid=reqid or new_reqid(), payload=body)
+    return ClientMessage(subject=subject, reqid=reqid or new_reqid(), payload=body)
 
 
 def clock() -> int:

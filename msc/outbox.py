@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 from itertools import islice
 
-from .message import Message
+from .message import ClientMessage
 
 
 class Outbox:
@@ -15,22 +15,22 @@ class Outbox:
     def __init__(self, limit: int) -> None:
         self.limit = limit  # bytes
         self.size = 0  # bytes
-        self._messages: deque[Message] = deque()
+        self._messages: deque[ClientMessage] = deque()
 
     def __len__(self) -> int:
         return len(self._messages)
 
-    def __iter__(self) -> Iterator[Message]:
+    def __iter__(self) -> Iterator[ClientMessage]:
         return iter(self._messages)
 
-    def has_room(self, message: Message) -> bool:
+    def has_room(self, message: ClientMessage) -> bool:
         return self.size + message.size <= self.limit
 
-    def append(self, message: Message) -> None:
+    def append(self, message: ClientMessage) -> None:
         self._messages.append(message)
         self.size += message.size
 
-    def first(self, size: int) -> list[Message]:
+    def peek(self, size: int) -> list[ClientMessage]:
         """The first message, and those after it as long as all are at most ``size`` bytes."""
         batch = list(islice(self._messages, 1))
         total = sum(message.size for message in batch)

@@ -16,7 +16,7 @@ import nats.errors
 from nats.aio.client import Client
 
 from .errors import ConnectError, MessageTooLarge
-from .message import Message
+from .message import ClientMessage
 from .troubles import is_refusal
 
 _STEP_LIMIT = 5  # seconds for each step of nats-py's connecting
@@ -35,7 +35,7 @@ class Listener:
     closed: Callable[[], None]  # for good, by nats-py or by us
 
 
-class Session:
+class NatsClient:
     """A nats-py client. Make one with ``open_session``."""
 
     def __init__(self, listener: Listener, *, servers: int) -> None:
@@ -66,9 +66,9 @@ class Session:
             connect_timeout=_STEP_LIMIT,
             reconnect_time_wait=_RETRY_WAIT,  # type: ignore[arg-type]  # it sleeps so long; a float will do
         )
-        return await self.round_trip()
+        return await self.flush()
 
-    async def round_trip(self, limit: float | None = None) -> bool:
+    async def flush(self, limit: float | None = None) -> bool:
         """Whether the broker has answered a ping, and so has read all that was sent before it.
 
         False after ``limit`` seconds, or when the connection drops.
@@ -87,7 +87,7 @@ class Session:
             dropped.cancel()
         return ping.done() and not ping.cancelled() and ping.exception() is None and self.client.is_connected
 
-    def require_fits(self, message: Message, headers: Mapping[str, str] | None = None) -> None:
+    def require_fits(self, message: ClientMessage, headers: Mapping[str, str] | None = None) -> None:
         """Raise MessageTooLarge for what would make the broker close the client for good."""
         # NATS/1.0 CRLF, then "key: value" CRLF each, then CRLF.
         extra = 12 + sum(len(key) + len(value) + 4 for key, value in headers.items()) if headers else 0
@@ -113,7 +113,7 @@ class Session:
 
     async def _errored(self, error: Exception) -> None:
         with contextlib.suppress(Exception):
-            said = words(error)
+            said = error_text(error)
             refusal = is_refusal(said) or isinstance(error, ssl.SSLError)
             self._refusals += refusal
             if self._refusals >= self._servers:
@@ -138,12 +138,12 @@ class Session:
             self._listener.closed()
 
 
-async def open_session(options: Mapping[str, Any], *, limit: float, listener: Listener) -> Session:
+async def open_session(options: Mapping[str, Any], *, limit: float, listener: Listener) -> NatsClient:
     """Connect within ``limit`` seconds; sooner when the broker refuses, as trying again is pointless.
 
     ``options`` are nats-py's. Raises ConnectError with the last reason.
     """
-    session = Session(listener, servers=len(options["servers"]))
+    session = NatsClient(listener, servers=len(options["servers"]))
     connecting = asyncio.create_task(session.connect(options), name="msc-connect")
     refused = asyncio.create_task(session.refused.wait(), name="msc-refused")
     connected = False
@@ -151,7 +151,7 @@ async def open_session(options: Mapping[str, Any], *, limit: float, listener: Li
         await asyncio.wait({connecting, refused}, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
         connected = connecting.done() and await connecting
     except (nats.errors.Error, OSError, ValueError) as error:
-        session.reason = session.reason or words(error)
+        session.reason = session.reason or error_text(error)
     finally:
         refused.cancel()
         if not connected:
@@ -164,6 +164,6 @@ async def open_session(options: Mapping[str, Any], *, limit: float, listener: Li
     return session
 
 
-def words(error: BaseException) -> str:
+def error_text(error: BaseException) -> str:
     """What an error of nats-py says, without its decoration."""
     return (str(error) or type(error).__name__).removeprefix("nats: ").strip("'")

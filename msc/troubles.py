@@ -13,7 +13,7 @@ _REMEMBERED = 1000  # subjects
 _VIOLATION = re.compile(r'permissions violation for (publish|subscription) to "([^"]*)"', re.IGNORECASE)
 
 
-class Troubles:
+class NatsErrors:
     """Complaints, by the subject that they are about. nats-py gives them in lower case."""
 
     def __init__(self) -> None:
@@ -23,7 +23,7 @@ class Troubles:
         self._unreported: dict[str, MscError] = {}  # subject: what befell a message after its call
         self._requests: dict[asyncio.Future[MscError], str] = {}  # those that wait for a reply
 
-    def note(self, words: str) -> None:
+    def record(self, words: str) -> None:
         """Take in what the broker said."""
         if is_refusal(words):
             self.refusal = words
@@ -41,14 +41,14 @@ class Troubles:
         for future in asked:
             _settle(future, PermissionDenied(words))
         if not asked:
-            self.befell(subject, PermissionDenied(words))
+            self.record_unreported(subject, PermissionDenied(words))
 
-    def befell(self, subject: str, error: MscError) -> None:
+    def record_unreported(self, subject: str, error: MscError) -> None:
         """Remember what happened to a message whose caller has gone on."""
         if len(self._unreported) < _REMEMBERED:
             self._unreported.setdefault(subject.lower(), error)
 
-    def take_denied(self, subject: str) -> str:
+    def pop_denial(self, subject: str) -> str:
         """The broker's words when it has refused ``subject``, which are then forgotten; else ""."""
         return self._denied.pop(subject.lower(), "")
 

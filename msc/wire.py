@@ -19,7 +19,7 @@ from . import gojson
 from .codes import Code, WireError
 
 __all__ = [
-    "AGAIN",
+    "RESENT_HEADER",
     "VERSION",
     "Code",
     "Reply",
@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 VERSION = "0.1.1"
-AGAIN = "Mss-Possible-Duplicate"  # header: the stream may hold the message already
+RESENT_HEADER = "Mss-Possible-Duplicate"  # header: the stream may hold the message already
 
 
 @dataclass(frozen=True, slots=True)

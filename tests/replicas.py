@@ -35,7 +35,7 @@ async def serving(
     reloader = Reloader(
         server=server, settings=lambda: server.settings, load=lambda _: load_policy(rules, environment)
     )
-    assert reloader.server.verbs  # it can be asked to reload, and to check
+    assert reloader.server.commands  # it can be asked to reload, and to check
     stop = asyncio.Event()
     running = asyncio.create_task(server.run(stop))
     ready = asyncio.create_task(server.ready.wait())

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from ..model import Problem
 from ..rulebook import ActionSpec, ChannelSpec, Rulebook
-from ..telling.request import NOT_BEGUN, OUTCOME_UNKNOWN, Answer, Request, failed
+from ..telling.request import NOT_BEGUN, OUTCOME_UNKNOWN, ActionRequest, ActionResponse, failed
 
 if TYPE_CHECKING:
     from ..broker import Connection
@@ -22,12 +22,23 @@ if TYPE_CHECKING:
     from ..preference_cache import PreferenceCache
 
 __all__ = [
-    "HANDLERS", "NOT_BEGUN", "OUTCOME_UNKNOWN", "Answer", "Handler", "HandlerType", "Lookup", "Request",
-    "Resources", "check_handler", "failed", "open_handler", "unusable",
+    "HANDLERS",
+    "NOT_BEGUN",
+    "OUTCOME_UNKNOWN",
+    "ActionHandler",
+    "ActionRequest",
+    "ActionResponse",
+    "HandlerResources",
+    "HandlerType",
+    "Lookup",
+    "check_handler",
+    "failed",
+    "open_handler",
+    "unusable",
 ]  # fmt: skip
 
 
-class Handler(Protocol):
+class ActionHandler(Protocol):
     """Carries out an action.
 
     ``handle`` answers by ``deadline``, in seconds of the loop's clock, with ``OUTCOME_UNKNOWN`` where
@@ -35,7 +46,7 @@ class Handler(Protocol):
     failure that is not definite. It is called concurrently, at most ``spec.concurrency`` times at once.
     """
 
-    async def handle(self, request: Request, deadline: float) -> Answer: ...
+    async def handle(self, request: ActionRequest, deadline: float) -> ActionResponse: ...
 
     async def close(self) -> None:
         """Let go of connections. Nothing is asked afterwards; never raises."""
@@ -45,13 +56,13 @@ class Handler(Protocol):
 class Lookup(Protocol):
     """Answers an action at once from what it has, changing nothing; never raises."""
 
-    def answer(self, request: Request) -> Answer: ...
+    def answer(self, request: ActionRequest) -> ActionResponse: ...
 
     async def close(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Terms:
+class ServiceTerms:
     """Under which conditions requests are served."""
 
     prefix: str  # of the applications' subjects
@@ -61,7 +72,7 @@ class Terms:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Resources:
+class HandlerResources:
     """What a handler may use of the process it runs in."""
 
     connection: Connection
@@ -77,7 +88,7 @@ class HandlerType:
 
     module: str  # in this package; defines ``open_handler(spec, resources)`` and ``problems(spec)``
     reads_only: bool = False  # a Lookup: doing it twice does no harm, so the ledger is skipped
-    looks: bool = False  # a Handler that changes nothing: skipped as well
+    skips_ledger: bool = False  # a Handler that changes nothing: skipped as well
     personal: bool = False  # also asked for one token deeper than its key; the token is ``Request.person``
 
 
@@ -86,18 +97,18 @@ HANDLERS: dict[str, HandlerType] = {
     "iplocation": HandlerType(module="iplocation", reads_only=True),
     "http": HandlerType(module="http"),
     "forward": HandlerType(module="forward"),
-    "preferences.get": HandlerType(module="preferences", looks=True, personal=True),
+    "preferences.get": HandlerType(module="preferences", skips_ledger=True, personal=True),
     "preferences.set": HandlerType(module="preferences", personal=True),
-    "preferences.options": HandlerType(module="preferences", looks=True, personal=True),
+    "preferences.options": HandlerType(module="preferences", skips_ledger=True, personal=True),
 }
 
 
-def open_handler(spec: ActionSpec, resources: Resources) -> Handler | Lookup:
+def open_handler(spec: ActionSpec, resources: HandlerResources) -> ActionHandler | Lookup:
     """Open what carries out ``spec``: a Lookup where the type reads only, else a Handler.
 
     Raises PolicyError for settings that no schema can judge.
     """
-    return cast("Handler | Lookup", _module(spec).open_handler(spec, resources))
+    return cast("ActionHandler | Lookup", _module(spec).open_handler(spec, resources))
 
 
 def check_handler(spec: ActionSpec) -> Iterable[Problem]:

@@ -11,16 +11,16 @@ from nats.js.kv import KeyValue
 from ..broker import Connection
 from ..ledger import Ledger
 from ..settings import Settings
-from . import Resources, Terms
+from . import HandlerResources, ServiceTerms
 from .service import Actions
-from .visibility import Visibility
+from .visibility import MicroService
 
 
 def make_actions(
     settings: Settings,
     connection: Connection,
     bucket: KeyValue,
-    resources: Resources,
+    resources: HandlerResources,
     *,
     clock: Callable[[], int],
 ) -> Actions:
@@ -28,7 +28,7 @@ def make_actions(
     # Anew with each session: what an earlier one had in hand, nobody works on any more.
     replica = uuid.uuid4().hex
     return Actions(
-        terms=Terms(
+        terms=ServiceTerms(
             prefix=settings.prefix,
             namespace=settings.namespace,
             tolerance=settings.clock_tolerance,
@@ -41,7 +41,7 @@ def make_actions(
         resources=resources,
         metrics=resources.metrics,
         clock=clock,
-        visibility=Visibility(
+        visibility=MicroService(
             connection=connection, name=settings.namespace, id=replica, version=version("mss-server")
         ),
     )

@@ -9,7 +9,7 @@ import re
 
 from msc import gojson, wire
 
-from . import Answer, Request, failed
+from . import ActionRequest, ActionResponse, failed
 
 _REQID = re.compile(rb'"reqid"\s*:\s*"([^"\\\x00-\x1f]{1,128})"', re.IGNORECASE)
 _SEARCHED = 64 * 1024  # bytes of a message that is no JSON
@@ -18,7 +18,7 @@ _PLAIN = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
 
 def read(
     data: bytes, *, key: str, received: int, tolerance: float, person: str | None = None
-) -> Request | tuple[str, Answer]:
+) -> ActionRequest | tuple[str, ActionResponse]:
     """The request in ``data``; or its reqid, as far as it has one, and why it is not served.
 
     ``key`` and ``person`` are what the subject says.
@@ -28,12 +28,12 @@ def read(
     try:
         request = wire.decode_request(data)
     except wire.WireError as error:
-        return _salvaged(data), failed(str(error))
+        return _salvage_reqid(data), failed(str(error))
     try:
         wire.check_request(request, received=received, tolerance=int(tolerance * 1e6))
     except wire.WireError as error:
-        return request.reqid, Answer(code=int(error.code), message=str(error))
-    return Request(
+        return request.reqid, ActionResponse(code=int(error.code), message=str(error))
+    return ActionRequest(
         key=key,
         reqid=request.reqid,
         payload=request.payload,
@@ -44,7 +44,7 @@ def read(
     )
 
 
-def write(reqid: str, answer: Answer, *, now: int, room: int) -> bytes:
+def write(reqid: str, answer: ActionResponse, *, now: int, room: int) -> bytes:
     """The reply. What cannot be written, or has more than ``room`` bytes, becomes code 1."""
     try:
         data = _encode(reqid, answer, now)
@@ -56,7 +56,7 @@ def write(reqid: str, answer: Answer, *, now: int, room: int) -> bytes:
     return short if len(short) <= room else _encode("", failed("the reqid is too long"), now)
 
 
-def inboxes(*, prefix: str, namespace: str) -> re.Pattern[str]:
+def inbox_pattern(*, prefix: str, namespace: str) -> re.Pattern[str]:
     """Which reply subjects are where a caller waits; to be matched in full.
 
     Anything else would let a caller speak with our rights: on JetStream's and the system's subjects,
@@ -67,7 +67,7 @@ def inboxes(*, prefix: str, namespace: str) -> re.Pattern[str]:
     return re.compile(rf"(?!{ours}){part}(?:\.{part})*")
 
 
-def _encode(reqid: str, answer: Answer, now: int) -> bytes:
+def _encode(reqid: str, answer: ActionResponse, now: int) -> bytes:
     if answer.code == 0 and answer.message == "ok" and _PLAIN.fullmatch(reqid):
         # By far most replies: nothing in them needs an escape but the payload.
         head = (
@@ -79,7 +79,7 @@ def _encode(reqid: str, answer: Answer, now: int) -> bytes:
     )
 
 
-def _salvaged(data: bytes) -> str:
+def _salvage_reqid(data: bytes) -> str:
     """The reqid of a message that is otherwise none: without it the caller would not know the reply."""
     try:
         found = gojson.load_fields(data, frozenset({"reqid"})).get("reqid")

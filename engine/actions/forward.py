@@ -11,20 +11,20 @@ from msc import wire
 
 from ..model import Problem
 from ..rulebook import ActionSpec
-from . import NOT_BEGUN, OUTCOME_UNKNOWN, Answer, Request, Resources, failed
+from . import NOT_BEGUN, OUTCOME_UNKNOWN, ActionRequest, ActionResponse, HandlerResources, failed
 
 _NOBODY = "not carried out: nobody serves it"
 _NO_REPLY = "the program's answer is no reply"
 
 
-class Forward:
+class ForwardHandler:
     """Passes each request on as it came."""
 
-    def __init__(self, spec: ActionSpec, resources: Resources) -> None:
+    def __init__(self, spec: ActionSpec, resources: HandlerResources) -> None:
         self._subject: str = spec.options["subject"]
         self._client = resources.connection.client
 
-    async def handle(self, request: Request, deadline: float) -> Answer:
+    async def handle(self, request: ActionRequest, deadline: float) -> ActionResponse:
         limit = deadline - asyncio.get_running_loop().time()
         if limit <= 0 or not self._client.is_connected:
             return failed(NOT_BEGUN)
@@ -40,14 +40,14 @@ class Forward:
             return failed(_NO_REPLY, f"{self._subject}: {error}")
         if reply.reqid != request.reqid:
             return failed(_NO_REPLY, f"{self._subject}: another reqid")
-        return Answer(code=reply.code, message=reply.message, payload=reply.payload)
+        return ActionResponse(code=reply.code, message=reply.message, payload=reply.payload)
 
     async def close(self) -> None:
         """The connection is not ours."""
 
 
-def open_handler(spec: ActionSpec, resources: Resources) -> Forward:
-    return Forward(spec, resources)
+def open_handler(spec: ActionSpec, resources: HandlerResources) -> ForwardHandler:
+    return ForwardHandler(spec, resources)
 
 
 def problems(spec: ActionSpec) -> Iterator[Problem]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from typing import Any, Protocol
 
-_LONGEST_ADDRESS = 100  # characters of what was asked, in a message
+_MAX_ADDRESS_LENGTH = 100  # characters of what was asked, in a message
 _ENGLISH = "en"
 
 
@@ -44,7 +44,7 @@ class NotLocatableError(ValueError):
 
 def public_address(text: str) -> Address:
     """The address that ``text`` is; an IPv4-mapped one is IPv4. Raises NotLocatableError."""
-    shown = text[:_LONGEST_ADDRESS]
+    shown = text[:_MAX_ADDRESS_LENGTH]
     try:
         address = ipaddress.ip_address(text)
     except ValueError:

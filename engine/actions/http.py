@@ -17,7 +17,7 @@ from ..errors import PolicyError
 from ..model import Problem
 from ..rulebook import ActionSpec
 from ..subjects import token
-from . import NOT_BEGUN, OUTCOME_UNKNOWN, Answer, Request, Resources, failed, unusable
+from . import NOT_BEGUN, OUTCOME_UNKNOWN, ActionRequest, ActionResponse, HandlerResources, failed, unusable
 
 _MAX_ANSWER = 512 * 1024  # bytes
 _UNREACHABLE = "not carried out: the service cannot be reached"
@@ -26,7 +26,7 @@ _NO_OBJECT = "the service's answer is no JSON object"
 _NOT_HELD = (aiohttp.ClientError, OSError, ValueError)
 
 
-class Http:
+class HttpHandler:
     """Posts each request to one address."""
 
     def __init__(self, spec: ActionSpec) -> None:
@@ -36,7 +36,7 @@ class Http:
         self._context = _context(spec)
         self._session: aiohttp.ClientSession | None = None
 
-    async def handle(self, request: Request, deadline: float) -> Answer:
+    async def handle(self, request: ActionRequest, deadline: float) -> ActionResponse:
         try:
             body = wire.encode_payload(request.payload)
         except wire.WireError as error:
@@ -85,20 +85,20 @@ class Http:
         return self._session
 
 
-def _judge(status: int, data: bytes | None) -> Answer:
+def _judge(status: int, data: bytes | None) -> ActionResponse:
     if not 200 <= status < 300:
         return failed(f"the service answers HTTP {status}", (data or b"")[:200].decode("utf-8", "replace"))
     if data is None:
         return failed(_TOO_LARGE)
     if not data.strip():
-        return Answer()
+        return ActionResponse()
     try:
         # The names are of no field, so the object is only checked: depth, numbers, halves of characters.
         gojson.load_fields(data, frozenset())
         payload = wire.decode_request(b'{"payload":' + data + b"}").payload
     except wire.WireError as error:
         return failed(_NO_OBJECT, str(error))
-    return Answer(payload=payload)
+    return ActionResponse(payload=payload)
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes | None:
@@ -111,11 +111,11 @@ async def _read(response: aiohttp.ClientResponse) -> bytes | None:
     return bytes(data)
 
 
-def open_handler(spec: ActionSpec, resources: Resources) -> Http:
+def open_handler(spec: ActionSpec, resources: HandlerResources) -> HttpHandler:
     found = list(problems(spec))
     if found:
         raise PolicyError(found)
-    return Http(spec)
+    return HttpHandler(spec)
 
 
 def problems(spec: ActionSpec) -> Iterator[Problem]:

@@ -21,7 +21,7 @@ from ..model import Problem
 from ..rulebook import ActionSpec
 from ..telling.payloads import read_payload
 from ..telling.shapes import SHAPES
-from . import Answer, Request, Resources, failed, unusable
+from . import ActionRequest, ActionResponse, HandlerResources, failed, unusable
 from .geo import NotLocatableError, locate, public_address
 
 log = logging.getLogger(__name__)
@@ -33,10 +33,10 @@ _UNREADABLE = (OSError, maxminddb.InvalidDatabaseError, ValueError)
 _Version = tuple[int, int, int]  # inode, size, nanosecond of the last change
 
 
-class IpLocation:
+class IpLocationHandler:
     """Answers from the database as it was at the last look."""
 
-    def __init__(self, spec: ActionSpec, resources: Resources) -> None:
+    def __init__(self, spec: ActionSpec, resources: HandlerResources) -> None:
         self._path = Path(spec.options["database"])
         self._key = spec.key
         self._up = resources.metrics.databases.labels(spec.key)
@@ -45,11 +45,11 @@ class IpLocation:
         self._looked = time.monotonic()
         self._reopening: asyncio.Task[None] | None = None
         self._complained = ""
-        self._take(*_read(self._path))
+        self._use(*_read(self._path))
 
-    def answer(self, request: Request) -> Answer:
+    def answer(self, request: ActionRequest) -> ActionResponse:
         if time.monotonic() - self._looked > _LOOK_EVERY:
-            self._look()
+            self._check_for_update()
         try:
             payload = read_payload(request.payload, SHAPES["iplocation"])
             address = public_address(payload["ipaddr"])
@@ -58,7 +58,7 @@ class IpLocation:
         if self._reader is None:
             return failed(_UNAVAILABLE, f"{self._path}: {self._complained}")
         try:
-            return Answer(payload=locate(self._reader, address, payload["locale"]))
+            return ActionResponse(payload=locate(self._reader, address, payload["locale"]))
         except _UNREADABLE as error:
             return failed(_UNAVAILABLE, f"{self._path}: {error}")
 
@@ -68,7 +68,7 @@ class IpLocation:
         if self._reader is not None:
             self._reader.close()
 
-    def _look(self) -> None:
+    def _check_for_update(self) -> None:
         """Have the file read again, beside the requests, when it is not what it was."""
         self._looked = time.monotonic()
         if self._reopening is None and _version(self._path) != self._version:
@@ -76,11 +76,11 @@ class IpLocation:
 
     async def _reopen(self) -> None:
         try:
-            self._take(*await asyncio.to_thread(_read, self._path))
+            self._use(*await asyncio.to_thread(_read, self._path))
         finally:
             self._reopening = None
 
-    def _take(self, version: _Version | None, reader: maxminddb.Reader | None, trouble: str) -> None:
+    def _use(self, version: _Version | None, reader: maxminddb.Reader | None, trouble: str) -> None:
         """Use ``reader``; without one, go on with the last that could be read."""
         self._version, self._complained = version, trouble
         self._up.set(0 if reader is None else 1)
@@ -93,8 +93,8 @@ class IpLocation:
         self._reader = reader
 
 
-def open_handler(spec: ActionSpec, resources: Resources) -> IpLocation:
-    return IpLocation(spec, resources)
+def open_handler(spec: ActionSpec, resources: HandlerResources) -> IpLocationHandler:
+    return IpLocationHandler(spec, resources)
 
 
 def problems(spec: ActionSpec) -> Iterator[Problem]:

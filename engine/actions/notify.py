@@ -10,12 +10,12 @@ from ..channels import Channel
 from ..errors import ChannelError, Deferred, Refused
 from ..model import Delivery, Outcome, Problem
 from ..rulebook import ActionSpec, ChannelSpec
-from ..telling import Ending, deliveries, ending
-from . import NOT_BEGUN, Answer, Request, Resources, failed
+from ..telling import SendResult, delivery_steps, send_result
+from . import NOT_BEGUN, ActionRequest, ActionResponse, HandlerResources, failed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Way:
+class _ActionChannel:
     """A channel of this action's own: what waits for deliveries does not hold up a request."""
 
     spec: ChannelSpec
@@ -23,15 +23,15 @@ class _Way:
     slots: asyncio.Semaphore  # sends at the same time
 
 
-class Notify:
+class NotifyHandler:
     """Sends one message for each request."""
 
-    def __init__(self, spec: ActionSpec, resources: Resources) -> None:
+    def __init__(self, spec: ActionSpec, resources: HandlerResources) -> None:
         self._spec = spec
         self._rulebook = resources.rulebook
         channels = resources.rulebook().channels
         self._ways = {
-            name: _Way(
+            name: _ActionChannel(
                 spec=channels[name],
                 channel=resources.open_channel(channels[name]),
                 slots=asyncio.Semaphore(channels[name].concurrency),
@@ -39,21 +39,23 @@ class Notify:
             for name in spec.channels
         }
 
-    async def handle(self, request: Request, deadline: float) -> Answer:
-        asked = deliveries(self._rulebook(), self._spec, [way.spec for way in self._ways.values()], request)
+    async def handle(self, request: ActionRequest, deadline: float) -> ActionResponse:
+        asked = delivery_steps(
+            self._rulebook(), self._spec, [way.spec for way in self._ways.values()], request
+        )
         try:
             delivery = next(asked)
             while True:
                 ended = await self._send(self._ways[delivery.channel], delivery, deadline)
                 delivery = asked.send(ended)
         except StopIteration as end:
-            answer: Answer = end.value
+            answer: ActionResponse = end.value
             return answer
 
     async def close(self) -> None:
         await asyncio.gather(*(way.channel.close() for way in self._ways.values()))
 
-    async def _send(self, way: _Way, delivery: Delivery, deadline: float) -> Ending:
+    async def _send(self, way: _ActionChannel, delivery: Delivery, deadline: float) -> SendResult:
         begun = False
         try:
             async with asyncio.timeout_at(deadline), way.slots:
@@ -63,21 +65,21 @@ class Notify:
             return _judged(error)
         except TimeoutError:
             if begun:
-                return ending(Outcome.UNKNOWN, "the time was up")
-            return Ending(answer=failed(NOT_BEGUN, "every connection was busy"), is_last=True)
-        return ending(Outcome.SENT)
+                return send_result(Outcome.UNKNOWN, "the time was up")
+            return SendResult(answer=failed(NOT_BEGUN, "every connection was busy"), is_last=True)
+        return send_result(Outcome.SENT)
 
 
-def _judged(error: ChannelError) -> Ending:
+def _judged(error: ChannelError) -> SendResult:
     if isinstance(error, Refused):
-        return ending(Outcome.REFUSED, str(error))
+        return send_result(Outcome.REFUSED, str(error))
     if isinstance(error, Deferred):
-        return ending(Outcome.DEFERRED, str(error), in_part=bool(error.remaining))
-    return ending(Outcome.UNKNOWN, str(error))
+        return send_result(Outcome.DEFERRED, str(error), in_part=bool(error.remaining))
+    return send_result(Outcome.UNKNOWN, str(error))
 
 
-def open_handler(spec: ActionSpec, resources: Resources) -> Notify:
-    return Notify(spec, resources)
+def open_handler(spec: ActionSpec, resources: HandlerResources) -> NotifyHandler:
+    return NotifyHandler(spec, resources)
 
 
 def problems(spec: ActionSpec) -> Iterator[Problem]:

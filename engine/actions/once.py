@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ..errors import BrokerError
-from ..ledger import Lease, Ledger, Recorded, Taken, action_key
+from ..ledger import Lease, LeaseHeld, Ledger, RecordedReply, action_key
 from ..rulebook import ActionSpec
-from . import NOT_BEGUN, OUTCOME_UNKNOWN, Answer, Handler, Request, failed
+from . import NOT_BEGUN, OUTCOME_UNKNOWN, ActionHandler, ActionRequest, ActionResponse, failed
 
 log = logging.getLogger(__name__)
 
@@ -20,19 +20,19 @@ _STILL_RUNNING = "still being carried out: outcome not known yet"
 _NO_LEDGER = "not carried out: the ledger cannot be reached"
 
 
-class Write(Protocol):
+class WriteReply(Protocol):
     """The reply's bytes; ``now`` in microseconds since the epoch."""
 
-    def __call__(self, answer: Answer, *, now: int) -> bytes: ...
+    def __call__(self, answer: ActionResponse, *, now: int) -> bytes: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
+class ActionJob:
     """A request, and how it is replied to."""
 
-    request: Request
+    request: ActionRequest
     until: int  # when the caller gives up, microseconds since the epoch
-    write: Write
+    write: WriteReply
     send: Callable[[bytes], Awaitable[None]]
 
     @property
@@ -42,13 +42,13 @@ class Job:
         return action_key(key if person is None else f"{key}.{person}", self.request.reqid)
 
 
-class Once:
+class IdempotentHandler:
     """Runs the requests for one action in one process; the ledger keeps processes apart."""
 
     def __init__(
         self,
         spec: ActionSpec,
-        handler: Handler,
+        handler: ActionHandler,
         ledger: Ledger,
         clock: Callable[[], int],
         *,
@@ -61,14 +61,14 @@ class Once:
         self._slots = asyncio.Semaphore(at_once)
         self._running: dict[str, asyncio.Future[bytes]] = {}
 
-    async def run(self, job: Job) -> bytes:
+    async def run(self, job: ActionJob) -> bytes:
         """The reply, whoever carries it out.
 
         ``job.send`` may be called with it before it is known to be written down, never with another
         than is returned.
         """
         if running := self._running.get(job.key):
-            await asyncio.wait((running,), timeout=max(0.0, self._left(job)))
+            await asyncio.wait((running,), timeout=max(0.0, self._time_left(job)))
             return running.result() if running.done() else self._write(job, _STILL_RUNNING)
         running = self._running[job.key] = asyncio.get_running_loop().create_future()
         try:
@@ -85,28 +85,28 @@ class Once:
             del self._running[job.key]
         return reply
 
-    async def run_anew(self, job: Job) -> bytes:
+    async def run_unrecorded(self, job: ActionJob) -> bytes:
         """The reply to what changes nothing: it is carried out each time, and the ledger not asked."""
         try:
-            async with asyncio.timeout(max(0.0, self._left(job))):
+            async with asyncio.timeout(max(0.0, self._time_left(job))):
                 await self._slots.acquire()
         except TimeoutError:
             return self._write(job, NOT_BEGUN)
         try:
-            answer = await self._handle(job.request, self._left(job))
+            answer = await self._handle(job.request, self._time_left(job))
         finally:
             self._slots.release()
         return job.write(answer, now=self._clock())
 
-    async def _settle(self, job: Job) -> bytes:
+    async def _settle(self, job: ActionJob) -> bytes:
         """Carry it out, or wait for whoever does; over a dead replica's lease only what may be repeated."""
-        over: Taken | None = None
+        over: LeaseHeld | None = None
         while True:
             taken = await self._try(job, over)
             if isinstance(taken, bytes):
                 return taken
-            found = await self._ledger.outcome(taken, limit=self._left(job))
-            if isinstance(found, Recorded):
+            found = await self._ledger.outcome(taken, limit=self._time_left(job))
+            if isinstance(found, RecordedReply):
                 return found.reply
             if found is None:
                 return self._write(job, _STILL_RUNNING)
@@ -116,10 +116,10 @@ class Once:
                 return await self._ledger.record(lease, self._write(job, OUTCOME_UNKNOWN))
             over = found
 
-    async def _try(self, job: Job, over: Taken | None) -> bytes | Taken:
+    async def _try(self, job: ActionJob, over: LeaseHeld | None) -> bytes | LeaseHeld:
         """The reply, if we are the ones to carry it out; else who is."""
         try:
-            async with asyncio.timeout(max(0.0, self._left(job))):
+            async with asyncio.timeout(max(0.0, self._time_left(job))):
                 await self._slots.acquire()
         except TimeoutError:
             return self._write(job, NOT_BEGUN)
@@ -127,7 +127,7 @@ class Once:
             claim = await self._claim(job, over)
             if not isinstance(claim, Lease):
                 return claim
-            answer = await self._handle(job.request, self._left(job))
+            answer = await self._handle(job.request, self._time_left(job))
         finally:
             self._slots.release()
         reply = job.write(answer, now=self._clock())
@@ -138,8 +138,8 @@ class Once:
             log.error("action %s: another replica took this one for dead, and replied", self._spec.key)
         return reply
 
-    async def _claim(self, job: Job, over: Taken | None) -> Lease | bytes | Taken:
-        left = self._left(job)
+    async def _claim(self, job: ActionJob, over: LeaseHeld | None) -> Lease | bytes | LeaseHeld:
+        left = self._time_left(job)
         if left <= 0:
             return self._write(job, NOT_BEGUN)
         try:
@@ -147,9 +147,9 @@ class Once:
         except (BrokerError, TimeoutError) as error:
             log.warning("action %s: %s", self._spec.key, str(error) or "the ledger does not answer")
             return self._write(job, _NO_LEDGER)
-        return claim.reply if isinstance(claim, Recorded) else claim
+        return claim.reply if isinstance(claim, RecordedReply) else claim
 
-    async def _handle(self, request: Request, left: float) -> Answer:
+    async def _handle(self, request: ActionRequest, left: float) -> ActionResponse:
         if left <= 0:
             return failed(NOT_BEGUN)
         deadline = asyncio.get_running_loop().time() + min(left, self._spec.timeout)
@@ -158,9 +158,9 @@ class Once:
             log.warning("action %s: %s (%s)", self._spec.key, answer.message, answer.detail)
         return answer
 
-    def _write(self, job: Job, message: str) -> bytes:
+    def _write(self, job: ActionJob, message: str) -> bytes:
         return job.write(failed(message), now=self._clock())
 
-    def _left(self, job: Job) -> float:
+    def _time_left(self, job: ActionJob) -> float:
         """Seconds in which an answer still reaches the caller."""
         return (job.until - self._clock()) / 1e6 - _LAST_MOMENT

@@ -13,23 +13,23 @@ from typing import Any
 
 from .. import locales
 from ..choices import Choices
-from ..errors import BadPreferences, BrokerError
+from ..errors import BrokerError, InvalidPreferences
 from ..model import Problem
-from ..offers import Offer, Offers, offers_of
-from ..preferences import MOST_BYTES, check_choice, merged, parse
+from ..offers import CategoryOptions, PreferenceOptions, options_of
+from ..preferences import MAX_DOCUMENT_BYTES, check_choice, merged, parse
 from ..rulebook import ActionSpec
 from ..subjects import is_safe_token
-from . import OUTCOME_UNKNOWN, Answer, Request, Resources, failed
+from . import OUTCOME_UNKNOWN, ActionRequest, ActionResponse, HandlerResources, failed
 
-_LONGEST_USER = 256  # characters
+_MAX_USER_LENGTH = 256  # characters
 _UNAVAILABLE = "preferences are not available: the broker does not answer"
 _UNREADABLE = "what is kept cannot be read; it counts as nothing"
 
 
-class Preferences:
+class PreferencesHandler:
     """Answers one of the three."""
 
-    def __init__(self, spec: ActionSpec, resources: Resources) -> None:
+    def __init__(self, spec: ActionSpec, resources: HandlerResources) -> None:
         self._cache = resources.preferences
         self._rulebook = resources.rulebook
         self._does = {
@@ -40,14 +40,14 @@ class Preferences:
         self._labels: Mapping[str, Mapping[str, Any]] = spec.options.get("labels", {})
         self._changes = spec.handler == "preferences.set"
         # By revision: the rulebook itself, held until somebody asks again, could not be let go of meanwhile.
-        self._offers: tuple[str, Offers] | None = None
+        self._offers: tuple[str, PreferenceOptions] | None = None
 
-    async def handle(self, request: Request, deadline: float) -> Answer:
+    async def handle(self, request: ActionRequest, deadline: float) -> ActionResponse:
         try:
             async with asyncio.timeout_at(deadline):
                 return await self._does(*_read(request))
-        except BadPreferences as error:
-            return Answer(code=1, message=str(error), payload={"reasons": list(error.reasons)})
+        except InvalidPreferences as error:
+            return ActionResponse(code=1, message=str(error), payload={"reasons": list(error.reasons)})
         except (BrokerError, TimeoutError) as error:
             detail = str(error) or "the time was up"
             return failed(OUTCOME_UNKNOWN if self._changes else _UNAVAILABLE, detail)
@@ -55,41 +55,41 @@ class Preferences:
     async def close(self) -> None:
         """Nothing is held."""
 
-    async def _get(self, user: str, payload: Mapping[str, Any]) -> Answer:
+    async def _get(self, user: str, payload: Mapping[str, Any]) -> ActionResponse:
         document, note = await self._document_of(user)
-        return Answer(payload={"userid": user, "preferences": document}, detail=note)
+        return ActionResponse(payload={"userid": user, "preferences": document}, detail=note)
 
-    async def _set(self, user: str, payload: Mapping[str, Any]) -> Answer:
+    async def _set(self, user: str, payload: Mapping[str, Any]) -> ActionResponse:
         changes = payload.get("preferences")
         if not isinstance(changes, Mapping):
-            raise BadPreferences(["preferences: a mapping such as {security: [sms]}"])
+            raise InvalidPreferences(["preferences: a mapping such as {security: [sms]}"])
         anew = payload.get("replace") is True
-        offers = self._present_offers()
+        offers = self._current_options()
 
         def change(present: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
             document = merged({} if anew else present, changes)
             taken_back = {key for key in present if key not in document}
             if reasons := check_choice(offers, document, {*changes, *taken_back}):
-                raise BadPreferences(reasons)
+                raise InvalidPreferences(reasons)
             return document, document
 
         document = await self._cache.change(user, change)
-        return Answer(payload={"userid": user, "preferences": document})
+        return ActionResponse(payload={"userid": user, "preferences": document})
 
-    async def _options(self, user: str, payload: Mapping[str, Any]) -> Answer:
+    async def _options(self, user: str, payload: Mapping[str, Any]) -> ActionResponse:
         document, note = await self._document_of(user)
         try:
             choices = parse(document)
-        except BadPreferences as error:
+        except InvalidPreferences as error:
             document, choices, note = {}, Choices(), f"{_UNREADABLE}: {error}"
-        rulebook, offers = self._rulebook(), self._present_offers()
+        rulebook, offers = self._rulebook(), self._current_options()
         asked = payload.get("locale")
         wanted = (choices.locale, asked if isinstance(asked, str) else "", rulebook.defaults.locale)
 
         def label(of: str, name: str) -> str:
             return _label(self._labels.get(of, {}).get(name), locales.chain(*wanted)) or name
 
-        def shown(offer: Offer) -> dict[str, Any]:
+        def shown(offer: CategoryOptions) -> dict[str, Any]:
             return {
                 "category": offer.category,
                 "label": label("categories", offer.category),
@@ -99,13 +99,13 @@ class Preferences:
                         "channel": name,
                         "label": label("channels", name),
                         "on": offer.is_on(choices, name),
-                        "always": name in offer.unasked,
+                        "always": name in offer.always_on,
                     }
                     for name in offer.channels
                 ],
             }
 
-        return Answer(
+        return ActionResponse(
             payload={
                 "userid": user,
                 "preferences": document,
@@ -121,18 +121,18 @@ class Preferences:
         """The person's document, and what is to be said to the operators of it."""
         try:
             return await self._cache.document_of(user), ""
-        except BadPreferences as error:
+        except InvalidPreferences as error:
             return {}, f"{_UNREADABLE}: {error}"
 
-    def _present_offers(self) -> Offers:
+    def _current_options(self) -> PreferenceOptions:
         rulebook = self._rulebook()
         if self._offers is None or self._offers[0] != rulebook.revision:
-            self._offers = rulebook.revision, offers_of(rulebook)
+            self._offers = rulebook.revision, options_of(rulebook)
         return self._offers[1]
 
 
-def open_handler(spec: ActionSpec, resources: Resources) -> Preferences:
-    return Preferences(spec, resources)
+def open_handler(spec: ActionSpec, resources: HandlerResources) -> PreferencesHandler:
+    return PreferencesHandler(spec, resources)
 
 
 def problems(spec: ActionSpec) -> Iterator[Problem]:
@@ -140,21 +140,25 @@ def problems(spec: ActionSpec) -> Iterator[Problem]:
     yield from ()
 
 
-def _read(request: Request) -> tuple[str, Mapping[str, Any]]:
+def _read(request: ActionRequest) -> tuple[str, Mapping[str, Any]]:
     """Whom it is about, and the rest of the payload. Raises BadPreferences."""
-    if len(request.data) > 4 * MOST_BYTES:
-        raise BadPreferences([f"{len(request.data)} bytes are too many: at most {MOST_BYTES} are kept"])
+    if len(request.data) > 4 * MAX_DOCUMENT_BYTES:
+        raise InvalidPreferences(
+            [f"{len(request.data)} bytes are too many: at most {MAX_DOCUMENT_BYTES} are kept"]
+        )
     payload = request.payload if isinstance(request.payload, Mapping) else {}
     written, person = payload.get("userid"), request.person
     user = _user(written)
     if person is None:
         if not user:
-            raise BadPreferences(["userid: whose preferences is not said"])
+            raise InvalidPreferences(["userid: whose preferences is not said"])
         return user, payload
     if not is_safe_token(person):
-        raise BadPreferences(["userid: the subject names nobody: at most 64 letters, digits, '_' and '-'"])
+        raise InvalidPreferences(
+            ["userid: the subject names nobody: at most 64 letters, digits, '_' and '-'"]
+        )
     if written not in (None, "") and user != person:
-        raise BadPreferences([f"userid: on this subject nobody but {person} is asked for"])
+        raise InvalidPreferences([f"userid: on this subject nobody but {person} is asked for"])
     return person, payload
 
 
@@ -163,7 +167,7 @@ def _user(written: Any) -> str:
     if isinstance(written, int) and not isinstance(written, bool):
         written = str(written)
     user = written.strip() if isinstance(written, str) else ""
-    return user if len(user) <= _LONGEST_USER else ""
+    return user if len(user) <= _MAX_USER_LENGTH else ""
 
 
 def _label(written: Any, wanted: Sequence[str]) -> str:

@@ -11,39 +11,39 @@ from prometheus_client import Counter, Histogram
 
 from ..rulebook import ActionSpec, ChannelSpec
 from . import HANDLERS, Lookup
-from .once import Once
+from .once import IdempotentHandler
 from .visibility import Endpoint
 
 QUEUE_GROUP = "mss-actions"
 
 
 @dataclass(slots=True, kw_only=True)
-class Served:
+class ActiveAction:
     """An action that is being served."""
 
     spec: ActionSpec
     channels: tuple[ChannelSpec, ...]  # as the handler was opened with
-    handler: Lookup | Once  # at once, or once only
+    handler: Lookup | IdempotentHandler  # at once, or once only
     latency: Histogram
     counters: dict[str, Counter] = field(default_factory=dict)  # by code
-    in_hand: set[asyncio.Task[None]] = field(default_factory=set)
+    in_flight: set[asyncio.Task[None]] = field(default_factory=set)
 
     @property
-    def room(self) -> int:
+    def capacity(self) -> int:
         """Requests that may be in hand."""
         return self.spec.concurrency + self.spec.queue
 
     async def close(self) -> None:
-        while self.in_hand:
-            await asyncio.wait(list(self.in_hand))
-        await (self.handler.handler if isinstance(self.handler, Once) else self.handler).close()
+        while self.in_flight:
+            await asyncio.wait(list(self.in_flight))
+        await (self.handler.handler if isinstance(self.handler, IdempotentHandler) else self.handler).close()
 
 
 @dataclass(slots=True, kw_only=True)
-class Listening:
+class ActionSubscription:
     """One subject on which an action is asked for."""
 
-    served: Served  # what carries the requests out; a reload puts another in its place
+    served: ActiveAction  # what carries the requests out; a reload puts another in its place
     endpoint: Endpoint
     subscription: Subscription | None = None
 
@@ -53,11 +53,11 @@ class Listening:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
+class PendingReply:
     """A request's way back to its caller, and into the counters."""
 
-    listening: Listening
-    served: Served
+    listening: ActionSubscription
+    served: ActiveAction
     reply: str  # the subject
     began: float  # seconds, monotonic
 

@@ -29,20 +29,20 @@ from ..metrics import Metrics
 from ..rulebook import ActionSpec, ChannelSpec
 from . import (
     HANDLERS,
-    Answer,
-    Handler,
+    ActionHandler,
+    ActionRequest,
+    ActionResponse,
+    HandlerResources,
     Lookup,
-    Request,
-    Resources,
-    Terms,
+    ServiceTerms,
     envelope,
     failed,
     open_handler,
     unusable,
 )
-from .once import Job, Once
-from .served import QUEUE_GROUP, Call, Listening, Served, endpoints
-from .visibility import Visibility
+from .once import ActionJob, IdempotentHandler
+from .served import QUEUE_GROUP, ActionSubscription, ActiveAction, PendingReply, endpoints
+from .visibility import MicroService
 
 log = logging.getLogger(__name__)
 
@@ -56,23 +56,23 @@ _UNAVAILABLE = "not available: the broker does not answer"
 class Actions:
     """Serves the actions of a policy; which ones can change while it runs."""
 
-    terms: Terms
+    terms: ServiceTerms
     connection: Connection
     ledger: Ledger
-    resources: Resources
+    resources: HandlerResources
     metrics: Metrics
     clock: Callable[[], int]  # microseconds since the epoch
-    visibility: Visibility
+    visibility: MicroService
     started: asyncio.Event = field(default_factory=asyncio.Event)
-    _served: dict[str, Served] = field(default_factory=dict)  # by key
-    _listening: dict[str, Listening] = field(default_factory=dict)  # by subject
+    _served: dict[str, ActiveAction] = field(default_factory=dict)  # by key
+    _listening: dict[str, ActionSubscription] = field(default_factory=dict)  # by subject
     _stopping: asyncio.Event = field(default_factory=asyncio.Event)
     _changing: asyncio.Lock = field(default_factory=asyncio.Lock)
     _tasks: asyncio.TaskGroup | None = None
     _inboxes: re.Pattern[str] = field(init=False)
 
     def __post_init__(self) -> None:
-        self._inboxes = envelope.inboxes(prefix=self.terms.prefix, namespace=self.terms.namespace)
+        self._inboxes = envelope.inbox_pattern(prefix=self.terms.prefix, namespace=self.terms.namespace)
 
     async def run(self, specs: Mapping[str, ActionSpec]) -> None:
         """Serve ``specs`` until ``stop``, then finish what is in hand."""
@@ -95,9 +95,9 @@ class Actions:
         self._stopping.set()
 
     @property
-    def in_hand(self) -> int:
+    def in_flight(self) -> int:
         """Requests taken and not yet answered."""
-        return sum(len(served.in_hand) for served in self._served.values())
+        return sum(len(served.in_flight) for served in self._served.values())
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -135,7 +135,7 @@ class Actions:
                 self._listening[subject].subscription = await self._subscribe(subject)
             if begun:
                 # Who served them until now may leave as soon as we return: the broker must know us.
-                await self.connection.round_trip(_HEAR_LIMIT)
+                await self.connection.flush(_HEAR_LIMIT)
             left = self._listening.keys() - subjects
             await asyncio.gather(*(self._leave(self._listening[subject]) for subject in left))
             for subject in left:
@@ -150,22 +150,22 @@ class Actions:
         subjects = []
         for key, spec in specs.items():
             for endpoint in endpoints(spec, self.terms.prefix):
-                fresh = Listening(served=self._served[key], endpoint=endpoint)
+                fresh = ActionSubscription(served=self._served[key], endpoint=endpoint)
                 self._listening.setdefault(endpoint.subject, fresh).served = fresh.served
                 subjects.append(endpoint.subject)
         return subjects
 
     async def _open(
         self, wanted: Mapping[str, tuple[ActionSpec, tuple[ChannelSpec, ...]]], undo: Callable[[], None]
-    ) -> dict[str, Served]:
+    ) -> dict[str, ActiveAction]:
         """What has to be opened anew for ``wanted``: all or nothing."""
-        opened: dict[str, Served] = {}
+        opened: dict[str, ActiveAction] = {}
         try:
             for key, (spec, channels) in wanted.items():
                 known = self._served.get(key)
                 if known and (known.spec, known.channels) == (spec, channels):
                     continue
-                opened[key] = Served(
+                opened[key] = ActiveAction(
                     spec=spec,
                     channels=channels,
                     handler=self._open_one(spec, channels),
@@ -178,7 +178,7 @@ class Actions:
             raise
         return opened
 
-    def _open_one(self, spec: ActionSpec, channels: tuple[ChannelSpec, ...]) -> Lookup | Once:
+    def _open_one(self, spec: ActionSpec, channels: tuple[ChannelSpec, ...]) -> Lookup | IdempotentHandler:
         if spec.options.get("subject") == f"{self.terms.prefix}.action.{spec.key}":
             raise PolicyError([unusable(spec, "it would forward to itself")])
         handler = open_handler(spec, self.resources)
@@ -186,7 +186,9 @@ class Actions:
             return cast(Lookup, handler)
         # No more at once than can be sent: a lease says that its action may have been carried out.
         limits = (spec.concurrency, max((each.concurrency for each in channels), default=spec.concurrency))
-        return Once(spec, cast(Handler, handler), self.ledger, self.clock, at_once=min(limits))
+        return IdempotentHandler(
+            spec, cast(ActionHandler, handler), self.ledger, self.clock, at_once=min(limits)
+        )
 
     async def _subscribe(self, subject: str) -> Subscription:
         return await self.connection.client.subscribe(
@@ -197,13 +199,13 @@ class Actions:
             pending_bytes_limit=-1,
         )
 
-    async def _leave(self, listening: Listening) -> None:
+    async def _leave(self, listening: ActionSubscription) -> None:
         """Ask for no more requests, and take those that are on their way."""
         subscription = listening.subscription
         if subscription is None:
             return
         if self.connection.client.is_connected:
-            await self.connection.leave(subscription, _HEAR_LIMIT)
+            await self.connection.drain(subscription, _HEAR_LIMIT)
         else:
             with contextlib.suppress(nats.errors.Error):
                 await subscription.unsubscribe()
@@ -219,7 +221,7 @@ class Actions:
             log.warning("action %s: %r is no reply subject; not carried out", key, msg.reply[:100])
             self.metrics.actions.labels(key, "100").inc()
             return
-        call = Call(listening=listening, served=served, reply=msg.reply, began=began)
+        call = PendingReply(listening=listening, served=served, reply=msg.reply, began=began)
         request = envelope.read(
             msg.data,
             key=key,
@@ -227,22 +229,22 @@ class Actions:
             received=self.clock(),
             tolerance=self.terms.tolerance,
         )
-        if not isinstance(request, Request):
+        if not isinstance(request, ActionRequest):
             await self._answer(call, *request)
-        elif not isinstance(served.handler, Once):
-            await self._look_up(call, served.handler, request)
-        elif len(served.in_hand) >= served.room:
+        elif not isinstance(served.handler, IdempotentHandler):
+            await self._run_lookup(call, served.handler, request)
+        elif len(served.in_flight) >= served.capacity:
             await self._answer(call, request.reqid, failed(_BUSY))
         elif self._tasks is not None:
             task = self._tasks.create_task(
-                self._carry_out(call, served.handler, request), name=f"action {key}"
+                self._run_handler(call, served.handler, request), name=f"action {key}"
             )
-            served.in_hand.add(task)
-            task.add_done_callback(served.in_hand.discard)
+            served.in_flight.add(task)
+            task.add_done_callback(served.in_flight.discard)
 
-    async def _look_up(self, call: Call, lookup: Lookup, request: Request) -> None:
+    async def _run_lookup(self, call: PendingReply, lookup: Lookup, request: ActionRequest) -> None:
         subscription = call.listening.subscription
-        if subscription and subscription.pending_msgs > call.served.room:
+        if subscription and subscription.pending_msgs > call.served.capacity:
             answer = failed(_BUSY)
         else:
             try:
@@ -253,7 +255,7 @@ class Actions:
                 answer = failed(_BROKEN)
         await self._answer(call, request.reqid, answer)
 
-    async def _carry_out(self, call: Call, once: Once, request: Request) -> None:
+    async def _run_handler(self, call: PendingReply, once: IdempotentHandler, request: ActionRequest) -> None:
         answered = False
 
         async def send(data: bytes) -> None:
@@ -265,8 +267,8 @@ class Actions:
         # A caller's clock may be ahead of ours; where it is behind, its patience ends sooner.
         until = min(request.sent, request.received) + int(self.terms.deadline * 1e6)
         try:
-            run = once.run_anew if HANDLERS[call.served.spec.handler].looks else once.run
-            data = await run(Job(request=request, until=until, write=write, send=send))
+            run = once.run_unrecorded if HANDLERS[call.served.spec.handler].skips_ledger else once.run
+            data = await run(ActionJob(request=request, until=until, write=write, send=send))
         except (BrokerError, nats.errors.Error) as error:
             log.warning("action %s: %s", request.key, error)
             data = write(failed(_UNAVAILABLE), now=self.clock())
@@ -279,7 +281,7 @@ class Actions:
         said = wire.decode_reply(data)
         self._count(call, str(said.code), said.message)
 
-    async def _answer(self, call: Call, reqid: str, answer: Answer) -> None:
+    async def _answer(self, call: PendingReply, reqid: str, answer: ActionResponse) -> None:
         data = envelope.write(reqid, answer, now=self.clock(), room=self.connection.client.max_payload)
         if answer.detail:
             log.warning("action %s: %s (%s)", call.served.spec.key, answer.message, answer.detail)
@@ -292,7 +294,7 @@ class Actions:
         except (BrokerError, nats.errors.Error) as error:
             log.warning("a reply could not be sent: %s", error)
 
-    def _count(self, call: Call, code: str, message: str) -> None:
+    def _count(self, call: PendingReply, code: str, message: str) -> None:
         took = time.perf_counter() - call.began
         served = call.served
         if code not in served.counters:

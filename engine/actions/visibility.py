@@ -21,7 +21,7 @@ from ..broker import Connection
 from ..errors import BrokerError
 
 _UNUSABLE = re.compile(r"[^A-Za-z0-9_-]")
-_LONGEST_ERROR = 200  # characters
+_MAX_ERROR_LENGTH = 200  # characters
 
 
 @dataclass(slots=True, kw_only=True)
@@ -42,7 +42,7 @@ class Endpoint:
         self.seconds += seconds
         if error:
             self.errors += 1
-            self.last_error = error[:_LONGEST_ERROR]
+            self.last_error = error[:_MAX_ERROR_LENGTH]
 
     @property
     def info(self) -> dict[str, Any]:
@@ -69,7 +69,7 @@ class Endpoint:
 
 
 @dataclass(kw_only=True)
-class Visibility:
+class MicroService:
     """Answers for the service ``name``."""
 
     connection: Connection

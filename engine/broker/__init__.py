@@ -12,30 +12,30 @@ bugs         how many one message is forgiven
 consumer     a durable pull consumer that never stops pulling and never holds too much
 """
 
-from msc.wire import AGAIN
+from msc.wire import RESENT_HEADER
 
-from .cells import Cells
+from .cells import AtomicStore
 from .connection import Connection, connect
 from .consumer import Consumer, Handle
-from .groundwork import Groundwork
-from .handout import Handout, handout
+from .groundwork import Provisioner
+from .handout import MessageMetadata, message_metadata
 from .lookup import messages_on
-from .publisher import Outgoing, Publisher, Settlement
+from .publisher import OutgoingMessage, PendingAck, Publisher
 from .topology import Topology
 
 __all__ = [
-    "AGAIN",
-    "Cells",
+    "RESENT_HEADER",
+    "AtomicStore",
     "Connection",
     "Consumer",
-    "Groundwork",
     "Handle",
-    "Handout",
-    "Outgoing",
+    "MessageMetadata",
+    "OutgoingMessage",
+    "PendingAck",
+    "Provisioner",
     "Publisher",
-    "Settlement",
     "Topology",
     "connect",
-    "handout",
+    "message_metadata",
     "messages_on",
 ]

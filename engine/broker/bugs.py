@@ -10,22 +10,22 @@ from collections import Counter
 
 from nats.aio.msg import Msg
 
-from .handout import handout
+from .handout import message_metadata
 
 _FORGIVEN = 4  # of one message, by this process
-_MOST = 1000  # messages whose bugs are remembered
+_MAX_TRACKED_MESSAGES = 1000  # messages whose bugs are remembered
 
 
-class Bugs:
+class ErrorBudget:
     """The bugs that the messages of one stream have met."""
 
     def __init__(self) -> None:
         self._met: Counter[int] = Counter()  # by sequence in the stream
 
-    def forgives(self, msg: Msg) -> bool:
+    def allows_retry(self, msg: Msg) -> bool:
         """Count one more; whether ``msg`` may come again."""
-        sequence = handout(msg.reply).sequence
+        sequence = message_metadata(msg.reply).sequence
         self._met[sequence] += 1
-        if len(self._met) > _MOST:
+        if len(self._met) > _MAX_TRACKED_MESSAGES:
             del self._met[next(iter(self._met))]
         return self._met[sequence] <= _FORGIVEN

@@ -17,15 +17,15 @@ from ..errors import BrokerError
 _TRIES = 50  # of a compare-and-set that others win
 
 T = TypeVar("T")
-Step: TypeAlias = Callable[[bytes], tuple[bytes | None, T]]
+UpdateFunction: TypeAlias = Callable[[bytes], tuple[bytes | None, T]]
 
 
 @dataclass(frozen=True, slots=True)
-class _Wanted:
+class _PendingUpdate:
     """One change, and who waits for it."""
 
-    step: Step[Any]
-    keep: float | None  # seconds
+    fn: UpdateFunction[Any]
+    ttl: float | None  # seconds
     result: asyncio.Future[Any]
 
 
@@ -37,7 +37,7 @@ class _Value:
     data: bytes
 
 
-class Cells:
+class AtomicStore:
     """The values of one bucket.
 
     Changes of one value that come together are made together, in the order in which they came: each for
@@ -46,10 +46,10 @@ class Cells:
 
     def __init__(self, bucket: KeyValue) -> None:
         self._bucket = bucket
-        self._waiting: dict[str, list[_Wanted]] = {}  # by key, while something is done about it
+        self._waiting: dict[str, list[_PendingUpdate]] = {}  # by key, while something is done about it
         self._work: set[asyncio.Task[None]] = set()
 
-    async def change(self, key: str, step: Step[T], *, keep: float | None = None) -> T:
+    async def update(self, key: str, step: UpdateFunction[T], *, keep: float | None = None) -> T:
         """Replace what lies under ``key`` by what ``step`` makes of it, and return what it says besides.
 
         After ``keep`` seconds the broker forgets it.
@@ -58,17 +58,17 @@ class Cells:
         called several times. Raises BrokerError, and then nothing was written or nobody knows.
         """
         result: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        wanted = _Wanted(step, keep, result)
+        wanted = _PendingUpdate(step, keep, result)
         if key in self._waiting:
             self._waiting[key].append(wanted)
         else:
             self._waiting[key] = [wanted]
-            work = asyncio.create_task(self._change_all(key), name=f"change {key}")
+            work = asyncio.create_task(self._update_all(key), name=f"change {key}")
             self._work.add(work)
             work.add_done_callback(self._work.discard)
         return await result
 
-    async def keys_below(self, prefix: str) -> list[str]:
+    async def keys_with_prefix(self, prefix: str) -> list[str]:
         """The keys that begin with ``prefix``, which ends with a dot. Raises BrokerError."""
         keys: list[str] = []
         try:
@@ -84,15 +84,15 @@ class Cells:
             raise BrokerError(f"{prefix}*: the keys cannot be read: {error or 'no answer'}") from error
         return keys
 
-    async def _change_all(self, key: str) -> None:
+    async def _update_all(self, key: str) -> None:
         """Make what is wanted of one value, until nothing is."""
         value: _Value | None = None
-        together: list[_Wanted] = []
+        together: list[_PendingUpdate] = []
         try:
             while together := self._waiting[key]:
                 self._waiting[key] = []
                 try:
-                    value = await self._change_together(key, together, value)
+                    value = await self._update_batch(key, together, value)
                 except BrokerError as error:
                     value = None
                     for wanted in together:
@@ -105,15 +105,15 @@ class Cells:
             for wanted in (*together, *self._waiting.pop(key)):  # where this was cancelled
                 wanted.result.cancel()
 
-    async def _change_together(self, key: str, together: list[_Wanted], value: _Value | None) -> _Value:
+    async def _update_batch(self, key: str, together: list[_PendingUpdate], value: _Value | None) -> _Value:
         """``value`` after all of them; None where it is not known and has to be asked for."""
         try:
             for _ in range(_TRIES):
                 before = value or await self._read(key)
-                data, outcomes = _reckon(before.data, together)
+                data, outcomes = _apply_updates(before.data, together)
                 after = before
                 if data is not None:
-                    keep = max(math.inf if wanted.keep is None else wanted.keep for wanted in together)
+                    keep = max(math.inf if wanted.ttl is None else wanted.ttl for wanted in together)
                     ttl = None if keep == math.inf else float(math.ceil(keep))
                     try:
                         # ``update`` does the same, and takes no time to live.
@@ -141,12 +141,12 @@ class Cells:
         return _Value(entry.revision or 0, entry.value or b"")
 
 
-def _reckon(data: bytes, together: list[_Wanted]) -> tuple[bytes | None, list[Any]]:
+def _apply_updates(data: bytes, together: list[_PendingUpdate]) -> tuple[bytes | None, list[Any]]:
     """What one change after the other makes of ``data``, None where nothing does, and what each says."""
     changed, outcomes = None, []
     for wanted in together:
         try:
-            after, outcome = wanted.step(data if changed is None else changed)
+            after, outcome = wanted.fn(data if changed is None else changed)
         except Exception as error:  # noqa: BLE001 -- it is for the one who wanted this, and for nobody else
             after, outcome = None, error
         changed = changed if after is None else after
@@ -154,6 +154,6 @@ def _reckon(data: bytes, together: list[_Wanted]) -> tuple[bytes | None, list[An
     return changed, outcomes
 
 
-def _fail(wanted: _Wanted, error: Exception) -> None:
+def _fail(wanted: _PendingUpdate, error: Exception) -> None:
     if not wanted.result.done():
         wanted.result.set_exception(error)

@@ -17,10 +17,10 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.js import JetStreamContext
 
-from msc.wire import AGAIN
+from msc.wire import RESENT_HEADER
 
-from ..errors import BrokerError, BrokerLost, BrokerUnfit, MessageTooLarge
-from .handout import Handout
+from ..errors import BrokerError, BrokerLost, BrokerUnsupported, MaxPayloadExceeded
+from .handout import MessageMetadata
 
 log = logging.getLogger(__name__)
 
@@ -30,10 +30,10 @@ _CONNECT_LIMIT = 10.0  # seconds for one try
 _RETRY_WAIT = 2.0  # seconds between two tries
 _CLOSE_LIMIT = 5.0  # seconds
 _LATE = 0.25  # seconds in which the server hands out what it had decided before we left
-_LONGEST_PING = 120  # seconds; long after nats-py has given up on a broker that does not answer
+_PING_TIMEOUT = 120  # seconds; long after nats-py has given up on a broker that does not answer
 _LOGIN = re.compile(r"authorization|authentication", re.IGNORECASE)
-_MOST_HEADERS = 16 * 1024  # bytes; ours are far fewer
-_UNSENT_AT_MOST = 4 * 1024 * 1024  # bytes, half of what nats-py is given
+_MAX_HEADER_BYTES = 16 * 1024  # bytes; ours are far fewer
+_MAX_UNSENT_BYTES = 4 * 1024 * 1024  # bytes, half of what nats-py is given
 _ROOM_WAIT, _ROOM_TRIES = 0.005, 2000  # seconds, and how often: ten seconds in all
 
 
@@ -49,40 +49,43 @@ class Connection:
         self.js: JetStreamContext = JetStreamContext(self.client)
         self.lost = asyncio.Event()  # the client is closed and stays so
         self.reconnections = 0
-        self.since = math.inf  # when the broker was started, by its clock, seconds since the epoch
+        self.server_started_at = (
+            math.inf
+        )  # when the broker was started, by its clock, seconds since the epoch
         self._anew = asyncio.Event()  # the connection was made, and the broker not yet asked
         self._anew.set()
         self._asked = asyncio.Event()  # the opposite
-        self.trouble = ""  # what nats-py last complained of
+        self.last_error = ""  # what nats-py last complained of
         self.violations: list[str] = []  # "permissions violation" texts, lower-cased by nats-py
         self._on_reconnect: list[Callable[[], None]] = []
         self._closing = False
-        self._patient: set[asyncio.Future[object]] = set()
+        self._bounded_waits: set[asyncio.Future[object]] = set()
 
     def on_reconnect(self, callback: Callable[[], None]) -> None:
         """Call ``callback`` after each reconnect. It must not raise."""
         self._on_reconnect.append(callback)
 
-    def is_surely_new(self, msg: Msg, handed: Handout) -> bool:
+    def is_first_delivery_now(self, msg: Msg, handed: MessageMetadata) -> bool:
         """Whether it is known by now that nobody can have been handed ``msg`` before.
 
         The broker counts how often it hands a message out. One that was killed has lost the last
         counts: of what it stored before it was started nothing is certain.
         """
         return (
-            handed.number == 1
+            handed.num_delivered == 1
             and self._asked.is_set()
-            and handed.stored > self.since * 1e6 + 1  # ``since`` is a float: a microsecond may be lost
-            and (msg.headers is None or AGAIN not in msg.headers)
+            and handed.stored_at
+            > self.server_started_at * 1e6 + 1  # ``since`` is a float: a microsecond may be lost
+            and (msg.headers is None or RESENT_HEADER not in msg.headers)
         )
 
-    async def is_new(self, msg: Msg, handed: Handout) -> bool:
-        """Whether nobody can have been handed ``msg`` before. Needs ``keep_since`` to be running."""
-        if handed.number == 1 and not self._asked.is_set():
+    async def is_first_delivery(self, msg: Msg, handed: MessageMetadata) -> bool:
+        """Whether nobody can have been handed ``msg`` before. Needs ``track_server_start`` to be running."""
+        if handed.num_delivered == 1 and not self._asked.is_set():
             await self._asked.wait()
-        return self.is_surely_new(msg, handed)
+        return self.is_first_delivery_now(msg, handed)
 
-    async def keep_since(self, epoch: Callable[[], Awaitable[float]]) -> None:
+    async def track_server_start(self, epoch: Callable[[], Awaitable[float]]) -> None:
         """Ask for the broker's ``epoch`` after each connect; for ever, until cancelled."""
         while True:
             await self._anew.wait()
@@ -93,13 +96,13 @@ class Connection:
                 await asyncio.sleep(_RETRY_WAIT)
             else:
                 self._anew.clear()
-                self.since = since
+                self.server_started_at = since
                 self._asked.set()
 
     def require_permitted(self) -> None:
         """Raise BrokerUnfit when the broker has refused us a subject."""
         if self.violations:
-            raise BrokerUnfit(f"the broker's permissions are too narrow: {'; '.join(self.violations)}")
+            raise BrokerUnsupported(f"the broker's permissions are too narrow: {'; '.join(self.violations)}")
 
     def require_open(self) -> None:
         """Raise BrokerLost when the client is closed for good."""
@@ -122,10 +125,10 @@ class Connection:
         (nats-py) when the buffer is full.
         """
         most = self.client.max_payload
-        size = len(payload) + _MOST_HEADERS  # counting them exactly takes a tenth of a publish
+        size = len(payload) + _MAX_HEADER_BYTES  # counting them exactly takes a tenth of a publish
         if size > most > 0 and (size := len(payload) + _header_size(headers)) > most:
-            raise MessageTooLarge(f"{size} bytes for {subject}; the broker takes {most}")
-        if self.client.pending_data_size >= _UNSENT_AT_MOST:
+            raise MaxPayloadExceeded(f"{size} bytes for {subject}; the broker takes {most}")
+        if self.client.pending_data_size >= _MAX_UNSENT_BYTES:
             await self._room()
         try:
             # nats-py only reads the headers; to copy them takes a tenth of a publish.
@@ -136,7 +139,7 @@ class Connection:
             self.lost.set()
             raise BrokerLost("the connection to NATS is closed") from error
 
-    async def hand_over(
+    async def publish_confirmed(
         self, subject: str, payload: bytes, headers: Mapping[str, str], *, limit: float
     ) -> None:
         """Publish, and return once the broker has read it and said nothing against it.
@@ -149,16 +152,16 @@ class Connection:
             await self.publish(subject, payload, headers=headers)
         except nats.errors.Error as error:
             raise BrokerError(f"NATS did not take it: {error}") from error
-        if not await self.round_trip(limit):
+        if not await self.flush(limit):
             raise BrokerError("NATS did not answer")
         if any(subject.lower() in text.lower() for text in self.violations[said:]):
             raise BrokerError(f"NATS does not permit {subject}")
 
-    async def round_trip(self, limit: float) -> bool:
+    async def flush(self, limit: float) -> bool:
         """Whether the broker has read, within ``limit`` seconds, all that was sent before."""
-        return await self.patiently(self.client.flush(timeout=_LONGEST_PING), limit)
+        return await self.wait_bounded(self.client.flush(timeout=_PING_TIMEOUT), limit)
 
-    async def leave(self, subscription: Subscription, limit: float) -> bool:
+    async def drain(self, subscription: Subscription, limit: float) -> bool:
         """Ask for no more, and take what is on its way; False when that took more than ``limit`` seconds.
 
         The server may hand one more message out after it has answered the PING that followed: it had
@@ -166,17 +169,17 @@ class Connection:
         the message with it. To go on taking for a moment there is no public call.
         """
         await self.client._send_unsubscribe(subscription._id)  # noqa: SLF001
-        heard = await self.round_trip(limit)
+        heard = await self.flush(limit)
         await asyncio.sleep(_LATE)
-        return await self.patiently(subscription.drain(), limit) and heard  # type: ignore[no-untyped-call]
+        return await self.wait_bounded(subscription.drain(), limit) and heard  # type: ignore[no-untyped-call]
 
-    async def patiently(self, work: Coroutine[Any, Any, object], limit: float) -> bool:
+    async def wait_bounded(self, work: Coroutine[Any, Any, object], limit: float) -> bool:
         """Wait for something of nats-py's that waits for a PONG; False after ``limit`` seconds.
 
         It is left running then: were it cancelled, the late PONG would kill the read loop in silence.
         """
         task = asyncio.ensure_future(work)
-        self._patient.add(task)
+        self._bounded_waits.add(task)
         task.add_done_callback(self._forget)
         await asyncio.wait((task,), timeout=limit)
         return task.done() and not task.cancelled() and task.exception() is None
@@ -185,23 +188,23 @@ class Connection:
         """Send what is buffered, within a limit, and close."""
         self._closing = True
         if self.client.is_connected:
-            await self.round_trip(_CLOSE_LIMIT)
+            await self.flush(_CLOSE_LIMIT)
         # RuntimeError is uvloop's, of a socket that the broker has closed.
         with contextlib.suppress(nats.errors.Error, OSError, RuntimeError):
             await self.client.close()
-        for task in self._patient:
+        for task in self._bounded_waits:
             task.cancel()
 
     async def _room(self) -> None:
         """Wait while much is unsent: nats-py's own waiting for room has no end and cannot be cancelled."""
         for _ in range(_ROOM_TRIES):
-            if not self.client.is_connected or self.client.pending_data_size < _UNSENT_AT_MOST:
+            if not self.client.is_connected or self.client.pending_data_size < _MAX_UNSENT_BYTES:
                 return
             await asyncio.sleep(_ROOM_WAIT)
         raise nats.errors.OutboundBufferLimitError
 
     def _forget(self, task: asyncio.Future[object]) -> None:
-        self._patient.discard(task)
+        self._bounded_waits.discard(task)
         if not task.cancelled():
             task.exception()  # else asyncio complains that nobody looked
 
@@ -210,8 +213,8 @@ class Connection:
         text = str(error) or type(error).__name__
         if "permissions violation" in text.lower():
             self.violations.append(text)
-        if not self.trouble or not _LOGIN.search(self.trouble):
-            self.trouble = text  # a login that was refused explains the connection that is cut then
+        if not self.last_error or not _LOGIN.search(self.last_error):
+            self.last_error = text  # a login that was refused explains the connection that is cut then
         log.warning("nats: %s", text)
 
     async def closed(self) -> None:
@@ -249,8 +252,8 @@ async def connect(options: Mapping[str, Any], *, is_patient: bool = True) -> Con
                 )
             break
         except (nats.errors.Error, TimeoutError, OSError) as error:
-            is_refused = bool(_LOGIN.search(connection.trouble))
-            why = connection.trouble if is_refused else str(error) or connection.trouble or "no answer"
+            is_refused = bool(_LOGIN.search(connection.last_error))
+            why = connection.last_error if is_refused else str(error) or connection.last_error or "no answer"
             await connection.close()
             if not is_patient:
                 raise BrokerError(f"not connected: {why}") from error
@@ -259,7 +262,7 @@ async def connect(options: Mapping[str, Any], *, is_patient: bool = True) -> Con
     version = connection.client.connected_server_version
     if (version.major, version.minor) < MINIMUM_SERVER:
         await connection.close()
-        raise BrokerUnfit(f"nats-server {version} is too old; MSS needs 2.12 or later")
+        raise BrokerUnsupported(f"nats-server {version} is too old; MSS needs 2.12 or later")
     return connection
 
 

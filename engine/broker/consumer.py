@@ -18,11 +18,11 @@ import nats.errors
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
-from ..errors import BrokerError, BrokerUnfit
-from .bugs import Bugs
+from ..errors import BrokerError, BrokerUnsupported
+from .bugs import ErrorBudget
 from .connection import Connection
-from .moment import Moment
-from .publisher import Settlement
+from .moment import FlushWindow
+from .publisher import PendingAck
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ _ACK = "$JS.ACK."  # where a message of a stream is acknowledged; nothing else h
 _GONE = ("consumer deleted", "consumer not found", "stream not found", "push based")
 
 
-Handle = Callable[[Msg], Settlement | Coroutine[Any, Any, Settlement | None]]
+Handle = Callable[[Msg], PendingAck | Coroutine[Any, Any, PendingAck | None]]
 
 
 class Consumer:
@@ -61,7 +61,7 @@ class Consumer:
         limit: int,
         ack_wait: float,
         handle: Handle,
-        give_up: Callable[[Msg], Settlement] | None = None,
+        give_up: Callable[[Msg], PendingAck] | None = None,
         on_stop: Callable[[], None] = lambda: None,
     ) -> None:
         self._connection = connection
@@ -72,12 +72,12 @@ class Consumer:
         self._ack_wait = ack_wait
         self._handle = handle
         self._give_up = give_up  # what becomes of a message that meets one bug too many
-        self._bugs = Bugs()
+        self._bugs = ErrorBudget()
         self._on_stop = on_stop  # ends the waiting of what is in hand
         self._handled: dict[str, Msg] = {}  # by reply subject
         self._settled: dict[str, Msg] = {}  # and not yet acknowledged
         self._in_a_row = 0
-        self._moment = Moment(_MOMENT)
+        self._moment = FlushWindow(_MOMENT)
         self._pulls: dict[str, int] = {}  # reply subject -> messages still to come
         self._pull_count = 0
         self._subscription: Subscription | None = None
@@ -99,10 +99,10 @@ class Consumer:
         self._connection.on_reconnect(self._renew)
         try:
             async with asyncio.TaskGroup() as self._tasks:
-                touch = self._tasks.create_task(self._keep(), name=f"keep {self._name}")
+                touch = self._tasks.create_task(self._heartbeat(), name=f"keep {self._name}")
                 await self._keep_pulling()
-                await self._leave()
-                while self.in_hand:
+                await self._drain()
+                while self.in_flight:
                     self._wake.clear()
                     await self._wake.wait()
                 touch.cancel()
@@ -116,7 +116,7 @@ class Consumer:
         self._wake.set()
 
     @property
-    def in_hand(self) -> int:
+    def in_flight(self) -> int:
         """Messages taken and not yet acknowledged."""
         return len(self._handled) + len(self._settled)
 
@@ -124,7 +124,7 @@ class Consumer:
         while not self._stopping:
             self._connection.require_open()
             if self._gone:
-                raise BrokerUnfit(f"consumer {self._name}: {self._gone}")
+                raise BrokerUnsupported(f"consumer {self._name}: {self._gone}")
             if not self._inbox:
                 await self._subscribe()
             self._wake.clear()
@@ -167,12 +167,12 @@ class Consumer:
         subscription, self._subscription = self._subscription, None
         if subscription is not None and self._connection.client.is_connected:
             # Draining hands us what has arrived already: dropped, it would wait for ack_wait.
-            await self._connection.patiently(subscription.drain(), _DRAIN_LIMIT)  # type: ignore[no-untyped-call]
+            await self._connection.wait_bounded(subscription.drain(), _DRAIN_LIMIT)  # type: ignore[no-untyped-call]
 
-    async def _leave(self) -> None:
+    async def _drain(self) -> None:
         subscription, self._subscription = self._subscription, None
         if subscription is not None and self._connection.client.is_connected:
-            await self._connection.leave(subscription, _DRAIN_LIMIT)
+            await self._connection.drain(subscription, _DRAIN_LIMIT)
 
     async def _pull(self) -> None:
         if not self._wants():
@@ -204,45 +204,45 @@ class Consumer:
         self._handled[msg.reply] = msg
         try:
             begun = self._handle(msg)
-            if isinstance(begun, Settlement):
-                self._release(msg)
+            if isinstance(begun, PendingAck):
+                self._free_slot(msg)
                 await self._store(msg, begun)
         except Exception as error:  # noqa: BLE001 -- what becomes of it is decided in one place
             begun = _raised(error)
-        if not isinstance(begun, Settlement):
-            self._tasks.create_task(self._carry_on(msg, begun), name=self._task_name)
+        if not isinstance(begun, PendingAck):
+            self._tasks.create_task(self._finish(msg, begun), name=self._task_name)
         self._in_a_row = (self._in_a_row + 1) % _IN_A_ROW
         if not self._in_a_row:
             await asyncio.sleep(0)
 
-    async def _carry_on(self, msg: Msg, begun: Awaitable[Settlement | None]) -> None:
+    async def _finish(self, msg: Msg, begun: Awaitable[PendingAck | None]) -> None:
         try:
             settlement = await begun
             if settlement is not None:
-                self._release(msg)
+                self._free_slot(msg)
                 await self._moment.wait()
                 await self._store(msg, settlement)
                 return
         except BrokerError as error:
             log.warning("consumer %s: %s", self._name, error)
-            await self._again(msg)
+            await self._nak(msg)
         except Exception:
             # The one place where a bug is caught: it costs this message a delay, not the process its life.
-            if self._give_up is not None and not self._bugs.forgives(msg):
+            if self._give_up is not None and not self._bugs.allows_retry(msg):
                 log.exception("consumer %s: a bug; the message is given up", self._name)
-                self._release(msg)
+                self._free_slot(msg)
                 await self._store(msg, self._give_up(msg))
                 return
             log.exception("consumer %s: a bug; the message comes again", self._name)
-            await self._again(msg)
+            await self._nak(msg)
         self._done(msg)
 
-    def _release(self, msg: Msg) -> None:
+    def _free_slot(self, msg: Msg) -> None:
         """Another one may be handled in its place."""
         self._settled[msg.reply] = self._handled.pop(msg.reply)
         self._look_for_room()
 
-    async def _store(self, msg: Msg, settlement: Settlement) -> None:
+    async def _store(self, msg: Msg, settlement: PendingAck) -> None:
         async def then(error: BrokerError | None) -> None:
             try:
                 if error is None:
@@ -251,7 +251,7 @@ class Consumer:
                         settlement.settled()
                 else:
                     log.warning("consumer %s: %s", self._name, error)
-                    await self._again(msg)
+                    await self._nak(msg)
             except nats.errors.Error as failure:
                 log.warning("consumer %s: no acknowledgement: %s", self._name, failure)
             finally:
@@ -270,11 +270,11 @@ class Consumer:
         if self._stopping or self._wants():
             self._wake.set()
 
-    async def _again(self, msg: Msg) -> None:
+    async def _nak(self, msg: Msg) -> None:
         with contextlib.suppress(nats.errors.Error):
             await msg.nak(delay=_MISHAP_WAIT)
 
-    async def _keep(self) -> None:
+    async def _heartbeat(self) -> None:
         """Tell the broker, well within ack_wait, that what is in hand is being worked on."""
         while True:
             await asyncio.sleep(self._ack_wait / 3)

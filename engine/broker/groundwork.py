@@ -19,9 +19,9 @@ import nats.js.errors
 from nats.js import api
 from nats.js.kv import KeyValue
 
-from ..errors import BrokerUnfit
+from ..errors import BrokerUnsupported
 from ..model import Kind
-from .cells import Cells
+from .cells import AtomicStore
 from .connection import Connection
 from .topology import Topology
 
@@ -35,13 +35,13 @@ _JETSTREAM_OFF = (10039, 10076)  # not enabled for the account; not enabled at a
 
 
 @dataclass(frozen=True, slots=True)
-class Groundwork:
+class Provisioner:
     """What a topology names, on the broker that a connection leads to."""
 
     names: Topology
     connection: Connection
 
-    async def prepare(self) -> None:
+    async def provision(self) -> None:
         """Create what is missing. Raises BrokerUnfit with what is in the way."""
         try:
             await self._refuse_captured_actions()
@@ -52,15 +52,15 @@ class Groundwork:
             for kind in self.names.kinds:
                 await self.ensure_kind(kind)
             await self._ensure_due_workers()
-            await self.epoch()
+            await self.server_started_at()
         except nats.js.errors.APIError as error:
             if error.err_code in _JETSTREAM_OFF:
-                raise BrokerUnfit("JetStream is not enabled on this nats-server or account") from error
-            raise BrokerUnfit(f"JetStream: {error.description} ({error.err_code})") from error
+                raise BrokerUnsupported("JetStream is not enabled on this nats-server or account") from error
+            raise BrokerUnsupported(f"JetStream: {error.description} ({error.err_code})") from error
         except (nats.errors.Error, TimeoutError) as error:
             self.connection.require_open()
             self.connection.require_permitted()
-            raise BrokerUnfit(f"JetStream does not answer: {error or 'time-out'}") from error
+            raise BrokerUnsupported(f"JetStream does not answer: {error or 'time-out'}") from error
 
     async def ensure_kind(self, kind: Kind) -> None:
         """Create what the events of one kind need and is missing."""
@@ -85,7 +85,10 @@ class Groundwork:
             )
 
     async def _ensure_due_workers(self) -> None:
-        for what, durable in (("delivery", self.names.due_worker), ("digest", self.names.alarm_worker)):
+        for what, durable in (
+            ("delivery", self.names.delivery_timer_worker),
+            ("digest", self.names.digest_timer_worker),
+        ):
             await self._ensure_due_worker(what, durable)
 
     async def _ensure_due_worker(self, what: str, durable: str) -> None:
@@ -102,7 +105,7 @@ class Groundwork:
             ),
         )
 
-    async def epoch(self) -> float:
+    async def server_started_at(self) -> float:
         """Since when the broker has been running, as far as MSS has seen; seconds since the epoch.
 
         The message that says so lies in its memory, where a restart loses it.
@@ -112,11 +115,11 @@ class Groundwork:
             try:
                 found = await self.connection.js.get_last_msg(stream, subject)
             except nats.js.errors.NotFoundError:
-                await self._begin_epoch(stream, subject)
+                await self._record_server_start(stream, subject)
             else:
                 return found.time.timestamp() if found.time else math.inf
 
-    async def _begin_epoch(self, stream: str, subject: str) -> None:
+    async def _record_server_start(self, stream: str, subject: str) -> None:
         memory = api.StreamConfig(
             name=stream,
             subjects=[subject],
@@ -131,8 +134,8 @@ class Groundwork:
     async def ledger(self) -> KeyValue:
         return await self.connection.js.key_value(self.names.bucket("LEDGER"))
 
-    async def state(self) -> Cells:
-        return Cells(await self.connection.js.key_value(self.names.bucket("STATE")))
+    async def state(self) -> AtomicStore:
+        return AtomicStore(await self.connection.js.key_value(self.names.bucket("STATE")))
 
     def _own_streams(self) -> list[api.StreamConfig]:
         def limits(name: str, subject: str, age: float) -> api.StreamConfig:
@@ -200,7 +203,7 @@ class Groundwork:
             info.config.subjects = self.names.subjects(kind)
             await self._update(info.config)
         elif info.config.subjects != self.names.subjects(kind):
-            raise BrokerUnfit(
+            raise BrokerUnsupported(
                 f"stream {name} listens to {', '.join(info.config.subjects or ())} and not to "
                 f"{', '.join(self.names.subjects(kind))}: does another MSS share this broker? "
                 "Give this one its own stream_prefix"
@@ -219,7 +222,7 @@ class Groundwork:
             # Another replica, which has started with us, has made it, and let it listen already.
             info = await self.connection.js.stream_info(config.name)
         if info.config.retention != (config.retention or api.RetentionPolicy.LIMITS):
-            raise BrokerUnfit(
+            raise BrokerUnsupported(
                 f"stream {config.name} has retention {info.config.retention}, MSS needs {config.retention}"
             )
         return info
@@ -259,13 +262,13 @@ class Groundwork:
             name = await self.connection.js.find_stream_name_by_subject(action)
         except nats.js.errors.NotFoundError:
             return
-        raise BrokerUnfit(
+        raise BrokerUnsupported(
             f"stream {name} captures {action}: its acknowledgement would answer the caller "
             "before any handler. Narrow its subjects"
         )
 
 
-def _in_the_way(config: api.StreamConfig) -> BrokerUnfit:
-    return BrokerUnfit(
+def _in_the_way(config: api.StreamConfig) -> BrokerUnsupported:
+    return BrokerUnsupported(
         f"another stream has the subjects of {config.name}: {', '.join(config.subjects or ())}"
     )

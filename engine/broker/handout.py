@@ -7,19 +7,19 @@ from msgspec import Struct
 _SHORT = 9  # tokens of a reply subject that names neither domain nor account
 
 
-class Handout(Struct, frozen=True, gc=False):
+class MessageMetadata(Struct, frozen=True, gc=False):
     """One message of a stream, handed out once."""
 
     sequence: int  # in its stream
-    number: int  # how often it was handed out, this time included
-    stored: int  # when the broker took it, microseconds since the epoch
+    num_delivered: int  # how often it was handed out, this time included
+    stored_at: int  # when the broker took it, microseconds since the epoch
 
 
-def handout(reply: str) -> Handout:
+def message_metadata(reply: str) -> MessageMetadata:
     """Read ``$JS.ACK.[domain.account.]stream.consumer.number.sequence.sequence.nanoseconds.pending``.
 
     nats-py's ``metadata`` says the same, with a datetime and in five times the time.
     """
     tokens = reply.split(".")
     at = 4 if len(tokens) == _SHORT else 6
-    return Handout(int(tokens[at + 1]), int(tokens[at]), int(tokens[at + 3]) // 1000)
+    return MessageMetadata(int(tokens[at + 1]), int(tokens[at]), int(tokens[at + 3]) // 1000)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 
-class Moment:
+class FlushWindow:
     """Lets what several tasks write come together: each write to the broker costs a system call.
 
     Whoever comes first waits for ``seconds``, those who come meanwhile for what is left of them.

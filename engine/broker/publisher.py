@@ -20,7 +20,7 @@ from msgspec import Struct
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
-from msc.wire import AGAIN
+from msc.wire import RESENT_HEADER
 
 from ..errors import BrokerError, NotStored
 from .connection import Connection
@@ -32,7 +32,7 @@ _GIVE_UP_AFTER = 30.0  # seconds; then the caller hears NotStored and decides
 _NO_RESPONDERS = "503"
 
 
-class Outgoing(Struct, frozen=True, kw_only=True, gc=False):
+class OutgoingMessage(Struct, frozen=True, kw_only=True, gc=False):
     """One message for a stream. ``id`` makes a repeat harmless within the stream's window.
 
     A Struct, as several are made for each event: a frozen dataclass takes twenty times as long.
@@ -44,14 +44,14 @@ class Outgoing(Struct, frozen=True, kw_only=True, gc=False):
     headers: Mapping[str, str] = {}
 
 
-Then = Callable[[BrokerError | None], Awaitable[None]]
+OnStored = Callable[[BrokerError | None], Awaitable[None]]
 
 
-class _Group(Struct):
+class _MessageGroup(Struct):
     """Messages that are stored together: ``then`` comes with the last, or with the first failure."""
 
     waiting: int
-    then: Then
+    then: OnStored
     is_known: bool = False  # a stream had one of them already
 
     async def stored(self, *, is_known: bool) -> None:
@@ -66,9 +66,9 @@ class _Group(Struct):
             await self.then(error)
 
 
-class _Flight(Struct):
-    message: Outgoing
-    group: _Group
+class _InFlight(Struct):
+    message: OutgoingMessage
+    group: _MessageGroup
     first_sent: float  # monotonic seconds
     last_sent: float
 
@@ -80,7 +80,7 @@ class Publisher:
         self._connection = connection
         self._window = window
         self._room = asyncio.Event()  # some of the window is free again
-        self._flights: dict[str, _Flight] = {}
+        self._flights: dict[str, _InFlight] = {}
         self._tokens = itertools.count()
         self._inbox = connection.client.new_inbox()
         self._subscription: Subscription | None = None
@@ -90,7 +90,7 @@ class Publisher:
             f"{self._inbox}.*", cb=self._acknowledged, pending_msgs_limit=-1, pending_bytes_limit=-1
         )
 
-    async def store(self, *messages: Outgoing) -> None:
+    async def store(self, *messages: OutgoingMessage) -> None:
         """Publish ``messages`` and return when every one is stored.
 
         Waits while the window is full. Raises BrokerError when one is not; the others may be stored
@@ -98,14 +98,14 @@ class Publisher:
         """
         await self._store(messages)
 
-    async def store_first(self, message: Outgoing) -> bool:
+    async def store_if_new(self, message: OutgoingMessage) -> bool:
         """Publish ``message``; False where the stream has one of its id already. Raises BrokerError.
 
         That may be this one, where the acknowledgement of its first copy was lost.
         """
         return not (await self._store((message,))).is_known
 
-    async def _store(self, messages: Sequence[Outgoing]) -> _Group:
+    async def _store(self, messages: Sequence[OutgoingMessage]) -> _MessageGroup:
         result: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         async def then(error: BrokerError | None) -> None:
@@ -115,20 +115,20 @@ class Publisher:
                 else:
                     result.set_exception(error)
 
-        group = _Group(len(messages), then)
+        group = _MessageGroup(len(messages), then)
         await self._send_all(messages, group)
         await result
         return group
 
-    async def send(self, messages: Sequence[Outgoing], then: Then) -> None:
+    async def send(self, messages: Sequence[OutgoingMessage], then: OnStored) -> None:
         """Publish ``messages`` and return; ``then`` is awaited when all are stored, of none at once.
 
         It gets the error when one is not, and must not raise. It is awaited by who reads the
         acknowledgements: nobody else's are read meanwhile. Waits while the window is full.
         """
-        await self._send_all(messages, _Group(len(messages), then))
+        await self._send_all(messages, _MessageGroup(len(messages), then))
 
-    async def _send_all(self, messages: Sequence[Outgoing], group: _Group) -> None:
+    async def _send_all(self, messages: Sequence[OutgoingMessage], group: _MessageGroup) -> None:
         if not messages:
             await group.then(None)
         now = time.monotonic()
@@ -140,7 +140,7 @@ class Publisher:
             if group.waiting <= 0:  # one of them failed while we waited
                 return
             token = str(next(self._tokens))
-            self._flights[token] = flight = _Flight(message, group, now, now)
+            self._flights[token] = flight = _InFlight(message, group, now, now)
             await self._send(token, flight)
 
     async def run(self) -> None:
@@ -163,11 +163,11 @@ class Publisher:
         for token in list(self._flights):
             await self._fail(token, NotStored("the publisher was closed"))
 
-    async def _send(self, token: str, flight: _Flight) -> None:
+    async def _send(self, token: str, flight: _InFlight) -> None:
         message = flight.message
         headers = {**message.headers, "Nats-Msg-Id": message.id}
         if flight.last_sent > flight.first_sent:
-            headers[AGAIN] = "1"
+            headers[RESENT_HEADER] = "1"
         try:
             await self._connection.publish(
                 message.subject, message.payload, reply=f"{self._inbox}.{token}", headers=headers
@@ -192,7 +192,7 @@ class Publisher:
             self._land(token)
             await flight.group.stored(is_known=b'"duplicate"' in msg.data)
 
-    def _land(self, token: str) -> _Flight | None:
+    def _land(self, token: str) -> _InFlight | None:
         flight = self._flights.pop(token, None)
         # Those who wait are all woken: not for each single place.
         if len(self._flights) <= self._window * 3 // 4:
@@ -204,11 +204,11 @@ class Publisher:
             await flight.group.failed(error)
 
 
-class Settlement(Struct, frozen=True, kw_only=True):
+class PendingAck(Struct, frozen=True, kw_only=True):
     """What is to be stored before a message is acknowledged."""
 
     publisher: Publisher
-    messages: Sequence[Outgoing]
+    messages: Sequence[OutgoingMessage]
     settled: Callable[[], None] | None = None  # called once the message is acknowledged
 
 

@@ -19,7 +19,7 @@ import nats.errors
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
-from ..errors import BrokerError, BrokerUnfit, NotPermitted, NotThere
+from ..errors import BrokerError, BrokerUnsupported, MessageNotFound, NotPermitted
 from .connection import Connection
 
 _ACK = "$JS.ACK."
@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stored:
+class StoredMessage:
     """One message as a stream has it."""
 
     subject: str
@@ -47,7 +47,7 @@ class Stored:
     size: int  # bytes of the payload
 
 
-class Reading:
+class StreamReader:
     """The messages of one stream on one subject, from the oldest on; use it as a context.
 
     ``subject`` may have wildcards. ``start`` is a sequence, ``since`` microseconds since the epoch;
@@ -67,7 +67,7 @@ class Reading:
         latest: bool = False,
     ) -> None:
         self.caught_up = False  # all that was there has been returned
-        self.waiting = 0  # how many more there were when the last one was sent
+        self.pending = 0  # how many more there were when the last one was sent
         self._connection = connection
         self._stream = stream
         self._subject = subject
@@ -82,7 +82,7 @@ class Reading:
         self._makings = 0
         self._said = 0  # violations that were there before
 
-    async def __aenter__(self) -> Reading:
+    async def __aenter__(self) -> StreamReader:
         """Raises NotPermitted, BrokerUnfit where there is no such stream, BrokerError."""
         await self._make()
         self._connection.on_reconnect(self._renew)
@@ -93,26 +93,26 @@ class Reading:
     ) -> None:
         await self._leave()
 
-    async def present(self) -> Stored | None:
+    async def next_existing(self) -> StoredMessage | None:
         """The next of those that are there already; None when there are no more."""
-        return None if self.caught_up else await self._following()
+        return None if self.caught_up else await self._next_or_none()
 
-    async def some(self, most: int) -> list[Stored]:
+    async def read_batch(self, most: int) -> list[StoredMessage]:
         """As many of those present as have arrived, at least one; [] when there are no more."""
-        found: list[Stored] = []
+        found: list[StoredMessage] = []
         while len(found) < most and not (found and self._arrived.empty()):
-            if (stored := await self.present()) is None:
+            if (stored := await self.next_existing()) is None:
                 break
             found.append(stored)
         return found
 
-    async def following(self) -> Stored:
+    async def next_message(self) -> StoredMessage:
         """The next one, however long it takes to come."""
         while True:
-            if (found := await self._following()) is not None:
+            if (found := await self._next_or_none()) is not None:
                 return found
 
-    async def _following(self) -> Stored | None:
+    async def _next_or_none(self) -> StoredMessage | None:
         """The next one, or None when it turned out that there is none at this moment."""
         while True:
             try:
@@ -135,7 +135,7 @@ class Reading:
             if self.caught_up and self._arrived.empty():
                 return None
 
-    async def _took(self, msg: Msg) -> Stored | None:
+    async def _took(self, msg: Msg) -> StoredMessage | None:
         # $JS.ACK.[<domain>.<account>.]<stream>.<consumer>.<tries>.<sequence>.<count>.<time>.<waiting>
         parts = msg.reply.split(".")
         consumer, _, sequence, count, time, waiting = parts[3:9] if len(parts) == 9 else parts[5:11]
@@ -146,10 +146,10 @@ class Reading:
             return None
         self._next += 1
         self._start, self._since = int(sequence) + 1, 0
-        self.waiting = int(waiting)
-        self.caught_up = self.caught_up or not self.waiting
+        self.pending = int(waiting)
+        self.caught_up = self.caught_up or not self.pending
         headers = msg.headers or {}
-        return Stored(
+        return StoredMessage(
             subject=msg.subject,
             sequence=int(sequence),
             at=int(time) // 1000,
@@ -187,13 +187,13 @@ class Reading:
         self._subscription = await self._connection.client.subscribe(
             inbox, cb=take, pending_msgs_limit=-1, pending_bytes_limit=-1
         )
-        made = await ask(
+        made = await request_jetstream(
             self._connection,
             f"$JS.API.CONSUMER.CREATE.{self._stream}.{self._name}.{self._subject}",
             {"stream_name": self._stream, "config": self._config(inbox)},
         )
-        self.waiting = int(made.get("num_pending") or 0)
-        self.caught_up = self.caught_up or not self.waiting
+        self.pending = int(made.get("num_pending") or 0)
+        self.caught_up = self.caught_up or not self.pending
 
     def _config(self, inbox: str) -> dict[str, Any]:
         since = (_EPOCH + timedelta(microseconds=self._since)).isoformat().replace("+00:00", "Z")
@@ -228,13 +228,15 @@ class Reading:
             await subscription.unsubscribe()
 
 
-async def ask(connection: Connection, subject: str, question: Mapping[str, Any]) -> dict[str, Any]:
+async def request_jetstream(
+    connection: Connection, subject: str, question: Mapping[str, Any]
+) -> dict[str, Any]:
     """What JetStream answers. Raises NotPermitted, NotThere, BrokerUnfit, BrokerError."""
     request = connection.client.request(subject, json.dumps(question).encode(), timeout=_ASK_LIMIT)
     try:
-        msg = await permitted(connection, request, (subject,))
+        msg = await await_permitted(connection, request, (subject,))
     except nats.errors.NoRespondersError as error:
-        raise BrokerUnfit("JetStream is not enabled on this nats-server or account") from error
+        raise BrokerUnsupported("JetStream is not enabled on this nats-server or account") from error
     except nats.errors.Error as error:
         connection.require_open()
         raise BrokerError(f"NATS does not answer: {str(error) or 'time-out'}") from error
@@ -243,18 +245,18 @@ async def ask(connection: Connection, subject: str, question: Mapping[str, Any])
         return answer
     if refusal.get("err_code") == _NO_STREAM:
         stream = subject.split(".")[4]
-        raise BrokerUnfit(
+        raise BrokerUnsupported(
             f"there is no stream {stream} on this broker: no server has run here yet, or under another "
             "stream_prefix"
         )
     if refusal.get("err_code") in _JETSTREAM_OFF:
-        raise BrokerUnfit("JetStream is not enabled on this nats-server or account")
+        raise BrokerUnsupported("JetStream is not enabled on this nats-server or account")
     if refusal.get("err_code") in _NO_MESSAGE:
-        raise NotThere("there is no such message")
+        raise MessageNotFound("there is no such message")
     raise BrokerError(f"NATS: {refusal.get('description')} ({refusal.get('err_code')})")
 
 
-async def permitted(connection: Connection, work: Awaitable[T], subjects: Collection[str]) -> T:
+async def await_permitted(connection: Connection, work: Awaitable[T], subjects: Collection[str]) -> T:
     """Await ``work``, which publishes on ``subjects`` and waits for answers.
 
     What the broker does not permit it never answers, but tells apart: NotPermitted.

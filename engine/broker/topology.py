@@ -87,12 +87,12 @@ class Topology:
         return self.namespace + subject.removeprefix(f"{self.namespace}.due.delivery")
 
     @property
-    def due_worker(self) -> str:
+    def delivery_timer_worker(self) -> str:
         """The durable of the deliveries that are due."""
         return f"{self.namespace}-due-delivery"
 
     @property
-    def alarm_worker(self) -> str:
+    def digest_timer_worker(self) -> str:
         """The durable of the digests that are due."""
         return f"{self.namespace}-due-digest"
 

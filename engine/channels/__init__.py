@@ -41,7 +41,7 @@ class Publish(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Resources:
+class ChannelResources:
     """What a channel may use of the process it runs in."""
 
     publish: Publish
@@ -55,19 +55,19 @@ class ChannelType:
     module: str  # in this package; defines ``open_channel(spec, resources)`` and ``read_settings(spec)``
     address: str | None = None  # the kind of address it needs unless its settings say so
     many: bool = False  # one message may carry several addresses
-    words: bool = True  # it says something to people; without words it carries the event to a machine
+    renders_text: bool = True  # it says something to people; without words it carries the event to a machine
 
 
 TYPES: dict[str, ChannelType] = {
     "email": ChannelType(module="email", address="email", many=True),
     "apprise": ChannelType(module="apprise"),
-    "webhook": ChannelType(module="webhook", words=False),
-    "nats": ChannelType(module="nats", words=False),
-    "console": ChannelType(module="console", words=False),
+    "webhook": ChannelType(module="webhook", renders_text=False),
+    "nats": ChannelType(module="nats", renders_text=False),
+    "console": ChannelType(module="console", renders_text=False),
 }
 
 
-def open_channel(spec: ChannelSpec, resources: Resources) -> Channel:
+def open_channel(spec: ChannelSpec, resources: ChannelResources) -> Channel:
     """Open the channel that ``spec`` describes. Connections are made at the first send.
 
     Raises PolicyError for settings that no schema can judge: a certificate file that is not there,

@@ -23,13 +23,13 @@ from apprise.exception import AppriseException
 from ..errors import ChannelError, Deferred, Refused, Unknown
 from ..model import Delivery, Message, Severity
 from ..rulebook import ChannelSpec
-from . import Resources, unusable
+from . import ChannelResources, unusable
 from .apprise_plugins import usable_alone
 
 _SAMPLE_ADDRESS = ("+15550001111",)  # for a URL that is looked at and not called
-_THREADS_AT_MOST = 8
-_IDLE_AT_MOST = 256  # services kept for the next message, over all addresses
-_LONGEST_WORDS = 500  # characters
+_MAX_THREADS = 8
+_MAX_IDLE_SERVICES = 256  # services kept for the next message, over all addresses
+_MAX_DETAIL_LENGTH = 500  # characters
 _DEFINITE = (400, 401, 403, 404, 410, 422)  # statuses with which another try ends the same
 
 _STATUS = re.compile(r"\berror=(\d{3})\b")
@@ -50,7 +50,7 @@ _TYPES = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class AppriseSettings:
     """The options of a channel of type ``apprise``."""
 
     url: str = field(repr=False)  # {to} stands for the address
@@ -66,8 +66,8 @@ class Settings:
 class AppriseChannel:
     """Sends each delivery through the service that the URL names."""
 
-    def __init__(self, settings: Settings, *, timeout: float, concurrency: int) -> None:
-        threads = min(concurrency, _THREADS_AT_MOST)
+    def __init__(self, settings: AppriseSettings, *, timeout: float, concurrency: int) -> None:
+        threads = min(concurrency, _MAX_THREADS)
         self._settings = settings
         self._timeout = timeout
         self._slots = asyncio.Semaphore(threads)
@@ -112,7 +112,7 @@ class AppriseChannel:
     def _call(self, url: str, delivery: Delivery) -> str | ChannelError:
         """On a thread: one service, one message."""
         try:
-            service = self._services.take(url)
+            service = self._services.acquire(url)
         except Refused as error:
             return error
         body, body_format = _content(delivery.message, service.plugin)
@@ -127,7 +127,7 @@ class AppriseChannel:
             name = service.plugin.service_name
             timed_out = result.status == apprise.AppriseResultStatus.TIMEOUT
             taken = bool(result)
-        self._services.give_back(url, service)
+        self._services.release(url, service)
         if taken:
             return f"{name}: sent"
         return self._judge(str(name), lines, timed_out=timed_out)
@@ -139,7 +139,7 @@ class AppriseChannel:
         status = _STATUS.search(words)
         for piece in self._masked:
             words = words.replace(piece, "***")
-        words = f"{name}: {words}"[:_LONGEST_WORDS]
+        words = f"{name}: {words}"[:_MAX_DETAIL_LENGTH]
         if status is not None:
             return (Refused if int(status[1]) in _DEFINITE else Deferred)(words)
         if _NEVER_CONNECTED.search(words):
@@ -149,14 +149,14 @@ class AppriseChannel:
         return Deferred(words)
 
 
-def open_channel(spec: ChannelSpec, resources: Resources) -> AppriseChannel:
+def open_channel(spec: ChannelSpec, resources: ChannelResources) -> AppriseChannel:
     _load()
     return AppriseChannel(read_settings(spec), timeout=spec.timeout, concurrency=spec.concurrency)
 
 
-def read_settings(spec: ChannelSpec) -> Settings:
+def read_settings(spec: ChannelSpec) -> AppriseSettings:
     _silence()
-    settings = Settings(url=spec.options["url"])
+    settings = AppriseSettings(url=spec.options["url"])
     try:
         url = settings.for_address(_SAMPLE_ADDRESS)
         if not usable_alone(url):
@@ -179,7 +179,7 @@ def instantiate(url: str, asset: apprise.AppriseAsset | None) -> Any:
 
 
 @dataclass(frozen=True, slots=True)
-class _Service:
+class _AppriseService:
     plugin: Any  # apprise.NotifyBase
     sender: apprise.Apprise
 
@@ -192,7 +192,7 @@ class _Services:
         self._connect_limit = min(4.0, timeout * 0.4)
         self._read_limit = timeout * 0.5
         self._lock = threading.Lock()
-        self._idle: OrderedDict[str, list[_Service]] = OrderedDict()  # used last stands last
+        self._idle: OrderedDict[str, list[_AppriseService]] = OrderedDict()  # used last stands last
         self._count = 0
         self._asset = apprise.AppriseAsset(
             async_mode=False,  # on our thread, not on one of its own
@@ -200,7 +200,7 @@ class _Services:
             storage_mode=apprise.PersistentStoreMode.MEMORY,
         )
 
-    def take(self, url: str) -> _Service:
+    def acquire(self, url: str) -> _AppriseService:
         """A service for this call alone; Refused when the URL means none."""
         with self._lock:
             if idle := self._idle.get(url):
@@ -208,16 +208,16 @@ class _Services:
                 return idle.pop()
         return self._made(url)
 
-    def give_back(self, url: str, service: _Service) -> None:
+    def release(self, url: str, service: _AppriseService) -> None:
         with self._lock:
             self._idle.setdefault(url, []).append(service)
             self._idle.move_to_end(url)
             self._count += 1
-            while self._count > _IDLE_AT_MOST or not next(iter(self._idle.values())):
+            while self._count > _MAX_IDLE_SERVICES or not next(iter(self._idle.values())):
                 _, dropped = self._idle.popitem(last=False)
                 self._count -= len(dropped)
 
-    def _made(self, url: str) -> _Service:
+    def _made(self, url: str) -> _AppriseService:
         plugin = instantiate(url, self._asset)
         plugin.request_rate_per_sec = 0.0  # it would sleep on our thread; the deliverer paces
         plugin.retry = 0  # the deliverer repeats
@@ -227,7 +227,7 @@ class _Services:
             plugin.socket_read_timeout = self._read_limit
         sender = apprise.Apprise(asset=self._asset)
         sender.add(plugin)
-        return _Service(plugin, sender)
+        return _AppriseService(plugin, sender)
 
 
 def _content(message: Message, plugin: Any) -> tuple[str, apprise.NotifyFormat]:

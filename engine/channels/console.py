@@ -5,14 +5,14 @@ from __future__ import annotations
 from ..errors import Deferred
 from ..model import Delivery
 from ..rulebook import ChannelSpec
-from . import Resources
+from . import ChannelResources
 from .event_json import event_json
 
 
 class ConsoleChannel:
     """Prints each delivery as one block, whole: secrets are part of the message."""
 
-    def __init__(self, resources: Resources) -> None:
+    def __init__(self, resources: ChannelResources) -> None:
         self._write = resources.write
 
     async def send(self, delivery: Delivery) -> str:
@@ -26,7 +26,7 @@ class ConsoleChannel:
         """Nothing is kept open."""
 
 
-def open_channel(spec: ChannelSpec, resources: Resources) -> ConsoleChannel:
+def open_channel(spec: ChannelSpec, resources: ChannelResources) -> ConsoleChannel:
     return ConsoleChannel(resources)
 
 

@@ -15,16 +15,16 @@ from typing import cast
 
 from aiosmtplib import SMTP
 
-_LONGEST_REPLY = 64 * 1024  # bytes; what sends more is no mail server
+_MAX_REPLY_BYTES = 64 * 1024  # bytes; what sends more is no mail server
 _LINE = re.compile(rb"([2-5][0-9]{2})([ -]?)([^\r\n]*)\r?\n")
 
 
-class LineLost(Exception):  # noqa: N818 -- what happened, for the caller to judge
+class ConnectionLost(Exception):  # noqa: N818 -- what happened, for the caller to judge
     """The server hung up, fell silent or talks nonsense; the text says which."""
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class SmtpReply:
     """What the server says to one command."""
 
     code: int
@@ -34,7 +34,7 @@ class Reply:
         return f"{self.code} {self.text}"
 
 
-class Conversation(asyncio.Protocol):
+class SmtpConnection(asyncio.Protocol):
     """An open line to a mail server, greeted and logged in."""
 
     def __init__(self, smtp: SMTP) -> None:
@@ -46,7 +46,7 @@ class Conversation(asyncio.Protocol):
         self._timeout = smtp.timeout
         self._buffer = b""
         self._text: list[str] = []  # of a reply of several lines that is not whole yet
-        self._replies: deque[Reply] = deque()
+        self._replies: deque[SmtpReply] = deque()
         self._waiter: asyncio.Future[None] | None = None
         self._lost = ""
         self._transport.set_protocol(self)
@@ -63,10 +63,10 @@ class Conversation(asyncio.Protocol):
     def write(self, *commands: bytes) -> None:
         """Send ``commands``; each needs a ``reply``. Raises LineLost."""
         if not self.is_open:
-            raise LineLost(self._lost or "the server closed the connection")
+            raise ConnectionLost(self._lost or "the server closed the connection")
         self._transport.write(b"".join(commands))
 
-    async def reply(self) -> Reply:
+    async def reply(self) -> SmtpReply:
         """The next reply, within the time-out. Raises LineLost."""
         if not self._replies:
             await self._arrival()
@@ -84,7 +84,7 @@ class Conversation(asyncio.Protocol):
 
     async def _arrival(self) -> None:
         if self._lost:
-            raise LineLost(self._lost)
+            raise ConnectionLost(self._lost)
         self._waiter = self._loop.create_future()
         limit = self._loop.call_later(self._timeout or 60.0, self._expire, self._waiter)
         try:
@@ -93,7 +93,7 @@ class Conversation(asyncio.Protocol):
             limit.cancel()
             self._waiter = None
         if not self._replies:
-            raise LineLost(self._lost)
+            raise ConnectionLost(self._lost)
 
     def _expire(self, waiter: asyncio.Future[None]) -> None:
         if not waiter.done():
@@ -112,9 +112,9 @@ class Conversation(asyncio.Protocol):
             self._buffer = self._buffer[found.end() :]
             self._text.append(found[3].decode("utf-8", "replace"))
             if found[2] != b"-":
-                self._replies.append(Reply(int(found[1]), " ".join(" ".join(self._text).split())))
+                self._replies.append(SmtpReply(int(found[1]), " ".join(" ".join(self._text).split())))
                 self._text.clear()
-        if b"\n" in self._buffer or len(self._buffer) + sum(map(len, self._text)) > _LONGEST_REPLY:
+        if b"\n" in self._buffer or len(self._buffer) + sum(map(len, self._text)) > _MAX_REPLY_BYTES:
             said = " ".join(self._buffer[:100].decode("utf-8", "replace").split())
             self._fail(f"the server said {said!r}, which is no reply")
             self._transport.abort()

@@ -15,29 +15,29 @@ from ..addresses import Mailbox, parse_mailbox
 from ..errors import Deferred, Refused
 from ..model import Delivery
 from ..rulebook import ChannelSpec
-from . import Resources, unusable
-from .mail import Letter, compose, with_prefix
-from .mail_server import MailServer
-from .smtp import Envelope, Mta, Tls, is_loopback
+from . import ChannelResources, unusable
+from .mail import MailMessage, compose, with_prefix
+from .mail_server import SmtpPool
+from .smtp import Envelope, SmtpServer, Tls, is_loopback
 
 _PORTS: dict[Tls, int] = {"implicit": 465, "starttls": 587, "none": 25}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class EmailSettings:
     """The options of a channel of type ``email``."""
 
     sender: Mailbox
     subject_prefix: str
     reply_to: tuple[Mailbox, ...]
     message_id_domain: str
-    mtas: tuple[Mta, ...]
+    mtas: tuple[SmtpServer, ...]
 
 
 class EmailChannel:
     """Sends each delivery as one mail through the first server that takes it."""
 
-    def __init__(self, settings: Settings, servers: tuple[MailServer, ...]) -> None:
+    def __init__(self, settings: EmailSettings, servers: tuple[SmtpPool, ...]) -> None:
         self._settings = settings
         self._servers = servers
 
@@ -59,7 +59,7 @@ class EmailChannel:
             raise Refused("; ".join(said))
         raise Deferred("; ".join(said), of_recipient=any(each.of_recipient for each in deferred))
 
-    def _spare(self, server: MailServer) -> None:
+    def _spare(self, server: SmtpPool) -> None:
         """Pass over a server that fails steadily, but for probes: each mail would wait for its time-out."""
         if len(self._servers) > 1 and (wait := server.breaker.wait(time.monotonic())) > 0:
             raise Deferred(f"left alone for {wait:.0f} s, as it fails steadily")
@@ -68,10 +68,10 @@ class EmailChannel:
         for server in self._servers:
             await server.close()
 
-    def _envelope(self, delivery: Delivery, to: tuple[Mailbox, ...], mta: Mta) -> Envelope:
+    def _envelope(self, delivery: Delivery, to: tuple[Mailbox, ...], mta: SmtpServer) -> Envelope:
         """The mail as ``mta`` gets it: what its settings add is in no other server's mail."""
         sender = self._settings.sender
-        letter = Letter(
+        letter = MailMessage(
             id=delivery.id,
             domain=self._settings.message_id_domain,
             created=delivery.created,
@@ -92,9 +92,9 @@ class EmailChannel:
         )
 
 
-def open_channel(spec: ChannelSpec, resources: Resources) -> EmailChannel:
+def open_channel(spec: ChannelSpec, resources: ChannelResources) -> EmailChannel:
     settings = read_settings(spec)
-    servers = tuple(MailServer(mta, timeout=spec.timeout, keep=spec.concurrency) for mta in settings.mtas)
+    servers = tuple(SmtpPool(mta, timeout=spec.timeout, keep=spec.concurrency) for mta in settings.mtas)
     return EmailChannel(settings, servers)
 
 
@@ -120,10 +120,10 @@ def _partly(delivery: Delivery, server: str, error: Deferred) -> Deferred:
     return Deferred(f"{server}: {error}", remaining=left)
 
 
-def read_settings(spec: ChannelSpec) -> Settings:
+def read_settings(spec: ChannelSpec) -> EmailSettings:
     options = spec.options
     sender = _mailbox(spec, options["from"])
-    return Settings(
+    return EmailSettings(
         sender=sender,
         subject_prefix=options.get("subject_prefix", ""),
         reply_to=_mailboxes(spec, options.get("reply_to")),
@@ -132,7 +132,7 @@ def read_settings(spec: ChannelSpec) -> Settings:
     )
 
 
-def _mta(spec: ChannelSpec, options: Mapping[str, Any]) -> Mta:
+def _mta(spec: ChannelSpec, options: Mapping[str, Any]) -> SmtpServer:
     """Without ``tls``, what goes with the port; plain text to this machine only, unless it is asked for."""
     given = _port(spec, options)
     host = options["host"].removeprefix("[").removesuffix("]")
@@ -140,7 +140,7 @@ def _mta(spec: ChannelSpec, options: Mapping[str, Any]) -> Mta:
     tls: Tls = options.get("tls") or ("implicit" if given == _PORTS["implicit"] else usual)
     if not host.isprintable() or " " in host:
         raise unusable(spec, f"{host!r} is no host name")
-    mta = Mta(
+    mta = SmtpServer(
         name=options.get("name") or host,
         host=host,
         port=given or _PORTS[tls],

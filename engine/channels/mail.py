@@ -20,15 +20,15 @@ from ..model import Message
 from . import mime
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_LONGEST_LINE = 76  # characters
-_LONGEST_WORD = 60  # characters; a longer one cannot be folded, so it is encoded
+_MAX_HEADER_LINE_LENGTH = 76  # characters
+_MAX_WORD_LENGTH = 60  # characters; a longer one cannot be folded, so it is encoded
 _ENCODED_BYTES = 39  # in one encoded word: 52 characters, beside the longest field's name
 _UNFIT_FOR_ID = re.compile(r"[^A-Za-z0-9._-]")
 _ATOMS = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~ -]+", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Letter:
+class MailMessage:
     """A mail before it is bytes. Every address in it is seen by every reader."""
 
     id: str  # what stands before the @ of the Message-ID
@@ -42,7 +42,7 @@ class Letter:
     message: Message
 
 
-def compose(letter: Letter) -> bytes:
+def compose(letter: MailMessage) -> bytes:
     """The whole mail, ready for DATA but for the dots."""
     return _head(letter) + mime.body(letter.message)
 
@@ -52,14 +52,14 @@ def with_prefix(prefix: str, subject: str) -> str:
     return f"{_one_line(prefix)} {_one_line(subject)}".strip()
 
 
-def _head(letter: Letter) -> bytes:
+def _head(letter: MailMessage) -> bytes:
     message_id = _UNFIT_FOR_ID.sub("", letter.id)
     fields = [
         ("From", _mailboxes((letter.sender,))),
         ("To", _mailboxes((letter.to,))),
         ("Cc", _mailboxes(letter.cc)),
         ("Reply-To", _mailboxes(letter.reply_to)),
-        ("Subject", _words("Subject", letter.subject)),
+        ("Subject", _header_text("Subject", letter.subject)),
         ("Date", _date(letter.created // 1_000_000)),
         ("Message-ID", f"<{message_id}@{letter.domain}>"),
         ("Auto-Submitted", "auto-generated"),
@@ -89,11 +89,11 @@ def _mailbox(mailbox: Mailbox) -> str:
     return f"{name} <{mailbox.address}>"
 
 
-def _words(field: str, text: str) -> str:
+def _header_text(field: str, text: str) -> str:
     text = _one_line(text)
     if not _is_plain(text):
         return _encoded(text)
-    if len(field) + len(text) < _LONGEST_LINE:
+    if len(field) + len(text) < _MAX_HEADER_LINE_LENGTH:
         return text
     return Header(text, "us-ascii", header_name=field).encode(linesep="\r\n")
 
@@ -112,7 +112,7 @@ def _encoded(text: str) -> str:
 
 def _is_plain(text: str) -> bool:
     """Whether readers see ``text`` as it is: they would decode what looks like an encoded word."""
-    return text.isascii() and "=?" not in text and all(len(word) <= _LONGEST_WORD for word in text.split())
+    return text.isascii() and "=?" not in text and all(len(word) <= _MAX_WORD_LENGTH for word in text.split())
 
 
 def _one_line(text: str) -> str:

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from ..model import Inline, Message
 
-_LONGEST_LINE = 76  # characters
+_MAX_BODY_LINE_LENGTH = 76  # characters
 _LEGIBLE = 1.5  # times as long as the words themselves: quoted words beyond that nobody can read
 _REMEMBERED = 32  # messages, as many recipients of one event get the same; and pictures
 _MEDIA_TYPE = re.compile(r"[a-z0-9]+/[a-z0-9.+-]+", re.ASCII | re.IGNORECASE)
@@ -24,23 +24,23 @@ _MEDIA_TYPE = re.compile(r"[a-z0-9]+/[a-z0-9.+-]+", re.ASCII | re.IGNORECASE)
 def body(message: Message) -> bytes:
     """The MIME headers, an empty line and what follows; ASCII, with CRLF line ends."""
     if not message.html:
-        part = _words("plain", message.text)
+        part = _text_part("plain", message.text)
     else:
-        part = _words("html", message.html)
+        part = _text_part("html", message.html)
         if message.inline:
             part = _multipart("related", [part, *(_picture(each) for each in message.inline)])
         if message.text:
-            part = _multipart("alternative", [_words("plain", message.text), part])
+            part = _multipart("alternative", [_text_part("plain", message.text), part])
     return b"MIME-Version: 1.0\r\n" + part
 
 
-def _words(subtype: str, text: str) -> bytes:
+def _text_part(subtype: str, text: str) -> bytes:
     """A part of text, encoded as little as it can be, so that a person can read it raw."""
     # NUL and halves of characters are in no mail.
     data = _with_line_ends(text.replace("\0", "")).encode("utf-8", "replace")
     if not data.endswith(b"\r\n"):
         data += b"\r\n"
-    if data.isascii() and max(map(len, data.split(b"\r\n"))) <= _LONGEST_LINE:
+    if data.isascii() and max(map(len, data.split(b"\r\n"))) <= _MAX_BODY_LINE_LENGTH:
         encoding, encoded = "7bit", data
     else:
         encoding, encoded = "quoted-printable", binascii.b2a_qp(data, istext=True)
@@ -81,6 +81,6 @@ def _multipart(subtype: str, parts: list[bytes]) -> bytes:
 
 
 def _base64(data: bytes) -> bytes:
-    step = _LONGEST_LINE // 4 * 3
+    step = _MAX_BODY_LINE_LENGTH // 4 * 3
     lines = (binascii.b2a_base64(data[at : at + step], newline=False) for at in range(0, len(data), step))
     return b"".join(line + b"\r\n" for line in lines)

@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
-from ..errors import BrokerError, Deferred, MessageTooLarge, Refused, Unknown
+from ..errors import BrokerError, Deferred, MaxPayloadExceeded, Refused, Unknown
 from ..model import HOPS, Delivery
 from ..rulebook import ChannelSpec
 from ..subjects import valid_key
-from . import Resources, unusable
+from . import ChannelResources, unusable
 from .event_json import event_json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class NatsSettings:
     """The options of a channel of type ``nats``."""
 
     subject: str
@@ -27,7 +27,7 @@ class NatsChannel:
     keeps a subject that MSS listens to from going round for ever.
     """
 
-    def __init__(self, settings: Settings, resources: Resources, timeout: float) -> None:
+    def __init__(self, settings: NatsSettings, resources: ChannelResources, timeout: float) -> None:
         self._settings = settings
         self._publish = resources.publish
         self._timeout = timeout
@@ -38,7 +38,7 @@ class NatsChannel:
         try:
             async with asyncio.timeout(self._timeout):
                 await self._publish(subject, event_json(delivery), headers)
-        except MessageTooLarge as error:
+        except MaxPayloadExceeded as error:
             raise Refused(str(error)) from error
         except BrokerError as error:
             raise Deferred(str(error)) from error
@@ -50,12 +50,12 @@ class NatsChannel:
         """The connection is the server's."""
 
 
-def open_channel(spec: ChannelSpec, resources: Resources) -> NatsChannel:
+def open_channel(spec: ChannelSpec, resources: ChannelResources) -> NatsChannel:
     return NatsChannel(read_settings(spec), resources, spec.timeout)
 
 
-def read_settings(spec: ChannelSpec) -> Settings:
+def read_settings(spec: ChannelSpec) -> NatsSettings:
     subject = spec.options["subject"]
     if not valid_key(subject):
         raise unusable(spec, f"{subject!r} is no NATS subject to publish on")
-    return Settings(subject=subject)
+    return NatsSettings(subject=subject)

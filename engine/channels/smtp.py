@@ -16,12 +16,12 @@ from aiosmtplib import SMTP, SMTPException, SMTPResponseException
 
 from ..addresses import Mailbox
 from ..errors import ChannelError, Deferred, Refused, Unknown
-from .conversation import Conversation, LineLost, Reply
+from .conversation import ConnectionLost, SmtpConnection, SmtpReply
 
 Tls = Literal["none", "starttls", "implicit"]
 
 _GO_AHEAD, _CLOSING = 354, 421  # codes of replies
-_LONGEST_WORDS = 300  # characters of a server's reply that go into a receipt
+_MAX_DETAIL_LENGTH = 300  # characters of a server's reply that go into a receipt
 
 
 def is_loopback(host: str) -> bool:
@@ -33,7 +33,7 @@ def is_loopback(host: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Mta:
+class SmtpServer:
     """A mail server as the channel's settings describe it."""
 
     name: str
@@ -65,14 +65,14 @@ class Envelope:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Turned:
+class RejectedRecipients:
     """The recipients that a server did not take while it took others."""
 
     words: tuple[str, ...]  # the server's, for each
     for_now: tuple[str, ...]  # of the delivery's own addresses, those it may take later
 
 
-async def open_line(mta: Mta, *, timeout: float, own_name: str) -> Conversation:
+async def connect(mta: SmtpServer, *, timeout: float, own_name: str) -> SmtpConnection:
     """A connection that is encrypted and logged in as the settings want it; else Deferred.
 
     ``timeout`` is in seconds and limits connecting, each command and the body; ``own_name`` is what
@@ -94,7 +94,7 @@ async def open_line(mta: Mta, *, timeout: float, own_name: str) -> Conversation:
             await _encrypt(smtp)
         if mta.user:
             await smtp.login(mta.user, mta.password)
-        return Conversation(smtp)
+        return SmtpConnection(smtp)
     except (SMTPException, OSError, ValueError) as error:
         smtp.close()
         # Even a 5xx: the server turns us away, it has not seen the mail.
@@ -111,7 +111,7 @@ async def _encrypt(smtp: SMTP) -> None:
     await _greet(smtp)
 
 
-async def offer(line: Conversation, envelope: Envelope) -> Turned:
+async def send_envelope(line: SmtpConnection, envelope: Envelope) -> RejectedRecipients:
     """Everything up to the server's "go ahead"; returns the recipients it does not take.
 
     Raises Refused or Deferred. Where the server goes ahead all the same, the line is no good any more.
@@ -125,7 +125,7 @@ async def offer(line: Conversation, envelope: Envelope) -> Turned:
         for recipient, reply in zip(recipients, receivers, strict=True)
         if not 200 <= reply.code < 300
     }
-    words = [f"{recipient}: {_said(reply)}" for recipient, reply in refused.items()]
+    words = [f"{recipient}: {_reply_text(reply)}" for recipient, reply in refused.items()]
     if all(recipient in refused for recipient in envelope.recipients):
         # A copy for the archive alone is no delivery.
         if min(refused[recipient].code for recipient in envelope.recipients) >= 500:
@@ -133,15 +133,15 @@ async def offer(line: Conversation, envelope: Envelope) -> Turned:
         raise _unwanted(line, data, Deferred("; ".join(words), of_recipient=True))
     if data.code != _GO_AHEAD:
         raise _judged(data)
-    return Turned(
+    return RejectedRecipients(
         words=tuple(f"refused: {each}" for each in words),
         for_now=tuple(each for each in envelope.recipients if each in refused and refused[each].code < 500),
     )
 
 
-async def _ask(line: Conversation, commands: list[bytes]) -> list[Reply]:
+async def _ask(line: SmtpConnection, commands: list[bytes]) -> list[SmtpReply]:
     """A reply to each command; commands that an earlier reply makes pointless share that reply."""
-    replies: list[Reply] = []
+    replies: list[SmtpReply] = []
     together = "pipelining" in line.extensions
     try:
         if together:
@@ -153,16 +153,16 @@ async def _ask(line: Conversation, commands: list[bytes]) -> list[Reply]:
             if not together:
                 line.write(command)
             replies.append(await line.reply())
-    except LineLost as error:
+    except ConnectionLost as error:
         line.abort()
-        raise _last_words(replies) or Deferred(str(error)) from error
-    if closing := _last_words(replies):
+        raise _closing_error(replies) or Deferred(str(error)) from error
+    if closing := _closing_error(replies):
         line.abort()
         raise closing
     return replies
 
 
-def _is_settled(replies: list[Reply], commands: int) -> bool:
+def _is_settled(replies: list[SmtpReply], commands: int) -> bool:
     """Whether the server takes nothing, whatever else it is told."""
     if not replies:
         return False
@@ -170,43 +170,43 @@ def _is_settled(replies: list[Reply], commands: int) -> bool:
     return replies[0].code >= 400 or replies[-1].code == _CLOSING or nobody
 
 
-def _last_words(replies: list[Reply]) -> ChannelError | None:
+def _closing_error(replies: list[SmtpReply]) -> ChannelError | None:
     return next((_judged(reply) for reply in replies if reply.code == _CLOSING), None)
 
 
-def _unwanted(line: Conversation, data: Reply, error: ChannelError) -> ChannelError:
+def _unwanted(line: SmtpConnection, data: SmtpReply, error: ChannelError) -> ChannelError:
     """``error``, the line closed if the server waits for a mail that is not to come."""
     if data.code == _GO_AHEAD:
         line.abort()
     return error
 
 
-async def hand_over(line: Conversation, message: bytes) -> str:
+async def send_data(line: SmtpConnection, message: bytes) -> str:
     """The message itself, and what the server says to it."""
     try:
         line.write(message.replace(b"\n.", b"\n.."), b".\r\n")
-    except LineLost as error:
+    except ConnectionLost as error:
         raise Deferred(f"{error}, before the message") from error
     try:
         reply = await line.reply()
-    except LineLost as error:
+    except ConnectionLost as error:
         line.abort()
         raise Unknown(f"{error}, after the message had gone out") from error
     if 200 <= reply.code < 300:
-        return _said(reply)
+        return _reply_text(reply)
     if reply.code == _CLOSING:
         line.abort()
     if 400 <= reply.code < 600:
         raise _judged(reply)
-    raise Unknown(f"the server answered {_said(reply)} to the message")
+    raise Unknown(f"the server answered {_reply_text(reply)} to the message")
 
 
-async def reset(line: Conversation) -> bool:
+async def reset(line: SmtpConnection) -> bool:
     """Forget the mail that was not taken; whether the line can serve another one."""
     try:
         line.write(b"RSET\r\n")
         reply = await line.reply()
-    except LineLost:
+    except ConnectionLost:
         return False
     return 200 <= reply.code < 300
 
@@ -218,7 +218,7 @@ async def _greet(smtp: SMTP) -> None:
         await smtp.helo()
 
 
-def _commands(line: Conversation, envelope: Envelope, recipients: tuple[str, ...]) -> list[bytes]:
+def _commands(line: SmtpConnection, envelope: Envelope, recipients: tuple[str, ...]) -> list[bytes]:
     """MAIL, a RCPT for each recipient, DATA; Refused where the server could not take the mail."""
     options = ""
     size = len(envelope.message)
@@ -239,19 +239,19 @@ def _commands(line: Conversation, envelope: Envelope, recipients: tuple[str, ...
     return [f"{each}\r\n".encode() for each in lines]
 
 
-def _judged(reply: Reply) -> ChannelError:
-    return (Refused if 500 <= reply.code < 600 else Deferred)(_said(reply))
+def _judged(reply: SmtpReply) -> ChannelError:
+    return (Refused if 500 <= reply.code < 600 else Deferred)(_reply_text(reply))
 
 
-def _said(reply: Reply | SMTPResponseException) -> str:
+def _reply_text(reply: SmtpReply | SMTPResponseException) -> str:
     """A reply's code and words on one line."""
-    text = reply.text if isinstance(reply, Reply) else reply.message
+    text = reply.text if isinstance(reply, SmtpReply) else reply.message
     words = " ".join(text.split()).encode("utf-8", "replace").decode()
-    return f"{reply.code} {words}"[:_LONGEST_WORDS]
+    return f"{reply.code} {words}"[:_MAX_DETAIL_LENGTH]
 
 
 def _described(error: Exception) -> str:
     """What happened, in the words of the library or the system."""
     if isinstance(error, SMTPResponseException):
-        return _said(error)
-    return " ".join(str(error).split())[:_LONGEST_WORDS] or type(error).__name__
+        return _reply_text(error)
+    return " ".join(str(error).split())[:_MAX_DETAIL_LENGTH] or type(error).__name__

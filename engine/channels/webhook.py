@@ -19,16 +19,16 @@ import aiohttp
 from ..errors import Deferred, Refused, Unknown
 from ..model import Delivery
 from ..rulebook import ChannelSpec
-from . import Resources, unusable
+from . import ChannelResources, unusable
 from .event_json import event_json
 
-_READ_AT_MOST = 1024  # bytes of a response, for its words
+_MAX_RESPONSE_BYTES = 1024  # bytes of a response, for its words
 _NOT_YET = (408, 425, 429)  # of 4xx, those that ask for another try
-_LONGEST_WAIT = 86400.0  # seconds; a Retry-After beyond it is a mistake
+_MAX_RETRY_AFTER = 86400.0  # seconds; a Retry-After beyond it is a mistake
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class WebhookSettings:
     """The options of a channel of type ``webhook``."""
 
     url: str = field(repr=False)  # may carry a token
@@ -39,7 +39,7 @@ class Settings:
 class WebhookChannel:
     """Posts each delivery to one address."""
 
-    def __init__(self, settings: Settings, *, timeout: float, concurrency: int) -> None:
+    def __init__(self, settings: WebhookSettings, *, timeout: float, concurrency: int) -> None:
         self._settings = settings
         self._timeout = timeout
         self._concurrency = concurrency
@@ -72,23 +72,25 @@ class WebhookChannel:
         status = response.status
         if 200 <= status < 300:
             return f"HTTP {status}"
-        words = f"HTTP {status} {await self._words(response)}".rstrip()
+        words = f"HTTP {status} {await self._response_text(response)}".rstrip()
         if 300 <= status < 400:
             raise Refused(f"{words} (a redirect, which is not followed)")
         if status >= 500 or status in _NOT_YET:
             raise Deferred(words, retry_after=_retry_after(response.headers.get("Retry-After")))
         raise Refused(words)
 
-    async def _words(self, response: aiohttp.ClientResponse) -> str:
+    async def _response_text(self, response: aiohttp.ClientResponse) -> str:
         """The start of the response, on one line; the library hangs up on whoever has more to say."""
         got = b""
         try:
             async with timeout(self._timeout):
-                while len(got) < _READ_AT_MOST and (part := await response.content.read(_READ_AT_MOST)):
+                while len(got) < _MAX_RESPONSE_BYTES and (
+                    part := await response.content.read(_MAX_RESPONSE_BYTES)
+                ):
                     got += part
         except (aiohttp.ClientError, TimeoutError, OSError):
             pass  # the status is known, and decides
-        return " ".join(got[:_READ_AT_MOST].decode("utf-8", "replace").split())
+        return " ".join(got[:_MAX_RESPONSE_BYTES].decode("utf-8", "replace").split())
 
     def _headers(self, delivery: Delivery, body: bytes) -> dict[str, str]:
         headers = {
@@ -124,11 +126,11 @@ class WebhookChannel:
         return self._session
 
 
-def open_channel(spec: ChannelSpec, resources: Resources) -> WebhookChannel:
+def open_channel(spec: ChannelSpec, resources: ChannelResources) -> WebhookChannel:
     return WebhookChannel(read_settings(spec), timeout=spec.timeout, concurrency=spec.concurrency)
 
 
-def read_settings(spec: ChannelSpec) -> Settings:
+def read_settings(spec: ChannelSpec) -> WebhookSettings:
     url = spec.options["url"]
     try:
         parts = urlsplit(url)
@@ -141,7 +143,7 @@ def read_settings(spec: ChannelSpec) -> Settings:
     for name, value in headers.items():
         if not value.isprintable():
             raise unusable(spec, f"the header {name} is not text on one line")
-    return Settings(url=url, key=_key(spec.options.get("secret", "")), headers=headers)
+    return WebhookSettings(url=url, key=_key(spec.options.get("secret", "")), headers=headers)
 
 
 def sign(key: bytes, id_: str, timestamp: str, body: bytes) -> str:
@@ -172,7 +174,7 @@ def _retry_after(value: str | None) -> float | None:
         )
     except (ValueError, OverflowError):
         return None
-    return min(max(seconds, 0.0), _LONGEST_WAIT)
+    return min(max(seconds, 0.0), _MAX_RETRY_AFTER)
 
 
 async def _note_sent(session: aiohttp.ClientSession, context: SimpleNamespace, params: object) -> None:

@@ -30,11 +30,11 @@ PAYLOAD = click.option(
 SERVER = click.option("--server", help="The NATS server, instead of the one in the settings.")
 
 
-def out() -> Console:
+def stdout() -> Console:
     return Console(highlight=False)
 
 
-def err() -> Console:
+def stderr() -> Console:
     return Console(stderr=True, highlight=False)
 
 
@@ -42,7 +42,7 @@ def settings_of(config: Path | None) -> Settings:
     try:
         return load_settings(config)
     except SettingsError as error:
-        report.show_problems(err(), "", error.problems)
+        report.show_problems(stderr(), "", error.problems)
         sys.exit(1)
 
 

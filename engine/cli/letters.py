@@ -15,20 +15,20 @@ import click
 from rich.progress import Progress
 
 from .. import report
-from ..dead import Letter, Wanted
-from ..dead_payload import shown
+from ..dead import DeadLetter, DeadLetterFilter
+from ..dead_payload import masked_payload
 from ..durations import parse_duration
-from ..errors import NotThere
-from ..letters import Disposal, Done, Letters, disposal
+from ..errors import MessageNotFound
+from ..letters import DeadLetterResult, DeadLetterStore, Redriver, disposal
 from ..model import Kind
 from ..report.dead import letter_document, show_letter, show_letters
 from ..session import now, topology_of
 from ..settings import Settings
-from .common import CONFIG, SERVER, err, out, settings_of
-from .reaching import broker_of, tell_hidden
+from .common import CONFIG, SERVER, settings_of, stderr, stdout
+from .reaching import connect_to_broker, warn_hidden
 from .running import run
 
-_MOST_PROBLEMS = 20  # listed
+_MAX_PROBLEMS_SHOWN = 20  # listed
 _TEXT_OR_JSON = click.option(
     "--format", "format_", type=click.Choice(["text", "json"]), default="text", show_default=True
 )
@@ -68,12 +68,12 @@ def dead() -> None:
 @SERVER
 def list_(limit: int, format_: str, config: Path | None, server: str | None, **filters: Any) -> None:
     """List dead letters, the newest last."""
-    wanted = _wanted(filters)
+    wanted = _filter_of(filters)
 
-    async def main(letters: Letters) -> None:
-        newest: dict[Kind, deque[Letter]] = defaultdict(lambda: deque(maxlen=limit or None))
+    async def main(letters: DeadLetterStore) -> None:
+        newest: dict[Kind, deque[DeadLetter]] = defaultdict(lambda: deque(maxlen=limit or None))
         total = 0
-        async for letter in letters.find(wanted):
+        async for letter in letters.search(wanted):
             newest[letter.kind].append(letter)
             total += 1
         found = sorted((each for kept in newest.values() for each in kept), key=lambda each: each.sequence)
@@ -82,7 +82,7 @@ def list_(limit: int, format_: str, config: Path | None, server: str | None, **f
             documents = [letter_document(letter) for letter in found]
             click.echo(report.as_json({"total": total, "letters": documents}))
         else:
-            show_letters(out(), found, total)
+            show_letters(stdout(), found, total)
 
     _with_letters(config, server, main)
 
@@ -95,20 +95,20 @@ def list_(limit: int, format_: str, config: Path | None, server: str | None, **f
 def show(name: str, format_: str, config: Path | None, server: str | None) -> None:
     """Show a dead letter with what is in it; secrets are masked."""
 
-    async def main(letters: Letters) -> None:
-        found = await letters.named(name)
+    async def main(letters: DeadLetterStore) -> None:
+        found = await letters.resolve(name)
         if not found:
             raise click.ClickException(f"there is no dead letter {name}")
         documents = []
         for letter in found:
             try:
-                payload = shown(letter, await letters.payload(letter))
-            except NotThere as error:
+                payload = masked_payload(letter, await letters.payload(letter))
+            except MessageNotFound as error:
                 raise click.ClickException(f"dead letter {name} was removed just now") from error
             if format_ == "json":
                 documents.append({**letter_document(letter), "payload": payload})
             else:
-                show_letter(out(), letter, payload)
+                show_letter(stdout(), letter, payload)
         if format_ == "json":
             click.echo(report.as_json(documents[0] if len(documents) == 1 else documents))
 
@@ -134,10 +134,10 @@ def retry(
     today; where one delivery of it could not be written, only that one. A digest is told again, of the
     same events, by the rules of today.
     """
-    meant = _Meant(names=names, everything=everything, wanted=_wanted(filters))
+    meant = _Selection(names=names, everything=everything, wanted=_filter_of(filters))
 
-    async def main(letters: Letters) -> bool:
-        return await _dispose(letters, meant, "brought back", Disposal.bring_back)
+    async def main(letters: DeadLetterStore) -> bool:
+        return await _process_letters(letters, meant, "brought back", Redriver.redrive)
 
     if not _with_letters(config, server, main):
         raise SystemExit(1)
@@ -159,49 +159,49 @@ def drop(
     **filters: Any,
 ) -> None:
     """Throw dead letters away for good."""
-    meant = _Meant(names=names, everything=everything, wanted=_wanted(filters))
+    meant = _Selection(names=names, everything=everything, wanted=_filter_of(filters))
 
-    async def main(letters: Letters) -> bool:
-        return await _dispose(letters, meant, "dropped", Disposal.throw_away, ask=everything and not yes)
+    async def main(letters: DeadLetterStore) -> bool:
+        return await _process_letters(letters, meant, "dropped", Redriver.drop, ask=everything and not yes)
 
     if not _with_letters(config, server, main):
         raise SystemExit(1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Meant:
+class _Selection:
     """Which letters a command is about: those named, or all that are wanted."""
 
     names: tuple[str, ...]
     everything: bool
-    wanted: Wanted
+    wanted: DeadLetterFilter
 
     def __post_init__(self) -> None:
-        if self.names and (self.everything or self.wanted != Wanted()):
+        if self.names and (self.everything or self.wanted != DeadLetterFilter()):
             raise click.UsageError("give either IDs or --all with filters")
         if not self.names and not self.everything:
             raise click.UsageError("give IDs, or --all for all that the filters mean")
 
-    async def find(self, letters: Letters) -> tuple[list[Letter], list[str]]:
+    async def find(self, letters: DeadLetterStore) -> tuple[list[DeadLetter], list[str]]:
         """The letters, from the oldest on, and the names under which there is none."""
         if self.everything:
-            found = [letter async for letter in letters.find(self.wanted)]
+            found = [letter async for letter in letters.search(self.wanted)]
             return sorted(found, key=lambda letter: letter.sequence), []
-        by_sequence: dict[int, Letter] = {}
+        by_sequence: dict[int, DeadLetter] = {}
         missing = []
         for name in dict.fromkeys(self.names):
-            named = await letters.named(name)
+            named = await letters.resolve(name)
             if not named:
                 missing.append(name)
             by_sequence |= {letter.sequence: letter for letter in named}
         return [by_sequence[sequence] for sequence in sorted(by_sequence)], missing
 
 
-async def _dispose(
-    letters: Letters,
-    meant: _Meant,
+async def _process_letters(
+    letters: DeadLetterStore,
+    meant: _Selection,
     done_to_it: str,
-    treat: Callable[[Disposal, Sequence[Letter]], Any],
+    treat: Callable[[Redriver, Sequence[DeadLetter]], Any],
     *,
     ask: bool = False,
 ) -> bool:
@@ -213,13 +213,13 @@ async def _dispose(
     done = 0
     async with AsyncExitStack() as stack:
         desk = await stack.enter_async_context(disposal(letters, now))
-        console = err()
+        console = stderr()
         progress = stack.enter_context(
             Progress(console=console, transient=True, disable=not console.is_terminal)
         )
         task = progress.add_task("", total=len(found))
         try:
-            each: Done
+            each: DeadLetterResult
             async for each in treat(desk, found):
                 progress.advance(task)
                 if each.problem:
@@ -228,10 +228,10 @@ async def _dispose(
                     done += 1
         finally:
             progress.stop()
-            for problem in problems[:_MOST_PROBLEMS]:
+            for problem in problems[:_MAX_PROBLEMS_SHOWN]:
                 console.print(problem, style="red", soft_wrap=True)
-            if len(problems) > _MOST_PROBLEMS:
-                console.print(f"and {len(problems) - _MOST_PROBLEMS} more", style="red")
+            if len(problems) > _MAX_PROBLEMS_SHOWN:
+                console.print(f"and {len(problems) - _MAX_PROBLEMS_SHOWN} more", style="red")
             total = len(found) + len(missing)
             click.echo(
                 f"{done} of {_count(total)} {done_to_it}" if done != total else f"{_count(done)} {done_to_it}"
@@ -239,26 +239,28 @@ async def _dispose(
     return not problems
 
 
-def _with_letters(config: Path | None, server: str | None, work: Callable[[Letters], Any]) -> Any:
+def _with_letters(config: Path | None, server: str | None, work: Callable[[DeadLetterStore], Any]) -> Any:
     settings = settings_of(config)
-    return run(partial(_reach, settings, server, work))
+    return run(partial(_connect_and_run, settings, server, work))
 
 
-async def _reach(settings: Settings, server: str | None, work: Callable[[Letters], Any]) -> Any:
-    async with broker_of(settings, server) as connection:
-        letters = Letters(connection=connection, topology=topology_of(settings))
+async def _connect_and_run(
+    settings: Settings, server: str | None, work: Callable[[DeadLetterStore], Any]
+) -> Any:
+    async with connect_to_broker(settings, server) as connection:
+        letters = DeadLetterStore(connection=connection, topology=topology_of(settings))
         result = await work(letters)
-        tell_hidden(letters.hidden)
+        warn_hidden(letters.hidden)
         return result
 
 
-def _wanted(filters: dict[str, Any]) -> Wanted:
+def _filter_of(filters: dict[str, Any]) -> DeadLetterFilter:
     since = filters["since"]
     try:
         ago = parse_duration(since) if since else 0.0
     except ValueError as error:
         raise click.UsageError(f"--since: {error}") from error
-    return Wanted(
+    return DeadLetterFilter(
         kind=Kind(filters["kind"]) if filters["kind"] else None,
         reason=filters["reason"],
         rule=filters["rule"],

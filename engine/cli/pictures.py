@@ -16,9 +16,9 @@ from ..errors import MssError
 from ..graph import as_dot, as_mermaid, as_svg, graph_of
 from ..layout import harmless, indented
 from ..loader import load_policy
-from ..render import Page, pages, write_pages
+from ..render import RenderedTemplate, pages, write_pages
 from ..spelling import nearest
-from .common import err, out, payload_of
+from .common import payload_of, stderr, stdout
 from .rehearsal import FOLDER, rulebook_of
 
 
@@ -57,7 +57,7 @@ def render(
     rendered = _rendered(folder, name, channel, locale, payload_file)
     if target is None and not open_:
         for page in rendered:
-            _show(out(), page)
+            _show(stdout(), page)
     else:
         index = write_pages(target or Path(mkdtemp(prefix="mss-render-")), rendered)
         click.echo(index)
@@ -74,12 +74,12 @@ def render(
 
 def _rendered(
     folder: Path, name: str, channel: str | None, locale: str, payload_file: Any
-) -> tuple[Page, ...]:
+) -> tuple[RenderedTemplate, ...]:
     payload = None if payload_file is None else payload_of(payload_file)
     if payload is not None and not isinstance(payload, dict):
         raise click.UsageError("--payload: an event's payload is an object")
     policy = load_policy(folder)
-    rulebook = rulebook_of(folder, policy, console=err())
+    rulebook = rulebook_of(folder, policy, console=stderr())
     if name not in rulebook.library:
         raise click.UsageError(_unknown("template", name, rulebook.library.names))
     every = pages(rulebook, policy.cases, name, locale=locale, payload=payload)
@@ -91,7 +91,7 @@ def _rendered(
     return rendered
 
 
-def _show(console: Console, page: Page) -> None:
+def _show(console: Console, page: RenderedTemplate) -> None:
     if page.message is None:
         return
     head = Text.assemble((f"{page.channel}, {page.locale}", "bold underline"), f"  with {page.sample}")
@@ -118,7 +118,7 @@ def graph(folder: Path, format_: str) -> None:
     Dashed: under conditions, or in shadow. SVG needs Graphviz: its program dot, or the extra svg of
     mss-server.
     """
-    picture = graph_of(rulebook_of(folder, load_policy(folder), console=err()))
+    picture = graph_of(rulebook_of(folder, load_policy(folder), console=stderr()))
     try:
         click.echo({"mermaid": as_mermaid, "dot": as_dot, "svg": as_svg}[format_](picture))
     except MssError as error:

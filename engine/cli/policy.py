@@ -12,7 +12,7 @@ from .. import report, schemas
 from ..loader import MAX_FILE, load_bytes, load_policy
 from ..report.check import github_lines, sarif_document
 from ..spelling import nearest
-from .common import out
+from .common import stdout
 
 FORMATS = ["text", "json", "github", "sarif"]
 STDIN = "<stdin>"
@@ -50,7 +50,7 @@ def check(folder: Path, format_: str, strict: bool) -> None:
         for line in github_lines(name, policy.problems):
             click.echo(line)
     else:
-        report.show_check(out(), name, policy, texts)
+        report.show_check(stdout(), name, policy, texts)
     if not policy.ok or (strict and any(problem.severity == "warning" for problem in policy.problems)):
         sys.exit(1)
 

@@ -16,15 +16,15 @@ import msgspec
 from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn
 
 from .. import report
-from ..errors import BadPreferences
+from ..errors import InvalidPreferences
 from ..loader import load_policy
-from ..offers import Offers, offers_of
+from ..offers import PreferenceOptions, options_of
 from ..preference_store import PreferenceStore
 from ..preferences import check_choice, decode, merged
 from ..session import topology_of
 from ..settings import Settings
-from .common import CONFIG, SERVER, err, out, settings_of
-from .reaching import broker_of
+from .common import CONFIG, SERVER, settings_of, stderr, stdout
+from .reaching import connect_to_broker
 from .running import run
 
 _RULES = click.option(
@@ -34,7 +34,7 @@ _RULES = click.option(
 )
 _USER = click.argument("user", metavar="USER")
 _AT_ONCE = 64  # people whose choices are written at the same time
-_MOST_SHOWN = 100  # characters of somebody's choices in a list
+_MAX_SHOWN_LENGTH = 100  # characters of somebody's choices in a list
 
 
 @click.group()
@@ -74,13 +74,13 @@ def set_(
     """
     text = sys.stdin.read() if choices == "-" else choices
     changes = _document(text)
-    offers = _offers(rules)
+    offers = _load_options(rules)
 
     def change(present: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         document = merged({} if replace else present, changes)
         changed = changes.keys() | (present.keys() - document.keys())
         if reasons := check_choice(offers, document, changed):
-            raise BadPreferences(reasons)
+            raise InvalidPreferences(reasons)
         return document, document
 
     async def main(store: PreferenceStore) -> Any:
@@ -98,13 +98,13 @@ def list_(format_: str, config: Path | None, server: str | None) -> None:
 
     async def main(store: PreferenceStore) -> list[dict[str, Any]]:
         found = []
-        async for user, document in everybody(store):
+        async for user, document in all_preferences(store):
             if format_ == "json":
                 found.append({"userid": user, "preferences": document})
                 continue
             text = json.dumps(document, ensure_ascii=False)
-            out().print(
-                f"{user}  {text if len(text) <= _MOST_SHOWN else text[: _MOST_SHOWN - 1] + '…'}",
+            stdout().print(
+                f"{user}  {text if len(text) <= _MAX_SHOWN_LENGTH else text[: _MAX_SHOWN_LENGTH - 1] + '…'}",
                 soft_wrap=True,
                 markup=False,
             )
@@ -122,7 +122,7 @@ def export(config: Path | None, server: str | None) -> None:
     """Print everybody's choices, a line of JSON for each person: what "import" reads."""
 
     async def main(store: PreferenceStore) -> None:
-        async for user, document in everybody(store):
+        async for user, document in all_preferences(store):
             click.echo(msgspec.json.encode({"userid": user, "preferences": document}))
 
     _with_store(config, server, main)
@@ -139,7 +139,7 @@ def import_(file: Any, rules: Path | None, config: Path | None, server: str | No
     A person's line replaces all that they had chosen; one without choices forgets them. Who is not
     named keeps what there is. A line that cannot be taken is said, and the others are brought in.
     """
-    offers = _offers(rules)
+    offers = _load_options(rules)
 
     async def take(store: PreferenceStore, number: int, line: bytes) -> bool:
         try:
@@ -147,16 +147,16 @@ def import_(file: Any, rules: Path | None, config: Path | None, server: str | No
             reasons = check_choice(offers, document)
             if not reasons:
                 await store.change(user, lambda _: (document, None))
-        except BadPreferences as error:
+        except InvalidPreferences as error:
             reasons = error.reasons
         if reasons:
-            err().print(f"line {number}: {'; '.join(reasons)}", style="red", soft_wrap=True, markup=False)
+            stderr().print(f"line {number}: {'; '.join(reasons)}", style="red", soft_wrap=True, markup=False)
         return not reasons
 
     async def main(store: PreferenceStore) -> list[bool]:
         lines = ((number, line) for number, line in enumerate(file, start=1) if line.strip())
         results: list[bool] = []
-        console = err()
+        console = stderr()
         with Progress(
             SpinnerColumn(), MofNCompleteColumn(),
             console=console, transient=True, disable=not console.is_terminal,
@@ -174,13 +174,13 @@ def import_(file: Any, rules: Path | None, config: Path | None, server: str | No
         raise SystemExit(1)
 
 
-async def everybody(store: PreferenceStore) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+async def all_preferences(store: PreferenceStore) -> AsyncIterator[tuple[str, dict[str, Any]]]:
     """Whose record it is, and the document; what cannot be read is said."""
     async for record in store.records():
         try:
             yield decode(record.data)
-        except BadPreferences as error:
-            err().print(f"revision {record.revision}: {error}", style="red", soft_wrap=True, markup=False)
+        except InvalidPreferences as error:
+            stderr().print(f"revision {record.revision}: {error}", style="red", soft_wrap=True, markup=False)
 
 
 def _document(text: str) -> dict[str, Any]:
@@ -193,25 +193,27 @@ def _document(text: str) -> dict[str, Any]:
     return document
 
 
-def _offers(rules: Path | None) -> Offers | None:
+def _load_options(rules: Path | None) -> PreferenceOptions | None:
     """What the policy in a folder lets people choose."""
     if rules is None:
         return None
     policy = load_policy(rules)
     if policy.rulebook is None or not policy.ok:
-        report.show_problems(err(), str(rules), policy.problems)
+        report.show_problems(stderr(), str(rules), policy.problems)
         raise click.ClickException(f"{rules}: the policy has errors")
-    return offers_of(policy.rulebook)
+    return options_of(policy.rulebook)
 
 
 def _with_store(
     config: Path | None, server: str | None, work: Callable[[PreferenceStore], Coroutine[Any, Any, Any]]
 ) -> Any:
-    return run(partial(_reach, settings_of(config), server, work))
+    return run(partial(_connect_and_run, settings_of(config), server, work))
 
 
-async def _reach(settings: Settings, server: str | None, work: Callable[[PreferenceStore], Any]) -> Any:
-    async with broker_of(settings, server) as connection:
+async def _connect_and_run(
+    settings: Settings, server: str | None, work: Callable[[PreferenceStore], Any]
+) -> Any:
+    async with connect_to_broker(settings, server) as connection:
         return await work(
             PreferenceStore(connection=connection, name=topology_of(settings).bucket("PREFERENCES"))
         )

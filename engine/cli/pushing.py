@@ -15,17 +15,17 @@ import click
 from .. import report
 from ..bucket import PolicyBucket, make_bucket, open_bucket
 from ..coverage import coverage
-from ..errors import BadBucket
+from ..errors import InvalidBucket
 from ..loader import Files, load_files, read_folder
-from ..packing import difference
+from ..packing import policy_diff
 from ..report.revisions import revisions_document, show_difference, show_revisions
 from ..report.tests import show_tests
 from ..revisions import Revisions
 from ..session import now
 from ..settings import Settings
-from ..trial import try_case
-from .common import CONFIG, SERVER, out, settings_of
-from .reaching import broker_of
+from ..trial import run_case
+from .common import CONFIG, SERVER, settings_of, stdout
+from .reaching import connect_to_broker
 from .rehearsal import rulebook_of
 from .running import run
 
@@ -38,7 +38,7 @@ def bucket_name(settings: Settings) -> str:
     return settings.rules_bucket or f"{settings.stream_prefix}_POLICY"
 
 
-async def in_bucket(
+async def with_bucket(
     settings: Settings,
     server: str | None,
     work: Callable[[PolicyBucket], Awaitable[T]],
@@ -47,17 +47,17 @@ async def in_bucket(
 ) -> T:
     """Open the bucket and do ``work`` in it; what is wrong with it is told with its name."""
     name = bucket_name(settings)
-    async with broker_of(settings, server) as connection:
+    async with connect_to_broker(settings, server) as connection:
         try:
             opened = (
                 make_bucket(connection, name, settings.replicas) if make else open_bucket(connection, name)
             )
             return await work(await opened)
-        except BadBucket as error:
-            raise BadBucket(f"nats://{name}: {error}") from error
+        except InvalidBucket as error:
+            raise InvalidBucket(f"nats://{name}: {error}") from error
 
 
-async def in_force(bucket: PolicyBucket) -> Files:
+async def active_files(bucket: PolicyBucket) -> Files:
     """The policy that replicas go by. Raises BadBucket, BrokerError."""
     return await bucket.files((await bucket.revisions()).require())
 
@@ -89,12 +89,12 @@ def push(
     if (folder is None) == (rollback is None):
         raise click.UsageError("give either DIR or --rollback")
     settings = settings_of(config)
-    by = who or _myself()
+    by = who or _current_user()
     if folder is None:
         work = partial(_move, name=rollback or _BEFORE, who=by)
     else:
         work = partial(_push, files=_checked(settings, folder), folder=folder, who=by, message=message)
-    click.echo(run(lambda: in_bucket(settings, server, work, make=folder is not None)))
+    click.echo(run(lambda: with_bucket(settings, server, work, make=folder is not None)))
 
 
 @click.command()
@@ -107,11 +107,11 @@ def revisions(format_: str, config: Path | None, server: str | None) -> None:
     The one in force is marked. The last 200 are kept.
     """
     settings = settings_of(config)
-    found = run(lambda: in_bucket(settings, server, PolicyBucket.revisions))
+    found = run(lambda: with_bucket(settings, server, PolicyBucket.revisions))
     if format_ == "json":
         click.echo(report.as_json(revisions_document(bucket_name(settings), found)))
     else:
-        show_revisions(out(), found)
+        show_revisions(stdout(), found)
 
 
 @click.command()
@@ -130,11 +130,11 @@ def diff(old: str, new: str, config: Path | None, server: str | None) -> None:
 
     async def fetch(bucket: PolicyBucket) -> dict[str, Files]:
         pushed = await bucket.revisions()
-        return {name: await bucket.files(pushed.named(name)) for name in (old, new) if name not in folders}
+        return {name: await bucket.files(pushed.resolve(name)) for name in (old, new) if name not in folders}
 
     if len(folders) < len({old, new}):
-        folders |= run(lambda: in_bucket(settings, server, fetch))
-    show_difference(out(), difference(folders[old].contents, folders[new].contents, (old, new)))
+        folders |= run(lambda: with_bucket(settings, server, fetch))
+    show_difference(stdout(), policy_diff(folders[old].contents, folders[new].contents, (old, new)))
 
 
 def _checked(settings: Settings, folder: Path) -> Files:
@@ -142,10 +142,10 @@ def _checked(settings: Settings, folder: Path) -> Files:
     files = read_folder(folder)
     policy = load_files(files)
     rulebook = rulebook_of(folder, policy)
-    verdicts = [try_case(rulebook, case) for case in policy.cases] if settings.require_tests else []
+    verdicts = [run_case(rulebook, case) for case in policy.cases] if settings.require_tests else []
     if not all(verdict.ok for verdict in verdicts):
         covered = coverage(rulebook, (plan for verdict in verdicts for plan in verdict.plans))
-        show_tests(out(), str(folder), verdicts, covered)
+        show_tests(stdout(), str(folder), verdicts, covered)
         sys.exit(1)
     return files
 
@@ -153,39 +153,39 @@ def _checked(settings: Settings, folder: Path) -> Files:
 async def _push(bucket: PolicyBucket, *, files: Files, folder: Path, who: str, message: str) -> str:
     try:
         before = await bucket.revisions()
-    except BadBucket:  # it is mended by what is pushed now, on top of what can still be read
-        before = next(iter(await bucket.earlier()), Revisions())
+    except InvalidBucket:  # it is mended by what is pushed now, on top of what can still be read
+        before = next(iter(await bucket.previous_pointers()), Revisions())
     else:
         if (
-            (found := before.in_force)
+            (found := before.active)
             and found.revision == files.revision
-            and await _is_whole(bucket, before)
+            and await _has_all_files(bucket, before)
         ):
             return f"{folder}: nothing has changed, {found} is in force"
     after = await bucket.push(files, before, who=who, at=now(), message=message)
-    was = f", before {before.in_force}" if before.in_force else ""
+    was = f", before {before.active}" if before.active else ""
     return f"{folder}: {after.require()} is in force{was}"
 
 
-async def _is_whole(bucket: PolicyBucket, revisions: Revisions) -> bool:
+async def _has_all_files(bucket: PolicyBucket, revisions: Revisions) -> bool:
     try:
         await bucket.files(revisions.require())
-    except BadBucket:
+    except InvalidBucket:
         return False
     return True
 
 
 async def _move(bucket: PolicyBucket, *, name: str, who: str) -> str:
     before = await bucket.revisions()
-    target = before.before() if name == _BEFORE else before.named(name)
+    target = before.previous() if name == _BEFORE else before.resolve(name)
     if target.number == before.current:
         return f"nothing has changed, {target} is in force"
     await bucket.files(target)  # else everybody would be sent to what is not there
-    await bucket.move(target.number, before, who=who, at=now())
+    await bucket.activate(target.number, before, who=who, at=now())
     return f"{target} is in force, before {before.require()}"
 
 
-def _myself() -> str:
+def _current_user() -> str:
     try:
         user = getpass.getuser()
     except (OSError, KeyError):  # a container may know no name for its user

@@ -16,13 +16,13 @@ from ..broker import Connection, connect
 from ..errors import BrokerError, NotPermitted
 from ..model import Kind
 from ..settings import Settings
-from .common import err
+from .common import stderr
 
 _REACH_LIMIT = 10.0  # seconds
 
 
 @asynccontextmanager
-async def broker_of(settings: Settings, server: str | None) -> AsyncIterator[Connection]:
+async def connect_to_broker(settings: Settings, server: str | None) -> AsyncIterator[Connection]:
     """A connection as the server's own. Raises BrokerError when nobody answers within the limit."""
     if server:
         settings = replace(settings, servers=(server,))
@@ -50,7 +50,7 @@ async def broker_of(settings: Settings, server: str | None) -> AsyncIterator[Con
         log.setLevel(before)
 
 
-def tell_hidden(hidden: Mapping[Kind, NotPermitted]) -> None:
+def warn_hidden(hidden: Mapping[Kind, NotPermitted]) -> None:
     """Say which kinds are not shown, and why."""
     for kind, error in hidden.items():
-        err().print(f"{kind}: not shown, NATS does not permit it: {error}", style="yellow", soft_wrap=True)
+        stderr().print(f"{kind}: not shown, NATS does not permit it: {error}", style="yellow", soft_wrap=True)

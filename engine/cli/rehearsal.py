@@ -15,19 +15,19 @@ from .. import documents, report
 from ..case_compiler import parse_time
 from ..choices import ADDRESSES, LOCALE, Choices
 from ..coverage import coverage
-from ..errors import BadPreferences
+from ..errors import InvalidPreferences
 from ..explain import explain as explain_event
 from ..loader import Policy, load_policy
 from ..model import Event, Kind
-from ..offers import offers_of
+from ..offers import options_of
 from ..preferences import parse
 from ..report.explain import explanation_document, show_explanation
 from ..report.tests import problems_as_junit, show_tests, tests_as_junit, tests_document
 from ..rulebook import Rulebook
 from ..spelling import nearest
 from ..subjects import valid_key
-from ..trial import try_case
-from .common import PAYLOAD, out, payload_of
+from ..trial import run_case
+from .common import PAYLOAD, payload_of, stdout
 
 FOLDER = click.argument("folder", metavar="[DIR]", type=click.Path(path_type=Path), default=Path("rules"))
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -55,14 +55,14 @@ def test(folder: Path, format_: str, require_coverage: bool) -> None:
         click.echo(problems_as_junit(str(folder), errors))
         sys.exit(1)
     rulebook = rulebook_of(folder, policy, json=format_ == "json")
-    verdicts = [try_case(rulebook, case) for case in policy.cases]
+    verdicts = [run_case(rulebook, case) for case in policy.cases]
     covered = coverage(rulebook, (plan for verdict in verdicts for plan in verdict.plans))
     if format_ == "json":
         click.echo(report.as_json(tests_document(str(folder), verdicts, covered)))
     elif format_ == "junit":
         click.echo(tests_as_junit(str(folder), verdicts))
     else:
-        show_tests(out(), str(folder), verdicts, covered)
+        show_tests(stdout(), str(folder), verdicts, covered)
     if not all(verdict.ok for verdict in verdicts) or (require_coverage and not covered.complete):
         sys.exit(1)
 
@@ -102,7 +102,7 @@ def explain(
     payload = payload_of(payload_file)
     if not isinstance(payload, dict):
         raise click.UsageError("--payload: an event's payload is an object")
-    choices = None if written is None else _choices(written)
+    choices = None if written is None else _parse_preferences(written)
     rulebook = rulebook_of(folder, load_policy(folder), json=format_ == "json")
     now = round((time - _EPOCH).total_seconds() * 1_000_000)
     explanation = explain_event(
@@ -117,17 +117,17 @@ def explain(
         ),
         None if choices is None else choices.get,
     )
-    for objection in _objections(rulebook, choices or {}):
+    for objection in _preference_violations(rulebook, choices or {}):
         click.echo(objection, err=True)
     if format_ == "json":
         click.echo(report.as_json(explanation_document(explanation)))
         return
-    show_explanation(out(), explanation)
+    show_explanation(stdout(), explanation)
     if not explanation.considered and (hint := nearest(name, _events(rulebook))):
         click.echo(f"No rule looks at {name}; {hint}")
 
 
-def _choices(written: str) -> dict[str, Choices]:
+def _parse_preferences(written: str) -> dict[str, Choices]:
     """By person, from a mapping that is given as such or in a file."""
     if written.lstrip().startswith("{"):
         document = documents.read(written, "--preferences")
@@ -145,20 +145,20 @@ def _choices(written: str) -> dict[str, Choices]:
     for user, chosen in document.data.items():
         try:
             choices[user] = parse(chosen)
-        except BadPreferences as error:
+        except InvalidPreferences as error:
             reasons += [f"{user}: {reason}" for reason in error.reasons]
     if reasons:
         raise click.UsageError(f"--preferences: {'; '.join(reasons)}")
     return choices
 
 
-def _objections(rulebook: Rulebook, choices: Mapping[str, Choices]) -> Iterator[str]:
+def _preference_violations(rulebook: Rulebook, choices: Mapping[str, Choices]) -> Iterator[str]:
     """What people could not choose under the policy, such as a category that is misspelled."""
     if not choices:
         return
-    offers = offers_of(rulebook)
+    offers = options_of(rulebook)
     for user, chosen in choices.items():
-        for reason in offers.objections(chosen, {*chosen.channels, ADDRESSES, LOCALE}):
+        for reason in offers.violations(chosen, {*chosen.channels, ADDRESSES, LOCALE}):
             yield f"{user} could not choose this now: {reason}"
 
 
@@ -171,7 +171,7 @@ def rulebook_of(
     if json:
         click.echo(report.as_json(report.check_document(str(folder), policy)))
     else:
-        report.show_check(console or out(), str(folder), policy)
+        report.show_check(console or stdout(), str(folder), policy)
     sys.exit(1)
 
 

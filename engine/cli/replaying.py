@@ -17,20 +17,20 @@ from .. import report
 from ..archive import Archive
 from ..choices import Choices, ChoicesOf
 from ..durations import parse_duration
-from ..errors import BadPreferences, BrokerUnfit, NotPermitted
+from ..errors import BrokerUnsupported, InvalidPreferences, NotPermitted
 from ..loader import Files, load_files, read_folder
 from ..preference_store import PreferenceStore
 from ..preferences import parse
 from ..replay import Replay
-from ..replay.likeness import Side
+from ..replay.likeness import ReplaySide
 from ..replay.wordprints import template_prints
-from ..report.replay import Replayed, replay_document, show_replay
+from ..report.replay import ReplayReport, replay_document, show_replay
 from ..session import topology_of
 from ..settings import Settings
-from .common import CONFIG, SERVER, err, out, settings_of
-from .preferring import everybody
-from .pushing import in_bucket, in_force
-from .reaching import broker_of, tell_hidden
+from .common import CONFIG, SERVER, settings_of, stderr, stdout
+from .preferring import all_preferences
+from .pushing import active_files, with_bucket
+from .reaching import connect_to_broker, warn_hidden
 from .rehearsal import rulebook_of
 from .running import run
 
@@ -79,29 +79,29 @@ def replay(
     files = {"live": read_folder(live or settings.rules), "new": read_folder(new)}
     if live is None and settings.rules_bucket:
         names["live"] = f"nats://{settings.rules_bucket}"
-        files["live"] = run(partial(in_bucket, settings, server, in_force))
+        files["live"] = run(partial(with_bucket, settings, server, active_files))
     sides = {word: _side(names[word], files[word], json=format_ == "json") for word in names}
     compare = partial(Replay, sides["live"], sides["new"], samples=samples)
     past = run(partial(_replay, settings, server, compare, start))
     if format_ == "json":
         click.echo(report.as_json(replay_document(past, names, start)))
     else:
-        show_replay(out(), past, names)
+        show_replay(stdout(), past, names)
     if past.replay.unwritable:
         sys.exit(1)
 
 
-def _side(name: str, files: Files, *, json: bool) -> Side:
+def _side(name: str, files: Files, *, json: bool) -> ReplaySide:
     rulebook = rulebook_of(name, load_files(files), json=json)
-    return Side(rulebook=rulebook, prints=template_prints(files.contents))
+    return ReplaySide(rulebook=rulebook, prints=template_prints(files.contents))
 
 
 async def _replay(
     settings: Settings, server: str | None, compare: Callable[..., Replay], since: int
-) -> Replayed:
-    console = err()
+) -> ReplayReport:
+    console = stderr()
     columns = (TextColumn("replaying"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    async with broker_of(settings, server) as connection:
+    async with connect_to_broker(settings, server) as connection:
         topology = topology_of(settings)
         store = PreferenceStore(connection=connection, name=topology.bucket("PREFERENCES"))
         documents = await _documents(store)
@@ -116,19 +116,21 @@ async def _replay(
                 progress.update(task, completed=done, total=done + archive.waiting)
                 await asyncio.sleep(0)  # the broker's signs of life are to be seen between two batches
         replay.finish(time.time_ns() // 1000)
-        tell_hidden(archive.hidden)
-        return Replayed(replay=replay, archive=archive, people=None if documents is None else len(documents))
+        warn_hidden(archive.hidden)
+        return ReplayReport(
+            replay=replay, archive=archive, people=None if documents is None else len(documents)
+        )
 
 
 async def _documents(store: PreferenceStore) -> dict[str, dict[str, Any]] | None:
     """What everybody has chosen by now; None where we may not know."""
     try:
-        return {user: document async for user, document in everybody(store)}
-    except BrokerUnfit:  # no server has run here yet that would have made the bucket
+        return {user: document async for user, document in all_preferences(store)}
+    except BrokerUnsupported:  # no server has run here yet that would have made the bucket
         return {}
     except NotPermitted as error:
         words = f"preferences: everybody counts as having chosen nothing, NATS does not permit it: {error}"
-        err().print(words, style="yellow", soft_wrap=True)
+        stderr().print(words, style="yellow", soft_wrap=True)
         return None
 
 
@@ -139,7 +141,7 @@ def _choices_in(documents: Mapping[str, Mapping[str, Any]]) -> ChoicesOf:
         if user not in known and user in documents:
             try:
                 known[user] = parse(documents[user])
-            except BadPreferences:  # counts as none for the server too
+            except InvalidPreferences:  # counts as none for the server too
                 known[user] = None
         return known.get(user)
 

@@ -9,17 +9,17 @@ from typing import Any, TypeVar
 import click
 
 from .. import report
-from ..control import Answers, ask
-from ..report.replicas import complaints, document, is_well, show_reload, show_status
+from ..control import ReplicaReplies, ask_replicas
+from ..report.replicas import document, find_problems, is_well, show_reload, show_status
 from ..settings import Settings
-from .common import CONFIG, SERVER, err, out, settings_of
-from .reaching import broker_of
+from .common import CONFIG, SERVER, settings_of, stderr, stdout
+from .reaching import connect_to_broker
 from .running import run
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
-def _gathering(limit: float) -> Callable[[_F], _F]:
+def _replica_options(limit: float) -> Callable[[_F], _F]:
     """The options of whatever asks all replicas."""
 
     def decorate(command: _F) -> _F:
@@ -46,7 +46,7 @@ def _gathering(limit: float) -> Callable[[_F], _F]:
 
 @click.command()
 @click.option("--dry-run", is_flag=True, help="Read, check and test, and change nothing.")
-@_gathering(60.0)
+@_replica_options(60.0)
 def reload(
     dry_run: bool, expect: int, limit: float, format_: str, config: Path | None, server: str | None
 ) -> None:
@@ -55,41 +55,45 @@ def reload(
     Each takes its own files over whole or not at all. Exit code 1 if one refused, if their revisions
     differ afterwards, or if fewer answered than expected.
     """
-    answers = _asked(config, server, "check" if dry_run else "reload", limit, expect)
+    answers = _ask_replicas(config, server, "check" if dry_run else "reload", limit, expect)
     if format_ == "text":
-        show_reload(out(), answers, is_rehearsal=dry_run)
-    _end(answers, expect, format_)
+        show_reload(stdout(), answers, is_rehearsal=dry_run)
+    _print_and_exit(answers, expect, format_)
 
 
 @click.command()
-@_gathering(10.0)
+@_replica_options(10.0)
 def status(expect: int, limit: float, format_: str, config: Path | None, server: str | None) -> None:
     """Show every replica: by which revision it goes, what it does, how its last reload went.
 
     Below them what is still to be done over all replicas, of each stream and for each channel. Exit
     code 1 if revisions differ, or if fewer answered than expected.
     """
-    answers = _asked(config, server, "status", limit, expect)
+    answers = _ask_replicas(config, server, "status", limit, expect)
     if format_ == "text":
-        show_status(out(), answers)
-    _end(answers, expect, format_)
+        show_status(stdout(), answers)
+    _print_and_exit(answers, expect, format_)
 
 
-def _asked(config: Path | None, server: str | None, verb: str, limit: float, expect: int) -> Answers:
+def _ask_replicas(
+    config: Path | None, server: str | None, verb: str, limit: float, expect: int
+) -> ReplicaReplies:
     settings = settings_of(config)
     return run(lambda: _ask(settings, server, verb, limit, expect))
 
 
-async def _ask(settings: Settings, server: str | None, verb: str, limit: float, expect: int) -> Answers:
-    async with broker_of(settings, server) as connection:
-        return await ask(connection, settings.namespace, verb, limit=limit, expect=expect)
+async def _ask(
+    settings: Settings, server: str | None, verb: str, limit: float, expect: int
+) -> ReplicaReplies:
+    async with connect_to_broker(settings, server) as connection:
+        return await ask_replicas(connection, settings.namespace, verb, limit=limit, expect=expect)
 
 
-def _end(answers: Answers, expect: int, format_: str) -> None:
-    said = complaints(answers, expect)
+def _print_and_exit(answers: ReplicaReplies, expect: int, format_: str) -> None:
+    said = find_problems(answers, expect)
     if format_ == "json":
         click.echo(report.as_json(document(answers, expect)))
     for complaint in said:
-        err().print(complaint, style="red", soft_wrap=True)
+        stderr().print(complaint, style="red", soft_wrap=True)
     if said or not all(map(is_well, answers.done)):
         raise SystemExit(1)

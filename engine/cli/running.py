@@ -13,7 +13,7 @@ import msc
 
 from .. import report
 from ..errors import MssError, PolicyError, innermost
-from .common import err
+from .common import stderr
 
 T = TypeVar("T")
 
@@ -27,7 +27,7 @@ def run(work: Callable[[], Coroutine[Any, Any, T]], folder: str = "", *, fast: b
         with asyncio.Runner(loop_factory=_fast_loop() if fast else None) as runner:
             return runner.run(work())
     except PolicyError as error:
-        report.show_problems(err(), folder, error.problems)
+        report.show_problems(stderr(), folder, error.problems)
         raise click.ClickException(f"{folder}: the policy has {len(error.problems)} errors") from error
     except (MssError, msc.MscError, OSError) as error:
         raise click.ClickException(str(error)) from error

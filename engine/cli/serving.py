@@ -20,8 +20,8 @@ from ..reload import Reloader
 from ..server import Server
 from ..settings import Settings, load_settings
 from ..source import BucketSource, source_of
-from ..watching import Watch
-from .common import CONFIG, out, settings_of
+from ..watching import FileWatcher
+from .common import CONFIG, settings_of, stdout
 from .logs import log_to_stderr
 from .running import ended_by_signal, reload_by_signal, run
 
@@ -41,7 +41,9 @@ def demo(rules: Path | None, locale: str, stay: bool) -> None:
 
     async def main() -> bool:
         ended = ended_by_signal()
-        running = asyncio.ensure_future(run_demo(out(), folder, locale or "en", stay=ended if stay else None))
+        running = asyncio.ensure_future(
+            run_demo(stdout(), folder, locale or "en", stay=ended if stay else None)
+        )
         waiting = asyncio.ensure_future(ended.wait())
         await asyncio.wait((running, waiting), return_when=asyncio.FIRST_COMPLETED)
         waiting.cancel()
@@ -85,10 +87,10 @@ async def _serve(
     file = config or Path("mss.yaml")
     source = source_of(settings, rules, last_good=last_good)
     # What changes from here on, while it is being read, is noticed.
-    watched = source.folder_of(settings)
-    watch = Watch(paths=lambda: (file, *watched)) if settings.watch else None
+    watched = source.watched_paths(settings)
+    watch = FileWatcher(paths=lambda: (file, *watched)) if settings.watch else None
     # Before anything is started, where the policy does not need a broker itself.
-    policy = None if isinstance(source, BucketSource) else await source.first()
+    policy = None if isinstance(source, BucketSource) else await source.load_initial()
     if policy is not None:
         policy.require()
     async with AsyncExitStack() as stack:
@@ -103,10 +105,10 @@ async def _serve(
             anew = load_settings(config)
             return replace(anew, servers=embedded) if data is not None else anew
 
-        policy = policy or await _unless(stop, source.first())
+        policy = policy or await _run_until(stop, source.load_initial())
         if policy is None:
             return
-        server = Server(settings=settings, rulebook=policy.require(), trouble=lambda: source.trouble)
+        server = Server(settings=settings, rulebook=policy.require(), source_error=lambda: source.error)
         del policy  # else the first one would stay for ever
         if settings.metrics:
             pages = health_pages(settings.metrics, server.metrics, server.ready, server.measure_lag)
@@ -118,14 +120,14 @@ async def _serve(
                 tasks.create_task(reloader.follow(source.changes(lambda: server.settings)), name="policy"),
             ]
             if watch is not None:
-                watch.paths = lambda: (file, *source.folder_of(server.settings))
+                watch.paths = lambda: (file, *source.watched_paths(server.settings))
                 reloading.append(tasks.create_task(reloader.follow(watch.changes()), name="watch"))
             await server.run(stop)
             for task in reloading:
                 task.cancel()
 
 
-async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, Policy]) -> Policy | None:
+async def _run_until(stop: asyncio.Event, work: Coroutine[Any, Any, Policy]) -> Policy | None:
     """What ``work`` returns; None where somebody says stop before."""
     working = asyncio.create_task(work, name="first policy")
     stopped = asyncio.create_task(stop.wait(), name="stop")

@@ -11,15 +11,15 @@ import click
 from rich.console import Console
 
 from .. import report
-from ..dead import Letter
-from ..entries import Entry
+from ..dead import DeadLetter
+from ..entries import HistoryEntry
 from ..model import Kind
 from ..report.trace import show_entry, show_trace, summary, trace_document
 from ..session import topology_of
 from ..settings import Settings
-from ..tracing import Tracer, tracing
-from .common import CONFIG, SERVER, err, out, settings_of
-from .reaching import broker_of, tell_hidden
+from ..tracing import TraceReader, open_trace
+from .common import CONFIG, SERVER, settings_of, stderr, stdout
+from .reaching import connect_to_broker, warn_hidden
 from .running import ended_by_signal, run
 
 _PATIENCE = 10.0  # seconds that --follow waits for the first entry
@@ -50,12 +50,12 @@ def trace(reqid: str, config: Path | None, server: str | None, format_: str, fol
 async def _trace(settings: Settings, server: str | None, reqid: str, *, json: bool, follow: bool) -> bool:
     """Whether anything is known."""
     async with (
-        broker_of(settings, server) as connection,
-        tracing(connection, topology_of(settings), reqid) as tracer,
+        connect_to_broker(settings, server) as connection,
+        open_trace(connection, topology_of(settings), reqid) as tracer,
     ):
-        tell_hidden(tracer.hidden)
+        warn_hidden(tracer.hidden)
         if follow:
-            await _follow(tracer, None if json else out())
+            await _follow(tracer, None if json else stdout())
         else:
             async for _ in tracer.present():
                 pass
@@ -67,17 +67,17 @@ async def _trace(settings: Settings, server: str | None, reqid: str, *, json: bo
         elif follow:
             click.echo(summary(tracer.stories))
         else:
-            show_trace(out(), reqid, tracer.stories, letters)
+            show_trace(stdout(), reqid, tracer.stories, letters)
         if tracer.cut:
-            err().print("there is more: only the beginning was read", style="yellow", soft_wrap=True)
+            stderr().print("there is more: only the beginning was read", style="yellow", soft_wrap=True)
     return True
 
 
-def _document(tracer: Tracer, letters: Sequence[Letter]) -> dict[str, object]:
+def _document(tracer: TraceReader, letters: Sequence[DeadLetter]) -> dict[str, object]:
     return trace_document(tracer.reqid, tracer.stories, letters, tuple(tracer.hidden), cut=tracer.cut)
 
 
-async def _follow(tracer: Tracer, console: Console | None) -> None:
+async def _follow(tracer: TraceReader, console: Console | None) -> None:
     """Print what comes until nothing is waited for, somebody says stop, or nothing comes at all."""
     stop = ended_by_signal()
     following = asyncio.create_task(_print_all(tracer, console), name="follow")
@@ -91,7 +91,7 @@ async def _follow(tracer: Tracer, console: Console | None) -> None:
         await asyncio.wait((following,))
 
 
-async def _print_all(tracer: Tracer, console: Console | None) -> None:
+async def _print_all(tracer: TraceReader, console: Console | None) -> None:
     async with aclosing(tracer.present()) as entries:
         async for kind, entry in entries:
             _print(console, kind, entry)
@@ -107,6 +107,6 @@ async def _print_all(tracer: Tracer, console: Console | None) -> None:
                     return
 
 
-def _print(console: Console | None, kind: Kind, entry: Entry) -> None:
+def _print(console: Console | None, kind: Kind, entry: HistoryEntry) -> None:
     if console is not None:
         show_entry(console, kind, entry)

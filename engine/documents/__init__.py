@@ -12,9 +12,9 @@ import yaml
 from ..model import Place, Problem
 from .composer import Composer
 from .faults import error_offset, is_tab, syntax_fault, tab_fault
-from .spots import Branch, Fault, Spot
+from .spots import DocumentDiagnostic, SourceMap, Spot
 
-Path = tuple[str | int, ...]  # keys and list positions from the root
+DocumentPath = tuple[str | int, ...]  # keys and list positions from the root
 
 MAX_BYTES = 32 * 1024 * 1024  # of one file
 MAX_TABS = 50  # reported in one file; after that the rest can wait
@@ -40,15 +40,15 @@ class Document:
     spots: Spot = field(default=0, repr=False, compare=False)
     lines: tuple[int, ...] = field(default=(0,), repr=False, compare=False)  # offset of each line's start
 
-    def place(self, path: Path) -> Place:
+    def place(self, path: DocumentPath) -> Place:
         """Where the value at ``path`` starts; of a path that is not there, its nearest ancestor."""
         return self._place(_offset(_descend(self.spots, path)))
 
-    def key_place(self, path: Path) -> Place:
+    def key_place(self, path: DocumentPath) -> Place:
         """Where the key of the value at ``path`` stands; a list's entry has none, so its value."""
         if path and isinstance(path[-1], str):
             parent = _descend(self.spots, path[:-1])
-            if isinstance(parent, Branch) and path[-1] in parent.keys:
+            if isinstance(parent, SourceMap) and path[-1] in parent.keys:
                 return self._place(parent.keys[path[-1]])
         return self.place(path)
 
@@ -56,7 +56,7 @@ class Document:
         return _place(self.file, self.lines, offset)
 
 
-def pointer(path: Path) -> str:
+def pointer(path: DocumentPath) -> str:
     """``path`` as a JSON pointer (RFC 6901)."""
     return "".join("/" + str(step).replace("~", "~0").replace("/", "~1") for step in path)
 
@@ -90,7 +90,7 @@ def read(text: str, file: str) -> Document:
         return Document(file=file, data={}, problems=(Problem(place=place, code="binary", message=message),))
 
     text, restore = _shield(text)
-    tabs: list[Fault] = []
+    tabs: list[DocumentDiagnostic] = []
     while True:
         composer = Composer(lines, restore)
         try:
@@ -105,13 +105,15 @@ def read(text: str, file: str) -> Document:
             # What fails after a tab became a space fails because of the tab, most likely.
             faults = [] if tabs else [*composer.faults, syntax_fault(error, text, lines, offset)]
         except (ValueError, OverflowError):  # the pure parser, over an escape beyond Unicode
-            faults = [Fault(offset=0, code="yaml-syntax", message="an escape in quotes")]
+            faults = [DocumentDiagnostic(offset=0, code="yaml-syntax", message="an escape in quotes")]
         else:
             return _document(file, data, [*tabs, *composer.faults], spots, lines)
         return _document(file, {}, [*tabs, *faults], 0, lines)
 
 
-def _document(file: str, data: Any, faults: list[Fault], spots: Spot, lines: tuple[int, ...]) -> Document:
+def _document(
+    file: str, data: Any, faults: list[DocumentDiagnostic], spots: Spot, lines: tuple[int, ...]
+) -> Document:
     problems = (
         Problem(
             place=_place(file, lines, fault.offset),
@@ -131,9 +133,9 @@ def _unreadable(file: str, code: str, message: str, *, hint: str = "") -> Docume
     return Document(file=file, data={}, problems=(problem,))
 
 
-def _descend(spot: Spot, path: Path) -> Spot:
+def _descend(spot: Spot, path: DocumentPath) -> Spot:
     for step in path:
-        if not isinstance(spot, Branch):
+        if not isinstance(spot, SourceMap):
             break
         inside = spot.values
         if isinstance(inside, dict):
@@ -148,7 +150,7 @@ def _descend(spot: Spot, path: Path) -> Spot:
 
 
 def _offset(spot: Spot) -> int:
-    return spot.start if isinstance(spot, Branch) else spot
+    return spot.start if isinstance(spot, SourceMap) else spot
 
 
 def _line_starts(text: str) -> tuple[int, ...]:

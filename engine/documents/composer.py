@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from .scalars import scalar
-from .spots import Branch, Fault, Spot
+from .spots import DocumentDiagnostic, SourceMap, Spot
 
 MAX_NODES = 1_000_000  # values in one file once every alias is written out
 MAX_DEPTH = 100  # mappings and lists inside one another
@@ -30,7 +30,7 @@ _TAGGED: dict[str, tuple[type, ...]] = {  # the tags honoured on scalars, and wh
 }
 
 
-class _BoundPassed(Exception):  # noqa: N818  it stops the reading; nobody outside sees it
+class _LimitExceeded(Exception):  # noqa: N818  it stops the reading; nobody outside sees it
     """There is more, or it is nested deeper, than may be."""
 
 
@@ -56,7 +56,7 @@ class Composer:
     """
 
     def __init__(self, lines: tuple[int, ...], restore: dict[int, str]) -> None:
-        self.faults: list[Fault] = []
+        self.faults: list[DocumentDiagnostic] = []
         self._lines = lines
         self._restore = restore
         self._anchors: dict[str, _Anchor] = {}
@@ -74,7 +74,7 @@ class Composer:
         """
         try:
             return self._document(text)
-        except _BoundPassed:
+        except _LimitExceeded:
             return {}, 0
 
     def _document(self, text: str) -> tuple[Any, Spot]:
@@ -100,7 +100,7 @@ class Composer:
         start: int = event.start_mark.index
         if isinstance(event, yaml.AliasEvent):
             return self._alias(event, start)
-        self._count(1, start)
+        self._count_nodes(1, start)
         if event.anchor is None:
             return self._content(event, start)
         anchor = self._anchors[event.anchor] = _Anchor()
@@ -118,7 +118,7 @@ class Composer:
         if isinstance(event, yaml.ScalarEvent):
             return self._scalar(event, start), start
         self._depth += 1
-        self._reach(self._depth, start)
+        self._check_depth(self._depth, start)
         mapping = isinstance(event, yaml.MappingStartEvent)
         if event.tag not in (None, "!", _TAG_PREFIX + ("map" if mapping else "seq")):
             self._tag_fault(event.tag, start)
@@ -126,8 +126,8 @@ class Composer:
         self._depth -= 1
         return found
 
-    def _list(self, start: int) -> tuple[list[Any], Branch]:
-        branch = Branch(start)
+    def _list(self, start: int) -> tuple[list[Any], SourceMap]:
+        branch = SourceMap(start)
         data: list[Any] = []
         branch.values = spots = []
         for event in self._events:
@@ -140,12 +140,12 @@ class Composer:
             spots.append(spot)
         return data, branch
 
-    def _mapping(self, start: int) -> tuple[dict[str, Any], Branch]:
-        branch = Branch(start)
+    def _mapping(self, start: int) -> tuple[dict[str, Any], SourceMap]:
+        branch = SourceMap(start)
         data: dict[str, Any] = {}
         branch.values = spots = {}
         merge_keys: dict[str, int] = {}
-        merged: list[tuple[dict[str, Any], Branch]] = []
+        merged: list[tuple[dict[str, Any], SourceMap]] = []
         for event in self._events:
             if isinstance(event, yaml.MappingEndEvent):
                 break
@@ -178,7 +178,7 @@ class Composer:
 
     def _merge_sources(
         self, value: Any, spot: Spot, start: int, *, quiet: bool
-    ) -> list[tuple[dict[str, Any], Branch]]:
+    ) -> list[tuple[dict[str, Any], SourceMap]]:
         sources = _mergeable(value, spot)
         if not sources and not quiet:
             self._fault("yaml-merge", start, "'<<' takes a mapping or a list of mappings")
@@ -213,8 +213,8 @@ class Composer:
         elif not anchor.done:
             self._fault("yaml-alias", start, f"'*{name}' stands inside the value that it names")
         else:
-            self._count(anchor.size, start)
-            self._reach(self._depth + anchor.height, start)
+            self._count_nodes(anchor.size, start)
+            self._check_depth(self._depth + anchor.height, start)
             return anchor.value, anchor.spot
         return None, start
 
@@ -251,19 +251,19 @@ class Composer:
         text: str = event.value
         return text.translate(self._restore) if self._restore else text
 
-    def _count(self, nodes: int, start: int) -> None:
+    def _count_nodes(self, nodes: int, start: int) -> None:
         self._nodes += nodes
         if self._nodes > MAX_NODES:
             message = f"more than {MAX_NODES:,} values, every alias written out"
             self._fault("yaml-too-big", start, message)
-            raise _BoundPassed
+            raise _LimitExceeded
 
-    def _reach(self, depth: int, start: int) -> None:
+    def _check_depth(self, depth: int, start: int) -> None:
         self._deepest = max(self._deepest, depth)
         if depth > MAX_DEPTH:
             message = f"mappings and lists more than {MAX_DEPTH} deep"
             self._fault("yaml-too-deep", start, message)
-            raise _BoundPassed
+            raise _LimitExceeded
 
     def _tag_fault(self, tag: str, start: int) -> None:
         name = f"!!{tag.removeprefix(_TAG_PREFIX)}" if tag.startswith(_TAG_PREFIX) else tag
@@ -271,10 +271,10 @@ class Composer:
 
     def _fault(self, code: str, start: int, message: str, *, hint: str = "") -> None:
         path = tuple(self._path)
-        self.faults.append(Fault(offset=start, code=code, message=message, path=path, hint=hint))
+        self.faults.append(DocumentDiagnostic(offset=start, code=code, message=message, path=path, hint=hint))
 
 
-def _merge(source: dict[str, Any], place: Branch, data: dict[str, Any], branch: Branch) -> None:
+def _merge(source: dict[str, Any], place: SourceMap, data: dict[str, Any], branch: SourceMap) -> None:
     """Bring the keys of ``source`` into ``data``, whose own win."""
     inside: Any = place.values
     spots: Any = branch.values
@@ -283,12 +283,14 @@ def _merge(source: dict[str, Any], place: Branch, data: dict[str, Any], branch: 
             data[key], branch.keys[key], spots[key] = value, place.keys[key], inside[key]
 
 
-def _mergeable(value: Any, spot: Spot) -> list[tuple[dict[str, Any], Branch]]:
+def _mergeable(value: Any, spot: Spot) -> list[tuple[dict[str, Any], SourceMap]]:
     """The mappings that ``<<`` brings in; empty where it is given something else."""
-    if not isinstance(spot, Branch):
+    if not isinstance(spot, SourceMap):
         return []
     if isinstance(value, dict):
         return [(value, spot)]
     pairs = list(zip(value, spot.values, strict=True))
-    found = [(item, place) for item, place in pairs if isinstance(item, dict) and isinstance(place, Branch)]
+    found = [
+        (item, place) for item, place in pairs if isinstance(item, dict) and isinstance(place, SourceMap)
+    ]
     return found if len(found) == len(pairs) else []

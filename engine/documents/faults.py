@@ -7,12 +7,12 @@ from bisect import bisect_right
 import yaml
 
 from .composer import MAX_DEPTH
-from .spots import Fault
+from .spots import DocumentDiagnostic
 
 
-def tab_fault(offset: int) -> Fault:
+def tab_fault(offset: int) -> DocumentDiagnostic:
     """What is wrong with a tab among the indentation."""
-    return Fault(
+    return DocumentDiagnostic(
         offset=offset,
         code="yaml-tab",
         message="a tab; YAML indents with spaces",
@@ -32,7 +32,7 @@ def is_tab(error: yaml.YAMLError, text: str, offset: int) -> bool:
     return text[offset : offset + 1] == "\t" and ("tab" in words or "cannot start any token" in words)
 
 
-def syntax_fault(error: yaml.YAMLError, text: str, lines: tuple[int, ...], offset: int) -> Fault:
+def syntax_fault(error: yaml.YAMLError, text: str, lines: tuple[int, ...], offset: int) -> DocumentDiagnostic:
     """What is wrong at ``offset``, where the parser stopped; ``lines`` are the offsets of line starts."""
     words = getattr(error, "problem", "") or "this is no YAML"
     context = getattr(error, "context", "") or ""
@@ -40,14 +40,14 @@ def syntax_fault(error: yaml.YAMLError, text: str, lines: tuple[int, ...], offse
     first = bisect_right(lines, since.index) if since is not None else 0
     if "nesting depth" in words:  # the parser's own bound; it looks ahead, and may meet it first
         message = f"mappings and lists more than {MAX_DEPTH} deep"
-        return Fault(offset=offset, code="yaml-too-deep", message=message)
+        return DocumentDiagnostic(offset=offset, code="yaml-too-deep", message=message)
     if since is not None and "scanning an a" in context:  # an alias, an anchor: its sign is what is wrong
         offset = since.index
-    message, hint = _in_words(words, context, first, text[offset : offset + 1])
-    return Fault(offset=offset, code="yaml-syntax", message=message, hint=hint)
+    message, hint = _describe(words, context, first, text[offset : offset + 1])
+    return DocumentDiagnostic(offset=offset, code="yaml-syntax", message=message, hint=hint)
 
 
-def _in_words(words: str, context: str, first: int, char: str) -> tuple[str, str]:  # noqa: PLR0911
+def _describe(words: str, context: str, first: int, char: str) -> tuple[str, str]:  # noqa: PLR0911
     """What the parser found, said to the person who wrote it: message and hint."""
     if "mapping values are not allowed" in words:
         hint = "quote text that has ': ' in it, and check the indentation of this line and the one above"

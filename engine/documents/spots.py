@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 
-class Branch:
+class SourceMap:
     """Where a mapping or a list and all inside it stand: offsets into the text.
 
     A scalar is its bare offset. A tree beside the data costs a fraction of a dict from path to
@@ -20,11 +20,11 @@ class Branch:
         self.values: dict[str, Spot] | list[Spot] = {}
 
 
-Spot = Branch | int
+Spot = SourceMap | int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fault:
+class DocumentDiagnostic:
     """Something wrong in a text."""
 
     offset: int

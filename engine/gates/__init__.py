@@ -11,55 +11,63 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from ..choices import ChoicesOf
-from ..draft import Alarm, Draft, Order
-from ..limits import UsedUp
+from ..draft import DigestTimer, Notification, Routing
+from ..limits import BudgetExhausted
 from ..model import Event, Held, Suppressed
 from ..rulebook import Rule, Rulebook
-from .budget import pool_of, put_off, spend
-from .cells import Change, Row, cell_of, drive, event_id, in_memory, pool_prefix
-from .dedupe import pass_dedupe
+from .budget import budget_buffer_key, consume_budget, defer_to_digest
+from .cells import (
+    StateSteps,
+    StateUpdate,
+    event_fingerprint,
+    run_in_memory,
+    run_steps,
+    state_key,
+    state_prefix,
+)
+from .dedupe import apply_dedupe
 from .digest import (
     GATHERING,
-    Postponed,
-    digest_at,
-    keep_of,
+    NotDueYet,
+    apply_digest,
+    confirm,
+    digest_spec,
     leave,
-    pass_digest,
     rejoin,
-    settle_batch,
-    take_batch,
+    take_due,
+    ttl_of,
 )
-from .merge import digest_event, key_of, merge, reqid_of
-from .pool import Batch, Joined
-from .throttle import Beyond, pass_throttle
-from .timing import in_time, is_timed
+from .merge import digest_event, digest_key, digest_reqid, route_digest
+from .pool import Batch, Buffered
+from .throttle import OverLimit, apply_throttle
+from .timing import apply_time_windows, has_schedule
 
 __all__ = [
     "GATHERING",
     "Batch",
-    "Change",
-    "Postponed",
-    "Row",
-    "digest_at",
-    "digest_due",
+    "NotDueYet",
+    "StateSteps",
+    "StateUpdate",
+    "apply_final_limits",
+    "apply_limits",
+    "apply_time_windows",
+    "confirm",
     "digest_event",
-    "drive",
-    "event_id",
-    "in_memory",
-    "in_time",
-    "is_timed",
-    "key_of",
-    "merge",
-    "pass_gates",
-    "pass_last",
-    "pool_prefix",
-    "settle_batch",
-    "take_batch",
-    "withdraw",
+    "digest_key",
+    "digest_spec",
+    "event_fingerprint",
+    "has_schedule",
+    "route_digest",
+    "route_due_digest",
+    "run_in_memory",
+    "run_steps",
+    "state_prefix",
+    "take_due",
+    "undo_buffering",
 ]
 
 
-def pass_gates(drafted: Draft, now: int, *, comes_again: bool = False) -> Row[Draft]:
+def apply_limits(drafted: Routing, now: int, *, comes_again: bool = False) -> StateSteps[Routing]:
     """``drafted`` without what is held back, and with what waits marked so.
 
     ``now`` is in microseconds since the epoch. Of an event that ``comes_again`` it is found out first whether
@@ -67,118 +75,118 @@ def pass_gates(drafted: Draft, now: int, *, comes_again: bool = False) -> Row[Dr
     """
     event, asked = drafted.event, {}
     for rule in (match.rule for match in drafted.matches if not match.rule.limits.are_none):
-        asked[rule.id] = orders = drafted.orders_of(rule)
+        asked[rule.id] = orders = drafted.notifications_of(rule)
         if orders:
-            stopped = (yield from _was_put_off(rule, event, orders)) if comes_again else None
-            stopped = stopped or (yield from _limits(rule, event, now))
+            stopped = (yield from _find_deferred(rule, event, orders)) if comes_again else None
+            stopped = stopped or (yield from _apply_rule_limits(rule, event, now))
             if stopped is not None:
                 drafted = _without(drafted, rule, stopped)
-    drafted = in_time(drafted, now)
+    drafted = apply_time_windows(drafted, now)
     for rule in (match.rule for match in drafted.matches if match.rule.limits.budgets):
-        used_up = yield from _spend(drafted, rule, now)
+        used_up = yield from _consume_budgets(drafted, rule, now)
         if used_up is not None:
-            joined = yield from put_off(rule.id, rule.limits, event, asked[rule.id], used_up)
-            drafted = replace(drafted, used_up=(*drafted.used_up, used_up))
-            drafted = _without(drafted, rule, _Stopped(reason="budget", joined=joined))
+            joined = yield from defer_to_digest(rule.id, rule.limits, event, asked[rule.id], used_up)
+            drafted = replace(drafted, exhausted_budgets=(*drafted.exhausted_budgets, used_up))
+            drafted = _without(drafted, rule, _Withheld(reason="budget", joined=joined))
     return drafted
 
 
-def withdraw(drafted: Draft, gathered: Collection[str]) -> Row[tuple[Alarm, ...]]:
+def undo_buffering(drafted: Routing, gathered: Collection[str]) -> StateSteps[tuple[DigestTimer, ...]]:
     """The event waits for no other rules than ``gathered``: something else was written down of it.
 
     ``drafted`` is what it asks for before the gates. The alarms are for those who wait where it did: it may
     have been the first, and theirs the one that it was to ring.
     """
-    alarms: list[Alarm] = []
+    alarms: list[DigestTimer] = []
     for rule in (match.rule for match in drafted.matches if match.rule.id not in gathered):
-        for key in _pools_of(rule, drafted.event, drafted.orders_of(rule)):
+        for key in _buffer_keys(rule, drafted.event, drafted.notifications_of(rule)):
             due = yield from leave(key, rule.limits, drafted.event)
-            alarms += [Alarm(key=key, rule=rule.id, at=due)] if due else []
+            alarms += [DigestTimer(key=key, rule=rule.id, at=due)] if due else []
     return tuple(alarms)
 
 
-def _pools_of(rule: Rule, event: Event, orders: Sequence[Order]) -> Iterator[str]:
+def _buffer_keys(rule: Rule, event: Event, orders: Sequence[Notification]) -> Iterator[str]:
     """The keys under which ``event`` may wait."""
     limits = rule.limits
     if limits.throttle and limits.throttle.digest:
-        yield cell_of("throttle", rule.id, limits.throttle.key, event)
+        yield state_key("throttle", rule.id, limits.throttle.key, event)
     if limits.digest:
-        yield cell_of("digest", rule.id, limits.digest.key, event)
-    if orders and digest_at(limits, "budget."):
-        yield pool_of(rule.id, event, orders)
+        yield state_key("digest", rule.id, limits.digest.key, event)
+    if orders and digest_spec(limits, "budget."):
+        yield budget_buffer_key(rule.id, event, orders)
 
 
-def pass_last(drafted: Draft, rule: Rule, now: int) -> Row[Draft | Postponed]:
+def apply_final_limits(drafted: Routing, rule: Rule, now: int) -> StateSteps[Routing | NotDueYet]:
     """``drafted``, a digest, as far as time and budgets let it; all other gates it has passed."""
-    drafted = in_time(drafted, now)
-    used_up = yield from _spend(drafted, rule, now)
+    drafted = apply_time_windows(drafted, now)
+    used_up = yield from _consume_budgets(drafted, rule, now)
     if used_up is None:
         return drafted
     if used_up.budget.digest is not None:
-        return Postponed(until=used_up.until, used_up=(used_up,))
-    return replace(_without(drafted, rule, _Stopped(reason="budget")), used_up=(used_up,))
+        return NotDueYet(until=used_up.until, exhausted_budgets=(used_up,))
+    return replace(_without(drafted, rule, _Withheld(reason="budget")), exhausted_budgets=(used_up,))
 
 
-def _spend(drafted: Draft, rule: Rule, now: int) -> Row[UsedUp | None]:
+def _consume_budgets(drafted: Routing, rule: Rule, now: int) -> StateSteps[BudgetExhausted | None]:
     budgets = rule.limits.budgets
-    orders = drafted.orders_of(rule) if budgets else ()
-    return (yield from spend(budgets, len(orders), now)) if orders else None
+    orders = drafted.notifications_of(rule) if budgets else ()
+    return (yield from consume_budget(budgets, len(orders), now)) if orders else None
 
 
-def digest_due(
+def route_due_digest(
     rulebook: Rulebook, rule: Rule, key: str, now: int, choices_of: ChoicesOf
-) -> Row[Draft | Postponed | None]:
+) -> StateSteps[Routing | NotDueYet | None]:
     """What lies under ``key`` as the draft of one digest, if it is due ``now``.
 
     None where nothing is there; Postponed where its time has not come, or there is no budget for it. It lies
     there until it is settled.
     """
-    batch = yield from take_batch(key, rule.limits, now)
+    batch = yield from take_due(key, rule.limits, now)
     if not isinstance(batch, Batch):
         return batch
-    return (yield from pass_last(merge(rulebook, rule, key, batch, choices_of), rule, now))
+    return (yield from apply_final_limits(route_digest(rulebook, rule, key, batch, choices_of), rule, now))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Stopped:
+class _Withheld:
     """That none of a rule's messages of one event goes out now."""
 
     reason: str
-    joined: Joined | None = None  # the pool that it waits in
+    joined: Buffered | None = None  # the pool that it waits in
 
 
-def _was_put_off(rule: Rule, event: Event, orders: Sequence[Order]) -> Row[_Stopped | None]:
+def _find_deferred(rule: Rule, event: Event, orders: Sequence[Notification]) -> StateSteps[_Withheld | None]:
     """That ``event``, which comes again, waits for a budget since it came first."""
     if not rule.limits.budgets:
         return None
-    joined = yield from rejoin(pool_of(rule.id, event, orders), rule.limits, event)
-    return _Stopped(reason="budget", joined=joined) if joined else None
+    joined = yield from rejoin(budget_buffer_key(rule.id, event, orders), rule.limits, event)
+    return _Withheld(reason="budget", joined=joined) if joined else None
 
 
-def _limits(rule: Rule, event: Event, now: int) -> Row[_Stopped | None]:
+def _apply_rule_limits(rule: Rule, event: Event, now: int) -> StateSteps[_Withheld | None]:
     """What the rule's limits make of ``event``; the first that holds it back has the last word."""
     limits = rule.limits
-    if limits.dedupe and not (yield from pass_dedupe(rule.id, limits.dedupe, event, now)):
-        return _Stopped(reason="dedupe")
+    if limits.dedupe and not (yield from apply_dedupe(rule.id, limits.dedupe, event, now)):
+        return _Withheld(reason="dedupe")
     if limits.throttle:
-        answer = yield from pass_throttle(rule.id, limits.throttle, event, now, keep=keep_of(limits))
-        if isinstance(answer, Joined):
-            return _Stopped(reason="throttle", joined=answer)
-        if isinstance(answer, Beyond):
-            return _Stopped(reason="throttle")
+        answer = yield from apply_throttle(rule.id, limits.throttle, event, now, keep=ttl_of(limits))
+        if isinstance(answer, Buffered):
+            return _Withheld(reason="throttle", joined=answer)
+        if isinstance(answer, OverLimit):
+            return _Withheld(reason="throttle")
     if limits.digest:
-        joined = yield from pass_digest(rule.id, limits.digest, event, now, keep=keep_of(limits))
-        return _Stopped(reason="digest", joined=joined)
+        joined = yield from apply_digest(rule.id, limits.digest, event, now, keep=ttl_of(limits))
+        return _Withheld(reason="digest", joined=joined)
     return None
 
 
-def _without(drafted: Draft, rule: Rule, stopped: _Stopped) -> Draft:
+def _without(drafted: Routing, rule: Rule, stopped: _Withheld) -> Routing:
     """``drafted`` without the rule's orders, each of them recorded."""
-    gone = drafted.orders_of(rule)
+    gone = drafted.notifications_of(rule)
     ids = {order.id for order in gone}
     drafted = replace(
         drafted,
-        orders=tuple(order for order in drafted.orders if order.id not in ids),
+        notifications=tuple(order for order in drafted.notifications if order.id not in ids),
         held=tuple(held for held in drafted.held if held.delivery not in ids),
     )
     joined = stopped.joined
@@ -187,7 +195,7 @@ def _without(drafted: Draft, rule: Rule, stopped: _Stopped) -> Draft:
             Suppressed(rule=rule.id, channel=order.channel.name, reason=stopped.reason) for order in gone
         )
         return replace(drafted, suppressed=(*drafted.suppressed, *dropped))
-    digest = reqid_of(joined.key, joined.number)
+    digest = digest_reqid(joined.key, joined.number)
     held = (
         Held(
             rule=rule.id,
@@ -198,5 +206,5 @@ def _without(drafted: Draft, rule: Rule, stopped: _Stopped) -> Draft:
         )
         for order in gone
     )
-    rings = (Alarm(key=joined.key, rule=rule.id, at=joined.until),) if joined.rings else ()
-    return replace(drafted, held=(*drafted.held, *held), alarms=(*drafted.alarms, *rings))
+    rings = (DigestTimer(key=joined.key, rule=rule.id, at=joined.until),) if joined.needs_timer else ()
+    return replace(drafted, held=(*drafted.held, *held), timers=(*drafted.timers, *rings))

@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from ..draft import Order
-from ..limits import Budget, Limits, UsedUp
+from ..draft import Notification
+from ..limits import Budget, BudgetExhausted, Limits
 from ..model import Event
-from .cells import Change, Row, digest_of, pool_prefix
-from .digest import SLACK, gather, keep_of
-from .pool import Joined
+from .cells import StateSteps, StateUpdate, stable_hash, state_prefix
+from .digest import SLACK, buffer_event, ttl_of
+from .pool import Buffered
 
 
 class _Spent(msgspec.Struct, frozen=True):
@@ -26,20 +26,22 @@ class _Spent(msgspec.Struct, frozen=True):
 _spent = msgspec.json.Decoder(_Spent)
 
 
-def spend(budgets: Mapping[str, Budget], messages: int, now: int) -> Row[UsedUp | None]:
+def consume_budget(
+    budgets: Mapping[str, Budget], messages: int, now: int
+) -> StateSteps[BudgetExhausted | None]:
     """Count so many ``messages`` in every one of ``budgets``, or, where one has not as many left, in none."""
     counted: dict[str, int] = {}  # since when, by name
     for name, budget in budgets.items():
-        since = yield _counting(name, budget, messages, now)
+        since = yield _charge(name, budget, messages, now)
         if since is None:
             for earlier, its_since in counted.items():
-                yield _giving_back(earlier, budgets[earlier], messages, its_since)
-            return UsedUp(name=name, budget=budget, until=budget.ends(now))
+                yield _refund(earlier, budgets[earlier], messages, its_since)
+            return BudgetExhausted(name=name, budget=budget, until=budget.ends(now))
         counted[name] = since
     return None
 
 
-def _counting(name: str, budget: Budget, messages: int, now: int) -> Change:
+def _charge(name: str, budget: Budget, messages: int, now: int) -> StateUpdate:
     """Since when the window runs in which so many messages were counted; None where they were not."""
 
     def step(value: bytes) -> tuple[bytes | None, int | None]:
@@ -52,10 +54,10 @@ def _counting(name: str, budget: Budget, messages: int, now: int) -> Change:
             return None, None
         return msgspec.json.encode(_Spent(since, used + messages)), since
 
-    return Change(_spent_at(name), step, budget.per + SLACK)
+    return StateUpdate(_budget_key(name), step, budget.per + SLACK)
 
 
-def _giving_back(name: str, budget: Budget, messages: int, since: int) -> Change:
+def _refund(name: str, budget: Budget, messages: int, since: int) -> StateUpdate:
     """So many messages were not sent after all; nothing comes of it where their window is over."""
 
     def step(value: bytes) -> tuple[bytes | None, None]:
@@ -64,27 +66,27 @@ def _giving_back(name: str, budget: Budget, messages: int, since: int) -> Change
             return None, None
         return msgspec.json.encode(_Spent(since, max(0, before.messages - messages))), None
 
-    return Change(_spent_at(name), step, budget.per + SLACK)
+    return StateUpdate(_budget_key(name), step, budget.per + SLACK)
 
 
-def _spent_at(name: str) -> str:
-    return f"spent.{digest_of(name)}"
+def _budget_key(name: str) -> str:
+    return f"spent.{stable_hash(name)}"
 
 
-def put_off(
-    rule: str, limits: Limits, event: Event, orders: Sequence[Order], used_up: UsedUp
-) -> Row[Joined | None]:
+def defer_to_digest(
+    rule: str, limits: Limits, event: Event, orders: Sequence[Notification], used_up: BudgetExhausted
+) -> StateSteps[Buffered | None]:
     """``event`` waits with others for the same readers; None where nobody is to be told of it later."""
-    digest, key = used_up.budget.digest, pool_of(rule, event, orders)
+    digest, key = used_up.budget.digest, budget_buffer_key(rule, event, orders)
     if digest is None:
         return None
-    return (yield from gather(key, digest, event, lambda _: used_up.until, keep_of(limits)))
+    return (yield from buffer_event(key, digest, event, lambda _: used_up.until, ttl_of(limits)))
 
 
-def pool_of(rule: str, event: Event, orders: Sequence[Order]) -> str:
+def budget_buffer_key(rule: str, event: Event, orders: Sequence[Notification]) -> str:
     """The key under which events for the same readers wait.
 
     ``orders`` are those of the event at any hour: it has to be found again at another.
     """
     readers = sorted({order.to or (order.channel.name,) for order in orders})
-    return pool_prefix("budget", rule) + digest_of(event.kind, *map(repr, readers))
+    return state_prefix("budget", rule) + stable_hash(event.kind, *map(repr, readers))

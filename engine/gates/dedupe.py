@@ -6,9 +6,9 @@ import msgspec
 
 from ..limits import Dedupe
 from ..model import Event
-from .cells import COMES_AGAIN, Change, Row, cell_of, event_id
+from .cells import REDELIVERY_WINDOW, StateSteps, StateUpdate, event_fingerprint, state_key
 
-_MOST_BEFORE = 20  # that are remembered, to know an event that comes again
+_MAX_EARLIER_IDS = 20  # that are remembered, to know an event that comes again
 
 
 class _Seen(msgspec.Struct, frozen=True):
@@ -20,17 +20,19 @@ class _Seen(msgspec.Struct, frozen=True):
 _seen = msgspec.json.Decoder(_Seen)
 
 
-def pass_dedupe(rule: str, dedupe: Dedupe, event: Event, now: int) -> Row[bool]:
+def apply_dedupe(rule: str, dedupe: Dedupe, event: Event, now: int) -> StateSteps[bool]:
     """Whether ``event`` passes; one that comes again passes again, also when its window is over."""
 
     def step(value: bytes) -> tuple[bytes | None, bool]:
-        seen, id_ = _seen.decode(value) if value else _Seen(), event_id(event)
+        seen, id_ = _seen.decode(value) if value else _Seen(), event_fingerprint(event)
         if id_ in seen.before:
             return None, True
         if now < seen.until:
             return None, id_ == seen.by
-        before = seen.before if seen.by in ("", id_) else (*seen.before, seen.by)[-_MOST_BEFORE:]
+        before = seen.before if seen.by in ("", id_) else (*seen.before, seen.by)[-_MAX_EARLIER_IDS:]
         return msgspec.json.encode(_Seen(id_, now + int(dedupe.window * 1e6), before)), True
 
-    passed: bool = yield Change(cell_of("dedupe", rule, dedupe.key, event), step, dedupe.window + COMES_AGAIN)
+    passed: bool = yield StateUpdate(
+        state_key("dedupe", rule, dedupe.key, event), step, dedupe.window + REDELIVERY_WINDOW
+    )
     return passed

@@ -10,121 +10,127 @@ from dataclasses import dataclass
 
 import msgspec
 
-from ..limits import Digest, Limits, UsedUp
+from ..limits import BudgetExhausted, Digest, Limits
 from ..model import Event
-from .cells import Change, Row, cell_of, event_id
-from .pool import Batch, Joined, Pool, join, seal, told, without
+from .cells import StateSteps, StateUpdate, event_fingerprint, state_key
+from .pool import Batch, Buffered, DigestBuffer, append, confirm_flush, remove, seal
 
 GATHERING = ("throttle", "digest", "budget")  # gates under whose names events are gathered
 SLACK = 86_400.0  # seconds that a value is kept beyond its use: a broker may be away
 
 
-class State(msgspec.Struct, frozen=True):
+class DigestState(msgspec.Struct, frozen=True):
     """What lies under the key of one of these gates."""
 
     passed: tuple[tuple[str, int], ...] = ()  # of a throttle: ids and times of what went through last
-    pool: Pool = Pool()
+    pool: DigestBuffer = DigestBuffer()
 
     @classmethod
-    def read(cls, value: bytes) -> State:
+    def decode(cls, value: bytes) -> DigestState:
         return _states.decode(value) if value else cls()
 
-    def present(self, now: int) -> int:
+    def monotonic_now(self, now: int) -> int:
         """The time that counts here: it never goes back, whoever is late or has a clock that is."""
         return max((now, *(at for _, at in self.passed)))
 
-    def written(self) -> bytes:
+    def encode(self) -> bytes:
         return msgspec.json.encode(self)
 
 
-_states = msgspec.json.Decoder(State)
+_states = msgspec.json.Decoder(DigestState)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Postponed:
+class NotDueYet:
     """That a digest has to wait."""
 
     until: int  # microseconds since the epoch
-    used_up: tuple[UsedUp, ...] = ()  # the budget that it waits for
+    exhausted_budgets: tuple[BudgetExhausted, ...] = ()  # the budget that it waits for
 
 
-def pass_digest(rule: str, digest: Digest, event: Event, now: int, *, keep: float) -> Row[Joined]:
+def apply_digest(rule: str, digest: Digest, event: Event, now: int, *, keep: float) -> StateSteps[Buffered]:
     """Every event waits: for ``wait`` from the first, and for ``interval`` from the digest before."""
 
-    def due(pool: Pool) -> int:
+    def due(pool: DigestBuffer) -> int:
         return max(now + int(digest.wait * 1e6), pool.last + int(digest.interval * 1e6))
 
-    return gather(cell_of("digest", rule, digest.key, event), digest, event, due, keep)
+    return buffer_event(state_key("digest", rule, digest.key, event), digest, event, due, keep)
 
 
-def gather(key: str, digest: Digest, event: Event, due: Callable[[Pool], int], keep: float) -> Row[Joined]:
+def buffer_event(
+    key: str, digest: Digest, event: Event, due: Callable[[DigestBuffer], int], keep: float
+) -> StateSteps[Buffered]:
     """``event`` waits under ``key``; ``due`` says until when, if it is the first."""
 
-    def step(value: bytes) -> tuple[bytes | None, Joined]:
-        state = State.read(value)
-        pool, joined = join(key, state.pool, event, digest, due=due(state.pool))
-        return None if pool is state.pool else State(state.passed, pool).written(), joined
+    def step(value: bytes) -> tuple[bytes | None, Buffered]:
+        state = DigestState.decode(value)
+        pool, joined = append(key, state.pool, event, digest, due=due(state.pool))
+        return None if pool is state.pool else DigestState(state.passed, pool).encode(), joined
 
-    joined: Joined = yield Change(key, step, keep)
+    joined: Buffered = yield StateUpdate(key, step, keep)
     return joined
 
 
-def rejoin(key: str, limits: Limits, event: Event) -> Row[Joined | None]:
+def rejoin(key: str, limits: Limits, event: Event) -> StateSteps[Buffered | None]:
     """Where ``event`` waits under ``key``, or did so a while ago; None where it never did."""
-    digest = digest_at(limits, key)
+    digest = digest_spec(limits, key)
     if digest is None:
         return None
 
-    def step(value: bytes) -> tuple[bytes | None, Joined | None]:
-        pool = State.read(value).pool
-        return None, join(key, pool, event, digest, due=0)[1] if pool.has(event_id(event)) else None
+    def step(value: bytes) -> tuple[bytes | None, Buffered | None]:
+        pool = DigestState.decode(value).pool
+        return None, append(key, pool, event, digest, due=0)[1] if pool.has_seen(
+            event_fingerprint(event)
+        ) else None
 
-    joined: Joined | None = yield Change(key, step, keep_of(limits))
+    joined: Buffered | None = yield StateUpdate(key, step, ttl_of(limits))
     return joined
 
 
-def leave(key: str, limits: Limits, event: Event) -> Row[int]:
+def leave(key: str, limits: Limits, event: Event) -> StateSteps[int]:
     """``event`` waits under ``key`` no more. Says when the others there are due; 0 where there are none."""
 
     def step(value: bytes) -> tuple[bytes | None, int]:
-        state = State.read(value)
-        pool = without(state.pool, event_id(event))
-        return (None if pool is state.pool else State(state.passed, pool).written()), pool.next_due
+        state = DigestState.decode(value)
+        pool = remove(state.pool, event_fingerprint(event))
+        return (None if pool is state.pool else DigestState(state.passed, pool).encode()), pool.next_due
 
-    due: int = yield Change(key, step, keep_of(limits))
+    due: int = yield StateUpdate(key, step, ttl_of(limits))
     return due
 
 
-def take_batch(key: str, limits: Limits, now: int, *, early: bool = False) -> Row[Batch | Postponed | None]:
+def take_due(
+    key: str, limits: Limits, now: int, *, early: bool = False
+) -> StateSteps[Batch | NotDueYet | None]:
     """What is due under ``key``: None where there is nothing; ``early`` does not wait for its time.
 
     A digest of a throttle is one of those that may pass, and waits until one may.
     """
-    throttle = limits.throttle if _gate_of(key) == "throttle" else None
+    throttle = limits.throttle if _limit_of(key) == "throttle" else None
 
-    def step(value: bytes) -> tuple[bytes | None, Batch | Postponed | None]:
-        state = State.read(value)
+    def step(value: bytes) -> tuple[bytes | None, Batch | NotDueYet | None]:
+        state = DigestState.decode(value)
         pool, passed = state.pool, state.passed
         if pool.sealed is not None:
             return value, pool.sealed  # written again: it is kept for as long as it is asked for
         if pool.is_empty:
             return None, None
         if now < pool.due and not early:
-            return None, Postponed(until=pool.due)
+            return None, NotDueYet(until=pool.due)
         if throttle is not None:
-            per, present = int(throttle.per * 1e6), state.present(now)
+            per, present = int(throttle.per * 1e6), state.monotonic_now(now)
             passed = tuple(each for each in passed if each[1] > present - per)
             if len(passed) >= throttle.limit and not early:
-                return None, Postponed(until=passed[-throttle.limit][1] + per)
+                return None, NotDueYet(until=passed[-throttle.limit][1] + per)
             passed = (*passed, (f"digest {pool.number}", present))
         after = seal(pool, now)
-        return State(passed, after).written(), after.sealed
+        return DigestState(passed, after).encode(), after.sealed
 
-    answer: Batch | Postponed | None = yield Change(key, step, keep_of(limits))
+    answer: Batch | NotDueYet | None = yield StateUpdate(key, step, ttl_of(limits))
     return answer
 
 
-def settle_batch(key: str, limits: Limits, number: int) -> Row[int]:
+def confirm(key: str, limits: Limits, number: int) -> StateSteps[int]:
     """The digest of that number is stored: its batch may go.
 
     Says when what came meanwhile is due, in microseconds since the epoch; 0 where nothing did. Its own
@@ -132,17 +138,17 @@ def settle_batch(key: str, limits: Limits, number: int) -> Row[int]:
     """
 
     def step(value: bytes) -> tuple[bytes | None, int]:
-        state = State.read(value)
-        pool = told(state.pool, number)
-        return (None if pool is state.pool else State(state.passed, pool).written()), pool.next_due
+        state = DigestState.decode(value)
+        pool = confirm_flush(state.pool, number)
+        return (None if pool is state.pool else DigestState(state.passed, pool).encode()), pool.next_due
 
-    due: int = yield Change(key, step, keep_of(limits))
+    due: int = yield StateUpdate(key, step, ttl_of(limits))
     return due
 
 
-def digest_at(limits: Limits, key: str) -> Digest | None:
+def digest_spec(limits: Limits, key: str) -> Digest | None:
     """The digest whose events lie under ``key``; None where the rule has none any more."""
-    match _gate_of(key):
+    match _limit_of(key):
         case "throttle":
             return limits.throttle.digest if limits.throttle else None
         case "budget":
@@ -151,11 +157,11 @@ def digest_at(limits: Limits, key: str) -> Digest | None:
             return limits.digest
 
 
-def _gate_of(key: str) -> str:
+def _limit_of(key: str) -> str:
     """The gate that gathers what lies under ``key``."""
     return key.partition(".")[0]
 
 
-def keep_of(limits: Limits) -> float:
+def ttl_of(limits: Limits) -> float:
     """Seconds after which what was gathered means nothing: a digest may have to wait for a budget too."""
     return limits.longest_wait + SLACK

@@ -7,37 +7,37 @@ from zoneinfo import ZoneInfo
 
 from msgspec import structs
 
-from ..draft import Draft, Order, chained
+from ..draft import Notification, Routing, with_fallbacks
 from ..intervals import ALWAYS, Schedule
 from ..model import Held, Suppressed
 
 
-def in_time(drafted: Draft, now: int) -> Draft:
+def apply_time_windows(drafted: Routing, now: int) -> Routing:
     """``drafted`` as far as it may be sent now, or later."""
-    if not any(is_timed(step) for order in drafted.orders for step in (order, *order.instead)):
+    if not any(has_schedule(step) for order in drafted.notifications for step in (order, *order.fallbacks)):
         return drafted
-    orders: list[Order] = []
+    orders: list[Notification] = []
     suppressed: list[Suppressed] = []
     held: list[Held] = []
     changed = False
-    for whole in drafted.orders:
-        steps: list[Order] = []
+    for whole in drafted.notifications:
+        steps: list[Notification] = []
         waiting: list[Held] = []
         for order in whole.steps:
             match _timing_of(order, drafted.rulebook.defaults.zone, now):
                 case None:
                     steps.append(order)
                 case Held() as waits:
-                    steps.append(structs.replace(order, released=waits.until))
+                    steps.append(structs.replace(order, not_before=waits.until))
                     waiting.append(waits)
                 case Suppressed() as dropped:
                     suppressed.append(dropped)
         changed = changed or bool(waiting or len(steps) < len(whole.steps))
         if steps:
             # A chain begins with what may go out now; where nothing may, it waits.
-            first = next((place for place, step in enumerate(steps) if not step.released), 0)
-            orders.append(chained(steps[first:], whole.within))
-            held += waiting[:1] if steps[first].released else ()
+            first = next((place for place, step in enumerate(steps) if not step.not_before), 0)
+            orders.append(with_fallbacks(steps[first:], whole.fallback_after))
+            held += waiting[:1] if steps[first].not_before else ()
             suppressed += (
                 Suppressed(rule=waits.rule, channel=waits.channel, reason=waits.reason)
                 for waits in waiting[:first]
@@ -46,20 +46,20 @@ def in_time(drafted: Draft, now: int) -> Draft:
         return drafted
     return replace(
         drafted,
-        orders=tuple(orders),
+        notifications=tuple(orders),
         suppressed=(*drafted.suppressed, *suppressed),
         held=(*drafted.held, *held),
     )
 
 
-def is_timed(order: Order) -> bool:
+def has_schedule(order: Notification) -> bool:
     """Whether the time makes any difference to ``order``."""
     return bool(order.quiet) or order.notify.timing.schedule is not ALWAYS
 
 
-def _timing_of(order: Order, zone: ZoneInfo, now: int) -> Held | Suppressed | None:
+def _timing_of(order: Notification, zone: ZoneInfo, now: int) -> Held | Suppressed | None:
     """None where ``order`` may be sent ``now``; ``zone`` is for readers whose own is not known."""
-    if not is_timed(order):
+    if not has_schedule(order):
         return None
     timing, local = order.notify.timing, order.recipient.zone or zone
     policy = timing.schedule

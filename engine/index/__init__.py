@@ -15,24 +15,24 @@ from typing import Any, Generic, TypeVar
 
 from ..conditions import Block, Combination, Condition
 from ..subjects import ONE, REST, Pattern
-from .demands import EXACT, RANGE, Demand, Test, demands_of, parts_of
-from .estimates import SubjectCensus
-from .filing import Cabinet, Filing
-from .nodes import Drawer, ask, pick, walk
-from .residues import Residue
-from .trie import REMEMBERED, PatternSets, SubjectIndex
+from .demands import EXACT, RANGE, PayloadTest, RequiredKeys, parts_of, required_keys_of
+from .estimates import SubjectStatistics
+from .filing import IndexBuilder, Posting
+from .nodes import IndexBucket, probe, verify, verify_leaf
+from .residues import RemainingTests
+from .trie import MAX_CACHED_SUBJECTS, PatternSets, SubjectIndex
 
-__all__ = ["PLAIN_UP_TO", "REMEMBERED", "SPLIT_ABOVE", "RuleIndex", "SubjectIndex"]
+__all__ = ["LINEAR_SCAN_LIMIT", "MAX_CACHED_SUBJECTS", "SPLIT_ABOVE", "RuleIndex", "SubjectIndex"]
 
 T = TypeVar("T")
 
-PLAIN_UP_TO = 100  # rules; so few are asked faster than values are looked up
+LINEAR_SCAN_LIMIT = 100  # rules; so few are asked faster than values are looked up
 SPLIT_ABOVE = 24  # entries of a drawer; fewer are asked faster than filed further
 
 # What is remembered of a subject: the sets of patterns that fit it, and their marks, the numbers of the
 # rules that match without more, those rules, and the tests and numbers of those that are to be asked.
-_Plan = tuple[
-    frozenset[int], frozenset[int], tuple[int, ...], tuple[Any, ...], tuple[tuple[Residue, int], ...]
+_SubjectMatches = tuple[
+    frozenset[int], frozenset[int], tuple[int, ...], tuple[Any, ...], tuple[tuple[RemainingTests, int], ...]
 ]
 
 
@@ -43,7 +43,7 @@ class RuleIndex(Generic[T]):
         self,
         entries: Iterable[tuple[Sequence[Pattern], Block, T]] = (),
         *,
-        plain_up_to: int = PLAIN_UP_TO,
+        plain_up_to: int = LINEAR_SCAN_LIMIT,
         split_above: int = SPLIT_ABOVE,
         frugal: bool = True,
     ) -> None:
@@ -53,8 +53,8 @@ class RuleIndex(Generic[T]):
         """
         written = [(tuple(patterns), block, item) for patterns, block, item in entries]
         self._items = [item for _, _, item in written]
-        self._plans: dict[str, _Plan] = {}
-        census = SubjectCensus([patterns for patterns, _, _ in written])
+        self._plans: dict[str, _SubjectMatches] = {}
+        census = SubjectStatistics([patterns for patterns, _, _ in written])
         sets = PatternSets()
         shares: dict[tuple[Pattern, ...], float] = {}
         parts = _Parts()
@@ -63,24 +63,24 @@ class RuleIndex(Generic[T]):
             if patterns not in shares:
                 shares[patterns] = census.share(patterns)
             tests, demands = parts.of(block)
-            filings.append(Filing(number, sets.of(patterns), shares[patterns], tests, demands))
+            filings.append(Posting(number, sets.of(patterns), shares[patterns], tests, demands))
         self._trie = SubjectIndex(sets.numbers.items())
         self.unselective = tuple(
             item
             for filing, (patterns, _, item) in zip(filings, written, strict=True)
             if _is_broad(patterns) and all(map(_is_weak, filing.demands))
         )
-        cabinet = Cabinet(split_above, frugal=frugal)
-        cabinet.sift(filings)
+        cabinet = IndexBuilder(split_above, frugal=frugal)
+        cabinet.order_tests(filings)
         if len(filings) <= plain_up_to:
             root, rest = cabinet.node({}, (), by_patterns=False), filings
         else:
-            tables, rest = cabinet.file(filings, 0)
+            tables, rest = cabinet.build_tables(filings, 0)
             root = cabinet.node(tables, (), by_patterns=False)
         self._fields = root.fields
-        self._by_patterns: dict[int, list[tuple[Residue, int]]] = {}
+        self._by_patterns: dict[int, list[tuple[RemainingTests, int]]] = {}
         for filing in rest:
-            entry = cabinet.residues.of(filing.tests), filing.number
+            entry = cabinet.residues.intern(filing.tests), filing.number
             for each in filing.patterns:
                 self._by_patterns.setdefault(each, []).append(entry)
 
@@ -95,16 +95,16 @@ class RuleIndex(Generic[T]):
             return []
         found: list[int] = []
         if asked:
-            ask(asked, payload, found)
+            verify(asked, payload, found)
         if self._fields:
             drawers: list[Any] = []
-            walk(self._fields, payload, payload, drawers)
+            probe(self._fields, payload, payload, drawers)
             disjoint = marks.isdisjoint
             for drawer in drawers:  # grows on the way
                 if drawer.__class__ is not tuple:
                     drawer.open(payload, fitting, drawers)
                 elif not disjoint(drawer[0]):
-                    pick(drawer, fitting, marks, payload, found)
+                    verify_leaf(drawer, fitting, marks, payload, found)
         if not found:
             return [*items]
         by_number = self._items
@@ -118,8 +118,8 @@ class RuleIndex(Generic[T]):
     def candidates(self, subject: str, payload: Mapping[str, Any]) -> int:
         """How many rules ``lookup`` looks at one by one: the measure of its work."""
         fitting, _, sure, _, asked = self._plans.get(subject) or self._plan(subject)
-        drawers: list[Drawer] = []
-        walk(self._fields, payload, payload, drawers)
+        drawers: list[IndexBucket] = []
+        probe(self._fields, payload, payload, drawers)
         count = len(sure) + len(asked)
         for drawer in drawers:
             if isinstance(drawer, tuple):
@@ -128,13 +128,13 @@ class RuleIndex(Generic[T]):
                 drawer.open(payload, fitting, drawers)
         return count
 
-    def _plan(self, subject: str) -> _Plan:
+    def _plan(self, subject: str) -> _SubjectMatches:
         fitting = self._trie.find(subject)
         # A rule is there under each of its patterns, and several may fit.
         entries = {n: tests for each in fitting for tests, n in self._by_patterns.get(each, ())}
         sure = tuple(sorted(number for number, tests in entries.items() if not tests))
         asked = tuple((tests, number) for number, tests in entries.items() if tests)
-        if len(self._plans) >= REMEMBERED:
+        if len(self._plans) >= MAX_CACHED_SUBJECTS:
             # Subjects may carry ids: without a bound, memory would grow with every one of them.
             self._plans.clear()
         items = tuple(self._items[number] for number in sure)
@@ -147,18 +147,20 @@ class _Parts:
     """The tests and demands of blocks, the same objects for equal conditions."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[object, str], tuple[Test, tuple[Demand, ...]]] = {}
+        self._known: dict[tuple[object, str], tuple[PayloadTest, tuple[RequiredKeys, ...]]] = {}
 
-    def of(self, block: Block) -> tuple[tuple[Test, ...], tuple[tuple[Demand, Test | None], ...]]:
-        tests: list[Test] = []
-        demands: list[tuple[Demand, Test | None]] = []
+    def of(
+        self, block: Block
+    ) -> tuple[tuple[PayloadTest, ...], tuple[tuple[RequiredKeys, PayloadTest | None], ...]]:
+        tests: list[PayloadTest] = []
+        demands: list[tuple[RequiredKeys, PayloadTest | None]] = []
         for part in parts_of(block):
             test, found = self._part(part)
             tests.append(test)
-            demands.extend((demand, test if demand.settles else None) for demand in found)
+            demands.extend((demand, test if demand.exact_condition else None) for demand in found)
         return tuple(tests), tuple(demands)
 
-    def _part(self, part: Condition | Combination) -> tuple[Test, tuple[Demand, ...]]:
+    def _part(self, part: Condition | Combination) -> tuple[PayloadTest, tuple[RequiredKeys, ...]]:
         try:
             key: tuple[object, str] = (
                 (part.path, repr(part.operators))
@@ -166,9 +168,9 @@ class _Parts:
                 else (part.operator, repr(part.source))
             )
         except (ValueError, RecursionError):  # thousands of digits
-            return part.test, demands_of(part)
+            return part.test, required_keys_of(part)
         if key not in self._known:
-            self._known[key] = part.test, demands_of(part)
+            self._known[key] = part.test, required_keys_of(part)
         return self._known[key]
 
 
@@ -176,7 +178,7 @@ def _is_broad(patterns: Sequence[Pattern]) -> bool:
     return any(sum(token not in (ONE, REST) for token in pattern.tokens) < 2 for pattern in patterns)
 
 
-def _is_weak(demand: tuple[Demand, Test | None]) -> bool:
+def _is_weak(demand: tuple[RequiredKeys, PayloadTest | None]) -> bool:
     """Whether so many events meet it that it hardly helps to file under it."""
     return any(
         kind == RANGE or (kind == EXACT and (value is None or isinstance(value, tuple)))

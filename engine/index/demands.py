@@ -14,7 +14,7 @@ from typing import Any
 from ..conditions import Block, Combination, Condition
 from ..networks import Network, parse_network
 from ..operators import is_number, is_scalar
-from ..paths import ALL, ANY, Path
+from ..paths import ALL, ANY, FieldPath
 
 EXACT = "exact"  # equal to; a boolean as a 1-tuple, since to Python True is 1
 FOLDED = "folded"  # equal to, both case-folded
@@ -24,27 +24,27 @@ NETWORK = "network"  # (version, how many bits are free, the address without tho
 RANGE = "range"  # (least, whether itself, most, whether itself); None is no bound
 PART = "part"  # somewhere inside the string
 
-Slot = tuple[Path, str]  # where to look and how
+Slot = tuple[FieldPath, str]  # where to look and how
 Key = tuple[Slot, Any]
-Test = Callable[[Mapping[str, Any]], bool]
+PayloadTest = Callable[[Mapping[str, Any]], bool]
 
-SHORTEST_PART = 4  # characters; of shorter ones too many strings have them somewhere
+MIN_PART_LENGTH = 4  # characters; of shorter ones too many strings have them somewhere
 _RANGE = ("gt", "gte", "lt", "lte")
 _TOKEN = re.compile(r"\\(.)|([*?])|([^\\*?]+)|(\\)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Demand:
+class RequiredKeys:
     """The rule holds only where one of the ``keys`` fits or one of the ``choices`` does."""
 
     keys: tuple[Key, ...]
-    choices: tuple[tuple[Demand, ...], ...] = ()  # of each, every demand is met where it holds
-    settles: Condition | None = None  # the condition that is this demand and nothing more
+    alternatives: tuple[tuple[RequiredKeys, ...], ...] = ()  # of each, every demand is met where it holds
+    exact_condition: Condition | None = None  # the condition that is this demand and nothing more
 
     def all_keys(self) -> tuple[Key, ...]:
-        if not self.choices:
+        if not self.alternatives:
             return self.keys
-        inside = (key for choice in self.choices for demand in choice for key in demand.all_keys())
+        inside = (key for choice in self.alternatives for demand in choice for key in demand.all_keys())
         return (*self.keys, *inside)
 
 
@@ -58,7 +58,7 @@ def parts_of(block: Block) -> Iterator[Condition | Combination]:
             yield part
 
 
-def demands_of(part: Condition | Combination) -> tuple[Demand, ...]:
+def required_keys_of(part: Condition | Combination) -> tuple[RequiredKeys, ...]:
     """Each of these is met by every payload for which ``part`` holds."""
     if isinstance(part, Condition):
         return tuple(_of_operators(part.path, part.operators, part))
@@ -66,14 +66,16 @@ def demands_of(part: Condition | Combination) -> tuple[Demand, ...]:
         return ()
     choices = []
     for block in part.blocks:
-        inside = tuple(demand for each in parts_of(block) for demand in demands_of(each))
+        inside = tuple(demand for each in parts_of(block) for demand in required_keys_of(each))
         if not inside:
             return ()
         choices.append(inside)
-    return (Demand((), tuple(choices)),)
+    return (RequiredKeys((), tuple(choices)),)
 
 
-def _of_operators(path: Path, operators: Mapping[str, Any], whole: Condition | None) -> Iterator[Demand]:
+def _of_operators(
+    path: FieldPath, operators: Mapping[str, Any], whole: Condition | None
+) -> Iterator[RequiredKeys]:
     """``whole`` is the condition where ``operators`` are all that it asks."""
     if operators.get("exists") is False:
         return
@@ -82,8 +84,9 @@ def _of_operators(path: Path, operators: Mapping[str, Any], whole: Condition | N
     if any(name in _RANGE for name in asked):
         bounds = {name: operators[name] for name in _RANGE if name in operators}
         if all(map(is_number, bounds.values())):
-            yield Demand(
-                (((path, RANGE), _interval(bounds)),), settles=whole if len(bounds) == len(asked) else None
+            yield RequiredKeys(
+                (((path, RANGE), _interval(bounds)),),
+                exact_condition=whole if len(bounds) == len(asked) else None,
             )
     for name in asked:
         argument = operators[name]
@@ -92,10 +95,12 @@ def _of_operators(path: Path, operators: Mapping[str, Any], whole: Condition | N
         elif (read := _READERS.get(name)) is not None:
             given = argument if isinstance(argument, list) and name != "equals" else [argument]
             for keys, precise in read(path, given, ignore_case):
-                yield Demand(keys, settles=whole if precise and len(asked) == 1 else None)
+                yield RequiredKeys(keys, exact_condition=whole if precise and len(asked) == 1 else None)
 
 
-def _of_any_of(path: Path, argument: object, ignore_case: bool, whole: Condition | None) -> Iterator[Demand]:
+def _of_any_of(
+    path: FieldPath, argument: object, ignore_case: bool, whole: Condition | None
+) -> Iterator[RequiredKeys]:
     if not isinstance(argument, list):
         return
     scalars = [item for item in argument if is_scalar(item)]
@@ -110,7 +115,7 @@ def _of_any_of(path: Path, argument: object, ignore_case: bool, whole: Condition
             choices.append(demands)
     if len(scalars) + len(choices) == len(argument) > 0:
         keys = tuple(_equal(path, scalar, ignore_case) for scalar in scalars)
-        yield Demand(keys, tuple(choices), settles=None if choices else whole)
+        yield RequiredKeys(keys, tuple(choices), exact_condition=None if choices else whole)
 
 
 def _interval(bounds: Mapping[str, int | float]) -> tuple[Any, bool, Any, bool]:
@@ -125,7 +130,7 @@ def _interval(bounds: Mapping[str, int | float]) -> tuple[Any, bool, Any, bool]:
     return (*least, *most)
 
 
-def _equal(path: Path, scalar: object, ignore_case: bool) -> Key:
+def _equal(path: FieldPath, scalar: object, ignore_case: bool) -> Key:
     if ignore_case and isinstance(scalar, str):
         return (path, FOLDED), scalar.casefold()
     return (path, EXACT), (scalar,) if isinstance(scalar, bool) else scalar
@@ -136,13 +141,13 @@ def _equal(path: Path, scalar: object, ignore_case: bool) -> Key:
 _Reading = Iterator[tuple[tuple[Key, ...], bool]]
 
 
-def _read_equals(path: Path, given: list[Any], ignore_case: bool) -> _Reading:
+def _read_equals(path: FieldPath, given: list[Any], ignore_case: bool) -> _Reading:
     if all(map(is_scalar, given)):
         yield tuple(_equal(path, scalar, ignore_case) for scalar in given), True
 
 
-def _read_strings(kind: str, folded: str) -> Callable[[Path, list[Any], bool], _Reading]:
-    def read(path: Path, given: list[Any], ignore_case: bool) -> _Reading:
+def _read_strings(kind: str, folded: str) -> Callable[[FieldPath, list[Any], bool], _Reading]:
+    def read(path: FieldPath, given: list[Any], ignore_case: bool) -> _Reading:
         if given and all(isinstance(text, str) for text in given):
             if ignore_case:
                 yield tuple(((path, folded), text.casefold()) for text in given), True
@@ -152,14 +157,14 @@ def _read_strings(kind: str, folded: str) -> Callable[[Path, list[Any], bool], _
     return read
 
 
-def _read_contains(path: Path, given: list[Any], ignore_case: bool) -> _Reading:
+def _read_contains(path: FieldPath, given: list[Any], ignore_case: bool) -> _Reading:
     if ignore_case or not given:
         return
-    if all(isinstance(text, str) and len(text) >= SHORTEST_PART for text in given):
+    if all(isinstance(text, str) and len(text) >= MIN_PART_LENGTH for text in given):
         yield tuple(((path, PART), text) for text in given), False
 
 
-def _read_wildcard(path: Path, given: list[Any], ignore_case: bool) -> _Reading:
+def _read_wildcard(path: FieldPath, given: list[Any], ignore_case: bool) -> _Reading:
     """The literal head, the literal tail, and the longest literal of the patterns."""
     if not given or not all(isinstance(text, str) for text in given):
         return
@@ -186,7 +191,7 @@ def _literals(pattern: str) -> list[str]:
     return texts
 
 
-def _read_cidr(path: Path, given: list[Any], _: bool) -> _Reading:
+def _read_cidr(path: FieldPath, given: list[Any], _: bool) -> _Reading:
     try:
         networks = [parse_network(text) for text in given if isinstance(text, str)]
     except ValueError:
@@ -200,7 +205,7 @@ def _network(network: Network) -> tuple[int, int, int]:
     return network.version, free, network.number >> free
 
 
-_READERS: dict[str, Callable[[Path, list[Any], bool], _Reading]] = {
+_READERS: dict[str, Callable[[FieldPath, list[Any], bool], _Reading]] = {
     "equals": _read_equals,
     "prefix": _read_strings(PREFIX, FOLDED_PREFIX),
     "suffix": _read_strings(SUFFIX, FOLDED_SUFFIX),

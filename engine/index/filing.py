@@ -11,14 +11,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..paths import Path
-from .demands import PART, RANGE, SHORTEST_PART, Demand, Key, Slot, Test
-from .estimates import COSTS, Census
-from .nodes import Drawer, Entry, Leaf, Node, leaf_of
-from .residues import Residues
-from .tables import Bounds, Table
+from ..paths import FieldPath
+from .demands import MIN_PART_LENGTH, PART, RANGE, Key, PayloadTest, RequiredKeys, Slot
+from .estimates import COSTS, KeyStatistics
+from .nodes import IndexBucket, IndexEntry, IndexNode, Leaf, make_leaf
+from .residues import InternedTests
+from .tables import SegmentTree, Table
 
-DEEPEST = 6  # how often a drawer is filed further
+MAX_DEPTH = 6  # how often a drawer is filed further
 
 # Of a rule that is filed by its patterns a test has to be asked; of one filed by a value mostly
 # nothing but whether its patterns fit, which takes a fraction of that.
@@ -26,71 +26,79 @@ TEST = 10.0
 
 
 @dataclass(slots=True, eq=False)
-class Filing:
+class Posting:
     """A rule that is to be filed."""
 
     number: int  # place in the order of rules
     patterns: tuple[int, ...]  # numbers of its sets of patterns
     share: float  # of events that its patterns may fit
-    tests: tuple[Test, ...]  # what has to be asked once the patterns fit
-    demands: tuple[tuple[Demand, Test | None], ...]  # not used yet; the test that each makes needless
+    tests: tuple[PayloadTest, ...]  # what has to be asked once the patterns fit
+    demands: tuple[
+        tuple[RequiredKeys, PayloadTest | None], ...
+    ]  # not used yet; the test that each makes needless
 
-    def without(self, demand: Demand) -> Filing:
+    def without(self, demand: RequiredKeys) -> Posting:
         """The same rule as it stands where ``demand`` is met."""
         settled = next(test for each, test in self.demands if each is demand)
         tests = self.tests if settled is None else tuple(test for test in self.tests if test is not settled)
         rest = tuple(each for each in self.demands if each[0] is not demand)
-        return Filing(self.number, self.patterns, self.share, tests, rest)
+        return Posting(self.number, self.patterns, self.share, tests, rest)
 
 
-class Cabinet:
+class IndexBuilder:
     """Builds nodes; ``split_above`` is the number of entries up to which a drawer is a leaf."""
 
     def __init__(self, split_above: int, *, frugal: bool = True) -> None:
         self.split_above = split_above
         self.frugal = frugal  # look up only what saves more than it costs
-        self.residues = Residues()
+        self.residues = InternedTests()
 
-    def sift(self, filings: Iterable[Filing]) -> None:
+    def order_tests(self, filings: Iterable[Posting]) -> None:
         """Have each rule asked first what the fewest events will satisfy."""
-        census = Census(demand for filing in filings for demand, _ in filing.demands)
+        census = KeyStatistics(demand for filing in filings for demand, _ in filing.demands)
         for filing in filings:
             if len(filing.tests) > 1:
                 shares = {id(test): census.share(demand) for demand, test in filing.demands if test}
                 filing.tests = tuple(sorted(filing.tests, key=lambda test: shares.get(id(test), 1.0)))
 
-    def entries(self, filings: Sequence[Filing]) -> list[Entry]:
-        of = self.residues.of
+    def entries(self, filings: Sequence[Posting]) -> list[IndexEntry]:
+        of = self.residues.intern
         return [(each, of(filing.tests), filing.number) for filing in filings for each in filing.patterns]
 
-    def leaf(self, filings: Sequence[Filing]) -> Leaf:
-        return leaf_of(self.entries(filings))
+    def leaf(self, filings: Sequence[Posting]) -> Leaf:
+        return make_leaf(self.entries(filings))
 
-    def drawer(self, filings: list[Filing], depth: int) -> Drawer:
-        if len(filings) <= self.split_above or depth >= DEEPEST:
+    def bucket(self, filings: list[Posting], depth: int) -> IndexBucket:
+        if len(filings) <= self.split_above or depth >= MAX_DEPTH:
             return self.leaf(filings)
-        drawers, rest = self.file(filings, depth)
+        drawers, rest = self.build_tables(filings, depth)
         if not drawers and len({filing.patterns for filing in rest}) == 1:
             return self.leaf(rest)
         return self.node(drawers, rest, by_patterns=len(rest) > self.split_above)
 
     def node(
-        self, drawers: Mapping[Path, Table[Drawer]], rest: Sequence[Filing], *, by_patterns: bool
-    ) -> Node:
+        self, drawers: Mapping[FieldPath, Table[IndexBucket]], rest: Sequence[Posting], *, by_patterns: bool
+    ) -> IndexNode:
         if not by_patterns:
-            return Node(drawers, self.leaf(rest), {})
-        grouped: defaultdict[int, list[Entry]] = defaultdict(list)
+            return IndexNode(drawers, self.leaf(rest), {})
+        grouped: defaultdict[int, list[IndexEntry]] = defaultdict(list)
         for entry in self.entries(rest):
             grouped[entry[0]].append(entry)
-        return Node(drawers, leaf_of([]), {patterns: leaf_of(each) for patterns, each in grouped.items()})
+        return IndexNode(
+            drawers, make_leaf([]), {patterns: make_leaf(each) for patterns, each in grouped.items()}
+        )
 
-    def file(self, filings: Sequence[Filing], depth: int) -> tuple[dict[Path, Table[Drawer]], list[Filing]]:
+    def build_tables(
+        self, filings: Sequence[Posting], depth: int
+    ) -> tuple[dict[FieldPath, Table[IndexBucket]], list[Posting]]:
         """Tables by path, and the rules for which no demand is worth looking up."""
-        census = Census(demand for filing in filings for demand, _ in filing.demands)
+        census = KeyStatistics(demand for filing in filings for demand, _ in filing.demands)
         slots = self._slots(filings, census)
-        filed: defaultdict[Slot, defaultdict[Any, list[Filing]]] = defaultdict(lambda: defaultdict(list))
+        filed: defaultdict[Slot, defaultdict[Any, list[Posting]]] = defaultdict(lambda: defaultdict(list))
         rest = []
-        for filing, choice in zip(filings, _Choices(filings, census, slots, self.frugal).made, strict=True):
+        for filing, choice in zip(
+            filings, _KeyChoices(filings, census, slots, self.frugal).chosen, strict=True
+        ):
             if choice is None:
                 rest.append(filing)
                 continue
@@ -100,7 +108,7 @@ class Cabinet:
                 filed[slot][value].append(inside)
         return self._tables(filed, depth), rest
 
-    def _slots(self, filings: Sequence[Filing], census: Census) -> set[Slot]:
+    def _slots(self, filings: Sequence[Posting], census: KeyStatistics) -> set[Slot]:
         """The slots that may be worth looking up, measured by what they leave out."""
         gains: defaultdict[Slot, float] = defaultdict(float)
         for filing in filings:
@@ -111,27 +119,29 @@ class Cabinet:
         return {slot for slot, gain in gains.items() if not self.frugal or gain > COSTS[slot[1]]}
 
     def _tables(
-        self, filed: Mapping[Slot, Mapping[Any, list[Filing]]], depth: int
-    ) -> dict[Path, Table[Drawer]]:
-        kinds: defaultdict[Path, dict[str, dict[Any, Drawer]]] = defaultdict(dict)
-        bounds: dict[Path, Bounds[Drawer]] = {}
+        self, filed: Mapping[Slot, Mapping[Any, list[Posting]]], depth: int
+    ) -> dict[FieldPath, Table[IndexBucket]]:
+        kinds: defaultdict[FieldPath, dict[str, dict[Any, IndexBucket]]] = defaultdict(dict)
+        bounds: dict[FieldPath, SegmentTree[IndexBucket]] = {}
         for (path, kind), by_value in filed.items():
             if kind == RANGE:
                 # A rule is in several pieces: filed further in each of them it would grow too large.
-                bounds[path] = Bounds(by_value, self.leaf)
+                bounds[path] = SegmentTree(by_value, self.leaf)
                 kinds[path].update()  # the path is there, though nothing else may be filed at it
             else:
                 found = _by_rarest_part(by_value) if kind == PART else by_value
                 kinds[path][kind] = {
-                    value: self.drawer(filings, depth + 1) for value, filings in found.items()
+                    value: self.bucket(filings, depth + 1) for value, filings in found.items()
                 }
         return {path: Table(by_kind, bounds.get(path)) for path, by_kind in kinds.items()}
 
 
-class _Choices:
+class _KeyChoices:
     """For each rule the demand to file it under, and its keys; None where none is worth it."""
 
-    def __init__(self, filings: Sequence[Filing], census: Census, slots: set[Slot], frugal: bool) -> None:
+    def __init__(
+        self, filings: Sequence[Posting], census: KeyStatistics, slots: set[Slot], frugal: bool
+    ) -> None:
         self._census = census
         self._allowed = set(slots)
         self._options = [
@@ -143,23 +153,23 @@ class _Choices:
         ]
         self._plain = [TEST * filing.share for filing in filings]
         self._filings = filings
-        self.made = [self._choose(n) for n in range(len(filings))]
+        self.chosen = [self._choose(n) for n in range(len(filings))]
         if frugal:
-            self._drop_idle()
+            self._drop_unhelpful()
 
-    def _choose(self, n: int, without: Slot | None = None) -> tuple[Demand, tuple[Key, ...]] | None:
+    def _choose(self, n: int, without: Slot | None = None) -> tuple[RequiredKeys, tuple[Key, ...]] | None:
         for spent, _, demand in self._options[n]:
             if spent >= self._plain[n]:
                 return None
-            keys = self._census.best(demand, self._allowed)
+            keys = self._census.best_keys(demand, self._allowed)
             if keys is not None and not any(slot == without for slot, _ in keys):
                 return demand, keys
         return None
 
-    def _drop_idle(self) -> None:
+    def _drop_unhelpful(self) -> None:
         """Give up slots whose rules are found as well, or nearly so, without them."""
         users: defaultdict[Slot, list[int]] = defaultdict(list)
-        for n, choice in enumerate(self.made):
+        for n, choice in enumerate(self.chosen):
             if choice is not None:
                 for slot in {slot for slot, _ in choice[1]}:
                     users[slot].append(n)
@@ -168,7 +178,7 @@ class _Choices:
             gain = 0.0
             alternatives = []
             for n in users[slot]:
-                choice = self.made[n]
+                choice = self.chosen[n]
                 if choice is None or not any(used == slot for used, _ in choice[1]):
                     continue
                 other = self._choose(n, without=slot)
@@ -179,23 +189,23 @@ class _Choices:
             else:
                 self._allowed.discard(slot)
                 for n, other in alternatives:
-                    self.made[n] = other
+                    self.chosen[n] = other
                     for used in {used for used, _ in other[1]} if other else ():
                         users[used].append(n)
 
-    def _cost(self, n: int, choice: tuple[Demand, tuple[Key, ...]] | None) -> float:
+    def _cost(self, n: int, choice: tuple[RequiredKeys, tuple[Key, ...]] | None) -> float:
         return self._plain[n] if choice is None else cost(self._census, self._filings[n], choice[0])
 
 
-def cost(census: Census, filing: Filing, demand: Demand) -> float:
+def cost(census: KeyStatistics, filing: Posting, demand: RequiredKeys) -> float:
     """What a rule filed under ``demand`` costs an event, in candidates looked at."""
-    return census.crowd(demand) + TEST * filing.share * census.share(demand)
+    return census.candidate_share(demand) + TEST * filing.share * census.share(demand)
 
 
-def _by_rarest_part(filed: Mapping[str, list[Filing]]) -> dict[str, list[Filing]]:
+def _by_rarest_part(filed: Mapping[str, list[Posting]]) -> dict[str, list[Posting]]:
     """By that part of each text, all of one length, that the fewest other texts have."""
     counted = Counter(part for text in filed for part in set(_parts(text)))
-    parts: defaultdict[str, list[Filing]] = defaultdict(list)
+    parts: defaultdict[str, list[Posting]] = defaultdict(list)
     for text, filings in filed.items():
         known = parts[min(_parts(text), key=lambda part: (counted[part], part))]
         known.extend(filing for filing in filings if filing not in known)
@@ -203,4 +213,4 @@ def _by_rarest_part(filed: Mapping[str, list[Filing]]) -> dict[str, list[Filing]
 
 
 def _parts(text: str) -> list[str]:
-    return [text[at : at + SHORTEST_PART] for at in range(len(text) - SHORTEST_PART + 1)]
+    return [text[at : at + MIN_PART_LENGTH] for at in range(len(text) - MIN_PART_LENGTH + 1)]

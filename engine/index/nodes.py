@@ -5,38 +5,40 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Union
 
-from ..paths import Path, flatten, resolve
-from .residues import Residue
+from ..paths import FieldPath, flatten, resolve
+from .residues import RemainingTests
 from .tables import Search, Table
 
-Entry = tuple[int, Residue, int]  # number of the set of patterns, what is left to ask, number of the rule
+IndexEntry = tuple[
+    int, RemainingTests, int
+]  # number of the set of patterns, what is left to ask, number of the rule
 # Entries, and before them one byte for the patterns of each: most leaves have no rule whose patterns
 # fit, and that is seen without going to where in memory the entries are.
-Leaf = tuple[bytes, tuple[Entry, ...]]
-Drawer = Union["Leaf", "Node"]
+Leaf = tuple[bytes, tuple[IndexEntry, ...]]
+IndexBucket = Union["Leaf", "IndexNode"]
 
 # A key of a mapping: its name, then what a string there leads to: the exact drawers and further
 # searches; then the fields of a mapping there; then what to do with all else.
-Field = tuple[str, Any, "Search[Drawer] | None", "tuple[Field, ...]", "_Spot"]
+IndexedField = tuple[str, Any, "Search[IndexBucket] | None", "tuple[IndexedField, ...]", "_ProbePoint"]
 
 
-def leaf_of(entries: Sequence[Entry]) -> Leaf:
+def make_leaf(entries: Sequence[IndexEntry]) -> Leaf:
     return bytes([patterns & 0xFF for patterns, _, _ in entries]), tuple(entries)
 
 
-class Node:
+class IndexNode:
     """Rules filed by values in the payload, by patterns, and in no way."""
 
     __slots__ = ("_by_patterns", "_rest", "fields")
 
     def __init__(
-        self, tables: Mapping[Path, Table[Drawer]], rest: Leaf, by_patterns: Mapping[int, Leaf]
+        self, tables: Mapping[FieldPath, Table[IndexBucket]], rest: Leaf, by_patterns: Mapping[int, Leaf]
     ) -> None:
         self.fields = _fields({path: (path, table) for path, table in tables.items()})
         self._rest = rest
         self._by_patterns = dict(by_patterns)
 
-    def open(self, payload: Mapping[str, Any], fitting: Collection[int], drawers: list[Drawer]) -> None:
+    def open(self, payload: Mapping[str, Any], fitting: Collection[int], drawers: list[IndexBucket]) -> None:
         """Add the drawers that the event leads to; ``fitting`` are the sets of patterns that fit it."""
         if self._rest[0]:
             drawers.append(self._rest)
@@ -45,10 +47,10 @@ class Node:
             few, many = (fitting, known) if len(fitting) < len(known) else (known, fitting)
             drawers.extend(known[patterns] for patterns in few if patterns in many)
         if self.fields:
-            walk(self.fields, payload, payload, drawers)
+            probe(self.fields, payload, payload, drawers)
 
 
-def ask(asked: Iterable[tuple[Residue, int]], payload: Mapping[str, Any], found: list[int]) -> None:
+def verify(asked: Iterable[tuple[RemainingTests, int]], payload: Mapping[str, Any], found: list[int]) -> None:
     """Add the numbers of the rules of which every test holds."""
     for tests, number in asked:
         for test in tests:
@@ -58,7 +60,7 @@ def ask(asked: Iterable[tuple[Residue, int]], payload: Mapping[str, Any], found:
             found.append(number)
 
 
-def pick(
+def verify_leaf(
     leaf: Leaf, fitting: Collection[int], marks: Collection[int], payload: Mapping[str, Any], found: list[int]
 ) -> None:
     """Add the numbers of the rules in ``leaf`` that match; ``marks`` are those of ``fitting`` patterns."""
@@ -74,11 +76,11 @@ def pick(
                     found.append(number)
 
 
-def walk(
-    fields: tuple[Field, ...],
+def probe(
+    fields: tuple[IndexedField, ...],
     mapping: Mapping[str, Any],
     payload: Mapping[str, Any],
-    drawers: list[Drawer],
+    drawers: list[IndexBucket],
 ) -> None:
     """Add the drawers that the values in ``mapping``, a part of ``payload``, lead to."""
     get = mapping.get
@@ -92,42 +94,44 @@ def walk(
                 more(value, drawers)
         elif kind is dict:
             if inside:
-                walk(inside, value, payload, drawers)
+                probe(inside, value, payload, drawers)
         elif value is not None:
             spot.other(value, payload, drawers)
         elif spot.null is not None and name in mapping:
             drawers.append(spot.null)
 
 
-class _Spot:
+class _ProbePoint:
     """A point below which rules are filed, for values that are not what one hopes for."""
 
     __slots__ = ("_below", "_table", "null")
 
-    def __init__(self, table: Table[Drawer] | None, below: tuple[tuple[Path, Table[Drawer]], ...]) -> None:
+    def __init__(
+        self, table: Table[IndexBucket] | None, below: tuple[tuple[FieldPath, Table[IndexBucket]], ...]
+    ) -> None:
         self._table = table
         self._below = below
         self.null = table.null if table is not None else None
 
-    def other(self, value: object, payload: Mapping[str, Any], drawers: list[Drawer]) -> None:
+    def other(self, value: object, payload: Mapping[str, Any], drawers: list[IndexBucket]) -> None:
         """A number, a boolean, or what has to be gone into."""
         if not isinstance(value, list | Mapping):
             if self._table is not None:
                 self._table.scalar(value, drawers)
             return
         for path, table in self._below:
-            found: list[Drawer] = []
+            found: list[IndexBucket] = []
             for element in flatten(resolve(payload, path)):
                 table.scalar(element, found)
             # Elements that are alike must not have the same rules asked again and again.
             drawers.extend({id(drawer): drawer for drawer in found}.values())
 
 
-def _fields(tables: Mapping[Path, tuple[Path, Table[Drawer]]]) -> tuple[Field, ...]:
+def _fields(tables: Mapping[FieldPath, tuple[FieldPath, Table[IndexBucket]]]) -> tuple[IndexedField, ...]:
     """The tables, by what is left of their paths, as fields of fields."""
-    own: dict[str, Table[Drawer]] = {}
-    deeper: dict[str, dict[Path, tuple[Path, Table[Drawer]]]] = {}
-    below: dict[str, list[tuple[Path, Table[Drawer]]]] = {}
+    own: dict[str, Table[IndexBucket]] = {}
+    deeper: dict[str, dict[FieldPath, tuple[FieldPath, Table[IndexBucket]]]] = {}
+    below: dict[str, list[tuple[FieldPath, Table[IndexBucket]]]] = {}
     for (name, *rest), table in tables.items():
         below.setdefault(name, []).append(table)
         if rest:
@@ -141,10 +145,10 @@ def _fields(tables: Mapping[Path, tuple[Path, Table[Drawer]]]) -> tuple[Field, .
 
 def _field(
     name: str,
-    table: Table[Drawer] | None,
-    deeper: Mapping[Path, tuple[Path, Table[Drawer]]],
-    below: tuple[tuple[Path, Table[Drawer]], ...],
-) -> Field:
+    table: Table[IndexBucket] | None,
+    deeper: Mapping[FieldPath, tuple[FieldPath, Table[IndexBucket]]],
+    below: tuple[tuple[FieldPath, Table[IndexBucket]], ...],
+) -> IndexedField:
     exact = table.exact.get if table is not None and table.exact else None
     more = table.more if table is not None else None
-    return name, exact, more, _fields(deeper), _Spot(table, below)
+    return name, exact, more, _fields(deeper), _ProbePoint(table, below)

@@ -6,16 +6,16 @@ event before, and a function with what it refers to is in half a dozen places.
 
 from __future__ import annotations
 
-from .demands import Test
+from .demands import PayloadTest
 
-Residue = tuple[Test, ...]
+RemainingTests = tuple[PayloadTest, ...]
 
 
-class Residues:
+class InternedTests:
     """Tuples of tests, each once."""
 
     def __init__(self) -> None:
-        self._known: dict[Residue, Residue] = {}
+        self._known: dict[RemainingTests, RemainingTests] = {}
 
-    def of(self, tests: Residue) -> Residue:
+    def intern(self, tests: RemainingTests) -> RemainingTests:
         return self._known.setdefault(tests, tests)

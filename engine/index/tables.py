@@ -17,10 +17,10 @@ from .demands import (
     FOLDED,
     FOLDED_PREFIX,
     FOLDED_SUFFIX,
+    MIN_PART_LENGTH,
     NETWORK,
     PART,
     PREFIX,
-    SHORTEST_PART,
     SUFFIX,
 )
 
@@ -28,7 +28,7 @@ L = TypeVar("L")
 F = TypeVar("F")
 
 Search = Callable[[str, list[L]], None]  # a string, and where to add the leaves that it leads to
-Interval = tuple[Any, bool, Any, bool]
+ValueRange = tuple[Any, bool, Any, bool]
 
 _OCTETS = {str(number): number for number in range(256)}  # knows no leading zeros, signs or spaces
 _CHUNK = 4096  # characters of a long string that are taken apart at a time
@@ -39,7 +39,7 @@ class Table(Generic[L]):
 
     __slots__ = ("bounds", "exact", "more", "null")
 
-    def __init__(self, kinds: Mapping[str, Mapping[Any, L]], bounds: Bounds[L] | None) -> None:
+    def __init__(self, kinds: Mapping[str, Mapping[Any, L]], bounds: SegmentTree[L] | None) -> None:
         self.exact = dict(kinds.get(EXACT, {}))
         self.null = self.exact.pop(None, None)
         self.bounds = bounds
@@ -184,7 +184,7 @@ def _heads(filed: Iterable[tuple[int, int, int]]) -> frozenset[str] | None:
 
 
 def _by_part(filed: Mapping[str, L]) -> Search[L]:
-    size = SHORTEST_PART
+    size = MIN_PART_LENGTH
     known = filed.keys()
 
     def search(value: str, leaves: list[L]) -> None:
@@ -197,13 +197,13 @@ def _by_part(filed: Mapping[str, L]) -> Search[L]:
     return search
 
 
-class Bounds(Generic[L]):
+class SegmentTree(Generic[L]):
     """Which of many intervals hold a number, by halving: a number is in one piece, a piece in one
     pair of pieces, and so on, and each interval is filed in the few largest that it fills."""
 
     __slots__ = ("_ends", "_filed", "_size")
 
-    def __init__(self, intervals: Mapping[Interval, list[F]], leaf: Callable[[list[F]], L]) -> None:
+    def __init__(self, intervals: Mapping[ValueRange, list[F]], leaf: Callable[[list[F]], L]) -> None:
         ends = {end for interval in intervals for end in (interval[0], interval[2]) if end is not None}
         self._ends: list[Any] = sorted(ends)
         self._size = 2 * len(self._ends) + 1  # the ends, and what is before, between and after them
@@ -225,7 +225,7 @@ class Bounds(Generic[L]):
                 leaves.append(leaf)
             piece >>= 1
 
-    def _pieces(self, interval: Interval) -> Iterable[int]:
+    def _pieces(self, interval: ValueRange) -> Iterable[int]:
         least, with_least, most, with_most = interval
         low = 0 if least is None else 2 * bisect_left(self._ends, least) + (1 if with_least else 2)
         high = self._size - 1 if most is None else 2 * bisect_left(self._ends, most) + (1 if with_most else 0)

@@ -9,18 +9,20 @@ from ..subjects import ONE, REST, Pattern
 
 T = TypeVar("T")
 
-REMEMBERED = 8192  # subjects whose answer is kept; all are forgotten when there are more
-APART_UP_TO = 4  # patterns of a rule; it is filed under each, where they are more under all together
+MAX_CACHED_SUBJECTS = 8192  # subjects whose answer is kept; all are forgotten when there are more
+MAX_SEPARATE_PATTERNS = (
+    4  # patterns of a rule; it is filed under each, where they are more under all together
+)
 
 
-class _Node:
+class _TrieNode:
     """What is filed at one point of the trie; numbers are places in the order of definition."""
 
-    __slots__ = ("any_token", "here", "onward", "rest")
+    __slots__ = ("any_token", "children", "here", "rest")
 
     def __init__(self) -> None:
-        self.onward: dict[str, _Node] = {}  # by literal token
-        self.any_token: _Node | None = None  # after *
+        self.children: dict[str, _TrieNode] = {}  # by literal token
+        self.any_token: _TrieNode | None = None  # after *
         self.here: list[int] = []  # patterns that end here
         self.rest: list[int] = []  # patterns whose > begins here
 
@@ -32,7 +34,7 @@ class SubjectIndex(Generic[T]):
     """
 
     def __init__(self, entries: Iterable[tuple[Iterable[Pattern], T]] = ()) -> None:
-        self._root = _Node()
+        self._root = _TrieNode()
         self._items: list[T] = []
         self._memory: dict[str, tuple[T, ...]] = {}
         for place, (patterns, item) in enumerate(entries):
@@ -48,7 +50,7 @@ class SubjectIndex(Generic[T]):
         known = self._memory.get(subject)
         if known is None:
             known = self.find(subject)
-            if len(self._memory) >= REMEMBERED:
+            if len(self._memory) >= MAX_CACHED_SUBJECTS:
                 # Subjects may carry ids: without a bound, memory would grow with every one of them.
                 self._memory.clear()
             self._memory[subject] = known
@@ -65,20 +67,20 @@ class SubjectIndex(Generic[T]):
                 node.rest.append(place)
                 return
             if token == ONE:
-                node.any_token = node.any_token or _Node()
+                node.any_token = node.any_token or _TrieNode()
                 node = node.any_token
             else:
-                node = node.onward.setdefault(token, _Node())
+                node = node.children.setdefault(token, _TrieNode())
         node.here.append(place)
 
     def _places(self, subject: str) -> set[int]:
         places: set[int] = set()
         nodes = [self._root]
         for token in subject.split("."):
-            after: list[_Node] = []
+            after: list[_TrieNode] = []
             for node in nodes:
                 places.update(node.rest)
-                if (literal := node.onward.get(token)) is not None:
+                if (literal := node.children.get(token)) is not None:
                     after.append(literal)
                 if node.any_token is not None:
                     after.append(node.any_token)
@@ -101,6 +103,6 @@ class PatternSets:
         self.numbers: dict[tuple[Pattern, ...], int] = {}
 
     def of(self, patterns: tuple[Pattern, ...]) -> tuple[int, ...]:
-        few = len(patterns) <= APART_UP_TO
+        few = len(patterns) <= MAX_SEPARATE_PATTERNS
         apart = [(pattern,) for pattern in dict.fromkeys(patterns)] if few else [patterns]
         return tuple([self.numbers.setdefault(each, len(self.numbers)) for each in apart])

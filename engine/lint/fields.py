@@ -7,36 +7,36 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..constraints import NUMERIC, TEXTUAL, operators_of
-from ..cursors import Complaints, Cursor
-from ..documents import Path as At
+from ..cursors import Diagnostics, DocumentNode
+from ..documents import DocumentPath as At
 from ..logic import conditions
 from ..operators import OPERATORS, is_scalar, one_of
-from ..paths import Path, format_path, parse_path
-from ..payload_types import Shape, in_words, type_of
+from ..paths import FieldPath, format_path, parse_path
+from ..payload_types import Shape, describe_types, type_of
 from ..rulebook import Audience
 from ..spelling import nearest
-from .policy import Events, Written
+from .policy import EventShapes, SourceRule
 
 _ASKS = {**dict.fromkeys(NUMERIC, frozenset({"number"})), **dict.fromkeys(TEXTUAL, frozenset({"string"}))}
 _ADDRESS = frozenset({"string", "number"})  # numbers become texts: user ids
 
 
-def check(written: Written, complaints: Complaints) -> None:
+def check(written: SourceRule, complaints: Diagnostics) -> None:
     """Every path and operator of the rule and of its notify entries."""
-    _Rule(written, complaints).check()
+    _FieldLint(written, complaints).check()
 
 
-def suggestion(path: Path, fields: Sequence[str]) -> str:
+def suggestion(path: FieldPath, fields: Sequence[str]) -> str:
     """Which of ``fields`` was meant by a path that is not among them."""
     ends = [field for field in fields if field.rpartition(".")[2].lower() == path[-1].lower()]
     return f"did you mean '{ends[0]}'?" if len(ends) == 1 else nearest(format_path(path), fields)
 
 
-class _Rule:
-    def __init__(self, written: Written, complaints: Complaints) -> None:
+class _FieldLint:
+    def __init__(self, written: SourceRule, complaints: Diagnostics) -> None:
         self.written = written
-        self.events: Events = written.events
-        self.complaints = complaints
+        self.events: EventShapes = written.events
+        self.diagnostics = complaints
 
     def check(self) -> None:
         rule, entry = self.written.rule, self.written.entry
@@ -54,7 +54,7 @@ class _Rule:
             if (when := holder.get("when")) is not None:
                 self.block(when, when.value, (), shapes, ())
 
-    def audience(self, to: Cursor | None, audience: Audience | None) -> None:
+    def audience(self, to: DocumentNode | None, audience: Audience | None) -> None:
         """A field that ``to`` names has to be in each event: where it is not, nobody is told."""
         if to is None or audience is None or audience.person:
             return
@@ -64,15 +64,15 @@ class _Rule:
             path = parse_path(each.value)
             lacking = [n for n, shape in self.events.shapes.items() if shape.at(path) is None]
             if lacking and (self.events.exact or len(lacking) == len(self.events.shapes)):
-                self.unknown(each, path, lacking, at_key=False)
+                self.unknown_name(each, path, lacking, at_key=False)
                 continue
             found = [shape.at(path) for shape in self.events.shapes.values()]
             types = _types([shape.asked() for shape in found if shape is not None])
             if types and not types & _ADDRESS:
-                message = f"{each.value} is {in_words(types)}, and {each.name} has to be text"
-                self.complain(each, "operator-type", message)
+                message = f"{each.value} is {describe_types(types)}, and {each.name} has to be text"
+                self.report(each, "operator-type", message)
 
-    def key(self, at: Cursor) -> None:
+    def key(self, at: DocumentNode) -> None:
         """A field that makes events alike: where one lacks it, all that lack it are alike."""
         try:
             path = parse_path(at.value)
@@ -80,10 +80,10 @@ class _Rule:
             return  # that is said already
         lacking = [name for name, shape in self.events.shapes.items() if shape.at(path) is None]
         if lacking and (self.events.exact or len(lacking) == len(self.events.shapes)):
-            self.unknown(at, path, lacking, at_key=False)
+            self.unknown_name(at, path, lacking, at_key=False)
 
     def block(
-        self, when: Cursor, block: Mapping[str, Any], at: At, shapes: Sequence[Shape], above: Path
+        self, when: DocumentNode, block: Mapping[str, Any], at: At, shapes: Sequence[Shape], above: FieldPath
     ) -> None:
         def is_flawed(at: At) -> bool:
             return self.written.is_flawed((*when.path, *at))
@@ -91,12 +91,19 @@ class _Rule:
         for place, path, source in conditions(block, at, is_flawed):
             found = [inside for shape in shapes if (inside := shape.at(path)) is not None]
             if not found:
-                self.unknown(when.below(place), (*above, *path), list(self.events.shapes), at_key=True)
+                self.unknown_name(when.below(place), (*above, *path), list(self.events.shapes), at_key=True)
             else:
                 self.condition(when, source, place, found, (*above, *path))
 
     def condition(
-        self, when: Cursor, source: Any, at: At, found: Sequence[Shape], path: Path, *, folded: bool = False
+        self,
+        when: DocumentNode,
+        source: Any,
+        at: At,
+        found: Sequence[Shape],
+        path: FieldPath,
+        *,
+        folded: bool = False,
     ) -> None:
         """One condition as written; ``folded``: around it, case is told to make no difference."""
         operators = operators_of(source)
@@ -119,7 +126,9 @@ class _Rule:
             else:
                 self.operator(when.below(here), name, argument, found, path, folded=folded)
 
-    def some(self, when: Cursor, argument: Any, at: At, found: Sequence[Shape], path: Path) -> None:
+    def some(
+        self, when: DocumentNode, argument: Any, at: At, found: Sequence[Shape], path: FieldPath
+    ) -> None:
         elements = [inside for shape in found if (inside := shape.elements()) is not None]
         if elements:
             self.block(when, argument, at, elements, path)
@@ -127,12 +136,19 @@ class _Rule:
             self.type(when.below(at), "some asks for a list", _types(found), path)
 
     def operator(
-        self, at: Cursor, name: str, argument: Any, found: Sequence[Shape], path: Path, *, folded: bool
+        self,
+        at: DocumentNode,
+        name: str,
+        argument: Any,
+        found: Sequence[Shape],
+        path: FieldPath,
+        *,
+        folded: bool,
     ) -> None:
         asked = [shape.asked() for shape in found]
         types = _types(asked)
         if name in _ASKS and types and not types & _ASKS[name]:
-            self.type(at, f"{name} asks for {in_words(_ASKS[name])}", types, path)
+            self.type(at, f"{name} asks for {describe_types(_ASKS[name])}", types, path)
         elif name == "length" and not _types(found) & {"string", "list"}:
             self.type(at, "length asks for a string or a list", _types(found), path)
         elif name == "is":
@@ -143,9 +159,11 @@ class _Rule:
             values = _values(asked)
             if values is not None and not any(map(OPERATORS[name].compile(argument), values)):
                 message = f"{format_path(path)} is one of {_listed(values)}: none satisfies {name}"
-                self.complain(at, "impossible-value", message, at_key=True)
+                self.report(at, "impossible-value", message, at_key=True)
 
-    def value(self, at: Cursor, value: Any, found: Sequence[Shape], path: Path, *, folded: bool) -> None:
+    def value(
+        self, at: DocumentNode, value: Any, found: Sequence[Shape], path: FieldPath, *, folded: bool
+    ) -> None:
         """A value that the field is compared with: of its type, and one that it can have."""
         asked = [shape.asked() for shape in found]
         types, kind, name = _types(asked), type_of(value), format_path(path)
@@ -153,28 +171,32 @@ class _Rule:
             return  # null is asked about to be on the safe side, more often than not
         if kind not in types:
             hint = _quotes(value, types)
-            message = f"{name} is {in_words(types)}, never {in_words(frozenset({kind}))}"
-            self.complain(at, "impossible-value", message, hint=hint)
+            message = f"{name} is {describe_types(types)}, never {describe_types(frozenset({kind}))}"
+            self.report(at, "impossible-value", message, hint=hint)
             return
         values = _values(asked)
         if values is None or one_of(values)(value) or folded:
             return
         message = f"{name} is one of {_listed(values)}, never {_written(value)}"
-        self.complain(at, "impossible-value", message, hint=nearest(value, values))
+        self.report(at, "impossible-value", message, hint=nearest(value, values))
 
-    def type(self, at: Cursor, asks: str, types: frozenset[str], path: Path) -> None:
-        self.complain(at, "operator-type", f"{asks}; {format_path(path)} is {in_words(types)}", at_key=True)
+    def type(self, at: DocumentNode, asks: str, types: frozenset[str], path: FieldPath) -> None:
+        self.report(
+            at, "operator-type", f"{asks}; {format_path(path)} is {describe_types(types)}", at_key=True
+        )
 
-    def unknown(self, at: Cursor, path: Path, events: Sequence[str], *, at_key: bool) -> None:
+    def unknown_name(self, at: DocumentNode, path: FieldPath, events: Sequence[str], *, at_key: bool) -> None:
         names = sorted(events)
         fields = list(dict.fromkeys(f for name in names for f in self.events.shapes[name].fields()))
         who = names[0] if len(names) == 1 else f"{', '.join(names[:3])}{', …' if names[3:] else ''}"
         verb = "has" if len(names) == 1 else "have"
         message = f"{who} {verb} no field {format_path(path)!r}"
-        self.complain(at, "unknown-path", message, hint=suggestion(path, fields), at_key=at_key)
+        self.report(at, "unknown-path", message, hint=suggestion(path, fields), at_key=at_key)
 
-    def complain(self, at: Cursor, code: str, message: str, *, hint: str = "", at_key: bool = False) -> None:
-        self.complaints.add(at, code, message, hint=hint, severity=self.events.severity, at_key=at_key)
+    def report(
+        self, at: DocumentNode, code: str, message: str, *, hint: str = "", at_key: bool = False
+    ) -> None:
+        self.diagnostics.add(at, code, message, hint=hint, severity=self.events.severity, at_key=at_key)
 
 
 def _types(shapes: Sequence[Shape]) -> frozenset[str]:

@@ -6,16 +6,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .. import locales
-from ..cursors import Complaints
+from ..cursors import Diagnostics
 from ..model import Place, Problem
 from ..rulebook import Mode
-from ..templates import TEMPLATE_FOLDER, Words
-from .policy import Policy
+from ..templates import TEMPLATE_FOLDER, LocalizedTemplate
+from .policy import LintContext
 
 _UNKNOWN = ("unknown-channel", "unknown-person", "unknown-interval", "missing-template")
 
 
-def check(policy: Policy, complaints: Complaints) -> None:
+def check_usage(policy: LintContext, complaints: Diagnostics) -> None:
     unknown = any(problem.code in _UNKNOWN for problem in complaints.problems)
     if policy.complete and not unknown:  # else what was refused or misspelled may have meant it
         _check_used(policy, complaints)
@@ -23,7 +23,7 @@ def check(policy: Policy, complaints: Complaints) -> None:
     _check_tested(policy, complaints)
 
 
-def _check_used(policy: Policy, complaints: Complaints) -> None:
+def _check_used(policy: LintContext, complaints: Diagnostics) -> None:
     rules = [written.rule for written in policy.rules]
     entries = [step for rule in rules for step in rule.steps]
     actions: list[Mapping[str, Any]] = [a.value for a in policy.actions if isinstance(a.value, Mapping)]
@@ -62,13 +62,13 @@ def _check_used(policy: Policy, complaints: Complaints) -> None:
             _warn(complaints, first, "unused-template", f"no rule uses the template {name!r}")
 
 
-def _check_locales(policy: Policy, complaints: Complaints) -> None:
+def _check_locales(policy: LintContext, complaints: Diagnostics) -> None:
     """A language that some template in use speaks, and another does not."""
     library = policy.rulebook.library
-    used = _words_in_use(policy)
+    used = _templates_in_use(policy)
     declared: dict[str, tuple[str, str]] = {}  # locale -> as spelled, and a template that has it
     for name in dict.fromkeys(name for name, _ in used):
-        for locale, shelf in library.shelves[name].items():
+        for locale, shelf in library.by_name[name].items():
             if locale:
                 declared.setdefault(locale, (next(iter(shelf.values())).locale, name))
     for (name, channel), names in used.items():
@@ -84,7 +84,7 @@ def _check_locales(policy: Policy, complaints: Complaints) -> None:
             _warn(complaints, _file(words), "missing-locale", message)
 
 
-def _words_in_use(policy: Policy) -> dict[tuple[str, str], Sequence[str]]:
+def _templates_in_use(policy: LintContext) -> dict[tuple[str, str], Sequence[str]]:
     """Template and channel, and the names that its words go by."""
     library = policy.rulebook.library
     used: dict[tuple[str, str], Sequence[str]] = {}
@@ -97,7 +97,7 @@ def _words_in_use(policy: Policy) -> dict[tuple[str, str], Sequence[str]]:
     return used
 
 
-def _check_tested(policy: Policy, complaints: Complaints) -> None:
+def _check_tested(policy: LintContext, complaints: Diagnostics) -> None:
     """A rule counts as tested where a test names it, or gives an event that it matches."""
     named = {id_ for case in policy.cases for id_ in case.rules or ()}
     for case in policy.cases:
@@ -117,11 +117,11 @@ def _check_tested(policy: Policy, complaints: Complaints) -> None:
         complaints.add(written.entry / "id", "untested-rule", message, severity="warning")
 
 
-def _file(words: Words) -> str:
+def _file(words: LocalizedTemplate) -> str:
     variant = words.markup or words.text
     return variant.path if variant is not None else ""
 
 
-def _warn(complaints: Complaints, path: str, code: str, message: str) -> None:
+def _warn(complaints: Diagnostics, path: str, code: str, message: str) -> None:
     place = Place(file=TEMPLATE_FOLDER + path)
     complaints.problems.append(Problem(place=place, code=code, message=message, severity="warning"))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from ..cursors import Complaints
+from ..cursors import Diagnostics
 from ..rulebook import Rule, Rulebook
-from .policy import Policy
+from .policy import LintContext
 
 
-def check(policy: Policy, complaints: Complaints) -> None:
+def check_categories(policy: LintContext, complaints: Diagnostics) -> None:
     """A category is for choosing: some rule of it has to offer a channel that reaches the person."""
     offered = {each.rule.category for each in policy.rules if _offers(each.rule, policy.rulebook)}
     for written in policy.rules:

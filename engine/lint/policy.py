@@ -9,24 +9,24 @@ from typing import Any
 from .. import documents
 from ..cases import Case
 from ..catalogue import Catalogue
-from ..cursors import Cursor
+from ..cursors import DocumentNode
 from ..model import Problem
-from ..paths import Path
+from ..paths import FieldPath
 from ..payload_types import Shape
 from ..rule_compiler import steps_of
-from ..rulebook import Entry, FirstOf, Rule, Rulebook
+from ..rulebook import FirstOf, NotifyEntry, Rule, Rulebook
 from ..subjects import Pattern
-from ..templates import Source
+from ..templates import TemplateSource
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Events:
+class EventShapes:
     """The payloads that a rule's events may have."""
 
     shapes: Mapping[str, Shape]  # by KIND.KEY: the known events among them
     exact: bool  # no wildcard: there are no others
     complete: bool  # every one is described, as far as wildcards let that be known
-    _single: dict[Path, bool] = field(default_factory=dict)
+    _single: dict[FieldPath, bool] = field(default_factory=dict)
 
     @property
     def checkable(self) -> bool:
@@ -38,7 +38,7 @@ class Events:
         """Of a mistake: behind a wildcard there may be an event that is not described and has the field."""
         return "error" if self.exact else "warning"
 
-    def is_single(self, path: Path) -> bool:
+    def is_single(self, path: FieldPath) -> bool:
         """Whether ``path`` leads to one value that is no list, in each of them."""
         if path not in self._single:
             known = self.exact and self.checkable
@@ -47,12 +47,12 @@ class Events:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Written:
+class SourceRule:
     """A rule, and where it is written."""
 
     rule: Rule
-    entry: Cursor
-    events: Events
+    entry: DocumentNode
+    events: EventShapes
     flaws: Collection[str]  # pointers of conditions that did not compile
 
     @property
@@ -60,7 +60,7 @@ class Written:
         """Whether its conditions compiled."""
         return not self.flaws
 
-    def is_flawed(self, path: documents.Path) -> bool:
+    def is_flawed(self, path: documents.DocumentPath) -> bool:
         """Whether something at or below ``path`` did not compile."""
         here = documents.pointer(path) if self.flaws else ""
         return any(flaw == here or flaw.startswith(f"{here}/") for flaw in self.flaws)
@@ -71,11 +71,11 @@ class Written:
         found: Mapping[str, Any] = self.entry.value.get("when", {})
         return found
 
-    def notify(self) -> Iterator[tuple[Cursor, Entry]]:
+    def notify(self) -> Iterator[tuple[DocumentNode, NotifyEntry]]:
         """The entries of ``notify``, as written and as compiled."""
         return zip((self.entry / "notify").items(), self.rule.notify, strict=True)
 
-    def settings(self) -> Iterator[tuple[Cursor, Entry]]:
+    def settings(self) -> Iterator[tuple[DocumentNode, NotifyEntry]]:
         """The entries of ``notify`` and the steps of its chains: whatever may have a ``when`` or a ``to``."""
         for at, entry in self.notify():
             yield at, entry
@@ -84,43 +84,43 @@ class Written:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Policy:
+class LintContext:
     """All that the checks look at. ``rules`` are in order of evaluation, those switched off too."""
 
     rulebook: Rulebook
-    rules: Sequence[Written]
+    rules: Sequence[SourceRule]
     cases: Sequence[Case] = ()
-    sources: Sequence[Source] = ()
-    channels: Sequence[Cursor] = ()  # as written
-    people: Sequence[Cursor] = ()
-    intervals: Sequence[Cursor] = ()
-    actions: Sequence[Cursor] = ()
+    sources: Sequence[TemplateSource] = ()
+    channels: Sequence[DocumentNode] = ()  # as written
+    people: Sequence[DocumentNode] = ()
+    intervals: Sequence[DocumentNode] = ()
+    actions: Sequence[DocumentNode] = ()
     complete: bool  # nothing that might use a channel, a person or a template was left out
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class SourceRuleBuilder:
     """Finds out what is known of the events of many rules."""
 
     catalogue: Catalogue
     _shapes: dict[str, Shape] = field(default_factory=dict)
     _known: dict[Pattern, tuple[str, ...]] = field(default_factory=dict)
-    _of: dict[tuple[Pattern, ...], Events] = field(default_factory=dict)  # rules of one event share it
+    _of: dict[tuple[Pattern, ...], EventShapes] = field(default_factory=dict)  # rules of one event share it
 
-    def written(self, entry: Cursor, rule: Rule, problems: Sequence[Problem]) -> Written:
+    def source_rule(self, entry: DocumentNode, rule: Rule, problems: Sequence[Problem]) -> SourceRule:
         """``rule`` with its place; ``problems`` are those found while it was compiled."""
         here = documents.pointer(entry.path)
         flaws = [p.pointer for p in problems if p.pointer.startswith(f"{here}/") and "/when" in p.pointer]
-        return Written(rule=rule, entry=entry, events=self._events(rule), flaws=flaws)
+        return SourceRule(rule=rule, entry=entry, events=self._events(rule), flaws=flaws)
 
-    def _events(self, rule: Rule) -> Events:
+    def _events(self, rule: Rule) -> EventShapes:
         if rule.events not in self._of:
             self._of[rule.events] = self._find(rule)
         return self._of[rule.events]
 
-    def _find(self, rule: Rule) -> Events:
+    def _find(self, rule: Rule) -> EventShapes:
         known = {pattern: self._matching(pattern) for pattern in rule.events}
-        return Events(
+        return EventShapes(
             shapes={name: self._shape(name) for names in known.values() for name in names},
             exact=not any(pattern.wild for pattern in rule.events),
             complete=all(known.values()),

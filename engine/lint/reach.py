@@ -5,25 +5,25 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from ..cursors import Complaints, Cursor
-from ..logic import Case, cases, clash, implies, most_telling_first, signature
+from ..cursors import Diagnostics, DocumentNode
+from ..logic import LogicCase, cases, clash, implies, most_telling_first, signature
 from ..rule_compiler import steps_of
 from ..rulebook import FirstOf, Mode
 from ..subjects import Pattern, covers
-from .policy import Policy, Written
+from .policy import LintContext, SourceRule
 
-_MOST_COMPARED = 200  # earlier rules that one rule is compared with
+_MAX_COMPARED = 200  # earlier rules that one rule is compared with
 
 
-def check(policy: Policy, complaints: Complaints) -> None:
+def check(policy: LintContext, complaints: Diagnostics) -> None:
     rules = [each for each in policy.rules if each.sound and each.rule.mode is not Mode.OFF]
-    possible: dict[str, Sequence[Case]] = {}  # by id: how the rule may match
+    possible: dict[str, Sequence[LogicCase]] = {}  # by id: how the rule may match
     for written in rules:
         ways = cases(written.when)
         if ways is None:
             continue
         when = written.entry.get("when")
-        if when is not None and _complain_of_clash(written, when, ways, "this rule", complaints):
+        if when is not None and _report_contradiction(written, when, ways, "this rule", complaints):
             continue
         possible[written.rule.id] = ways
         for at, entry in written.notify():
@@ -33,9 +33,11 @@ def check(policy: Policy, complaints: Complaints) -> None:
     _check_hidden(rules, possible, complaints)
 
 
-def _check_entry(written: Written, when: Cursor, ways: Sequence[Case], complaints: Complaints) -> None:
+def _check_entry(
+    written: SourceRule, when: DocumentNode, ways: Sequence[LogicCase], complaints: Diagnostics
+) -> None:
     own = cases(when.value)
-    if own is not None and not _complain_of_clash(written, when, own, "this entry", complaints):
+    if own is not None and not _report_contradiction(written, when, own, "this entry", complaints):
         both = [(*mine, *rules) for rules in ways for mine in own]
         clashes = [clash(case, written.events.is_single) for case in both]
         if clashes and all(clashes):
@@ -43,8 +45,8 @@ def _check_entry(written: Written, when: Cursor, ways: Sequence[Case], complaint
             complaints.add(when, "never-matches", message, severity="warning", at_key=True)
 
 
-def _complain_of_clash(
-    written: Written, when: Cursor, ways: Sequence[Case], what: str, complaints: Complaints
+def _report_contradiction(
+    written: SourceRule, when: DocumentNode, ways: Sequence[LogicCase], what: str, complaints: Diagnostics
 ) -> bool:
     """Whether none of the ways in which ``when`` might hold can come about."""
     clashes = [clash(case, written.events.is_single) for case in ways]
@@ -59,7 +61,7 @@ def _complain_of_clash(
 
 
 def _check_hidden(
-    rules: Sequence[Written], possible: dict[str, Sequence[Case]], complaints: Complaints
+    rules: Sequence[SourceRule], possible: dict[str, Sequence[LogicCase]], complaints: Diagnostics
 ) -> None:
     stops = {
         place: each
@@ -87,7 +89,7 @@ def _check_hidden(
         if ways is None or not written.rule.events:
             continue
         hiding = set.intersection(*(covering(pattern, place) for pattern in written.rule.events))
-        for at in sorted(hiding)[:_MOST_COMPARED]:
+        for at in sorted(hiding)[:_MAX_COMPARED]:
             earlier = stops[at]
             known = bool(denied[at]) or not earlier.when  # else in too many ways to be looked at
             if known and implies(ways, denied[at], written.events.is_single):

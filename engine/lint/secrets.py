@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
-from ..cursors import Complaints, Cursor
+from ..cursors import Diagnostics, DocumentNode
 
 _REFERENCE = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_]*(?::-([^}]*))?\}")
 _SECRET_NAME = re.compile(r"(?i)(^|[_-])(pass(word|wd)?|secret|token|api_?key|key|auth|credentials?)$")
@@ -20,30 +20,30 @@ _PLAIN = ("http", "https", "json", "jsons", "xml", "xmls", "form", "forms")  # a
 _HINT = "write a reference: ${NAME} from the environment, or file:/run/secrets/NAME"
 
 
-def check_secrets(entry: Cursor, complaints: Complaints) -> None:
+def check_secrets(entry: DocumentNode, complaints: Diagnostics) -> None:
     """The settings of a channel or an action as written, references not resolved."""
-    for at, what in _found(entry):
+    for at, what in _plaintext_secrets(entry):
         complaints.add(at, "plaintext-secret", f"{what} stands here for everybody to read", hint=_HINT)
 
 
-def _found(entry: Cursor) -> Iterator[tuple[Cursor, str]]:
+def _plaintext_secrets(entry: DocumentNode) -> Iterator[tuple[DocumentNode, str]]:
     """Where a secret stands, and what it is."""
     for key, what in (("secret", "the secret"), ("password", "the password")):
         at = entry.get(key)
-        if at is not None and _in_the_open(at.value) and not _is_local(entry.value):
+        if at is not None and _is_plaintext(at.value) and not _is_local(entry.value):
             yield at, what
     if (url := entry.get("url")) is not None and (what := _in_url(url.value)):
         yield url, what
     if (headers := entry.get("headers")) is not None:
         for header in headers.items():
-            if _SECRET_HEADER.search(header.name) and _in_the_open(_SCHEME.sub("", str(header.value))):
+            if _SECRET_HEADER.search(header.name) and _is_plaintext(_SCHEME.sub("", str(header.value))):
                 yield header, f"the header {header.name}"
     if (mtas := entry.get("mtas")) is not None:
         for mta in mtas.items():
-            yield from _found(mta)
+            yield from _plaintext_secrets(mta)
 
 
-def _in_the_open(value: Any) -> bool:
+def _is_plaintext(value: Any) -> bool:
     """Whether any of the value can be read: no reference, or one whose default is written beside it."""
     if not isinstance(value, str) or not value or value.startswith("file:"):
         return False
@@ -71,7 +71,7 @@ def _in_url(url: Any) -> str:
         return f"\x00{len(references) - 1}\x01"
 
     def is_open(text: str) -> bool:
-        return _in_the_open(re.sub(r"\x00(\d+)\x01", lambda hidden: references[int(hidden[1])], text))
+        return _is_plaintext(re.sub(r"\x00(\d+)\x01", lambda hidden: references[int(hidden[1])], text))
 
     found = _URL.match(_REFERENCE.sub(hide, url))
     if found is None:

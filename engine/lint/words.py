@@ -12,13 +12,13 @@ from typing import Any
 import jinja2
 from jinja2 import nodes
 
-from ..cursors import Complaints
+from ..cursors import Diagnostics
 from ..model import Place, Problem
 from ..payload_types import Shape
 from ..spelling import nearest
-from ..templates import TEMPLATE_FOLDER, Source
+from ..templates import TEMPLATE_FOLDER, TemplateSource
 from .fields import suggestion
-from .policy import Policy
+from .policy import LintContext
 
 _PARSER = jinja2.Environment(trim_blocks=True, lstrip_blocks=True)  # noqa: S701 -- parses, never renders
 _OURS = {  # what a template is given beside payload, vars and site
@@ -29,14 +29,14 @@ _OURS = {  # what a template is given beside payload, vars and site
 _GUARDS = ("defined", "undefined", "default", "d")  # tests and filters that take what is not there
 _METHODS = {"string": str, "list": list, "object": dict, "number": float, "boolean": bool}
 
-Path = tuple[str, ...]  # the variable, then the keys
+VariablePath = tuple[str, ...]  # the variable, then the keys
 
 
 @dataclass(frozen=True, slots=True)
-class Use:
+class VariableUse:
     """A variable that a template asks for."""
 
-    path: Path
+    path: VariablePath
     file: str
     line: int
 
@@ -45,13 +45,13 @@ class Use:
 class _Text:
     """What one file asks for and what it only asks for where it is there."""
 
-    uses: Sequence[Use]
-    guarded: frozenset[Path]
+    uses: Sequence[VariableUse]
+    guarded: frozenset[VariablePath]
     others: Sequence[str]  # files that it includes or extends
 
 
 @dataclass(slots=True)
-class _Given:
+class _AvailableVariables:
     """What the rules that use a template bring."""
 
     payloads: dict[str, Shape] = field(default_factory=dict)
@@ -60,11 +60,11 @@ class _Given:
     vars: list[Shape] = field(default_factory=list)
 
 
-def check(policy: Policy, complaints: Complaints) -> None:
+def check(policy: LintContext, complaints: Diagnostics) -> None:
     texts = {source.path: text for source in policy.sources if (text := _read(source)) is not None}
     lines = {source.path: source for source in policy.sources}
     site = _shape_of(policy.rulebook.defaults.site)
-    reported: set[Use] = set()
+    reported: set[VariableUse] = set()
     files: dict[str, list[str]] = {}  # by template
     for path in sorted(texts):
         files.setdefault(posixpath.dirname(path).split("/")[0], []).append(path)
@@ -78,12 +78,12 @@ def check(policy: Policy, complaints: Complaints) -> None:
                     complaints.problems.append(problem)
 
 
-def _given(policy: Policy) -> dict[str, _Given]:
+def _given(policy: LintContext) -> dict[str, _AvailableVariables]:
     """By template: what it is given by the rules that use it."""
-    found: dict[str, _Given] = {}
+    found: dict[str, _AvailableVariables] = {}
     for written in policy.rules:
         for notify in written.rule.steps:
-            given = found.setdefault(notify.template or written.rule.template, _Given())
+            given = found.setdefault(notify.template or written.rule.template, _AvailableVariables())
             given.payloads.update(written.events.shapes)
             given.exact = given.exact and written.events.exact
             given.complete = given.complete and written.events.complete
@@ -91,14 +91,18 @@ def _given(policy: Policy) -> dict[str, _Given]:
     for action in policy.actions:
         # What an action is asked with is described by no schema.
         if isinstance(action.value, Mapping):
-            given = found.setdefault(str(action.value.get("template", action.name)), _Given())
+            given = found.setdefault(str(action.value.get("template", action.name)), _AvailableVariables())
             given.complete = False
             given.vars.append(Shape.of({}))
     return found
 
 
 def _judge(
-    use: Use, given: _Given, site: Shape, guarded: frozenset[Path], sources: Mapping[str, Source]
+    use: VariableUse,
+    given: _AvailableVariables,
+    site: Shape,
+    guarded: frozenset[VariablePath],
+    sources: Mapping[str, TemplateSource],
 ) -> Problem | None:
     """What is wrong with one use, if anything."""
     is_guarded = any(use.path[: len(path)] == path for path in guarded)
@@ -112,7 +116,9 @@ def _judge(
     return Problem(place=place, code="unknown-field", message=message, hint=hint, severity=severity)
 
 
-def _judge_payload(use: Use, given: _Given, is_guarded: bool) -> tuple[str, str, str] | None:
+def _judge_payload(
+    use: VariableUse, given: _AvailableVariables, is_guarded: bool
+) -> tuple[str, str, str] | None:
     keys = use.path[1:]
     lacking = sorted(name for name, shape in given.payloads.items() if not _has(shape, keys))
     if not given.complete or not lacking:
@@ -125,7 +131,7 @@ def _judge_payload(use: Use, given: _Given, is_guarded: bool) -> tuple[str, str,
     return f"{who} no field {'.'.join(keys)!r}", hint, "error" if given.exact else "warning"
 
 
-def _judge_other(use: Use, given: _Given, site: Shape) -> tuple[str, str, str] | None:
+def _judge_other(use: VariableUse, given: _AvailableVariables, site: Shape) -> tuple[str, str, str] | None:
     top, *keys = use.path
     if top == "vars":
         shapes, who = given.vars, "no rule that uses this template sets"
@@ -140,7 +146,7 @@ def _judge_other(use: Use, given: _Given, site: Shape) -> tuple[str, str, str] |
     return f"{who} {'.'.join(use.path)}", hint, "error"
 
 
-def _column(source: Source, use: Use) -> int:
+def _column(source: TemplateSource, use: VariableUse) -> int:
     """Where in its line the variable stands; 1 where it is written in a way that is not looked for."""
     lines = source.text.splitlines()
     text = lines[use.line - 1] if use.line <= len(lines) else ""
@@ -187,8 +193,8 @@ def _reachable(path: str, texts: Mapping[str, _Text]) -> Iterator[str]:
 
 
 @lru_cache(maxsize=4096)  # a reload changes few files
-def _read(source: Source) -> _Text | None:
-    reader = _Reader(source.path)
+def _read(source: TemplateSource) -> _Text | None:
+    reader = _VariableCollector(source.path)
     try:
         reader.visit(_PARSER.parse(source.text), {})
         if source.subject is not None:
@@ -199,17 +205,17 @@ def _read(source: Source) -> _Text | None:
     return _Text(list(dict.fromkeys(reader.uses)), frozenset(reader.guarded), reader.others)
 
 
-_Scope = Mapping[str, Path | None]  # names that the template gives; None: what they mean is not known
+_Scope = Mapping[str, VariablePath | None]  # names that the template gives; None: what they mean is not known
 
 
-class _Reader:
+class _VariableCollector:
     """Collects the variables that one file asks for."""
 
     def __init__(self, file: str) -> None:
         self.file = file
         self.offset = 0
-        self.uses: list[Use] = []
-        self.guarded: set[Path] = set()
+        self.uses: list[VariableUse] = []
+        self.guarded: set[VariablePath] = set()
         self.others: list[str] = []
 
     def visit(self, node: nodes.Node, scope: _Scope) -> None:
@@ -243,7 +249,7 @@ class _Reader:
 
     def loop(self, node: nodes.For, scope: _Scope) -> None:
         self.visit(node.iter, scope)
-        inner: dict[str, Path | None] = {**scope, **dict.fromkeys(_names(node.target)), "loop": None}
+        inner: dict[str, VariablePath | None] = {**scope, **dict.fromkeys(_names(node.target)), "loop": None}
         path = _path(node.iter, scope)
         if isinstance(node.target, nodes.Name) and path is not None:
             inner[node.target.name] = (*path, "0")
@@ -260,7 +266,7 @@ class _Reader:
     def access(self, node: nodes.Getattr | nodes.Getitem, scope: _Scope) -> None:
         path = _path(node, scope)
         if path is not None and path[0] in ("payload", "vars", "site", *_OURS):
-            self.uses.append(Use(path, self.file, node.lineno + self.offset))
+            self.uses.append(VariableUse(path, self.file, node.lineno + self.offset))
             return
         for child in node.iter_child_nodes():
             self.visit(child, scope)
@@ -275,7 +281,7 @@ class _Reader:
             self.others += [value for value in values if isinstance(value, str)]
 
 
-def _path(node: nodes.Node, scope: _Scope) -> Path | None:
+def _path(node: nodes.Node, scope: _Scope) -> VariablePath | None:
     """``payload.device.name`` as its keys, names of the template's own resolved; None for the rest."""
     if isinstance(node, nodes.Name):
         return scope.get(node.name, (node.name,))
@@ -293,8 +299,8 @@ def _names(target: nodes.Node) -> list[str]:
     return own + [name.name for name in target.find_all(nodes.Name)]
 
 
-def _bound(target: nodes.Node, value: nodes.Node, scope: _Scope) -> dict[str, Path | None]:
-    bound: dict[str, Path | None] = dict.fromkeys(_names(target))
+def _bound(target: nodes.Node, value: nodes.Node, scope: _Scope) -> dict[str, VariablePath | None]:
+    bound: dict[str, VariablePath | None] = dict.fromkeys(_names(target))
     if isinstance(target, nodes.Name):
         bound[target.name] = _path(value, scope)
     return bound

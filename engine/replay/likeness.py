@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
 
-from ..draft import Draft, Order
+from ..draft import Notification, Routing
 from ..errors import TemplateError
 from ..model import Event
-from ..plan import find_words
-from ..rulebook import Entry, Notify, Rule, Rulebook
+from ..plan import find_template
+from ..rulebook import Notify, NotifyEntry, Rule, Rulebook
 
 # Of rules and their entries what has done its work once they match, or is compared in another way.
 _ELSEWHERE_OF_RULES = ("priority", "place", "stop", "events", "when", "notify")
@@ -20,23 +20,23 @@ _ELSEWHERE_OF_ENTRIES = ("when", "steps")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Side:
+class ReplaySide:
     """One of the two policies. ``prints`` tell whether templates say the same (``template_prints``)."""
 
     rulebook: Rulebook
     prints: Mapping[str, str] = field(repr=False)
 
 
-class Likeness:
+class PolicyDiff:
     """What is alike in two policies; what was found out once is remembered."""
 
-    def __init__(self, live: Side, new: Side) -> None:
+    def __init__(self, live: ReplaySide, new: ReplaySide) -> None:
         self.live, self.new = live, new
         self._alike: dict[tuple[int, int], bool] = {}  # pairs of rules
         self._worded_alike: dict[tuple[int, int, int, int], bool] = {}  # pairs of rules and their entries
         self._marked_alike: dict[str, bool] = {}  # events whose payload schemas say the same
 
-    def of_drafts(self, before: Draft, event: Event) -> bool:
+    def drafts_alike(self, before: Routing, event: Event) -> bool:
         """Whether the new policy's draft of ``event`` must be as the live one's."""
         matches = self.new.rulebook.match(event)
         return (
@@ -63,7 +63,7 @@ class Likeness:
             )
         return self._alike[key]
 
-    def _entries_alike(self, mine: Rule, a: Entry, its: Rule, b: Entry) -> bool:
+    def _entries_alike(self, mine: Rule, a: NotifyEntry, its: Rule, b: NotifyEntry) -> bool:
         if repr(a.when and a.when.source) != repr(b.when and b.when.source):  # 1 is True, and not here
             return False
         if _rest(a, _ELSEWHERE_OF_ENTRIES) != _rest(b, _ELSEWHERE_OF_ENTRIES):
@@ -83,7 +83,7 @@ class Likeness:
         )
 
     @staticmethod
-    def _print(side: Side, template: str) -> str:
+    def _print(side: ReplaySide, template: str) -> str:
         return side.prints.get(template, "")
 
     def _people_alike(self, name: str) -> bool:
@@ -95,17 +95,17 @@ class Likeness:
             self._marked_alike[name] = (mine.roles if mine else {}) == (its.roles if its else {})
         return self._marked_alike[name]
 
-    def of_orders(self, mine: Order, its: Order) -> bool:
+    def orders_alike(self, mine: Notification, its: Notification) -> bool:
         """Whether both become the same delivery."""
         return (
-            mine.within == its.within
+            mine.fallback_after == its.fallback_after
             and len(mine.steps) == len(its.steps)
             and all(self._steps_alike(a, b) for a, b in zip(mine.steps, its.steps, strict=True))
         )
 
-    def _steps_alike(self, mine: Order, its: Order) -> bool:
+    def _steps_alike(self, mine: Notification, its: Notification) -> bool:
         return (
-            (mine.id, mine.to, mine.released) == (its.id, its.to, its.released)
+            (mine.id, mine.to, mine.not_before) == (its.id, its.to, its.not_before)
             and (mine.recipient.user, mine.recipient.locale) == (its.recipient.user, its.recipient.locale)
             and self._wording_alike(mine.match.rule, mine.notify, its.match.rule, its.notify)
             and mine.match.event.payload == its.match.event.payload
@@ -113,7 +113,7 @@ class Likeness:
             and mine.merged == its.merged
             and (
                 self._print(self.live, mine.template) == self._print(self.new, its.template)
-                or _words(self.live, mine) == _words(self.new, its)
+                or _template_prints_of(self.live, mine) == _template_prints_of(self.new, its)
             )
         )
 
@@ -125,20 +125,20 @@ class Likeness:
         return self._worded_alike[key]
 
 
-def _rest(part: Rule | Entry, elsewhere: Collection[str]) -> list[object]:
+def _rest(part: Rule | NotifyEntry, elsewhere: Collection[str]) -> list[object]:
     """All that a rule or an entry says besides, also what later versions of the language add."""
     return [getattr(part, each.name) for each in fields(part) if each.name not in elsewhere]
 
 
-def _steps_of(entry: Entry) -> tuple[Notify, ...]:
+def _steps_of(entry: NotifyEntry) -> tuple[Notify, ...]:
     """The channels of a chain, one after the other."""
     return (entry,) if isinstance(entry, Notify) else entry.steps
 
 
-def _words(side: Side, order: Order) -> tuple[str, ...]:
+def _template_prints_of(side: ReplaySide, order: Notification) -> tuple[str, ...]:
     """The prints of the words that an order finds."""
     try:
-        words = find_words(side.rulebook, order.template, order.channel, order.recipient.locale)
+        words = find_template(side.rulebook, order.template, order.channel, order.recipient.locale)
     except TemplateError:
         return ("missing",)
     if words is None:
@@ -147,8 +147,10 @@ def _words(side: Side, order: Order) -> tuple[str, ...]:
     return (words.locale, *(side.prints[each.path] for each in variants))
 
 
-def _surroundings(side: Side, rule: Rule, notify: Notify) -> str:
+def _surroundings(side: ReplaySide, rule: Rule, notify: Notify) -> str:
     channel, defaults = side.rulebook.channels[notify.channel], side.rulebook.defaults
-    given = ({**rule.vars, **notify.vars}, dict(defaults.site)) if channel.words else ()
+    given = ({**rule.vars, **notify.vars}, dict(defaults.site)) if channel.renders_text else ()
     said = (defaults.locale, str(defaults.zone), rule.description, str(rule.severity))
-    return repr((said, given, channel.name, channel.type, channel.address, channel.many, channel.words))
+    return repr(
+        (said, given, channel.name, channel.type, channel.address, channel.many, channel.renders_text)
+    )

@@ -14,7 +14,7 @@ from ..model import Delivery
 from ..templates import as_text
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MOST = 200  # characters of a text
+_MAX_TEXT_LENGTH = 200  # characters of a text
 _OF_ONE = (
     "to",
     "locale",
@@ -25,7 +25,7 @@ _OF_ONE = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Field:
+class FieldChange:
     """One field, side by side. "" is nothing on that side."""
 
     name: str
@@ -40,7 +40,7 @@ def differ(live: Delivery, new: Delivery) -> bool:
 
 def fields_between(
     live: Delivery | None, new: Delivery | None, secrets: Collection[str] = ()
-) -> tuple[Field, ...]:
+) -> tuple[FieldChange, ...]:
     """The fields that differ, of long texts the first lines that do; ``secrets`` are masked."""
     mine, its = _seen(live), _seen(new)
     names = [name for name in {**mine, **its} if mine.get(name, "") != its.get(name, "")]
@@ -65,16 +65,16 @@ def _seen(delivery: Delivery | None) -> dict[str, str]:
         "user": delivery.user,
         "locale": delivery.locale if message.text or message.html else "",
         "severity": str(delivery.severity),
-        "waits until": _time(delivery.released) if delivery.released else "",
+        "waits until": _time(delivery.not_before) if delivery.not_before else "",
         "title": message.title,
         "text": message.text,
         "html": message.html,
         "pictures": ", ".join(pictures),
-        "within": f"{delivery.within:g} s" if delivery.within else "",
-        "else over": ", ".join(each.channel for each in delivery.instead),
+        "within": f"{delivery.fallback_after:g} s" if delivery.fallback_after else "",
+        "else over": ", ".join(each.channel for each in delivery.fallbacks),
         "payload": "" if delivery.payload is None else repr(dict(delivery.payload)),
     }
-    for each in delivery.instead:
+    for each in delivery.fallbacks:
         words = _seen(each).items()
         seen = {**seen, **{f"{name}, else over {each.channel}": value for name, value in words}}
     return {name: value for name, value in seen.items() if value}
@@ -89,17 +89,17 @@ def _as_seen(mine: str, its: str) -> tuple[str, str]:
     return texts if texts[0] != texts[1] else (mine, its)
 
 
-def _field(name: str, mine: str, its: str) -> Field:
+def _field(name: str, mine: str, its: str) -> FieldChange:
     if mine and its:
         lines = zip_longest(mine.splitlines(), its.splitlines(), fillvalue="")
         mine, its = next(((a, b) for a, b in lines if a != b), (mine, its))
     at = next((i for i, (a, b) in enumerate(zip(mine, its, strict=False)) if a != b), 0)
-    start = max(0, at - _MOST // 2)
-    return Field(name=name, live=_cut(mine, start), new=_cut(its, start))
+    start = max(0, at - _MAX_TEXT_LENGTH // 2)
+    return FieldChange(name=name, live=_cut(mine, start), new=_cut(its, start))
 
 
 def _cut(text: str, start: int) -> str:
     """As much of ``text`` from ``start`` on as is shown."""
     before = "…" if start and len(text) > start else ""
     rest = text[start:] if before else text
-    return before + (rest if len(rest) <= _MOST else f"{rest[: _MOST - 1]}…")
+    return before + (rest if len(rest) <= _MAX_TEXT_LENGTH else f"{rest[: _MAX_TEXT_LENGTH - 1]}…")

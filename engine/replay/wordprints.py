@@ -10,7 +10,7 @@ import jinja2.meta
 
 from ..templates import PICTURES, TEMPLATE_FOLDER
 
-_PARSER = jinja2.Environment()  # noqa: S701 -- parses, and renders nothing
+_REFERENCE_PARSER = jinja2.Environment()  # noqa: S701 -- parses, and renders nothing
 _Closure = set[str] | None  # files; None is every file of templates/
 
 
@@ -58,7 +58,7 @@ def _references(data: bytes) -> tuple[str | None, ...]:
     if "{%" not in text:
         return ()
     try:
-        return tuple(jinja2.meta.find_referenced_templates(_PARSER.parse(text)))
+        return tuple(jinja2.meta.find_referenced_templates(_REFERENCE_PARSER.parse(text)))
     except jinja2.TemplateSyntaxError:
         return (None,)
 

@@ -11,7 +11,7 @@ from ..codes import CODES
 from ..model import Problem
 
 SARIF_VERSION = "2.1.0"
-_SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
+_SARIF_SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 _GITHUB = {"error": "error", "warning": "warning", "info": "notice"}
 _SARIF = {"error": "error", "warning": "warning", "info": "note"}
 
@@ -36,7 +36,7 @@ def sarif_document(folder: str, problems: Iterable[Problem], version: str) -> di
     found = list(problems)
     codes = sorted({problem.code for problem in found})
     return {
-        "$schema": _SCHEMA,
+        "$schema": _SARIF_SCHEMA,
         "version": SARIF_VERSION,
         "runs": [
             {

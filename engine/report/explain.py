@@ -10,14 +10,14 @@ from rich.console import Console
 from rich.text import Text
 
 from ..catalogue import mask
-from ..conditions import Finding
+from ..conditions import ConditionResult
 from ..durations import in_units
-from ..explain import Considered, Explanation, outline
+from ..explain import Explanation, RuleEvaluation, outline
 from ..layout import indented
 from ..model import Delivery
-from ..passage import Gate
+from ..passage import StageReport
 from ..rulebook import Mode
-from .gates import gate_document, masked_finding, time_of, words_of
+from .gates import masked_finding, sentences_of, stage_document, time_of
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -29,8 +29,8 @@ def show_explanation(console: Console, explanation: Explanation) -> None:
     console.print(Text.assemble((plan.event.name, "bold"), f" at {at}, revision {plan.revision}\n"))
     for considered in explanation.considered:
         _show_rule(console, considered, explanation.secrets)
-        for gate in explanation.gates.get(considered.rule.id, ()):
-            _show_gate(console, gate, explanation.secrets)
+        for gate in explanation.stages.get(considered.rule.id, ()):
+            _show_stage(console, gate, explanation.secrets)
     if others := explanation.others:
         words = "rule looks" if others == 1 else "rules look"
         console.print(f"{others} {'more ' if explanation.considered else ''}{words} at other events.")
@@ -52,7 +52,7 @@ def show_explanation(console: Console, explanation: Explanation) -> None:
         indented(console, Text(mask(line, explanation.secrets), "red"), 2)
 
 
-def _show_rule(console: Console, considered: Considered, secrets: tuple[str, ...]) -> None:
+def _show_rule(console: Console, considered: RuleEvaluation, secrets: tuple[str, ...]) -> None:
     rule = considered.rule
     note = ""
     if considered.stopped_by:
@@ -74,8 +74,8 @@ def _show_rule(console: Console, considered: Considered, secrets: tuple[str, ...
         first = first and finding.holds
 
 
-def _show_gate(console: Console, gate: Gate, secrets: tuple[str, ...]) -> None:
-    for words in words_of(gate, secrets):
+def _show_stage(console: Console, gate: StageReport, secrets: tuple[str, ...]) -> None:
+    for words in sentences_of(gate, secrets):
         style = "" if gate.is_reached else "dim"
         indented(console, Text(words, style), 19, head=Text(f"     {gate.name}", "bold"))
 
@@ -90,10 +90,10 @@ def _show_delivery(console: Console, delivery: Delivery, secrets: tuple[str, ...
     text = message.text or "(the event itself, for a machine)"
     indented(console, mask(text, secrets), 4)
     before = delivery
-    for step in delivery.instead:
-        limit = f", or is not sent within {in_units(before.within)}" if before.within else ""
+    for step in delivery.fallbacks:
+        limit = f", or is not sent within {in_units(before.fallback_after)}" if before.fallback_after else ""
         indented(console, Text(f"if {before.channel} definitely fails{limit}:", "yellow"), 2)
-        _show_delivery(console, replace(step, instead=()), secrets)
+        _show_delivery(console, replace(step, fallbacks=()), secrets)
         before = step
 
 
@@ -118,18 +118,18 @@ def explanation_document(explanation: Explanation) -> dict[str, Any]:
                 "matched": considered.matched,
                 "conditions": [_finding(masked_finding(f, secrets)) for f in considered.findings],
                 **({"stopped_by": considered.stopped_by} if considered.stopped_by else {}),
-                **({"stages": [gate_document(gate, secrets) for gate in gates]} if gates else {}),
+                **({"stages": [stage_document(gate, secrets) for gate in gates]} if gates else {}),
             }
             for considered in explanation.considered
-            for gates in (explanation.gates.get(considered.rule.id, ()),)
+            for gates in (explanation.stages.get(considered.rule.id, ()),)
         ],
         "deliveries": [
             {
                 "rule": delivery.rule,
-                **_words(delivery, secrets),
+                **_delivery_document(delivery, secrets),
                 **(
-                    {"fallbacks": [_words(each, secrets) for each in delivery.instead]}
-                    if delivery.instead
+                    {"fallbacks": [_delivery_document(each, secrets) for each in delivery.fallbacks]}
+                    if delivery.fallbacks
                     else {}
                 ),
             }
@@ -163,18 +163,18 @@ def explanation_document(explanation: Explanation) -> dict[str, Any]:
     return document
 
 
-def _words(delivery: Delivery, secrets: tuple[str, ...]) -> dict[str, Any]:
+def _delivery_document(delivery: Delivery, secrets: tuple[str, ...]) -> dict[str, Any]:
     return {
         "channel": delivery.channel,
         "to": list(delivery.to),
         "locale": delivery.locale,
         "title": mask(delivery.message.title, secrets),
         "body": mask(delivery.message.text, secrets),
-        **({"within": in_units(delivery.within)} if delivery.within else {}),
+        **({"within": in_units(delivery.fallback_after)} if delivery.fallback_after else {}),
     }
 
 
-def _finding(finding: Finding) -> dict[str, Any]:
+def _finding(finding: ConditionResult) -> dict[str, Any]:
     return {
         "path": finding.path,
         "operator": finding.operator,

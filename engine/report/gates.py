@@ -7,26 +7,26 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from ..catalogue import mask, masked
-from ..conditions import Finding
+from ..conditions import ConditionResult
 from ..durations import in_units
-from ..explain import sentence, shown
+from ..explain import format_value, sentence
 from ..limits import Budget, Dedupe, Digest, Throttle
-from ..passage import Chosen, Gate
+from ..passage import PreferenceReport, StageReport
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def gate_document(gate: Gate, secrets: tuple[str, ...]) -> dict[str, Any]:
+def stage_document(gate: StageReport, secrets: tuple[str, ...]) -> dict[str, Any]:
     """A gate as JSON: its name, what it counts under, whether a message gets as far, and the words."""
     return {
         "stage": gate.name,
         **({"key": masked(gate.key, secrets)} if gate.key else {}),
         "reached": gate.is_reached,
-        "details": list(words_of(gate, secrets)),
+        "details": list(sentences_of(gate, secrets)),
     }
 
 
-def words_of(gate: Gate, secrets: tuple[str, ...]) -> Iterator[str]:
+def sentences_of(gate: StageReport, secrets: tuple[str, ...]) -> Iterator[str]:
     """What there is to say of one gate, a sentence each."""
     if not gate.is_reached:
         yield "not asked: no message is left"
@@ -36,7 +36,7 @@ def words_of(gate: Gate, secrets: tuple[str, ...]) -> Iterator[str]:
         by = f"by {under}: " if under else "of the whole policy: " if gate.is_shared else ""
         yield by + _limit(gate.limit)
     for chosen in gate.chosen:
-        yield _choices(chosen)
+        yield _preference_text(chosen)
     for channel, finding in gate.findings:
         yield f"{channel}: {sentence(masked_finding(finding, secrets))}"
     for suppressed in gate.suppressed:
@@ -53,9 +53,9 @@ def time_of(at: int) -> str:
     return (_EPOCH + timedelta(microseconds=at)).isoformat(timespec="seconds")
 
 
-def masked_finding(finding: Finding, secrets: tuple[str, ...]) -> Finding:
+def masked_finding(finding: ConditionResult, secrets: tuple[str, ...]) -> ConditionResult:
     """``finding`` without sensitive values."""
-    return Finding(
+    return ConditionResult(
         path=finding.path,
         operator=finding.operator,
         expected=masked(finding.expected, secrets),
@@ -85,10 +85,10 @@ def _rest(limit: Throttle | Budget) -> str:
 
 def _values(found: list[Any], secrets: tuple[str, ...]) -> str:
     """What lies at one path of a key; what is not there is alike too."""
-    return ", ".join(shown(masked(value, secrets)) for value in found) or "(not there)"
+    return ", ".join(format_value(masked(value, secrets)) for value in found) or "(not there)"
 
 
-def _choices(chosen: Chosen) -> str:
+def _preference_text(chosen: PreferenceReport) -> str:
     if chosen.choices is None:
         return f"{chosen.user} has chosen nothing"
     about = f", for {chosen.category}" if chosen.category else ""
@@ -98,7 +98,7 @@ def _choices(chosen: Chosen) -> str:
     return f"{chosen.user}{about}: {said}{critical}"
 
 
-def _is_said(gate: Gate, channel: str) -> bool:
+def _is_said(gate: StageReport, channel: str) -> bool:
     """Whether it is clear already why nothing goes over that channel."""
     return any(name == channel for name, _ in gate.findings) or any(
         each.channels.get(channel) is False for each in gate.chosen

@@ -12,22 +12,27 @@ from rich.text import Text
 
 from ..archive import Archive
 from ..layout import harmless, indented
-from ..replay import Replay, Sample, Verdict
-from ..replay.likeness import Side
-from ..replay.readers import Field
+from ..replay import DeliveryChange, Replay, Sample
+from ..replay.likeness import ReplaySide
+from ..replay.readers import FieldChange
 from .trace import iso, local
 
 _COLOURS = {
-    Verdict.APPEARS: "green", Verdict.VANISHES: "bold red", Verdict.CHANGES: "yellow",
-    Verdict.UNWRITABLE: "bold red",
+    DeliveryChange.APPEARS: "green", DeliveryChange.VANISHES: "bold red", DeliveryChange.CHANGES: "yellow",
+    DeliveryChange.UNWRITABLE: "bold red",
 }  # fmt: skip
 # Of which policy ``why`` speaks.
-_WHOSE = {Verdict.APPEARS: "live", Verdict.VANISHES: "new", Verdict.CHANGES: "new", Verdict.UNWRITABLE: "new"}
-_DIFFERING = tuple(verdict for verdict in Verdict if verdict is not Verdict.SAME)
+_WHOSE = {
+    DeliveryChange.APPEARS: "live",
+    DeliveryChange.VANISHES: "new",
+    DeliveryChange.CHANGES: "new",
+    DeliveryChange.UNWRITABLE: "new",
+}
+_DIFFERING = tuple(verdict for verdict in DeliveryChange if verdict is not DeliveryChange.SAME)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Replayed:
+class ReplayReport:
     """A replay that is finished, and how much of the past it knew."""
 
     replay: Replay
@@ -35,7 +40,7 @@ class Replayed:
     people: int | None  # who have chosen something; None: it may not be known who
 
 
-def show_replay(console: Console, past: Replayed, names: Mapping[str, str]) -> None:
+def show_replay(console: Console, past: ReplayReport, names: Mapping[str, str]) -> None:
     """Counts of both, a line for each rule and channel that differs, and a few samples of each."""
     replay = past.replay
     kinds = ", ".join(f"{count} {kind}" for kind, count in replay.events.items())
@@ -60,7 +65,7 @@ def show_replay(console: Console, past: Replayed, names: Mapping[str, str]) -> N
 
 def _show_table(console: Console, replay: Replay) -> None:
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    for name in ("rule", "channel", *Verdict):
+    for name in ("rule", "channel", *DeliveryChange):
         table.add_column(
             str(name), justify="left" if name in ("rule", "channel") else "right", overflow="fold"
         )
@@ -71,7 +76,7 @@ def _show_table(console: Console, replay: Replay) -> None:
             continue
         counts = (
             Text(str(tally[each] or "-"), _COLOURS.get(each, "") if tally[each] else "dim")
-            for each in Verdict
+            for each in DeliveryChange
         )
         table.add_row(harmless(rule), harmless(channel), *counts)
     console.print(table)
@@ -94,10 +99,10 @@ def _show_sample(console: Console, sample: Sample) -> None:
                 indented(console, Text(f"{sign} {each.name}: {value}", colour), 2)
 
 
-def replay_document(past: Replayed, names: Mapping[str, str], since: int) -> dict[str, Any]:
+def replay_document(past: ReplayReport, names: Mapping[str, str], since: int) -> dict[str, Any]:
     """The shape that ``mss replay --format json`` prints."""
     replay, archive = past.replay, past.archive
-    totals = {str(each): sum(tally[each] for tally in replay.tallies.values()) for each in Verdict}
+    totals = {str(each): sum(tally[each] for tally in replay.tallies.values()) for each in DeliveryChange}
     return {
         "since": iso(since),
         "events": replay.events.total(),
@@ -111,7 +116,7 @@ def replay_document(past: Replayed, names: Mapping[str, str], since: int) -> dic
         },
         **totals,
         "rules": [
-            {"rule": rule, "channel": channel, **{str(each): tally[each] for each in Verdict}}
+            {"rule": rule, "channel": channel, **{str(each): tally[each] for each in DeliveryChange}}
             for (rule, channel), tally in sorted(replay.tallies.items())
         ],
         "samples": [_sample(each) for samples in replay.samples.values() for each in samples],
@@ -131,11 +136,11 @@ def _sample(sample: Sample) -> dict[str, Any]:
     }
 
 
-def _field(field: Field) -> dict[str, str]:
+def _field(field: FieldChange) -> dict[str, str]:
     return {"field": field.name, "live": field.live, "new": field.new}
 
 
-def _sides(replay: Replay) -> tuple[tuple[str, Side, int], ...]:
+def _sides(replay: Replay) -> tuple[tuple[str, ReplaySide, int], ...]:
     return ("live", replay.live, replay.of_live), ("new", replay.new, replay.of_new)
 
 

@@ -9,14 +9,14 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from ..control import Answer, Answers, Lag, Reloaded, Status
+from ..control import ConsumerLag, ReloadResult, ReplicaReplies, ReplicaReply, Status
 from ..layout import harmless, indented
 from ..model import Problem
 from . import problem_document
 from .trace import iso, local
 
 
-def complaints(answers: Answers, expect: int) -> list[str]:
+def find_problems(answers: ReplicaReplies, expect: int) -> list[str]:
     """What is not as it should be, over all replicas: empty when nothing is."""
     if not answers.done and not answers.silent:
         return ["no replica answers: is mss serve running with this namespace, on this broker?"]
@@ -35,12 +35,12 @@ def complaints(answers: Answers, expect: int) -> list[str]:
     return said
 
 
-def is_well(answer: Answer) -> bool:
+def is_well(answer: ReplicaReply) -> bool:
     """Whether a replica could do what it was asked."""
     return not answer.error and (answer.reload is None or answer.reload.ok)
 
 
-def show_reload(console: Console, answers: Answers, *, is_rehearsal: bool) -> None:
+def show_reload(console: Console, answers: ReplicaReplies, *, is_rehearsal: bool) -> None:
     """A line for each replica, and below it what is wrong."""
     for answer in answers.done:
         result = answer.reload
@@ -56,7 +56,7 @@ def show_reload(console: Console, answers: Answers, *, is_rehearsal: bool) -> No
             _show_reload(console, result)
 
 
-def show_status(console: Console, answers: Answers) -> None:
+def show_status(console: Console, answers: ReplicaReplies) -> None:
     """A block for each replica, then what lies on the broker, which is the same for all."""
     for answer in answers.done:
         status = answer.status
@@ -67,7 +67,7 @@ def show_status(console: Console, answers: Answers) -> None:
         _line(console, answer, serving)
         took = _span(time.time() - status.started)
         indented(
-            console, f"up {took}, mss {status.version}, {status.rules} rules, {status.in_hand} in flight", 2
+            console, f"up {took}, mss {status.version}, {status.rules} rules, {status.in_flight} in flight", 2
         )
         indented(console, f"takes    {_names(status.kinds)}", 2)
         indented(console, f"sends    {_names(status.channels)}", 2)
@@ -79,13 +79,13 @@ def show_status(console: Console, answers: Answers) -> None:
         if status.source_error:
             indented(console, Text(f"the policy cannot be looked at: {status.source_error}", "red"), 2)
     for lag in _lags(answers):
-        text = lag.error or f"{lag.pending} pending, {lag.in_hand} in flight"
+        text = lag.error or f"{lag.pending} pending, {lag.in_flight} in flight"
         console.print(harmless(f"{lag.name:<18} {text}", "red" if lag.error else ""), soft_wrap=True)
 
 
-def document(answers: Answers, expect: int) -> dict[str, Any]:
+def document(answers: ReplicaReplies, expect: int) -> dict[str, Any]:
     """The shape that ``--format json`` prints."""
-    said = complaints(answers, expect)
+    said = find_problems(answers, expect)
     return {
         "ok": not said and all(map(is_well, answers.done)),
         "issues": said,
@@ -94,32 +94,34 @@ def document(answers: Answers, expect: int) -> dict[str, Any]:
     }
 
 
-def _line(console: Console, answer: Answer, words: tuple[str, str]) -> None:
+def _line(console: Console, answer: ReplicaReply, words: tuple[str, str]) -> None:
     since = local(int(answer.since * 1e6))
     head = Text.assemble((answer.name, "bold"), f"  revision {answer.revision} since {since}  ", words)
     console.print(harmless(head), soft_wrap=True)
 
 
-def _show_reload(console: Console, result: Reloaded) -> None:
+def _show_reload(console: Console, result: ReloadResult) -> None:
     for problem in result.problems:
         indented(console, Text(str(problem), "red"), 2)
-    if result.waiting:
-        indented(console, f"take effect at the next start: {', '.join(result.waiting)}", 2)
+    if result.restart_required:
+        indented(console, f"take effect at the next start: {', '.join(result.restart_required)}", 2)
 
 
-def _lags(answers: Answers) -> list[Lag]:
+def _lags(answers: ReplicaReplies) -> list[ConsumerLag]:
     """One of each name: the first replica that knows."""
-    found: dict[str, Lag] = {}
+    found: dict[str, ConsumerLag] = {}
     for status in (answer.status for answer in answers.done if answer.status):
-        queues = (Lag(name=f"channel {q.name}", pending=q.pending, in_hand=q.in_hand, error=q.error)
-                  for q in status.queues)  # fmt: skip
+        queues = (
+            ConsumerLag(name=f"channel {q.name}", pending=q.pending, in_flight=q.in_flight, error=q.error)
+            for q in status.queues
+        )
         for lag in (*status.streams, *queues):
             if lag.name not in found or found[lag.name].error:
                 found[lag.name] = lag
     return list(found.values())
 
 
-def _replica(answer: Answer) -> dict[str, Any]:
+def _replica(answer: ReplicaReply) -> dict[str, Any]:
     return {
         "replica": answer.name,
         "id": answer.id,
@@ -132,14 +134,14 @@ def _replica(answer: Answer) -> dict[str, Any]:
     }
 
 
-def _reload(result: Reloaded) -> dict[str, Any]:
+def _reload(result: ReloadResult) -> dict[str, Any]:
     return {
         "at": _when(result.at),
         "ok": result.ok,
         "changed": result.changed,
         "revision": result.revision,
         "problems": _problems(result.problems),
-        "restart_required": list(result.waiting),
+        "restart_required": list(result.restart_required),
     }
 
 
@@ -152,7 +154,7 @@ def _status(status: Status) -> dict[str, Any]:
         "kinds": list(status.kinds),
         "actions": list(status.actions),
         "channels": list(status.channels),
-        "in_flight": status.in_hand,
+        "in_flight": status.in_flight,
         "streams": _lag_documents(status.streams),
         "queues": _lag_documents(status.queues),
         "last_reload": _reload(status.reload) if status.reload else None,
@@ -160,9 +162,9 @@ def _status(status: Status) -> dict[str, Any]:
     }
 
 
-def _lag_documents(lags: Iterable[Lag]) -> list[dict[str, Any]]:
+def _lag_documents(lags: Iterable[ConsumerLag]) -> list[dict[str, Any]]:
     return [
-        {"name": lag.name, "pending": lag.pending, "in_flight": lag.in_hand, "error": lag.error}
+        {"name": lag.name, "pending": lag.pending, "in_flight": lag.in_flight, "error": lag.error}
         for lag in lags
     ]
 

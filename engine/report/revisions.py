@@ -26,7 +26,7 @@ def show_revisions(console: Console, revisions: Revisions) -> None:
             each.revision, local(each.at), harmless(each.who), harmless(each.message),
         )  # fmt: skip
     console.print(table)
-    found = revisions.in_force
+    found = revisions.active
     if found is not None and revisions.moved_at != found.at:
         moved = f"{found} is in force since {local(revisions.moved_at)}, by {revisions.moved_by}"
         console.print(harmless(moved, "dim"), soft_wrap=True)

@@ -14,16 +14,16 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from ..coverage import Coverage, Fired, Share, Spoken, Told
+from ..coverage import Coverage, CoverageShare, CoveredEntry, CoveredLocale, CoveredRule
 from ..layout import harmless, indented
 from ..model import Place, Problem
-from ..trial import Difference, Verdict
+from ..trial import CaseResult, Difference
 
 _NOT_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-_MOST_MISSING = 20  # listed of one sort, for people
+_MAX_MISSING_SHOWN = 20  # listed of one sort, for people
 
 
-def show_tests(console: Console, folder: str, verdicts: Sequence[Verdict], coverage: Coverage) -> None:
+def show_tests(console: Console, folder: str, verdicts: Sequence[CaseResult], coverage: Coverage) -> None:
     """Each failure in full, then the counts, then what no test touched."""
     failed = [verdict for verdict in verdicts if not verdict.ok]
     for verdict in failed:
@@ -68,14 +68,18 @@ def _show_coverage(console: Console, folder: str, coverage: Coverage) -> None:
     counts = ", ".join(f"{share.covered} of {share.total} {name}" for name, share in shares)
     console.print(f"covered: {counts}", style="" if coverage.complete else "yellow", soft_wrap=True)
     for _, share in shares:
-        for missing in share.missing[:_MOST_MISSING]:
-            place = f" ({_place(folder, missing.place)})" if isinstance(missing, Fired | Told) else ""
+        for missing in share.missing[:_MAX_MISSING_SHOWN]:
+            place = (
+                f" ({_place(folder, missing.place)})"
+                if isinstance(missing, CoveredRule | CoveredEntry)
+                else ""
+            )
             console.print(f"  no test: {missing}{place}", soft_wrap=True)
-        if len(share.missing) > _MOST_MISSING:
-            console.print(f"  and {len(share.missing) - _MOST_MISSING} more")
+        if len(share.missing) > _MAX_MISSING_SHOWN:
+            console.print(f"  and {len(share.missing) - _MAX_MISSING_SHOWN} more")
 
 
-def tests_document(folder: str, verdicts: Sequence[Verdict], coverage: Coverage) -> dict[str, Any]:
+def tests_document(folder: str, verdicts: Sequence[CaseResult], coverage: Coverage) -> dict[str, Any]:
     """The shape that ``mss test --format json`` prints."""
     return {
         "passed": sum(verdict.ok for verdict in verdicts),
@@ -116,7 +120,10 @@ def _difference(difference: Difference) -> dict[str, Any]:
     }
 
 
-def _share(folder: str, share: Share[Fired] | Share[Told] | Share[Spoken]) -> dict[str, Any]:
+def _share(
+    folder: str,
+    share: CoverageShare[CoveredRule] | CoverageShare[CoveredEntry] | CoverageShare[CoveredLocale],
+) -> dict[str, Any]:
     return {
         "covered": share.covered,
         "total": share.total,
@@ -124,19 +131,19 @@ def _share(folder: str, share: Share[Fired] | Share[Told] | Share[Spoken]) -> di
     }
 
 
-def _missing(folder: str, each: Fired | Told | Spoken) -> dict[str, Any]:
+def _missing(folder: str, each: CoveredRule | CoveredEntry | CoveredLocale) -> dict[str, Any]:
     match each:
-        case Spoken():
+        case CoveredLocale():
             return {"template": each.template, "channel": each.channel, "locale": each.locale}
-        case Told():
+        case CoveredEntry():
             entry = {"entry": each.entry, "channel": each.channel}
             entry |= {"step": each.step} if each.step else {}
-        case Fired():
+        case CoveredRule():
             entry = {}
     return {"rule": each.rule, **entry, "file": _file(folder, each.place), "line": each.place.line}
 
 
-def tests_as_junit(folder: str, verdicts: Sequence[Verdict]) -> str:
+def tests_as_junit(folder: str, verdicts: Sequence[CaseResult]) -> str:
     """One suite for each file, one case for each test."""
     root = Xml.Element("testsuites", {"name": _xml(folder), **_counts(verdicts)})
     ordered = sorted(verdicts, key=lambda verdict: verdict.case.place)
@@ -179,7 +186,7 @@ def _document(root: Xml.Element) -> str:
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{Xml.tostring(root, encoding="unicode")}'
 
 
-def _counts(verdicts: Sequence[Verdict]) -> dict[str, str]:
+def _counts(verdicts: Sequence[CaseResult]) -> dict[str, str]:
     failed = sum(not verdict.ok for verdict in verdicts)
     return {"tests": str(len(verdicts)), "failures": str(failed), "errors": "0", "time": "0"}
 

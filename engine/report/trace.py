@@ -10,11 +10,11 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from ..dead import Letter
-from ..entries import Dropped, Entry, Plan, Receipt, Revived
+from ..dead import DeadLetter
+from ..entries import DropRecord, HistoryEntry, PlanRecord, ReceiptRecord, RedriveRecord
 from ..layout import indented
 from ..model import Kind, Outcome
-from ..trace import DEAD, WAITING, Delivered, Story
+from ..trace import DEAD, WAITING, DeliveryTrace, EventTrace
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _COLOURS: dict[str, str] = {
@@ -33,7 +33,9 @@ def local(at: int) -> str:
     return (_EPOCH + timedelta(microseconds=at)).astimezone().isoformat(" ", "milliseconds")
 
 
-def show_trace(console: Console, reqid: str, stories: Sequence[Story], letters: Sequence[Letter]) -> None:
+def show_trace(
+    console: Console, reqid: str, stories: Sequence[EventTrace], letters: Sequence[DeadLetter]
+) -> None:
     """Each event: how it came, its rules, its deliveries with every attempt, what was not sent."""
     for position, story in enumerate(stories):
         if position:
@@ -50,9 +52,9 @@ def show_trace(console: Console, reqid: str, stories: Sequence[Story], letters: 
         _show_unsent(console, story, letters)
 
 
-def _show_arrival(console: Console, plan: Plan) -> None:
-    if plan.revival:
-        words = f"brought back from the dead letters {local(plan.revival.at)}"
+def _show_arrival(console: Console, plan: PlanRecord) -> None:
+    if plan.redrive:
+        words = f"brought back from the dead letters {local(plan.redrive.at)}"
         indented(console, f"{words}, planned again by revision {plan.revision}", 2)
         return
     off = (plan.event.received - plan.event.sent) / 1000
@@ -61,7 +63,7 @@ def _show_arrival(console: Console, plan: Plan) -> None:
     indented(console, f"planned   {local(plan.at)} by revision {plan.revision}", 2)
 
 
-def _show_rules(console: Console, story: Story) -> None:
+def _show_rules(console: Console, story: EventTrace) -> None:
     if not story.plans:
         return
     _head(console, "rules")
@@ -71,7 +73,7 @@ def _show_rules(console: Console, story: Story) -> None:
     indented(console, Text(f"{more} matched; mss explain says of each why", "dim"), 2)
 
 
-def _show_delivery(console: Console, delivery: Delivered, letters: Sequence[Letter]) -> None:
+def _show_delivery(console: Console, delivery: DeliveryTrace, letters: Sequence[DeadLetter]) -> None:
     status = Text(delivery.status, _COLOURS[delivery.status])
     head = Text.assemble(status, "  ", (delivery.channel, "bold"), f" {_to(delivery.to)} ({delivery.rule})")
     indented(console, head, 2)
@@ -81,7 +83,7 @@ def _show_delivery(console: Console, delivery: Delivered, letters: Sequence[Lett
             f"{local(attempt.at)}  ", (attempt.outcome, _COLOURS[attempt.outcome]), f"  {attempt.detail}"
         )
         indented(console, words, 4)
-    if note := _note(delivery):
+    if note := _remark(delivery):
         indented(console, Text(note, "yellow"), 4)
     for letter in letters:
         indented(
@@ -89,7 +91,7 @@ def _show_delivery(console: Console, delivery: Delivered, letters: Sequence[Lett
         )
 
 
-def _note(delivery: Delivered) -> str:
+def _remark(delivery: DeliveryTrace) -> str:
     """What the attempts alone do not say."""
     if delivery.is_duplicated:
         return (
@@ -97,8 +99,8 @@ def _note(delivery: Delivered) -> str:
             if (delivery.times_sent == 1)
             else f"sent {delivery.times_sent} times"
         )
-    if delivery.instead:
-        return f"it goes on over {delivery.instead.channel}"
+    if delivery.fallback:
+        return f"it goes on over {delivery.fallback.channel}"
     if delivery.dropped and delivery.is_given_up:
         return f"an operator dropped its dead letter {local(delivery.dropped)}"
     if delivery.revived and not delivery.times_sent:
@@ -109,7 +111,7 @@ def _note(delivery: Delivered) -> str:
     return "" if delivery.is_final or not delivery.attempts else "it will be tried again"
 
 
-def _show_unsent(console: Console, story: Story, letters: Sequence[Letter]) -> None:
+def _show_unsent(console: Console, story: EventTrace, letters: Sequence[DeadLetter]) -> None:
     if story.suppressed or story.held or story.failures:
         _head(console, "not sent, or not at once")
     for each in story.suppressed:
@@ -127,27 +129,27 @@ def _show_unsent(console: Console, story: Story, letters: Sequence[Letter]) -> N
                 indented(console, f"dead letter {letter.sequence}: mss dead retry {letter.sequence}", 4)
 
 
-def show_entry(console: Console, kind: Kind, entry: Entry) -> None:
+def show_entry(console: Console, kind: Kind, entry: HistoryEntry) -> None:
     """One entry as it comes, on a line of its own."""
     at = local(entry.at)
     match entry:
-        case Plan():
+        case PlanRecord():
             name = f"{kind}.{entry.event.key}" if entry.event.key else str(kind)
             count = _count(len(entry.deliveries), "delivery", "deliveries")
             words = Text.assemble((name, "bold"), f" planned: {count}, {len(entry.suppressed)} suppressed")
-        case Receipt():
+        case ReceiptRecord():
             outcome = (entry.outcome, _COLOURS[entry.outcome])
-            end = f", goes on over {entry.instead.channel}" if entry.instead else ", given up"
+            end = f", goes on over {entry.fallback.channel}" if entry.fallback else ", given up"
             final = "" if entry.outcome is Outcome.SENT or not entry.final else end
             words = Text.assemble(outcome, f"{final}  {entry.channel} {_to(entry.to)}: {entry.detail}")
-        case Revived():
+        case RedriveRecord():
             words = Text(f"brought back from the dead letters: {entry.channel} ({entry.rule})")
-        case Dropped():
+        case DropRecord():
             words = Text(f"dropped from the dead letters: {entry.channel} ({entry.rule})")
     indented(console, Text.assemble(f"{at}  ", words), 0)
 
 
-def summary(stories: Sequence[Story]) -> str:
+def summary(stories: Sequence[EventTrace]) -> str:
     """The deliveries of all events by status, in one line."""
     counted = Counter(delivery.status for story in stories for delivery in story.deliveries)
     total = _count(sum(counted.values()), "delivery", "deliveries")
@@ -155,14 +157,19 @@ def summary(stories: Sequence[Story]) -> str:
 
 
 def trace_document(
-    reqid: str, stories: Sequence[Story], letters: Sequence[Letter], hidden: Sequence[Kind], *, cut: bool
+    reqid: str,
+    stories: Sequence[EventTrace],
+    letters: Sequence[DeadLetter],
+    hidden: Sequence[Kind],
+    *,
+    cut: bool,
 ) -> dict[str, Any]:
     """The shape that ``mss trace --format json`` prints: the first event, and under ``others`` the rest."""
     first, *others = [_story(reqid, story, letters) for story in stories]
     return {**first, "others": others, "hidden": [str(kind) for kind in hidden], "cut": cut}
 
 
-def _story(reqid: str, story: Story, letters: Sequence[Letter]) -> dict[str, Any]:
+def _story(reqid: str, story: EventTrace, letters: Sequence[DeadLetter]) -> dict[str, Any]:
     return {
         "reqid": reqid,
         "event": story.name,
@@ -173,7 +180,7 @@ def _story(reqid: str, story: Story, letters: Sequence[Letter]) -> dict[str, Any
                 "received": iso(plan.event.received),
                 "planned": iso(plan.at),
                 "revision": plan.revision,
-                "redriven": iso(plan.revival.at) if plan.revival else None,
+                "redriven": iso(plan.redrive.at) if plan.redrive else None,
             }
             for plan in story.plans
         ],
@@ -204,7 +211,7 @@ def _story(reqid: str, story: Story, letters: Sequence[Letter]) -> dict[str, Any
                 "at": iso(letter.at),
                 "reason": letter.reason,
                 "delivery": letter.delivery,
-                "detail": letter.said("detail"),
+                "detail": letter.header("detail"),
             }
             for letter in letters
             if letter.kind == story.kind
@@ -212,7 +219,7 @@ def _story(reqid: str, story: Story, letters: Sequence[Letter]) -> dict[str, Any
     }
 
 
-def _delivery(delivery: Delivered) -> dict[str, Any]:
+def _delivery(delivery: DeliveryTrace) -> dict[str, Any]:
     return {
         "id": delivery.id,
         "rule": delivery.rule,
@@ -221,7 +228,7 @@ def _delivery(delivery: Delivered) -> dict[str, Any]:
         "locale": delivery.locale,
         "status": delivery.status,
         "final": delivery.is_final,
-        "fallback": delivery.instead.id if delivery.instead else None,
+        "fallback": delivery.fallback.id if delivery.fallback else None,
         "duplicated": delivery.is_duplicated,
         "redriven": [iso(at) for at in delivery.revived],
         "dropped": iso(delivery.dropped) if delivery.dropped else None,

@@ -14,10 +14,10 @@ from referencing.exceptions import Unresolvable
 from referencing.jsonschema import DRAFT202012
 
 from ..documents import Document, pointer
-from ..documents import Path as At
+from ..documents import DocumentPath as At
 from ..model import Problem
 from ..spelling import nearest
-from .findings import Finding, findings
+from .findings import SchemaViolation, violations_of
 from .validators import PLAIN, Schema, fast_validator
 
 _HERE = Path(__file__).parents[1]
@@ -56,7 +56,7 @@ def check(document: Document, schema_name: str) -> list[Problem]:
         return []  # it could not be read: nothing is known of what it lacks
     reported = {problem.place for problem in document.problems}
     problems: dict[tuple[Any, ...], Problem] = {}
-    for finding in findings(document.data, _validator(schema_name)):
+    for finding in violations_of(document.data, _validator(schema_name)):
         place = (document.key_place if finding.at_key else document.place)(finding.path)
         if place in reported:
             continue
@@ -71,26 +71,26 @@ def check(document: Document, schema_name: str) -> list[Problem]:
     return sorted(problems.values(), key=lambda problem: problem.place)
 
 
-def check_value(data: Any, schema: Schema | bool) -> list[Finding]:
+def check_value(data: Any, schema: Schema | bool) -> list[SchemaViolation]:
     """What ``schema``, any valid one of draft 2020-12, finds wrong in ``data``. Nothing is fetched."""
     try:
-        return findings(data, PLAIN(schema, registry=Registry()))  # an empty one: nothing is fetched
+        return violations_of(data, PLAIN(schema, registry=Registry()))  # an empty one: nothing is fetched
     except Unresolvable as error:
         message = f"the schema refers to '{error.ref}', which is not in it"
-        return [Finding(path=(), code="bad-schema", message=message)]
+        return [SchemaViolation(path=(), code="bad-schema", message=message)]
 
 
-def check_schema(schema: Any) -> list[Finding]:
+def check_schema(schema: Any) -> list[SchemaViolation]:
     """What makes ``schema`` no schema of draft 2020-12, or one that refers to what is not in it.
 
     Only one without may go to ``check_value``.
     """
     draft = Draft202012Validator
-    flaws = findings(schema, draft(draft.META_SCHEMA, format_checker=draft.FORMAT_CHECKER))
+    flaws = violations_of(schema, draft(draft.META_SCHEMA, format_checker=draft.FORMAT_CHECKER))
     return flaws or list(_dangling(schema))
 
 
-def _dangling(schema: Any) -> Iterator[Finding]:
+def _dangling(schema: Any) -> Iterator[SchemaViolation]:
     """References that lead out of the schema: nothing is fetched."""
     resource = Resource.from_contents(schema, DRAFT202012)
     name = resource.id() or ""
@@ -100,7 +100,7 @@ def _dangling(schema: Any) -> Iterator[Finding]:
             inside.lookup(reference)
         except (Unresolvable, ValueError):
             message = f"the schema refers to '{reference}', which is not in it"
-            yield Finding(path=path, code="bad-schema", message=message, hint="write it under $defs")
+            yield SchemaViolation(path=path, code="bad-schema", message=message, hint="write it under $defs")
 
 
 def _references(schema: Any, at: At) -> Iterator[tuple[At, str]]:

@@ -8,36 +8,36 @@ from typing import Any
 
 from jsonschema.exceptions import ValidationError
 
-from ..documents import Path
+from ..documents import DocumentPath
 from ..spelling import nearest
 from .validators import Schema, dereference, regex
-from .wording import in_words, no_alternative, schema_of, unknown_key, wrong_key
+from .wording import describe, no_alternative, schema_of, unknown_key, wrong_key
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
+class SchemaViolation:
     """Something in a value that its schema does not allow."""
 
-    path: Path
+    path: DocumentPath
     code: str
     message: str
     hint: str = ""
     at_key: bool = False  # the key is wrong, not the value
 
 
-def findings(data: Any, validator: Any) -> list[Finding]:
+def violations_of(data: Any, validator: Any) -> list[SchemaViolation]:
     """What ``validator`` finds wrong in ``data``, in the order in which it looks."""
-    found: dict[Finding, None] = {}  # in order, each once
+    found: dict[SchemaViolation, None] = {}  # in order, each once
     try:
         for error in validator.iter_errors(data):
             found.update(dict.fromkeys(_translate(error, validator.schema)))
     except RecursionError:  # the library takes several frames a level
         message = "mappings and lists too deep inside one another to be checked"
-        return [Finding(path=(), code="too-deep", message=message)]
+        return [SchemaViolation(path=(), code="too-deep", message=message)]
     return list(found)
 
 
-def _translate(error: ValidationError, root: Schema) -> Iterator[Finding]:
+def _translate(error: ValidationError, root: Schema) -> Iterator[SchemaViolation]:
     keyword = str(error.validator)
     if keyword in ("anyOf", "oneOf") and error.context:
         yield from _alternatives(error, root)
@@ -48,11 +48,11 @@ def _translate(error: ValidationError, root: Schema) -> Iterator[Finding]:
     elif keyword == "propertyNames":
         yield _wrong_key(error, root)
     else:
-        code, message, hint = in_words(error)
-        yield Finding(path=_path(error), code=code, message=message, hint=hint)
+        code, message, hint = describe(error)
+        yield SchemaViolation(path=_path(error), code=code, message=message, hint=hint)
 
 
-def _alternatives(error: ValidationError, root: Schema) -> Iterator[Finding]:
+def _alternatives(error: ValidationError, root: Schema) -> Iterator[SchemaViolation]:
     """Report what is wrong with the alternative that was meant: the one of the value's own type."""
     branches: dict[Any, list[ValidationError]] = {}
     for inner in error.context or ():
@@ -60,7 +60,7 @@ def _alternatives(error: ValidationError, root: Schema) -> Iterator[Finding]:
     meant = [inners for inners in branches.values() if not any(_is_other_type(inner) for inner in inners)]
     if not meant:
         code, message, hint = no_alternative(error, root)
-        yield Finding(path=_path(error), code=code, message=message, hint=hint)
+        yield SchemaViolation(path=_path(error), code=code, message=message, hint=hint)
         return
     for inner in max(meant, key=lambda inners: (max(len(_path(inner)) for inner in inners), -len(inners))):
         yield from _translate(inner, root)
@@ -79,11 +79,11 @@ def _is_other_type(error: ValidationError) -> bool:
     return error.validator in ("type", "const")
 
 
-def _unknown_keys(error: ValidationError) -> Iterator[Finding]:
+def _unknown_keys(error: ValidationError) -> Iterator[SchemaViolation]:
     allowed = list(schema_of(error).get("properties", {}))
     for key in _extra_keys(error):
         code, message, hint = unknown_key(key, allowed)
-        yield Finding(path=(*_path(error), key), code=code, message=message, hint=hint, at_key=True)
+        yield SchemaViolation(path=(*_path(error), key), code=code, message=message, hint=hint, at_key=True)
 
 
 def _extra_keys(error: ValidationError) -> list[str]:
@@ -97,7 +97,7 @@ def _extra_keys(error: ValidationError) -> list[str]:
     ]
 
 
-def _missing_keys(error: ValidationError, keyword: str) -> Iterator[Finding]:
+def _missing_keys(error: ValidationError, keyword: str) -> Iterator[SchemaViolation]:
     schema, instance = schema_of(error), _mapping(error.instance)
     wanted: dict[str, str] = {}
     if keyword == "required":
@@ -111,19 +111,19 @@ def _missing_keys(error: ValidationError, keyword: str) -> Iterator[Finding]:
     for key, message in wanted.items():
         # A misspelled key is one mistake, reported where it stands.
         if key not in instance and f"did you mean '{key}'?" not in hints:
-            yield Finding(path=_path(error), code="missing-key", message=message)
+            yield SchemaViolation(path=_path(error), code="missing-key", message=message)
 
 
-def _wrong_key(error: ValidationError, root: Schema) -> Finding:
+def _wrong_key(error: ValidationError, root: Schema) -> SchemaViolation:
     names_schema = dereference(root, schema_of(error)["propertyNames"])
     path = _path(error)
     code, message, hint = wrong_key(str(path[-1]), names_schema, schema_of(error).get("properties", {}))
-    return Finding(path=path, code=code, message=message, hint=hint, at_key=True)
+    return SchemaViolation(path=path, code=code, message=message, hint=hint, at_key=True)
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-def _path(error: ValidationError) -> Path:
+def _path(error: ValidationError) -> DocumentPath:
     return tuple(error.absolute_path)

@@ -11,12 +11,12 @@ from jsonschema.exceptions import ValidationError
 from ..spelling import nearest
 from .validators import Schema, dereference, regex
 
-Words = tuple[str, str, str]  # code, message, hint
+Wording = tuple[str, str, str]  # code, message, hint
 
 EXPECTS = "x-mss-expects"  # beside a pattern or anyOf: what to write, completing "expected ..."
 
-_MOST_NAMES = 12  # listed in one message
-_MOST_TEXT = 60  # characters of a value quoted in a message
+_MAX_NAMES = 12  # listed in one message
+_MAX_TEXT_LENGTH = 60  # characters of a value quoted in a message
 
 _KINDS = {
     "string": "a string",
@@ -35,12 +35,12 @@ _SIZES = {
 }
 
 
-def in_words(error: ValidationError) -> Words:
+def describe(error: ValidationError) -> Wording:
     """What a keyword about the value itself found wrong."""
     return _IN_WORDS.get(str(error.validator), _unforeseen)(error)
 
 
-def no_alternative(error: ValidationError, root: Schema) -> Words:
+def no_alternative(error: ValidationError, root: Schema) -> Wording:
     """The value is of another type than all that it may be."""
     schema = schema_of(error)
     leaves = list(_leaves(schema, root))
@@ -49,13 +49,13 @@ def no_alternative(error: ValidationError, root: Schema) -> Words:
     return "wrong-type", message, _type_hint(error.instance, leaves)
 
 
-def unknown_key(key: str, allowed: list[str]) -> Words:
+def unknown_key(key: str, allowed: list[str]) -> Wording:
     """A key that is none of those there are."""
     listed = f"; allowed: {_list(allowed)}" if allowed else ""
     return "unknown-key", f"unknown key '{_cut(key)}'{listed}", nearest(key, allowed)
 
 
-def wrong_key(key: str, names_schema: Schema, known: Iterable[str]) -> Words:
+def wrong_key(key: str, names_schema: Schema, known: Iterable[str]) -> Wording:
     """A key that is not as ``names_schema`` has keys."""
     message = f"expected {_expected(names_schema)}, found the key '{_cut(key)}'"
     return "bad-format", message, nearest(key, known)
@@ -66,7 +66,7 @@ def schema_of(error: ValidationError) -> Schema:
     return error.schema if isinstance(error.schema, Mapping) else {}
 
 
-def _wrong_type(error: ValidationError) -> Words:
+def _wrong_type(error: ValidationError) -> Wording:
     schema = schema_of(error)
     types = _listed(schema["type"])
     expected = schema.get(EXPECTS) or _either(_KINDS[name] for name in types)
@@ -74,22 +74,22 @@ def _wrong_type(error: ValidationError) -> Words:
     return "wrong-type", f"expected {expected}, found {_found(error.instance)}", hint
 
 
-def _not_allowed(error: ValidationError) -> Words:
+def _not_allowed(error: ValidationError) -> Wording:
     words = [_written(word) for word in schema_of(error)["enum"]]
     hint = nearest(error.instance, words) if isinstance(error.instance, str) else ""
     return "not-allowed", f"expected one of {_list(words)}, found {_found(error.instance)}", hint
 
 
-def _other_constant(error: ValidationError) -> Words:
+def _other_constant(error: ValidationError) -> Wording:
     expected = _written(schema_of(error)["const"])
     return "bad-value", f"expected {expected}, found {_found(error.instance)}", ""
 
 
-def _bad_format(error: ValidationError) -> Words:
+def _bad_format(error: ValidationError) -> Wording:
     return "bad-format", f"expected {_expected(schema_of(error))}, found {_found(error.instance)}", ""
 
 
-def _out_of_range(error: ValidationError) -> Words:
+def _out_of_range(error: ValidationError) -> Wording:
     schema = schema_of(error)
     if "minimum" in schema and "maximum" in schema:
         expected = f"{schema['minimum']} to {schema['maximum']}"
@@ -107,7 +107,7 @@ def _out_of_range(error: ValidationError) -> Words:
     return "out-of-range", f"expected {' and '.join(bounds)}, found {_found(error.instance)}", ""
 
 
-def _wrong_size(error: ValidationError) -> Words:
+def _wrong_size(error: ValidationError) -> Wording:
     keyword = str(error.validator)
     wanted: Any = error.validator_value
     instance: Any = error.instance
@@ -118,7 +118,7 @@ def _wrong_size(error: ValidationError) -> Words:
     return "out-of-range", f"expected {bound} {wanted} {unit}, found {len(instance)}", ""
 
 
-def _unforeseen(error: ValidationError) -> Words:
+def _unforeseen(error: ValidationError) -> Wording:
     """A keyword that only schemas from elsewhere use."""
     if not schema_of(error):  # it is false
         return "bad-value", "nothing may stand here", ""
@@ -128,7 +128,7 @@ def _unforeseen(error: ValidationError) -> Words:
     return "bad-value", f"{_found(error.instance)} does not satisfy the schema's '{error.validator}'", ""
 
 
-_IN_WORDS: dict[str, Callable[[ValidationError], Words]] = {
+_IN_WORDS: dict[str, Callable[[ValidationError], Wording]] = {
     "type": _wrong_type,
     "enum": _not_allowed,
     "const": _other_constant,
@@ -203,12 +203,12 @@ def _written(value: Any) -> str:
 
 def _cut(value: Any) -> str:
     text = " ".join(str(value).split())
-    return text if len(text) <= _MOST_TEXT else f"{text[:_MOST_TEXT]}…"
+    return text if len(text) <= _MAX_TEXT_LENGTH else f"{text[:_MAX_TEXT_LENGTH]}…"
 
 
 def _list(words: list[str]) -> str:
-    more = ", …" if len(words) > _MOST_NAMES else ""
-    return ", ".join(words[:_MOST_NAMES]) + more
+    more = ", …" if len(words) > _MAX_NAMES else ""
+    return ", ".join(words[:_MAX_NAMES]) + more
 
 
 def _either(words: Iterable[str]) -> str:

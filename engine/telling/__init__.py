@@ -11,16 +11,16 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ..audience import texts, usable_address
-from ..catalogue import LOCALE, USER, mask
+from ..catalogue import LOCALE_ROLE, USER_ROLE, mask
 from ..draft import delivery_id
 from ..errors import TemplateError, UndecodableError
 from ..model import Delivery, Event, Kind, Message, Outcome, Severity
 from ..paths import resolve
-from ..plan import find_words, told_in_words
+from ..plan import event_context, find_template
 from ..rulebook import ActionSpec, ChannelSpec, Rulebook
-from ..templates import render
+from ..templates import render_template
 from .payloads import read_payload
-from .request import NOT_BEGUN, OUTCOME_UNKNOWN, Answer, Request, failed
+from .request import NOT_BEGUN, OUTCOME_UNKNOWN, ActionRequest, ActionResponse, failed
 from .shapes import ANY, SHAPES
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -28,7 +28,7 @@ _REFUSED = "not delivered: the other side refuses it"
 _DEFERRED = "not delivered: try again later"
 _IN_PART = "not delivered to everybody"
 _NO_WORDS = "not delivered: the message cannot be written"
-_SHORTEST_SECRET = 4  # characters; masking "1" wherever it occurs would destroy the text
+_MIN_SECRET_LENGTH = 4  # characters; masking "1" wherever it occurs would destroy the text
 
 
 class UnreachableError(Exception):
@@ -36,29 +36,29 @@ class UnreachableError(Exception):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ending:
+class SendResult:
     """How a send over one channel ended."""
 
-    answer: Answer
+    answer: ActionResponse
     is_last: bool  # no other channel may be tried
 
 
-def ending(outcome: Outcome, detail: str = "", *, in_part: bool = False) -> Ending:
+def send_result(outcome: Outcome, detail: str = "", *, in_part: bool = False) -> SendResult:
     """Of a send. ``in_part``: others have the message, and another channel would tell them twice."""
     match outcome:
         case Outcome.SENT:
-            return Ending(answer=Answer(), is_last=True)
+            return SendResult(answer=ActionResponse(), is_last=True)
         case Outcome.REFUSED:
-            return Ending(answer=failed(_REFUSED, detail), is_last=False)
+            return SendResult(answer=failed(_REFUSED, detail), is_last=False)
         case Outcome.DEFERRED:
-            return Ending(answer=failed(_IN_PART if in_part else _DEFERRED, detail), is_last=in_part)
+            return SendResult(answer=failed(_IN_PART if in_part else _DEFERRED, detail), is_last=in_part)
         case Outcome.UNKNOWN:
-            return Ending(answer=failed(OUTCOME_UNKNOWN, detail), is_last=True)
+            return SendResult(answer=failed(OUTCOME_UNKNOWN, detail), is_last=True)
 
 
-def deliveries(
-    rulebook: Rulebook, spec: ActionSpec, channels: Sequence[ChannelSpec], request: Request
-) -> Generator[Delivery, Ending, Answer]:
+def delivery_steps(
+    rulebook: Rulebook, spec: ActionSpec, channels: Sequence[ChannelSpec], request: ActionRequest
+) -> Generator[Delivery, SendResult, ActionResponse]:
     """Hand out what is to be sent, be told how each ended, and return what the caller hears."""
     try:
         payload = read_payload(request.payload, SHAPES.get(spec.key, ANY))
@@ -68,7 +68,7 @@ def deliveries(
     answer = failed(NOT_BEGUN)
     for channel in channels:
         try:
-            delivery = tell(rulebook, spec, channel, request, payload)
+            delivery = build_delivery(rulebook, spec, channel, request, payload)
         except UnreachableError as error:
             answer = failed(str(error))
             continue
@@ -82,18 +82,22 @@ def deliveries(
             said.append(mask(f"{channel.name}: {answer.detail}", delivery.secrets))
         if ended.is_last:
             break
-    return Answer() if answer.code == 0 else failed(answer.message, "; ".join(said))
+    return ActionResponse() if answer.code == 0 else failed(answer.message, "; ".join(said))
 
 
-def tell(
-    rulebook: Rulebook, spec: ActionSpec, channel: ChannelSpec, request: Request, payload: Mapping[str, Any]
+def build_delivery(
+    rulebook: Rulebook,
+    spec: ActionSpec,
+    channel: ChannelSpec,
+    request: ActionRequest,
+    payload: Mapping[str, Any],
 ) -> Delivery:
     """The delivery that ``request`` asks for. Raises UnreachableError or TemplateError."""
     found = {role: tuple(texts(resolve(payload, path))) for role, path in spec.to.items()}
     to = _addresses(channel, found)
-    user = next(iter(found.get(USER, ())), "")
-    wanted = next(iter(found.get(LOCALE, ())), "")
-    words = find_words(rulebook, spec.template, channel, wanted)
+    user = next(iter(found.get(USER_ROLE, ())), "")
+    wanted = next(iter(found.get(LOCALE_ROLE, ())), "")
+    words = find_template(rulebook, spec.template, channel, wanted)
     # A channel knows three kinds; what an action says is for one person's eyes, as an audit is.
     event = Event(
         kind=Kind.AUDIT,
@@ -104,7 +108,7 @@ def tell(
         received=request.received,
     )
     context = {
-        **told_in_words(event, "action"),
+        **event_context(event, "action"),
         "rule": {"id": spec.key, "description": "", "severity": str(Severity.NONE)},
         "recipient": {"user": user, "address": to[0] if to else "", "locale": wanted},
         "vars": spec.vars,
@@ -122,8 +126,8 @@ def tell(
         to=to,
         locale=(words.locale if words else "") or rulebook.defaults.locale,
         severity=Severity.NONE,
-        message=render(words, context) if words else Message(),
-        payload=None if channel.words else payload,
+        message=render_template(words, context) if words else Message(),
+        payload=None if channel.renders_text else payload,
         secrets=secrets_in(spec, payload),
         created=request.received,
     )
@@ -132,7 +136,7 @@ def tell(
 def secrets_in(spec: ActionSpec, payload: Mapping[str, Any]) -> tuple[str, ...]:
     """The sensitive values of a payload, longest first, so that no part of one is left over."""
     values = {text for path in spec.sensitive for text in texts(resolve(payload, path))}
-    return tuple(sorted((v for v in values if len(v) >= _SHORTEST_SECRET), key=len, reverse=True))
+    return tuple(sorted((v for v in values if len(v) >= _MIN_SECRET_LENGTH), key=len, reverse=True))
 
 
 def _addresses(channel: ChannelSpec, found: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:

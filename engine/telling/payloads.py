@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import UndecodableError
 
-_LONGEST_VALUE = 100  # characters of a value in a message
+_MAX_VALUE_LENGTH = 100  # characters of a value in a message
 
 
 def read_payload(payload: Any, shape: Mapping[str, str]) -> dict[str, Any]:
@@ -33,7 +33,7 @@ def read_payload(payload: Any, shape: Mapping[str, str]) -> dict[str, Any]:
             values[name] = value
     wrong = [
         f"* '{shape[name]}' expected type 'string', got unconvertible type '{_go_type(value)}', "
-        f"value: '{_go_value(value)[:_LONGEST_VALUE]}'"
+        f"value: '{_go_value(value)[:_MAX_VALUE_LENGTH]}'"
         for name, value in values.items()
         if name in shape and not isinstance(value, str | None)
     ]
@@ -63,11 +63,11 @@ def _go_value(value: Any) -> str:
     if isinstance(value, int | float):
         return _go_number(value)
     if isinstance(value, list):
-        return f"[{' '.join(_go_value(item) for item in value[:_LONGEST_VALUE])}]"
+        return f"[{' '.join(_go_value(item) for item in value[:_MAX_VALUE_LENGTH])}]"
     if isinstance(value, dict):
-        shown = sorted(value)[:_LONGEST_VALUE]
+        shown = sorted(value)[:_MAX_VALUE_LENGTH]
         return f"map[{' '.join(f'{key}:{_go_value(value[key])}' for key in shown)}]"
-    return str(value)[:_LONGEST_VALUE]
+    return str(value)[:_MAX_VALUE_LENGTH]
 
 
 def _go_number(value: float) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
+class ActionRequest:
     """One request for an action, as received."""
 
     key: str  # what stands after the prefix and ``action.``
@@ -20,7 +20,7 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class ActionResponse:
     """What the caller hears. Neither ``message`` nor ``payload`` tells anything of this server."""
 
     code: int = 0
@@ -33,6 +33,6 @@ NOT_BEGUN = "not carried out: no time left"
 OUTCOME_UNKNOWN = "outcome unknown: it may have been carried out"
 
 
-def failed(message: str, detail: str = "") -> Answer:
+def failed(message: str, detail: str = "") -> ActionResponse:
     """The answer of an action that failed."""
-    return Answer(code=1, message=message, detail=detail)
+    return ActionResponse(code=1, message=message, detail=detail)

@@ -32,7 +32,7 @@ sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parent)]
 import msgspec  # noqa: E402
 from workload import BenchRule, Workload  # noqa: E402 -- found beside this file
 
-from engine.collecting import settle  # noqa: E402
+from engine.collecting import freeze_heap  # noqa: E402
 from engine.index import RuleIndex, SubjectIndex  # noqa: E402
 from engine.loader import load_policy  # noqa: E402
 
@@ -57,7 +57,7 @@ def measure(size: int, mode: str, count: int) -> dict[str, Any]:
     held = memory(entries)
     index: RuleIndex[BenchRule] = RuleIndex(entries)
     trie = SubjectIndex((rule.patterns, rule) for rule in rules)
-    settle()
+    freeze_heap()
 
     def by_trie(name: str, payload: dict[str, Any]) -> list[BenchRule]:
         return [rule for rule in trie.lookup(name) if rule.when.holds(payload)]
@@ -130,7 +130,7 @@ def build(entries: list[Any]) -> float:
     """Microseconds a rule to build the index, as in a load: with the garbage collector at rest."""
     taken = []
     for _ in range(3 if len(entries) <= 10_000 else 2):
-        settle()
+        freeze_heap()
         gc.disable()
         began = time.process_time()
         index = RuleIndex(entries)

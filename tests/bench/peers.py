@@ -167,14 +167,14 @@ def main(size: int, count: int, seconds: float, as_json: bool) -> None:
     sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parent)]
     from workload import Workload
 
-    from engine.collecting import settle
+    from engine.collecting import freeze_heap
     from engine.index import RuleIndex, SubjectIndex
 
     work = Workload(size, mode="peer")
     rules, events = work.rules(), work.events(count)
     index = RuleIndex([(rule.patterns, rule.when, rule.number) for rule in rules])
     trie = SubjectIndex((rule.patterns, rule.number) for rule in rules)
-    settle()
+    freeze_heap()
 
     def index_us() -> float:
         began = time.process_time()

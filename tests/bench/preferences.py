@@ -26,7 +26,7 @@ sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
 from support import NatsServer, client_options  # noqa: E402 -- found beside this folder
 
-from engine.broker import Connection, Groundwork, Outgoing, Publisher, Topology, connect  # noqa: E402
+from engine.broker import Connection, OutgoingMessage, Provisioner, Publisher, Topology, connect  # noqa: E402
 from engine.metrics import Metrics  # noqa: E402
 from engine.preference_cache import PreferenceCache  # noqa: E402
 from engine.preference_store import PreferenceStore, token_of  # noqa: E402
@@ -57,7 +57,7 @@ async def fill(connection: Connection, people: int) -> float:
     for first in range(0, people, _BATCH):
         await publisher.store(
             *(
-                Outgoing(
+                OutgoingMessage(
                     subject=f"$KV.MSS_PREFERENCES.user.{token_of(f'u{number}')}",
                     payload=encode(f"u{number}", document(number)),
                     id=f"p{number}",
@@ -87,7 +87,7 @@ async def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]
     server = NatsServer(folder / "nats")
     await server.start()
     connection = await connect(client_options(server))
-    await Groundwork(Topology(), connection).prepare()
+    await Provisioner(Topology(), connection).provision()
     metrics = Metrics()
     store = PreferenceStore(connection=connection, name="MSS_PREFERENCES")
     cache = PreferenceCache(store, metrics, most=arguments.most)

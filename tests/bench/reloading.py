@@ -21,11 +21,11 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 from check import COUNTRIES
 
-from engine.beside import beside
-from engine.collecting import has_grown, settle
-from engine.dismantling import dismantle
+from engine.beside import run_in_thread
+from engine.collecting import freeze_heap, heap_has_grown
+from engine.dismantling import free_gradually
 from engine.loader import load_policy
-from engine.reload import MOST_TO_COLLECT
+from engine.reload import MAX_RULES_TO_COLLECT
 
 
 def write_policy(folder: Path, rules: int, revision: int) -> None:
@@ -68,23 +68,23 @@ async def measure(folder: Path, rules: int, reloads: int) -> dict[str, Any]:
         return result
 
     async def settled() -> None:
-        if has_grown() and rules < MOST_TO_COLLECT:
-            settle()
+        if heap_has_grown() and rules < MAX_RULES_TO_COLLECT:
+            freeze_heap()
 
     write_policy(folder, rules, 0)
     rulebook = load_policy(folder, warn=False).require()
-    settle()
+    freeze_heap()
     await during("idle", asyncio.sleep(2))
     began = time.perf_counter()
     for number in range(1, reloads + 1):
         write_policy(folder, rules, number)
-        policy = await during("load", beside(load_policy, folder, warn=False))
+        policy = await during("load", run_in_thread(load_policy, folder, warn=False))
         old, rulebook = rulebook, policy.require()  # type: ignore[attr-defined]
         del policy
         await during("settle", settled())
         box = [old]
         del old
-        await during("dismantle", beside(dismantle, box))
+        await during("dismantle", run_in_thread(free_gradually, box))
     gc.unfreeze()
     return {
         "garbage": gc.collect(),

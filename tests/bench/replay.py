@@ -34,7 +34,7 @@ from engine.loader import load_files, read_folder  # noqa: E402
 from engine.model import Kind  # noqa: E402
 from engine.plan import plan  # noqa: E402
 from engine.replay import Replay  # noqa: E402
-from engine.replay.likeness import Side  # noqa: E402
+from engine.replay.likeness import ReplaySide  # noqa: E402
 from engine.replay.wordprints import template_prints  # noqa: E402
 
 ENVIRONMENT = {**os.environ, "SMTP_HOST": "127.0.0.1", "SMTP_PORT": "25", "SMS_GATEWAY": "127.0.0.1:1"}
@@ -57,9 +57,11 @@ def edit(file: Path, old: str, new: str) -> None:
     file.write_text(text.replace(old, new, 1) if old else text + new)
 
 
-def side(folder: Path) -> Side:
+def side(folder: Path) -> ReplaySide:
     files = read_folder(folder)
-    return Side(rulebook=load_files(files, ENVIRONMENT).require(), prints=template_prints(files.contents))
+    return ReplaySide(
+        rulebook=load_files(files, ENVIRONMENT).require(), prints=template_prints(files.contents)
+    )
 
 
 async def fill(address: str, count: int) -> None:
@@ -93,7 +95,7 @@ async def seconds(address: str, replay: Replay | None) -> float:
     return took
 
 
-async def in_full(address: str, live: Side, new: Side, count: int) -> float:
+async def in_full(address: str, live: ReplaySide, new: ReplaySide, count: int) -> float:
     connection = await connect({"servers": [address]})
     archive = Archive(connection=connection, topology=Topology())
     done, took = 0, 0.0

@@ -70,7 +70,7 @@ def test_the_chain_of_the_reference_goes_as_it_says(tmp_path: Path) -> None:
     def steps(score: int) -> list[tuple[str, tuple[str, ...], float]]:
         payload = {"mailto": "a@example.com", "phone": "+8613800000000", "risk": {"score": score}}
         (delivery,) = plan(book, policies.event(payload)).deliveries
-        return [(each.channel, each.to, each.within) for each in (delivery, *delivery.instead)]
+        return [(each.channel, each.to, each.fallback_after) for each in (delivery, *delivery.fallbacks)]
 
     mails = [("email", ("a@example.com",), 900.0), ("email", ("secops@example.com",), 0.0)]
     assert steps(70) == [("sms", ("+8613800000000",), 900.0), *mails]

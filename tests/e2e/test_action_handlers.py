@@ -171,14 +171,14 @@ async def test_an_action_is_handed_over_and_back_without_a_failure(world: World)
         for _ in range(3):
             taking = await theirs.subscribe(f"{PREFIX}.iplocation", queue=QUEUE_GROUP, cb=program)
             await theirs.flush()
-            await server.adopt(
+            await server.apply(
                 server.rulebook, replace(server.settings, actions_off=frozenset({"iplocation"}))
             )
             assert server.actions is not None and "iplocation" not in server.actions.keys
             mark = len(said) + 32  # what was asked before may have been answered by either
             await more(200)
             assert set(said[mark:]) == {"theirs"}
-            await server.adopt(server.rulebook, replace(server.settings, actions_off=frozenset()))
+            await server.apply(server.rulebook, replace(server.settings, actions_off=frozenset()))
             await leave(theirs, taking)
             mark = len(said) + 32
             await more(200)

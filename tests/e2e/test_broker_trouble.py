@@ -13,7 +13,7 @@ from support import LIMIT, NatsServer, client_options, envelope, login, until
 from world import World
 
 from engine.demo import Caught, sms_catcher, smtp_catcher
-from engine.errors import BrokerUnfit
+from engine.errors import BrokerUnsupported
 from engine.model import Kind
 from engine.server import Server
 
@@ -101,7 +101,7 @@ async def test_two_replicas_share_the_work(world: World) -> None:
 
 async def test_a_stream_over_the_actions_stops_the_start(world: World) -> None:
     await world.client.jetstream().add_stream(name="BAD", subjects=["kiam.console.>"])
-    with pytest.raises(BrokerUnfit, match="stream BAD"):
+    with pytest.raises(BrokerUnsupported, match="stream BAD"):
         async with serving(world.caught, world.address):
             pass
 
@@ -115,7 +115,7 @@ async def test_a_missing_permission_stops_the_start(tmp_path: Path, denied: str)
         f"authorization {{ users: [{{user: a, password: b, permissions: {{ {denied} }} }}] }}",
     )
     await broker.start()
-    with pytest.raises(BrokerUnfit, match="permissions are too narrow"):
+    with pytest.raises(BrokerUnsupported, match="permissions are too narrow"):
         async with serving(Caught(), broker.address, access={"user": "a", "password": "b"}):
             pass
     await broker.kill()

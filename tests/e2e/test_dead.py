@@ -16,9 +16,9 @@ from support import MSS, NatsServer, client_options, envelope, until, write_conf
 from undelivered import FIXED, MailHost, Said, mail_host, mss, mss_process, write_policy
 from world import StartEngine, World
 
-from engine.broker import Connection, Groundwork, Topology, connect
-from engine.dead import Letter, Wanted
-from engine.letters import Letters, disposal
+from engine.broker import Connection, Provisioner, Topology, connect
+from engine.dead import DeadLetter, DeadLetterFilter
+from engine.letters import DeadLetterStore, disposal
 from engine.session import now
 
 SECRET = "https://iam.example.com/secure?token=abc&next=1"
@@ -236,17 +236,17 @@ async def test_a_second_copy_that_the_stream_takes_is_not_sent(
     config.duplicate_window = 0.1
     await js.update_stream(config)
 
-    async def keep(_: Letters, __: Letter) -> None:
+    async def keep(_: DeadLetterStore, __: DeadLetter) -> None:
         """Not removed: the command was killed here."""
 
-    monkeypatch.setattr(Letters, "remove", keep)
+    monkeypatch.setattr(DeadLetterStore, "remove", keep)
     connection = await connect({"servers": [bench.world.address]})
-    letters = Letters(connection=connection, topology=Topology())
-    found = [letter async for letter in letters.find(Wanted())]
+    letters = DeadLetterStore(connection=connection, topology=Topology())
+    found = [letter async for letter in letters.search(DeadLetterFilter())]
 
     async def two_copies() -> bool:
         async with disposal(letters, now) as desk:
-            assert [done.problem async for done in desk.bring_back(found)] == [""]
+            assert [done.problem async for done in desk.redrive(found)] == [""]
         return await bench.world.stored(stream) == 2
 
     await until(two_copies, what="two copies")
@@ -372,7 +372,7 @@ async def test_what_is_not_permitted_is_said(tmp_path: Path) -> None:
     await broker.start()
     options = {**client_options(broker), "user": "mss", "password": "mss"}
     connection: Connection = await connect(options)
-    await Groundwork(Topology(), connection).prepare()
+    await Provisioner(Topology(), connection).provision()
     for kind in ("notice", "audit"):
         await connection.js.publish(f"mss.dead.{kind}.refused", b"{}", headers={"Mss-Delivery": kind})
 

@@ -94,7 +94,7 @@ async def test_two_replicas_keep_to_one_limit_and_gather_one_digest(
             return sum(len(entry.get("held", ())) for entry in entries) == EVENTS + PEOPLE
 
         await until(all_wait, what="the new events wait")
-        await server.adopt(load_policy(policy(tmp_path / "less", {"first": (first.port, {})}), {}).require(),
+        await server.apply(load_policy(policy(tmp_path / "less", {"first": (first.port, {})}), {}).require(),
                            server.settings)  # fmt: skip
         await until(lambda: len(together.requests) == 2 * PEOPLE, what="what was gathered")
         assert sorted(n for digest in told(together.requests)[PEOPLE:] for n in digest) == [
@@ -171,6 +171,6 @@ async def test_what_waits_for_a_budget_of_a_rule_that_goes_is_sent_at_once(
         assert await held() == 2
         assert await world.stored("MSS_TIMER") == 1
         less = load_policy(policy(tmp_path / "less", {"other": (hook.port, {})}), {}).require()
-        await server.adopt(less, server.settings)
+        await server.apply(less, server.settings)
         await until(lambda: len(hook.requests) >= 2, what="what was gathered")
     assert told(hook.requests[1:]) == [[1, 2]]

@@ -271,11 +271,11 @@ async def test_a_subject_of_one_person_comes_and_goes_with_its_action(world: Wor
         for key in subjects:
             assert (await ask(world.client, key, {"userid": "u1"}))["code"] == 0
         off = replace(server.settings, actions_off=frozenset({"preferences.get"}))
-        await server.adopt(server.rulebook, off)
+        await server.apply(server.rulebook, off)
         for key in subjects:
             with pytest.raises(nats.errors.NoRespondersError):
                 await ask(world.client, key, {"userid": "u1"})
-        await server.adopt(server.rulebook, replace(off, actions_off=frozenset()))
+        await server.apply(server.rulebook, replace(off, actions_off=frozenset()))
         for key in subjects:
             assert (await ask(world.client, key, {"userid": "u1"}))["code"] == 0
 

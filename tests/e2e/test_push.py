@@ -22,7 +22,7 @@ from undelivered import Said, mss, mss_process
 
 from engine.broker import connect
 from engine.bucket import make_bucket
-from engine.errors import BadBucket, NotPushed, PolicyError
+from engine.errors import InvalidBucket, PolicyError, RevisionNotFound
 from engine.loader import Files
 from engine.reload import Reloader
 from engine.revisions import Revisions
@@ -93,12 +93,12 @@ class Desk:
         sources[-1].settings = self.settings(far)
         if blind:
             sources[-1]._watch = lambda *_: asyncio.Event().wait()  # type: ignore[method-assign, assignment, return-value]
-        first = await asyncio.gather(*(source.first() for source in sources))
+        first = await asyncio.gather(*(source.load_initial() for source in sources))
         servers = [
             Server(
                 settings=source.settings,
                 rulebook=policy.require(),
-                trouble=lambda source=source: source.trouble,
+                source_error=lambda source=source: source.error,
             )
             for source, policy in zip(sources, first, strict=True)
         ]
@@ -136,8 +136,8 @@ async def broker(tmp_path: Path) -> AsyncIterator[NatsServer]:
 
 async def test_every_replica_goes_by_the_revision_that_was_pushed(broker: NatsServer, tmp_path: Path) -> None:
     desk = Desk(tmp_path, broker.address)
-    with pytest.raises(BadBucket, match="nats://MSS_POLICY: there is no such bucket"):
-        await BucketSource(settings=desk.settings()).first()
+    with pytest.raises(InvalidBucket, match="nats://MSS_POLICY: there is no such bucket"):
+        await BucketSource(settings=desk.settings()).load_initial()
     none = await desk.mss("revisions")
     assert none.code == 1 and "there is no such bucket; mss push DIR makes it" in none.errors, none
     first = await desk.push("hello")
@@ -200,8 +200,8 @@ async def test_a_bucket_that_is_broken_stops_no_replica_and_refuses_a_start_unle
 
     async def refuses(error: type[Exception], words: str) -> None:
         with pytest.raises(error, match=words):
-            (await BucketSource(settings=desk.settings()).first()).require()
-        policy = await BucketSource(settings=desk.settings(), last_good=True).first()
+            (await BucketSource(settings=desk.settings()).load_initial()).require()
+        policy = await BucketSource(settings=desk.settings(), last_good=True).load_initial()
         assert policy.require().revision == good
 
     async with desk.replicas() as (replica,):
@@ -217,11 +217,11 @@ async def test_a_bucket_that_is_broken_stops_no_replica_and_refuses_a_start_unle
                 newest = json.loads((await bucket.get("current")).value)["pushed"][-1]
                 if newest["blob"] in key:
                     await bucket.purge(key)
-        await refuses(BadBucket, "files are missing")
+        await refuses(InvalidBucket, "files are missing")
         # Nothing of the pointer can be read.
         await bucket.put("current", b"{ nonsense")
         await until(lambda: "its pointer cannot be read" in caplog.text, what="it says so")
-        await refuses(BadBucket, "its pointer cannot be read")
+        await refuses(InvalidBucket, "its pointer cannot be read")
         assert replica.rulebook.revision == good
         assert replica.metrics.value("mss_policy_source_up") == 0
         status = await desk.status()
@@ -274,12 +274,12 @@ async def test_a_push_that_comes_too_late_overwrites_nothing_and_old_files_are_r
     assert seen == Revisions()
     await desk.push("hello")
     late = Files(contents={"policy.yaml": b"rules: []"})
-    with pytest.raises(NotPushed, match=r"meanwhile revision 1 \(.*\), pushed by ada, is in force"):
+    with pytest.raises(RevisionNotFound, match=r"meanwhile revision 1 \(.*\), pushed by ada, is in force"):
         await bucket.push(late, seen, who="bob", at=1, message="")
-    with pytest.raises(NotPushed, match="meanwhile"):
-        await bucket.move(1, seen, who="bob", at=1)
+    with pytest.raises(RevisionNotFound, match="meanwhile"):
+        await bucket.activate(1, seen, who="bob", at=1)
     assert (await desk.current())["who"] == "ada"
-    monkeypatch.setattr("engine.revisions.MOST", 2)
+    monkeypatch.setattr("engine.revisions.MAX_REVISIONS", 2)
     for words in ("hello 2", "hello 3", "hello"):
         assert (await desk.push(words)).code == 0
     pushed = (await bucket.revisions()).pushed

@@ -121,7 +121,7 @@ async def test_what_can_change_in_a_session_does(world: World, tmp_path: Path) -
             await world.client.publish(f"kiam.console.{kind}.login.abnormal", envelope(login(1), **more))
 
         async def change(**settings: Any) -> None:
-            await server.adopt(server.rulebook, replace(server.settings, **settings))
+            await server.apply(server.rulebook, replace(server.settings, **settings))
 
         async def is_left() -> bool:
             info = await world.client.jetstream().consumer_info("MSS_NOTICE", "mss-planner")
@@ -170,7 +170,7 @@ async def test_another_broker_and_another_login_are_tried_before_they_are_taken(
             return server.metrics.value("mss_events_total", kind="notice", result="planned")
 
         with pytest.raises(BrokerError, match=r"(?i)authorization violation"):
-            await server.adopt(
+            await server.apply(
                 server.rulebook, replace(server.settings, access={"user": "mss", "password": "wrong"})
             )
         assert server.settings.access == access
@@ -180,7 +180,7 @@ async def test_another_broker_and_another_login_are_tried_before_they_are_taken(
         # The same broker under another name, with the login of somebody else.
         moved = first.address.replace("127.0.0.1", "localhost")
         old = server.actions
-        await server.adopt(
+        await server.apply(
             server.rulebook,
             replace(server.settings, servers=(moved,), access={"user": "app", "password": "app"}),
         )

@@ -7,16 +7,16 @@ from pathlib import Path
 import pytest
 from policies import policy
 
-from engine.trial import Verdict, try_case
+from engine.trial import CaseResult, run_case
 
 ACTION = "verify: {handler: notify, channel: [sms, email], to: {email: to, phone: phone}, template: t}"
 
 
-def tried(folder: Path, given: str, expect: str, answers: str = "") -> Verdict:
+def tried(folder: Path, given: str, expect: str, answers: str = "") -> CaseResult:
     test = f"{{name: x, given: {given}, channels: {{{answers}}}, expect: {{{expect}}}}}"
     made = policy(folder, f"actions: {{{ACTION}}}\ntests: [{test}]")
     (case,) = made.cases
-    return try_case(made.require(), case)
+    return run_case(made.require(), case)
 
 
 BOTH = "{action: verify, payload: {to: a@example.com, phone: '+8613800000000'}}"
@@ -63,5 +63,5 @@ def test_words_that_cannot_be_written_are_named(tmp_path: Path) -> None:
         f"actions: {{{ACTION.replace('[sms, email]', 'sms')}}}\ntests: [{test}]",
         **{"templates__t__sms.txt": "{{ payload.nothing }}"},
     )
-    (difference,) = try_case(made.require(), made.cases[0]).differences
+    (difference,) = run_case(made.require(), made.cases[0]).differences
     assert "nothing" in difference.because[0]

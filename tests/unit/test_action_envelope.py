@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.actions import Answer, Request, failed
-from engine.actions.envelope import inboxes, read, write
+from engine.actions import ActionRequest, ActionResponse, failed
+from engine.actions.envelope import inbox_pattern, read, write
 from msc import wire
 
 NOW = 1_800_000_000_000_000
-INBOXES = inboxes(prefix="kiam.console", namespace="mss")
+INBOXES = inbox_pattern(prefix="kiam.console", namespace="mss")
 REQID = "0123456789abcdef0123456789abcdef"
 JSON: Any = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
@@ -37,7 +37,7 @@ BYTES = (
 )
 
 
-def look(data: bytes) -> Request | tuple[str, Answer]:
+def look(data: bytes) -> ActionRequest | tuple[str, ActionResponse]:
     return read(data, key="iplocation", received=NOW, tolerance=10)
 
 
@@ -48,7 +48,7 @@ def envelope(**changes: Any) -> bytes:
 @given(BYTES)
 def test_any_bytes_are_a_request_or_get_a_reply(data: bytes) -> None:
     found = look(data)
-    if isinstance(found, Request):
+    if isinstance(found, ActionRequest):
         assert found.reqid and abs(found.sent - NOW) <= 10_000_000 and found.data == data
         return
     reqid, answer = found
@@ -64,7 +64,7 @@ def test_any_bytes_are_a_request_or_get_a_reply(data: bytes) -> None:
     st.none() | st.dictionaries(st.text(), JSON),
 )
 def test_any_answer_becomes_a_reply(reqid: str, code: int, message: str, payload: Any) -> None:
-    data = write(reqid, Answer(code=code, message=message, payload=payload), now=NOW, room=1000)
+    data = write(reqid, ActionResponse(code=code, message=message, payload=payload), now=NOW, room=1000)
     assert len(data) <= 1000
     reply = wire.decode_reply(data)
     assert reply.reqid == reqid
@@ -72,7 +72,7 @@ def test_any_answer_becomes_a_reply(reqid: str, code: int, message: str, payload
 
 
 def test_a_reply_for_which_there_is_no_room() -> None:
-    large = Answer(payload={"a": "x" * 2000})
+    large = ActionResponse(payload={"a": "x" * 2000})
     assert wire.decode_reply(write(REQID, large, now=NOW, room=1000)).code == 1
     assert wire.decode_reply(write("r" * 2000, failed("x"), now=NOW, room=1000)).reqid == ""
 
@@ -95,7 +95,7 @@ def test_version_comes_before_time_before_reqid(changes: dict[str, Any], code: i
 
 @pytest.mark.parametrize("time", [NOW - 10_000_000, NOW + 10_000_000, NOW + 5_000])
 def test_clocks_may_differ_both_ways(time: int) -> None:
-    assert isinstance(look(envelope(time=time)), Request)
+    assert isinstance(look(envelope(time=time)), ActionRequest)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from engine.beside import beside
+from engine.beside import run_in_thread
 
 
 async def test_turns_are_short_until_the_last_one_is_done() -> None:
@@ -19,7 +19,7 @@ async def test_turns_are_short_until_the_last_one_is_done() -> None:
         go[number].wait()
         return sys.getswitchinterval()
 
-    tasks = {number: asyncio.create_task(beside(work, number)) for number in go}
+    tasks = {number: asyncio.create_task(run_in_thread(work, number)) for number in go}
     while sys.getswitchinterval() == usual:
         await asyncio.sleep(0.001)
     go[1].set()
@@ -33,9 +33,9 @@ async def test_turns_are_short_until_the_last_one_is_done() -> None:
 async def test_what_fails_or_is_no_longer_waited_for_leaves_nothing_changed() -> None:
     usual, go = sys.getswitchinterval(), threading.Event()
     with pytest.raises(ZeroDivisionError):
-        await beside(divmod, 1, 0)
+        await run_in_thread(divmod, 1, 0)
     assert sys.getswitchinterval() == usual
-    task = asyncio.create_task(beside(go.wait))
+    task = asyncio.create_task(run_in_thread(go.wait))
     while sys.getswitchinterval() == usual:
         await asyncio.sleep(0.001)
     task.cancel()

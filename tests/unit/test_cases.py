@@ -16,10 +16,10 @@ from engine import schemas
 from engine.case_compiler import parse_time
 from engine.cases import DEFAULT_AT
 from engine.cli import cli
-from engine.comparison import Row
+from engine.comparison import FieldComparison
 from engine.coverage import coverage
-from engine.matching import pair_off
-from engine.trial import Difference, Verdict, try_case
+from engine.matching import match_expectations
+from engine.trial import CaseResult, Difference, run_case
 
 PAYLOAD = "{userid: u1, mailto: a@example.com, phone: '+8613800000000', result: success}"
 RULE = "{id: r, event: notice.login.abnormal, template: t, notify: [email, sms], when: {result: success}}"
@@ -37,7 +37,7 @@ def verdict(
     payload: str = PAYLOAD,
     more: str = "",
     **files: str | bytes,
-) -> Verdict:
+) -> CaseResult:
     """How a test of one event comes out."""
     made = policy(
         folder,
@@ -47,10 +47,10 @@ def verdict(
         **files,
     )
     assert made.ok, made.problems
-    return try_case(made.require(), made.cases[0])
+    return run_case(made.require(), made.cases[0])
 
 
-def only(verdict_: Verdict) -> Difference:
+def only(verdict_: CaseResult) -> Difference:
     (difference,) = verdict_.differences
     return difference
 
@@ -101,7 +101,7 @@ def test_what_does_not(tmp_path: Path, expect: str, about: str) -> None:
 def test_a_missing_rule_says_which_condition_did_not_hold(tmp_path: Path) -> None:
     difference = only(verdict(tmp_path, "rules: [r]", payload="{result: failure}"))
     assert difference.because == ('r does not match: result equals "success": it is "failure"',)
-    assert difference.rows == (Row(field="rule", expected="r", actual="", agrees=False),)
+    assert difference.rows == (FieldComparison(field="rule", expected="r", actual="", agrees=False),)
 
 
 @pytest.mark.parametrize(
@@ -236,7 +236,7 @@ def test_the_clock_is_virtual_and_goes_on(tmp_path: Path) -> None:
         3_900_000_000,
     ]
     assert len({event.reqid for event in case.events}) == 3
-    assert try_case(made.require(), case).differences == ()
+    assert run_case(made.require(), case).differences == ()
 
 
 def test_the_clock_starts_where_the_schema_says(tmp_path: Path) -> None:
@@ -283,12 +283,12 @@ def test_a_name_twice_in_a_file_is_a_problem(tmp_path: Path) -> None:
 
 
 def test_pairing_finds_the_largest_pairing() -> None:
-    def compare(wanted: set[str], actual: str) -> list[Row]:
-        return [Row(field="x", expected="", actual=actual, agrees=actual in wanted)]
+    def compare(wanted: set[str], actual: str) -> list[FieldComparison]:
+        return [FieldComparison(field="x", expected="", actual=actual, agrees=actual in wanted)]
 
-    outcome = pair_off([{"a", "b"}, {"a", "c"}, {"a"}], ["a", "b", "c"], compare)
+    outcome = match_expectations([{"a", "b"}, {"a", "c"}, {"a"}], ["a", "b", "c"], compare)
     assert (outcome.near, outcome.missing, outcome.surplus) == ((), (), ())
-    short = pair_off([{"a", "b"}, {"a"}, {"a"}], ["a", "b", "c"], compare)
+    short = match_expectations([{"a", "b"}, {"a"}, {"a"}], ["a", "b", "c"], compare)
     assert (len(short.missing), short.surplus) == (1, ("c",))
 
 
@@ -296,7 +296,7 @@ def missing(folder: Path, rules: str, tests: str, **files: str | bytes) -> tuple
     """What the tests of a policy leave out: rules, entries, words."""
     made = policy(folder, f"rules: [{rules}]\ntests: [{tests}]", **files)
     book = made.require()
-    found = coverage(book, [plan for case in made.cases for plan in try_case(book, case).plans])
+    found = coverage(book, [plan for case in made.cases for plan in run_case(book, case).plans])
     shares = (found.rules, found.notify, found.locales)
     assert found.complete == (not any(share.missing for share in shares))
     return tuple([str(each) for each in share.missing] for share in shares)

@@ -13,19 +13,19 @@ from msgspec.structs import replace
 from nats.aio.msg import Msg
 from policies import RECEIVED, event, policy
 
-from engine.attempt import Attempt
-from engine.broker import Handout, Topology
-from engine.chain import linked, next_of, rest_of, without_last
+from engine.attempt import DeliveryAttempt
+from engine.broker import MessageMetadata, Topology
+from engine.chain import drop_last_fallback, link_fallbacks, next_fallback, remaining_recipients
 from engine.cli import cli
 from engine.codec import decode_delivery, encode
 from engine.coverage import coverage
-from engine.dispatch import dispatched
+from engine.dispatch import messages_for_plan
 from engine.graph import graph_of
 from engine.loader import Policy
 from engine.model import Delivery
 from engine.plan import Plan, plan
 from engine.retry import RetryPolicy
-from engine.trial import Verdict, try_case
+from engine.trial import CaseResult, run_case
 
 WHO = {"userid": "u1", "mailto": "a@example.com", "phone": "+8613800000000"}
 TOPOLOGY = Topology()
@@ -42,7 +42,7 @@ def planned(folder: Path, notify: str, payload: Any = WHO, **files: str | bytes)
 
 
 def steps(delivery: Delivery) -> list[tuple[str, tuple[str, ...], float]]:
-    return [(each.channel, each.to, each.within) for each in (delivery, *delivery.instead)]
+    return [(each.channel, each.to, each.fallback_after) for each in (delivery, *delivery.fallbacks)]
 
 
 def skipped(plan_: Plan) -> list[tuple[str, str]]:
@@ -53,7 +53,7 @@ def test_a_chain_is_one_delivery_that_carries_the_others_whole(tmp_path: Path) -
     made = planned(tmp_path, CHAIN)
     (delivery,) = made.deliveries
     assert steps(delivery) == [("sms", ("+8613800000000",), 900.0), ("email", ("a@example.com",), 0.0)]
-    assert delivery.instead[0].message.title == "Subject"
+    assert delivery.fallbacks[0].message.title == "Subject"
     assert decode_delivery(encode(delivery)) == delivery
     assert planned(tmp_path, CHAIN).deliveries == made.deliveries
 
@@ -61,11 +61,13 @@ def test_a_chain_is_one_delivery_that_carries_the_others_whole(tmp_path: Path) -
 def test_a_fall_back_is_another_delivery_than_the_same_message_by_itself(tmp_path: Path) -> None:
     first, mail = planned(tmp_path / "a", f"{CHAIN}, email").deliveries
     assert (first.channel, mail.channel) == ("sms", "email")
-    assert first.instead[0].id != mail.id
+    assert first.fallbacks[0].id != mail.id
     # Who is first in a chain is the same as by itself, whatever is written first.
     for notify in (f"sms, {CHAIN}", f"{CHAIN}, sms"):
         (only,) = planned(tmp_path / notify[:1], notify).deliveries
-        assert [each.id for each in (only, *only.instead)] == [each.id for each in (first, *first.instead)]
+        assert [each.id for each in (only, *only.fallbacks)] == [
+            each.id for each in (first, *first.fallbacks)
+        ]
 
 
 @pytest.mark.parametrize(
@@ -86,7 +88,7 @@ def test_who_cannot_be_told_over_a_step_is_told_over_the_next(
     made = planned(tmp_path, notify, {**WHO, **payload})
     assert [channel for d in made.deliveries for channel, _, _ in steps(d)] == left
     assert skipped(made) == suppressed
-    assert all(each.within == 0.0 for d in made.deliveries for each in (d, *d.instead)[-1:])
+    assert all(each.fallback_after == 0.0 for d in made.deliveries for each in (d, *d.fallbacks)[-1:])
 
 
 def test_addresses_of_which_each_needs_a_message_are_tried_one_after_the_other(tmp_path: Path) -> None:
@@ -106,7 +108,7 @@ def test_settings_of_the_whole_hold_for_each_step_and_a_step_says_more(tmp_path:
         "{first_of: [{channel: sms, template: v, vars: {b: 3}}, terminal], template: u, vars: {a: 1, b: 2}}",
         **words,
     ).deliveries
-    assert [each.message.text for each in (delivery, *delivery.instead)] == ["v13", "12"]
+    assert [each.message.text for each in (delivery, *delivery.fallbacks)] == ["v13", "12"]
 
 
 def test_words_that_cannot_be_written_are_done_without_while_a_step_is_left(tmp_path: Path) -> None:
@@ -121,21 +123,25 @@ def test_words_that_cannot_be_written_are_done_without_while_a_step_is_left(tmp_
 def test_going_on(tmp_path: Path) -> None:
     (first,) = planned(tmp_path, "{first_of: [sms, email, terminal], within: 15m}").deliveries
     later = first.created + 7
-    second = next_of(first, at=later)
-    third = next_of(second, at=later + 2)
-    assert (second.id, second.within, second.since) == (first.instead[0].id, 900.0, later)
-    assert third.takeover is not None and third.takeover.channels == ("sms", "email")
-    assert (third.within, third.instead, third.awaited_since) == (0.0, (), first.created)
-    assert rest_of(first, ("x",)).instead == ()  # at another address the person was reached
+    second = next_fallback(first, at=later)
+    third = next_fallback(second, at=later + 2)
+    assert (second.id, second.fallback_after, second.deadline_start) == (first.fallbacks[0].id, 900.0, later)
+    assert third.fell_back_from is not None and third.fell_back_from.channels == ("sms", "email")
+    assert (third.fallback_after, third.fallbacks, third.awaited_since) == (0.0, (), first.created)
+    assert remaining_recipients(first, ("x",)).fallbacks == ()  # at another address the person was reached
 
 
 def test_how_long_a_step_may_be_tried(tmp_path: Path) -> None:
     (first,) = planned(tmp_path, CHAIN).deliveries
     retry = RetryPolicy(deadline=3600.0)
 
-    def attempt(number: int, delivery: Delivery = first) -> Attempt:
-        return Attempt(
-            msg=cast(Msg, None), handed=Handout(1, 1, 0), delivery=delivery, number=number, channel=retry
+    def attempt(number: int, delivery: Delivery = first) -> DeliveryAttempt:
+        return DeliveryAttempt(
+            msg=cast(Msg, None),
+            metadata=MessageMetadata(1, 1, 0),
+            delivery=delivery,
+            number=number,
+            channel_retry=retry,
         )
 
     def after(seconds: float) -> int:
@@ -143,24 +149,27 @@ def test_how_long_a_step_may_be_tried(tmp_path: Path) -> None:
 
     assert [attempt(1).is_late(after(s)) for s in (899.5, 900.5)] == [False, True]
     assert [attempt(2).is_late(after(s)) for s in (898.0, 899.5)] == [False, True]  # a wait may end early
-    assert attempt(1).patience(after(600.0)) == 300.0
-    last = next_of(first, at=after(900.0))
+    assert attempt(1).seconds_until_fallback(after(600.0)) == 300.0
+    last = next_fallback(first, at=after(900.0))
     assert [attempt(2, last).is_late(after(s)) for s in (4499.5, 4500.5)] == [False, True]
-    assert attempt(1, last).patience(after(0.0)) == math.inf
+    assert attempt(1, last).seconds_until_fallback(after(0.0)) == math.inf
 
 
 def test_a_chain_that_is_too_large_loses_its_end(tmp_path: Path) -> None:
     (one, two, three) = (
-        replace(planned(tmp_path, "sms").deliveries[0], id=str(n) * 32, within=0.0) for n in range(3)
+        replace(planned(tmp_path, "sms").deliveries[0], id=str(n) * 32, fallback_after=0.0) for n in range(3)
     )
-    whole = linked([one, two, three], 900.0)
-    assert without_last(whole) == linked([one, two], 900.0)
-    assert without_last(without_last(whole)) == one
+    whole = link_fallbacks([one, two, three], 900.0)
+    assert drop_last_fallback(whole) == link_fallbacks([one, two], 900.0)
+    assert drop_last_fallback(drop_last_fallback(whole)) == one
     made = Plan(event=event(WHO), revision="x", deliveries=(whole,))
-    room = len(encode(linked([one, two], 900.0)))
-    assert dispatched(TOPOLOGY, made, len(encode(whole)), 0)[0] == made
-    fitted, outgoing = dispatched(TOPOLOGY, made, room, 0)
-    assert (fitted.deliveries, skipped(fitted)) == ((linked([one, two], 900.0),), [("sms", "too_large")])
+    room = len(encode(link_fallbacks([one, two], 900.0)))
+    assert messages_for_plan(TOPOLOGY, made, len(encode(whole)), 0)[0] == made
+    fitted, outgoing = messages_for_plan(TOPOLOGY, made, room, 0)
+    assert (fitted.deliveries, skipped(fitted)) == (
+        (link_fallbacks([one, two], 900.0),),
+        [("sms", "too_large")],
+    )
     assert [decode_delivery(each.payload) for each in outgoing] == list(fitted.deliveries)
 
 
@@ -168,7 +177,7 @@ def test_what_the_broker_does_not_take_is_a_failure_and_the_rest_goes_out(tmp_pa
     small = planned(tmp_path, "sms").deliveries[0]
     large = replace(small, id="f" * 32, message=replace(small.message, text="x" * 1000))
     made = Plan(event=event(WHO), revision="x", deliveries=(large, small))
-    left, outgoing = dispatched(TOPOLOGY, made, len(encode(small)), 0)
+    left, outgoing = messages_for_plan(TOPOLOGY, made, len(encode(small)), 0)
     assert left.deliveries == (small,)
     assert [each.id for each in outgoing] == [small.id]
     assert [(each.delivery, each.channel) for each in left.failures] == [(large.id, large.channel)]
@@ -198,16 +207,16 @@ def test_a_chain_begins_with_what_may_go_out_at_this_hour(
 ) -> None:
     book = policy(tmp_path, f"{HOURS}{rule(f'{{first_of: {chain}}}')}").require()
     made = plan(book, replace(event(WHO), received=NIGHT))
-    steps = [each for d in made.deliveries for each in (d, *d.instead)]
+    steps = [each for d in made.deliveries for each in (d, *d.fallbacks)]
     assert [each.channel for each in steps] == channels
-    assert [each.released for each in steps] == released
+    assert [each.not_before for each in steps] == released
     assert [each.channel for each in made.suppressed] == suppressed
     assert [held.channel for held in made.held] == (channels[:1] if released[:1] == [MORNING] else [])
 
 
-def tried(folder: Path, tests: str, notify: str = CHAIN) -> tuple[Policy, list[Verdict]]:
+def tried(folder: Path, tests: str, notify: str = CHAIN) -> tuple[Policy, list[CaseResult]]:
     made = policy(folder, f"{rule(notify)}\ntests: [{tests}]")
-    return made, [try_case(made.require(), case) for case in made.cases]
+    return made, [run_case(made.require(), case) for case in made.cases]
 
 
 def case(answers: str, sent: str, failed: str = "") -> str:

@@ -18,9 +18,9 @@ from policies import CHANNELS, write
 from support import ROOT
 
 from engine import collecting
-from engine.dismantling import dismantle
+from engine.dismantling import free_gradually
 from engine.loader import load_policy
-from engine.trial import try_case
+from engine.trial import run_case
 
 SOAK = os.environ.get("MSS_SOAK") == "1"
 RULES = 2000 if SOAK else 300
@@ -49,10 +49,10 @@ def collected() -> Iterator[list[object]]:
 def load_test_and_let_go(folder: Path) -> None:
     policy = load_policy(folder, environment={})
     rulebook = policy.require()
-    assert all(try_case(rulebook, case).ok for case in policy.cases)
+    assert all(run_case(rulebook, case).ok for case in policy.cases)
     things: list[object] = [policy]
     del policy, rulebook
-    dismantle(things)
+    free_gradually(things)
 
 
 def many_rules(folder: Path) -> Path:
@@ -102,10 +102,10 @@ def test_a_large_policy_may_be_loaded_again_and_again(tmp_path: Path) -> None:
 
 
 def test_it_is_looked_for_garbage_once_much_more_is_in_use() -> None:
-    collecting.settle()
-    assert not collecting.has_grown()
+    collecting.freeze_heap()
+    assert not collecting.heap_has_grown()
     many = [[number] for number in range(sys.getallocatedblocks())]
-    assert collecting.has_grown()
-    collecting.settle()
-    assert many and not collecting.has_grown()
+    assert collecting.heap_has_grown()
+    collecting.freeze_heap()
+    assert many and not collecting.heap_has_grown()
     gc.unfreeze()

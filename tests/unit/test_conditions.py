@@ -11,8 +11,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from engine.condition_compiler import ALL_OPERATORS, DEEPEST, Flaw, compile_block
-from engine.conditions import Block, Finding
+from engine.condition_compiler import ALL_OPERATORS, MAX_DEPTH, Diagnostic, compile_block
+from engine.conditions import Block, ConditionResult
 from engine.paths import format_path, parse_path, resolve
 
 
@@ -26,7 +26,7 @@ def flaws_of(source: object) -> list[tuple[tuple[str | int, ...], str]]:
     return [(flaw.path, flaw.code) for flaw in compile_block(source)[1]]
 
 
-def only_flaw(source: object) -> Flaw:
+def only_flaw(source: object) -> Diagnostic:
     (flaw,) = compile_block(source)[1]
     return flaw
 
@@ -208,9 +208,9 @@ def test_paths_are_those_of_inner_blocks_too() -> None:
 def test_a_finding_says_what_was_expected_and_what_was_there() -> None:
     block = sound({"result": "success", "country": ["CN", "HK"], "risk.score": {"gte": 70}})
     assert block.explain({"result": "success", "risk": {"score": None}}) == (
-        Finding(path="result", operator="equals", expected="success", actual="success", holds=True),
-        Finding(path="country", operator="any_of", expected=["CN", "HK"], present=False, holds=False),
-        Finding(path="risk.score", operator="gte", expected=70, actual=None, holds=False),
+        ConditionResult(path="result", operator="equals", expected="success", actual="success", holds=True),
+        ConditionResult(path="country", operator="any_of", expected=["CN", "HK"], present=False, holds=False),
+        ConditionResult(path="risk.score", operator="gte", expected=70, actual=None, holds=False),
     )
 
 
@@ -387,7 +387,7 @@ def test_conditions_nested_without_bound_are_a_flaw() -> None:
 
 def test_conditions_nested_up_to_the_bound_are_none() -> None:
     block: Any = {"a": 1}
-    for _ in range(DEEPEST):
+    for _ in range(MAX_DEPTH):
         block = {"not": block}
     assert sound(block).holds({"a": 1})
     assert sound(block).explain({"a": 1})[0].holds

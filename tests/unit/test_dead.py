@@ -14,20 +14,20 @@ from policies import event, policy
 
 from engine.codec import encode
 from engine.dead import (
-    Again,
-    Letter,
-    Replanning,
-    Wanted,
-    again_in,
+    DeadLetter,
+    DeadLetterFilter,
+    EventRedrive,
+    Redrive,
+    dead_letter_of,
     header_value,
-    letter_of,
-    narrowed,
+    only_redriven,
     readable,
-    revived,
+    redrive_message,
+    redrive_of,
 )
-from engine.dead_payload import sensitive_header, shown
-from engine.errors import StaysDead
-from engine.model import Delivery, Inline, Kind, Message, Revival, Severity
+from engine.dead_payload import masked_payload, sensitive_header
+from engine.errors import NotRedrivable
+from engine.model import Delivery, Inline, Kind, Message, RedriveId, Severity
 from engine.plan import Plan, plan
 
 SECRET = "https://iam.example.com/s?token=a'b&c=1"
@@ -42,34 +42,34 @@ DELIVERY = Delivery(
 )  # fmt: skip
 
 
-def letter(reason: str = "refused", size: int = 10, **headers: str) -> Letter:
+def letter(reason: str = "refused", size: int = 10, **headers: str) -> DeadLetter:
     named = {f"Mss-{name.title()}": value for name, value in headers.items()}
-    return letter_of(f"mss.dead.notice.{reason}", named, sequence=7, at=1000, size=size)
+    return dead_letter_of(f"mss.dead.notice.{reason}", named, sequence=7, at=1000, size=size)
 
 
-def of_event(**headers: str) -> Letter:
+def of_event(**headers: str) -> DeadLetter:
     return letter("not-json", **{"subject": "kiam.console.notice.x", **headers})
 
 
 def test_a_delivery_comes_back_with_its_id_and_a_new_life() -> None:
-    back = revived(letter(delivery="d" * 32), encode(DELIVERY), at=9_000)
-    assert back == replace(DELIVERY, revival=Revival(letter="7-1000", at=9_000))
+    back = redrive_message(letter(delivery="d" * 32), encode(DELIVERY), at=9_000)
+    assert back == replace(DELIVERY, redrive=RedriveId(letter="7-1000", at=9_000))
     assert isinstance(back, Delivery)
-    assert back.since == 9_000 and DELIVERY.since == 5  # its deadline begins anew
-    assert back.run != DELIVERY.run == DELIVERY.id  # and so do its receipts
+    assert back.deadline_start == 9_000 and DELIVERY.deadline_start == 5  # its deadline begins anew
+    assert back.run_id != DELIVERY.run_id == DELIVERY.id  # and so do its receipts
 
 
 def test_an_event_comes_back_whole_to_where_it_came_from() -> None:
-    back = revived(of_event(received="77"), b"{nonsense", at=9_000)
-    assert isinstance(back, Replanning)
+    back = redrive_message(of_event(received="77"), b"{nonsense", at=9_000)
+    assert isinstance(back, EventRedrive)
     assert (back.subject, back.payload) == ("kiam.console.notice.x", b"{nonsense")
-    assert again_in(back.headers) == Again(revival=Revival(letter="7-1000", at=9_000), received=77)
+    assert redrive_of(back.headers) == Redrive(id=RedriveId(letter="7-1000", at=9_000), received=77)
 
 
 def test_of_an_event_that_was_planned_in_part_the_rest_is_asked_for() -> None:
-    back = revived(of_event(rule="r", channel="email", delivery="x"), b"{}", at=9_000)
-    assert isinstance(back, Replanning)
-    again = again_in(back.headers)
+    back = redrive_message(of_event(rule="r", channel="email", delivery="x"), b"{}", at=9_000)
+    assert isinstance(back, EventRedrive)
+    again = redrive_of(back.headers)
     assert again is not None and again.is_partial
     assert (again.rule, again.channel, again.delivery, again.received) == ("r", "email", "x", 1000)
 
@@ -82,9 +82,9 @@ def test_of_an_event_that_was_planned_in_part_the_rest_is_asked_for() -> None:
         (letter("bad-delivery"), b"{}", "cannot be read as a delivery"),
     ],
 )
-def test_what_stays_dead(dead: Letter, payload: bytes, words: str) -> None:
-    with pytest.raises(StaysDead, match=words):
-        revived(dead, payload, at=1)
+def test_what_stays_dead(dead: DeadLetter, payload: bytes, words: str) -> None:
+    with pytest.raises(NotRedrivable, match=words):
+        redrive_message(dead, payload, at=1)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_what_stays_dead(dead: Letter, payload: bytes, words: str) -> None:
     ],
 )
 def test_headers_that_say_nothing(headers: dict[str, str] | None) -> None:
-    assert again_in(headers) is None
+    assert redrive_of(headers) is None
 
 
 RULES = """
@@ -127,31 +127,33 @@ def planned(tmp_path: Path) -> Plan:
     return plan(rulebook, event({"phones": phones, "mail": "a@example.com"}, "notice.own.event"))
 
 
-def again(**more: str) -> Again:
-    return Again(revival=Revival(letter="7-1000", at=9_000), received=5, **more)
+def again(**more: str) -> Redrive:
+    return Redrive(id=RedriveId(letter="7-1000", at=9_000), received=5, **more)
 
 
 def test_without_a_part_all_is_planned_and_known_as_brought_back(planned: Plan) -> None:
-    back = narrowed(planned, again())
+    back = only_redriven(planned, again())
     assert [d.id for d in back.deliveries] == [d.id for d in planned.deliveries]
-    assert {d.revival for d in back.deliveries} == {Revival(letter="7-1000", at=9_000)}
+    assert {d.redrive for d in back.deliveries} == {RedriveId(letter="7-1000", at=9_000)}
     assert back.suppressed == planned.suppressed and back.matches == planned.matches
 
 
 def test_of_a_part_its_siblings_are_left_out(planned: Plan) -> None:
     texts = [d for d in planned.deliveries if d.channel == "sms"]
-    back = narrowed(planned, again(rule="r", channel="sms", delivery=texts[1].id))
+    back = only_redriven(planned, again(rule="r", channel="sms", delivery=texts[1].id))
     assert [d.to for d in back.deliveries] == [texts[1].to]
     assert [match.rule.id for match in back.matches] == ["r"]
     assert back.suppressed == ()
 
 
 def test_a_part_that_has_another_id_by_now_is_what_the_rule_tells_over_the_channel(planned: Plan) -> None:
-    back = narrowed(planned, again(rule="r", channel="sms", delivery="renamed"))
+    back = only_redriven(planned, again(rule="r", channel="sms", delivery="renamed"))
     assert [d.channel for d in back.deliveries] == ["sms", "sms"]
-    assert [d.rule for d in narrowed(planned, again(rule="other", channel="email")).deliveries] == ["other"]
-    assert narrowed(planned, again(rule="gone", channel="email")).deliveries == ()
-    assert [s.reason for s in narrowed(planned, again(rule="r", channel="terminal")).suppressed] == [
+    assert [d.rule for d in only_redriven(planned, again(rule="other", channel="email")).deliveries] == [
+        "other"
+    ]
+    assert only_redriven(planned, again(rule="gone", channel="email")).deliveries == ()
+    assert [s.reason for s in only_redriven(planned, again(rule="r", channel="terminal")).suppressed] == [
         "condition"
     ]
 
@@ -169,22 +171,24 @@ def test_a_failure_knows_the_delivery_that_it_would_have_been(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("wanted", "meant"),
     [
-        (Wanted(), True),
+        (DeadLetterFilter(), True),
         (
-            Wanted(kind=Kind.NOTICE, reason="refused", rule="规则", channel="email", reqid="r1", since=1000),
+            DeadLetterFilter(
+                kind=Kind.NOTICE, reason="refused", rule="规则", channel="email", reqid="r1", since=1000
+            ),
             True,
         ),
-        (Wanted(kind=Kind.AUDIT), False),
-        (Wanted(reason="expired"), False),
-        (Wanted(rule="规"), False),
-        (Wanted(channel="sms"), False),
-        (Wanted(reqid="r2"), False),
-        (Wanted(delivery="x"), False),
-        (Wanted(since=1001), False),
+        (DeadLetterFilter(kind=Kind.AUDIT), False),
+        (DeadLetterFilter(reason="expired"), False),
+        (DeadLetterFilter(rule="规"), False),
+        (DeadLetterFilter(channel="sms"), False),
+        (DeadLetterFilter(reqid="r2"), False),
+        (DeadLetterFilter(delivery="x"), False),
+        (DeadLetterFilter(since=1001), False),
     ],
 )
-def test_which_letters_are_meant(wanted: Wanted, meant: bool) -> None:
-    assert wanted.means(letter(rule=header_value("规则"), channel="email", reqid="r1")) is meant
+def test_which_letters_are_meant(wanted: DeadLetterFilter, meant: bool) -> None:
+    assert wanted.matches(letter(rule=header_value("规则"), channel="email", reqid="r1")) is meant
 
 
 @given(st.text(max_size=100))
@@ -200,17 +204,19 @@ def test_what_others_escaped_stays_escaped() -> None:
 
 
 def test_a_delivery_is_shown_without_its_secrets() -> None:
-    data = shown(letter(), encode(DELIVERY))
+    data = masked_payload(letter(), encode(DELIVERY))
     assert data["id"] == DELIVERY.id and data["to"] == ["a@example.com"] and data["event"] == "audit.x"
     assert data["text"] == "Go to ***" and data["html"] == "<a href='***'>go</a>"
     assert data["payload"] == {"link": "***", "n": 1} and data["pictures"] == ["logo.png"]
     assert "token" not in json.dumps(data)
-    assert "cannot be read" in shown(letter(), encode(DELIVERY)[:-1])
+    assert "cannot be read" in masked_payload(letter(), encode(DELIVERY)[:-1])
 
 
 def event_letter(payload: Any, *paths: tuple[str, ...]) -> Any:
     data = payload if isinstance(payload, bytes) else json.dumps(payload, ensure_ascii=False).encode()
-    return shown(of_event(sensitive=header_value(sensitive_header(paths))) if paths else of_event(), data)
+    return masked_payload(
+        of_event(sensitive=header_value(sensitive_header(paths))) if paths else of_event(), data
+    )
 
 
 def test_an_event_is_shown_without_its_sensitive_fields() -> None:
@@ -244,4 +250,4 @@ def test_what_cannot_be_read_is_not_shown_where_there_may_be_secrets() -> None:
 @given(st.binary(max_size=200))
 def test_any_bytes_can_be_shown(data: bytes) -> None:
     for dead in (letter(), of_event(), of_event(sensitive='[["a"]]')):
-        shown(dead, data)
+        masked_payload(dead, data)

@@ -6,7 +6,7 @@ import gc
 from dataclasses import dataclass
 from weakref import ref
 
-from engine.dismantling import dismantle
+from engine.dismantling import free_gradually
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +23,7 @@ def test_all_of_it_goes_and_nothing_else() -> None:
     tree, shared = None, kept
     gc.disable()
     try:
-        dismantle(things)
+        free_gradually(things)
         assert [each() for each in gone] == [None, None, None]
     finally:
         gc.enable()
@@ -32,5 +32,5 @@ def test_all_of_it_goes_and_nothing_else() -> None:
 
 def test_what_is_in_use_stays_whole() -> None:
     tree = Node((Node(), Node((Node(),))))
-    dismantle([tree])
+    free_gradually([tree])
     assert len(tree.children) == 2 and len(tree.children[1].children) == 1

@@ -13,15 +13,15 @@ from hypothesis import strategies as st
 from policies import event, policy
 from support import ROOT
 
-from engine.choices import nobody
+from engine.choices import no_preferences
 from engine.cli import cli
-from engine.conditions import Finding
+from engine.conditions import ConditionResult
 from engine.explain import explain, outline, sentence
-from engine.gates import in_memory
-from engine.gates.cells import cell_of
+from engine.gates import run_in_memory
+from engine.gates.cells import state_key
 from engine.limits import Dedupe, Digest, Throttle
 from engine.paths import parse_path
-from engine.plan import planning
+from engine.plan import plan_steps
 from engine.preferences import parse
 
 RULES = """
@@ -274,11 +274,11 @@ def test_an_event_is_counted_where_it_is_said_and_nowhere_else(
 ) -> None:
     rules = LIMITED.replace("dedupe:", "digest: {key: userid, wait: 2m}\n    dedupe:")
     book, one = policy(tmp_path, rules).require(), event(PAYLOAD)
-    choices_of = {"u1": parse(chosen)}.get if chosen else nobody
+    choices_of = {"u1": parse(chosen)}.get if chosen else no_preferences
     cells: dict[str, bytes] = {}
-    in_memory(planning(book, one, one.received, choices_of), cells)
-    gates = [gate for gate in explain(book, one, choices_of).gates["r"] if isinstance(gate.limit, Counting)]
-    said = {cell_of(gate.name, "r", map(parse_path, gate.key), one) for gate in gates if gate.is_reached}
+    run_in_memory(plan_steps(book, one, one.received, choices_of), cells)
+    gates = [gate for gate in explain(book, one, choices_of).stages["r"] if isinstance(gate.limit, Counting)]
+    said = {state_key(gate.name, "r", map(parse_path, gate.key), one) for gate in gates if gate.is_reached}
     assert len(gates) == 3 and said == set(cells) and bool(said) is (chosen is None)
 
 
@@ -406,15 +406,15 @@ def _rulebook(factory: pytest.TempPathFactory) -> Any:
 
 
 def test_conditions_in_words() -> None:
-    def leaf(**more: Any) -> Finding:
-        return Finding(**{"path": "a", "operator": "equals", "expected": 1, "holds": False, **more})
+    def leaf(**more: Any) -> ConditionResult:
+        return ConditionResult(**{"path": "a", "operator": "equals", "expected": 1, "holds": False, **more})
 
     assert sentence(leaf(actual="1")) == 'a equals 1: it is "1"'
     assert sentence(leaf(present=False)) == "a equals 1: it is not there"
     assert sentence(leaf(actual=1, holds=True)) == "a equals 1"
     assert sentence(leaf(operator="all", expected={"gt": 1}, actual=None)) == 'a {"gt": 1}: it is null'
     assert sentence(leaf(actual="x" * 100)).endswith("x…")
-    block = Finding(
+    block = ConditionResult(
         path="", operator="any", expected=[], holds=False, inside=(leaf(actual=2), leaf(actual=3))
     )
     assert sentence(block) == "none of these holds: a equals 1: it is 2; a equals 1: it is 3"

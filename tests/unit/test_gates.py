@@ -14,18 +14,26 @@ from hypothesis import strategies as some
 from msgspec import structs
 from policies import RECEIVED, event, policy
 
-from engine.choices import Choices, nobody, selected
-from engine.course import Course
-from engine.draft import Alarm, Draft, draft
-from engine.gates import Batch, Postponed, digest_due, event_id, in_memory, pass_gates, withdraw
-from engine.gates.budget import spend
-from engine.gates.digest import settle_batch, take_batch
-from engine.gates.pool import Joined, Pool, join, seal, told, without
-from engine.gates.throttle import pass_throttle
-from engine.limits import EVERYTHING, Budget, Digest, Limits, Throttle
-from engine.plan import Plan, planning, write
+from engine.choices import Choices, no_preferences, select_channels
+from engine.course import Simulator
+from engine.draft import DigestTimer, Routing, route
+from engine.gates import (
+    Batch,
+    NotDueYet,
+    apply_limits,
+    event_fingerprint,
+    route_due_digest,
+    run_in_memory,
+    undo_buffering,
+)
+from engine.gates.budget import consume_budget
+from engine.gates.digest import confirm, take_due
+from engine.gates.pool import Buffered, DigestBuffer, append, confirm_flush, remove, seal
+from engine.gates.throttle import apply_throttle
+from engine.limits import GLOBAL_BUDGET, Budget, Digest, Limits, Throttle
+from engine.plan import Plan, plan_steps, render_plan
 from engine.rulebook import Rule, Rulebook
-from engine.trial import try_case
+from engine.trial import run_case
 
 MINUTE = 60_000_000  # microseconds
 WORDS = {
@@ -49,8 +57,8 @@ class Clock:
     def plan(self, minute: float, reqid: str, **payload: Any) -> Plan:
         now = RECEIVED + int(minute * MINUTE)
         given_ = {"userid": "u1", "phone": "+8613800000000", "ip": reqid, **payload}
-        planned = in_memory(planning(self.rulebook, event(given_, reqid=reqid), now), self.cells)
-        for alarm in planned.alarms:
+        planned = run_in_memory(plan_steps(self.rulebook, event(given_, reqid=reqid), now), self.cells)
+        for alarm in planned.timers:
             self.alarms[alarm.key] = alarm.at
         return planned
 
@@ -61,22 +69,22 @@ class Clock:
         gone = [each.reason for each in planned.suppressed]
         return ", ".join(["sent"] * len(planned.deliveries) + [f"{each} held" for each in held] + gone)
 
-    def digest(self, minute: float, key: str = "", *, settle: bool = True) -> Plan | Postponed | None:
+    def digest(self, minute: float, key: str = "", *, settle: bool = True) -> Plan | NotDueYet | None:
         now = RECEIVED + int(minute * MINUTE)
         key = key or next(iter(self.alarms))
         (rule,) = self.rulebook.rules
-        result = in_memory(digest_due(self.rulebook, rule, key, now, nobody), self.cells)
-        if not isinstance(result, Draft):
+        result = run_in_memory(route_due_digest(self.rulebook, rule, key, now, no_preferences), self.cells)
+        if not isinstance(result, Routing):
             return result
         if settle:
             assert result.digest is not None
-            in_memory(settle_batch(key, rule.limits, result.digest.number), self.cells)
-        return write(result)
+            run_in_memory(confirm(key, rule.limits, result.digest.number), self.cells)
+        return render_plan(result)
 
-    def withdraw(self, reqid: str, gathered: Collection[str] = ()) -> tuple[Alarm, ...]:
+    def withdraw(self, reqid: str, gathered: Collection[str] = ()) -> tuple[DigestTimer, ...]:
         """What another replica wrote down counts: the event waits for no more than that."""
         about = event({"userid": "u1", "phone": "+8613800000000", "ip": reqid}, reqid=reqid)
-        return in_memory(withdraw(draft(self.rulebook, about), gathered), self.cells)
+        return run_in_memory(undo_buffering(route(self.rulebook, about), gathered), self.cells)
 
     def words(self, minute: float) -> str:
         planned = self.digest(minute)
@@ -140,7 +148,7 @@ def test_what_is_beyond_a_throttle_may_be_told_of_together(tmp_path: Path) -> No
     assert clock.verdict(0, "a") == "sent"
     assert clock.verdict(1, "b") == "throttle held"
     assert clock.verdict(2, "c") == "throttle held"
-    assert isinstance(clock.digest(9), Postponed)
+    assert isinstance(clock.digest(9), NotDueYet)
     # It waits with the others although one more might pass by now, so that nothing overtakes.
     assert clock.verdict(10.5, "d") == "throttle held"
     assert clock.words(11) == "b c d"
@@ -184,8 +192,8 @@ def test_an_alarm_that_finds_an_earlier_batch_in_its_way_is_rung_again(tmp_path:
     assert isinstance(batch, Plan)
     assert batch.digest is not None
     assert [each.reqid for each in batch.digest.events] == ["a"]
-    left = in_memory(
-        settle_batch(batch.digest.key, clock.rulebook.rules[0].limits, batch.digest.number), clock.cells
+    left = run_in_memory(
+        confirm(batch.digest.key, clock.rulebook.rules[0].limits, batch.digest.number), clock.cells
     )
     assert left == RECEIVED + int(4.5 * MINUTE)
     assert clock.words(5) == "b"
@@ -200,7 +208,7 @@ def test_an_event_is_known_in_earlier_digests_too(tmp_path: Path) -> None:
     clock.plan(6, "d")
     again = {name: clock.plan(6.1, name) for name in "abc"}
     assert {name: planned.held[0].digest for name, planned in again.items()} == digests
-    assert not any(planned.alarms for planned in again.values())
+    assert not any(planned.timers for planned in again.values())
     assert clock.words(7) == "d"
     assert len({*digests.values()}) == 3
 
@@ -213,7 +221,7 @@ def test_an_event_of_which_something_else_was_written_down_waits_no_more(tmp_pat
     (key,) = clock.alarms
     for name in "abx":  # one that was sent, one that waits, one that is not known
         # It was b that was to ring: now whoever takes it out does.
-        assert clock.withdraw(name) == (Alarm(key=key, rule="r", at=RECEIVED + 10 * MINUTE),)
+        assert clock.withdraw(name) == (DigestTimer(key=key, rule="r", at=RECEIVED + 10 * MINUTE),)
     assert clock.words(10) == "c"
     assert clock.withdraw("c") == ()
 
@@ -222,7 +230,7 @@ def test_nor_does_it_wait_for_a_budget(tmp_path: Path) -> None:
     clock = Clock(book(tmp_path, "budget: 1/h"))
     assert [clock.verdict(0, name) for name in "abac"] == ["sent", *["budget held"] * 3]
     (key,) = clock.alarms
-    assert clock.withdraw("b") == (Alarm(key=key, rule="r", at=RECEIVED + 60 * MINUTE),)
+    assert clock.withdraw("b") == (DigestTimer(key=key, rule="r", at=RECEIVED + 60 * MINUTE),)
     assert clock.withdraw("c", gathered={"r"}) == ()
     clock.withdraw("a")
     assert clock.words(60) == "c"
@@ -230,12 +238,12 @@ def test_nor_does_it_wait_for_a_budget(tmp_path: Path) -> None:
 
 def test_what_is_only_counted_is_counted_no_more() -> None:
     digest = Digest(key=(), wait=1.0, max_events=1)
-    pool = Pool()
+    pool = DigestBuffer()
     for name in "abc":
-        pool, _ = join("k", pool, event({}, reqid=name), digest, due=5_000_000)
-    less = without(pool, event_id(event({}, reqid="c")))
+        pool, _ = append("k", pool, event({}, reqid=name), digest, due=5_000_000)
+    less = remove(pool, event_fingerprint(event({}, reqid="c")))
     assert ([each.reqid for each in less.events], less.more, len(less.ids)) == (["a"], 1, 2)
-    assert without(less, "nobody") is less
+    assert remove(less, "nobody") is less
 
 
 def test_digests_of_a_pool_that_was_forgotten_are_others(tmp_path: Path) -> None:
@@ -281,12 +289,12 @@ def test_what_there_is_no_budget_for_is_told_of_together_when_there_is_again(tmp
     assert [clock.verdict(0, name) for name in "ab"] == ["sent", "sent"]
     beyond = clock.plan(1, "c")
     assert [(held.reason, held.until) for held in beyond.held] == [("budget", RECEIVED + 60 * MINUTE)]
-    assert [(each.name, each.until) for each in beyond.used_up] == [("r", RECEIVED + 60 * MINUTE)]
+    assert [(each.name, each.until) for each in beyond.exhausted_budgets] == [("r", RECEIVED + 60 * MINUTE)]
     assert clock.verdict(2, "d") == "budget held"
     assert clock.verdict(2, "c") == "budget held"  # again: it is in there once
     assert clock.verdict(3, "other", userid="u2", phone="+8613800000002") == "budget held"
     mine, others = clock.alarms
-    assert isinstance(clock.digest(59, mine), Postponed)
+    assert isinstance(clock.digest(59, mine), NotDueYet)
     assert clock.words(60) == "c d"
     told_of = clock.digest(60, others)
     assert isinstance(told_of, Plan)
@@ -299,12 +307,12 @@ def test_what_waits_for_a_budget_waits_as_well_when_it_comes_again_in_the_next_h
     clock = Clock(book(tmp_path, "budget: 1/h"))
     assert [clock.verdict(59, name) for name in "ab"] == ["sent", "budget held"]
     given_ = {"userid": "u1", "phone": "+8613800000000", "ip": "b"}
-    again = planning(clock.rulebook, event(given_, reqid="b"), RECEIVED + 61 * MINUTE, comes_again=True)
-    (held,) = in_memory(again, clock.cells).held
+    again = plan_steps(clock.rulebook, event(given_, reqid="b"), RECEIVED + 61 * MINUTE, comes_again=True)
+    (held,) = run_in_memory(again, clock.cells).held
     assert held.reason == "budget"
     assert clock.words(62) == "b"
-    once_more = planning(clock.rulebook, event(given_, reqid="b"), RECEIVED + 63 * MINUTE, comes_again=True)
-    assert in_memory(once_more, clock.cells).held[0].digest == held.digest
+    once_more = plan_steps(clock.rulebook, event(given_, reqid="b"), RECEIVED + 63 * MINUTE, comes_again=True)
+    assert run_in_memory(once_more, clock.cells).held[0].digest == held.digest
 
 
 def test_a_digest_waits_as_well_until_there_is_a_budget_for_it(tmp_path: Path) -> None:
@@ -313,8 +321,8 @@ def test_a_digest_waits_as_well_until_there_is_a_budget_for_it(tmp_path: Path) -
     assert clock.words(2) == "a"
     clock.plan(3, "b")
     postponed = clock.digest(5)
-    assert isinstance(postponed, Postponed)
-    assert (postponed.until, len(postponed.used_up)) == (RECEIVED + 60 * MINUTE, 1)
+    assert isinstance(postponed, NotDueYet)
+    assert (postponed.until, len(postponed.exhausted_budgets)) == (RECEIVED + 60 * MINUTE, 1)
     assert clock.words(60) == "b"
 
 
@@ -358,7 +366,7 @@ def test_the_messages_of_one_event_are_sent_all_or_none_and_those_that_wait_for_
         ("both", "sms", "budget"),
         ("late", "terminal", "budget"),
     }
-    assert {each.name for each in second.used_up} == {EVERYTHING}
+    assert {each.name for each in second.exhausted_budgets} == {GLOBAL_BUDGET}
 
 
 def test_what_one_budget_refuses_the_others_get_back() -> None:
@@ -366,11 +374,11 @@ def test_what_one_budget_refuses_the_others_get_back() -> None:
     own, whole = Budget(limit=10, per=3600.0), Budget(limit=4, per=3600.0)
 
     def used_up(budgets: dict[str, Budget], messages: int) -> str:
-        refused = in_memory(spend(budgets, messages, RECEIVED), cells)
+        refused = run_in_memory(consume_budget(budgets, messages, RECEIVED), cells)
         return refused.name if refused else ""
 
-    both = {"r": own, EVERYTHING: whole}
-    assert [used_up(both, messages) for messages in (3, 2, 1, 1)] == ["", EVERYTHING, "", EVERYTHING]
+    both = {"r": own, GLOBAL_BUDGET: whole}
+    assert [used_up(both, messages) for messages in (3, 2, 1, 1)] == ["", GLOBAL_BUDGET, "", GLOBAL_BUDGET]
     assert [used_up({"r": own}, 6), used_up({"r": own}, 1)] == ["", "r"]
     # What is more than a whole budget would else never be sent.
     assert [
@@ -384,29 +392,29 @@ def test_a_window_of_a_budget_never_goes_back() -> None:
     cells: dict[str, bytes] = {}
     budget, hour = {"r": Budget(limit=2, per=3600.0)}, RECEIVED - RECEIVED % (60 * MINUTE)
     times = [hour, hour - 1, hour, hour - 1, hour, hour + 60 * MINUTE - 1]
-    refused = [in_memory(spend(budget, 1, now), cells) is not None for now in times]
+    refused = [run_in_memory(consume_budget(budget, 1, now), cells) is not None for now in times]
     assert refused == [False, False, True, True, True, True]
-    assert in_memory(spend(budget, 1, hour + 60 * MINUTE), cells) is None
+    assert run_in_memory(consume_budget(budget, 1, hour + 60 * MINUTE), cells) is None
 
 
 def test_what_is_given_back_after_the_hour_takes_nothing_from_the_next() -> None:
     cells: dict[str, bytes] = {}
     own, whole = Budget(limit=1, per=60.0), Budget(limit=1, per=3600.0)
     now = RECEIVED - RECEIVED % (60 * MINUTE) + MINUTE
-    assert in_memory(spend({EVERYTHING: whole}, 1, now), cells) is None
-    row = spend({"r": own, EVERYTHING: whole}, 1, now)  # and it is asked slowly
+    assert run_in_memory(consume_budget({GLOBAL_BUDGET: whole}, 1, now), cells) is None
+    row = consume_budget({"r": own, GLOBAL_BUDGET: whole}, 1, now)  # and it is asked slowly
     answer, step = None, next(row)
     for later in (False, True, False):
         if later:
-            assert in_memory(spend({"r": own}, 1, now + MINUTE), cells) is None
-        value, answer = step.step(cells.get(step.key, b""))
+            assert run_in_memory(consume_budget({"r": own}, 1, now + MINUTE), cells) is None
+        value, answer = step.fn(cells.get(step.key, b""))
         if value is not None:
             cells[step.key] = value
         try:
             step = row.send(answer)
         except StopIteration as end:
-            assert end.value.name == EVERYTHING
-    assert in_memory(spend({"r": own}, 1, now + MINUTE), cells) is not None
+            assert end.value.name == GLOBAL_BUDGET
+    assert run_in_memory(consume_budget({"r": own}, 1, now + MINUTE), cells) is not None
 
 
 @pytest.mark.parametrize("per", [0.009, 0.011, 1.1, 4.35, 1e-9])
@@ -427,15 +435,15 @@ def test_a_window_ends_where_the_next_begins(per: float) -> None:
 def test_what_waits_for_a_budget_is_kept_for_as_long(tmp_path: Path, limits: str) -> None:
     """Also where another gate gathered it, and where the rule has a shorter budget too."""
     rule = f"{{id: r, event: notice.login.abnormal, template: t, notify: [sms], {limits}}}"
-    course = Course(policy(tmp_path, f"defaults: {{budget: 1/7d}}\nrules: [{rule}]", **WORDS).require())
-    drafts: list[Draft] = []
+    course = Simulator(policy(tmp_path, f"defaults: {{budget: 1/7d}}\nrules: [{rule}]", **WORDS).require())
+    drafts: list[Routing] = []
     for number, minute in enumerate((0, 0.1, 10, 2000)):
         received = RECEIVED + int(minute * MINUTE)
         drafts += course.digests(received)
         about = event({"userid": "u1", "phone": "+8613800000000", "ip": "x"}, reqid=str(number))
-        drafts.append(course.take(structs.replace(about, received=received)))
+        drafts.append(course.process(structs.replace(about, received=received)))
     drafts += course.digests()
-    alone = [each.event.reqid for each in drafts if each.orders and not each.digest]
+    alone = [each.event.reqid for each in drafts if each.notifications and not each.digest]
     together = [each.reqid for drafted in drafts if drafted.digest for each in drafted.digest.events]
     assert sorted(alone + together) == ["0", "1", "2", "3"]
 
@@ -446,8 +454,8 @@ def test_what_waits_for_a_budget_is_not_asked_about_again(tmp_path: Path) -> Non
     assert [clock.verdict(minute, str(minute)) for minute in (0, 2, 4)] == ["sent", "sent", "budget held"]
     assert clock.verdict(6, "6") == "budget held"
     about = event({"userid": "u1", "phone": "+8613800000000", "ip": "4"}, reqid="4")
-    again = planning(clock.rulebook, about, RECEIVED + int(6.5 * MINUTE), comes_again=True)
-    planned = in_memory(again, clock.cells)
+    again = plan_steps(clock.rulebook, about, RECEIVED + int(6.5 * MINUTE), comes_again=True)
+    planned = run_in_memory(again, clock.cells)
     assert ([held.reason for held in planned.held], planned.suppressed) == (["budget"], ())
 
 
@@ -467,9 +475,9 @@ class Throttled:
     def take(self, number: int, user: int, now: int) -> None:
         for _ in range(self.times):
             about = event({"u": user}, reqid=str(number))
-            row = pass_throttle("r", self.throttle, about, now, keep=0.0)
-            answer = in_memory(row, self.cells)
-        if isinstance(answer, Joined):
+            row = apply_throttle("r", self.throttle, about, now, keep=0.0)
+            answer = run_in_memory(row, self.cells)
+        if isinstance(answer, Buffered):
             self.alarms.setdefault(answer.key, answer.until)
         else:
             self.told.append(str(number))
@@ -478,11 +486,11 @@ class Throttled:
     def ring(self, now: int) -> None:
         for key in [key for key, at in sorted(self.alarms.items()) if at <= now]:
             for _ in range(self.times):
-                batch = in_memory(take_batch(key, self.limits, now), self.cells)
-            if isinstance(batch, Postponed):
+                batch = run_in_memory(take_due(key, self.limits, now), self.cells)
+            if isinstance(batch, NotDueYet):
                 self.alarms[key] = batch.until
             elif isinstance(batch, Batch):
-                in_memory(settle_batch(key, self.limits, batch.number), self.cells)
+                run_in_memory(confirm(key, self.limits, batch.number), self.cells)
                 self.told += [each.reqid for each in batch.events]
                 self.went.setdefault(batch.events[0].payload["u"], []).append(now)
                 del self.alarms[key]
@@ -526,13 +534,13 @@ class Budgeted:
         given_ = {"userid": f"u{user}", "phone": f"+861380000000{user}", "ip": "x", "mailto": "a@example.com"}
         about = event(given_, reqid=str(number))
         for comes_again in (False, True) if self.crash else (False,):
-            row = pass_gates(draft(self.rulebook, about), now, comes_again=comes_again)
-            drafted = in_memory(row, self.cells)
+            row = apply_limits(route(self.rulebook, about), now, comes_again=comes_again)
+            drafted = run_in_memory(row, self.cells)
         assert not drafted.suppressed
-        for alarm in drafted.alarms:
+        for alarm in drafted.timers:
             self.alarms[alarm.key] = alarm.at, self.rulebook.rules[alarm.rule == "two"]
         for rule in self.rulebook.rules:
-            if orders := drafted.orders_of(rule):
+            if orders := drafted.notifications_of(rule):
                 self.told.append((rule.id, about.reqid))
                 self.went.append((now, rule.id, len(orders)))
 
@@ -540,21 +548,23 @@ class Budgeted:
         for key, (at, rule) in sorted(self.alarms.items()):
             if at > now:
                 continue
-            told = in_memory(digest_due(self.rulebook, rule, key, now, nobody), self.cells)
-            if self.crash and isinstance(told, Draft) and told.event.reqid not in self.died:
+            told = run_in_memory(route_due_digest(self.rulebook, rule, key, now, no_preferences), self.cells)
+            if self.crash and isinstance(told, Routing) and told.event.reqid not in self.died:
                 self.died.add(told.event.reqid)
-                told = in_memory(digest_due(self.rulebook, rule, key, now, nobody), self.cells)
-            if isinstance(told, Postponed):
+                told = run_in_memory(
+                    route_due_digest(self.rulebook, rule, key, now, no_preferences), self.cells
+                )
+            if isinstance(told, NotDueYet):
                 self.alarms[key] = told.until, rule
                 continue
             del self.alarms[key]
             if told is not None:
                 assert told.digest is not None
-                left = in_memory(settle_batch(key, rule.limits, told.digest.number), self.cells)
+                left = run_in_memory(confirm(key, rule.limits, told.digest.number), self.cells)
                 if left:
                     self.alarms[key] = left, rule
                 self.told += [(rule.id, each.reqid) for each in told.digest.events]
-                self.went.append((now, rule.id, len(told.orders)))
+                self.went.append((now, rule.id, len(told.notifications)))
 
 
 @settings(max_examples=100, deadline=None)
@@ -600,17 +610,17 @@ def _with_budgets(one: int, two: int, both: int) -> Rulebook:
 
 
 def test_a_pool_takes_no_more_than_the_broker_does() -> None:
-    pool = Pool()
+    pool = DigestBuffer()
     digest = Digest(key=(), wait=1.0, max_events=500)
     for number in range(40):
-        pool, _ = join("k", pool, event({"x": "y" * 10_000}, reqid=str(number)), digest, due=5_000_000)
+        pool, _ = append("k", pool, event({"x": "y" * 10_000}, reqid=str(number)), digest, due=5_000_000)
     assert len(pool.events) + pool.more == 40
     assert 20 < len(pool.events) < 27
-    alone, _ = join("k", Pool(), event({"x": "y" * 300_000}), digest, due=5_000_000)
+    alone, _ = append("k", DigestBuffer(), event({"x": "y" * 300_000}), digest, due=5_000_000)
     assert len(alone.events) == 1  # whatever its size: a digest tells of something
     sealed = seal(pool, 7)
-    assert told(told(sealed, 9), 5).sealed is None
-    assert told(sealed, 9) is sealed
+    assert confirm_flush(confirm_flush(sealed, 9), 5).sealed is None
+    assert confirm_flush(sealed, 9) is sealed
 
 
 @pytest.mark.parametrize(
@@ -630,7 +640,7 @@ def test_a_pool_takes_no_more_than_the_broker_does() -> None:
 )
 def test_what_is_preferred(chosen: Any, allowed: list[str], expected: tuple[str, ...]) -> None:
     choices = None if chosen is None else Choices(channels=chosen)
-    assert selected(choices, "security", allowed, {"email", "sms"}) == expected
+    assert select_channels(choices, "security", allowed, {"email", "sms"}) == expected
 
 
 def trial(folder: Path, rule: str, preferences: str, expect: str) -> list[str]:
@@ -643,7 +653,7 @@ def trial(folder: Path, rule: str, preferences: str, expect: str) -> list[str]:
         f"  given: {{event: notice.login.abnormal, payload: {payload}}}\n  expect: {{{expect}}}\n",
     )
     assert made.ok, made.problems
-    return [str(each) for each in try_case(made.require(), made.cases[0]).differences]
+    return [str(each) for each in run_case(made.require(), made.cases[0]).differences]
 
 
 PREFERRED = "category: security, notify: [preferred], allow: [email, sms]"
@@ -704,4 +714,4 @@ def test_a_test_sees_digests_on_its_clock(tmp_path: Path) -> None:
         **WORDS,
     )
     assert made.ok, made.problems
-    assert [each.rows for each in try_case(made.require(), made.cases[0]).differences] == []
+    assert [each.rows for each in run_case(made.require(), made.cases[0]).differences] == []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from nats.aio.msg import Msg
 
-from engine.broker import handout
+from engine.broker import message_metadata
 
 
 @pytest.mark.parametrize(
@@ -18,7 +18,7 @@ from engine.broker import handout
     ids=["short", "no-domain", "domain"],
 )
 def test_it_says_what_nats_py_says(reply: str) -> None:
-    read, theirs = handout(reply), Msg.Metadata._from_reply(reply)
-    assert (read.sequence, read.number) == (theirs.sequence.stream, theirs.num_delivered) == (17, 3)
-    assert read.stored == 1_800_000_000_123_456
-    assert abs(theirs.timestamp.timestamp() * 1e6 - read.stored) < 2
+    read, theirs = message_metadata(reply), Msg.Metadata._from_reply(reply)
+    assert (read.sequence, read.num_delivered) == (theirs.sequence.stream, theirs.num_delivered) == (17, 3)
+    assert read.stored_at == 1_800_000_000_123_456
+    assert abs(theirs.timestamp.timestamp() * 1e6 - read.stored_at) < 2

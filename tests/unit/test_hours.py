@@ -11,7 +11,7 @@ from policies import event, policy, write
 
 from engine.cli import cli
 from engine.plan import plan
-from engine.trial import try_case
+from engine.trial import run_case
 
 INTERVALS = """
 defaults: {time_zone: Asia/Shanghai}
@@ -32,7 +32,7 @@ def differences(folder: Path, rule: str, at: str, expect: str) -> list[str]:
         f"  expect: {{{expect}}}\n",
     )
     assert made.ok, made.problems
-    return [each.message for each in try_case(made.require(), made.cases[0]).differences]
+    return [each.message for each in run_case(made.require(), made.cases[0]).differences]
 
 
 @pytest.mark.parametrize(
@@ -90,8 +90,8 @@ def test_a_held_delivery_counts_its_deadline_from_its_release(tmp_path: Path) ->
     payload = {"userid": "u1", "mailto": "a@example.com"}
     (delivery,) = plan(made, event(payload), night).deliveries
     (held,) = plan(made, event(payload), night).held
-    assert delivery.released == held.until == night + int(7.5 * 3600e6)
-    assert delivery.since == max(delivery.released, delivery.created)
+    assert delivery.not_before == held.until == night + int(7.5 * 3600e6)
+    assert delivery.deadline_start == max(delivery.not_before, delivery.created)
     assert held.delivery == delivery.id
     by_day = plan(made, event(payload), night - int(3 * 3600e6))
     assert not by_day.held

@@ -229,9 +229,9 @@ def test_nothing_is_filed_or_nothing_matches() -> None:
 
 def test_subjects_remembered_are_bounded() -> None:
     built = indexed(["notice.*"])
-    for n in range(index.REMEMBERED + 10):
+    for n in range(index.MAX_CACHED_SUBJECTS + 10):
         assert built.lookup(f"notice.{n}") == (0,)
-        assert len(built._memory) <= index.REMEMBERED
+        assert len(built._memory) <= index.MAX_CACHED_SUBJECTS
     assert built.lookup("notice.0") == (0,)
 
 
@@ -269,7 +269,7 @@ BREAKS: dict[str, tuple[Any, str, Any]] = {
     "contains": (tables, "_by_part", cut),
     "cidr": (tables, "_by_network", cut),
     "wildcard": (tables, "_by_prefix", cut),
-    "range": (tables.Bounds, "_pieces", closed),
+    "range": (tables.SegmentTree, "_pieces", closed),
     "equals": (demands, "_equal", lambda _: lambda path, scalar, _: ((path, demands.EXACT), scalar)),
     "any_of": (demands, "_equal", lambda _: lambda path, scalar, _: ((path, demands.EXACT), scalar)),
 }
@@ -339,9 +339,9 @@ def test_rules_are_filed_by_pattern_where_that_is_rare() -> None:
 
 def test_patterns_with_one_mark_are_told_apart() -> None:
     """A leaf has a byte for each set of patterns, and there may be more sets than bytes."""
-    leaf = nodes.leaf_of([(5, (), 1), (261, (), 2), (517, (lambda _: False,), 3)])
+    leaf = nodes.make_leaf([(5, (), 1), (261, (), 2), (517, (lambda _: False,), 3)])
     found: list[int] = []
-    nodes.pick(leaf, {261, 517}, {5}, {}, found)
+    nodes.verify_leaf(leaf, {261, 517}, {5}, {}, found)
     assert found == [2]
 
 
@@ -382,9 +382,9 @@ def test_conditions_with_flaws_do_no_harm() -> None:
 
 def test_subjects_remembered_by_rules_are_bounded() -> None:
     built = RuleIndex(entries([rule("notice.*", {})]))
-    for n in range(index.REMEMBERED + 10):
+    for n in range(index.MAX_CACHED_SUBJECTS + 10):
         assert built.lookup(f"notice.{n}", {}) == [0]
-        assert len(built._plans) <= index.REMEMBERED
+        assert len(built._plans) <= index.MAX_CACHED_SUBJECTS
 
 
 def test_odd_payloads_lead_nowhere() -> None:

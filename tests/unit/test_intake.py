@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from policies import RECEIVED
 from support import ROOT, envelope
 
-from engine.arrival import decode
+from engine.arrival import decode_event
 from engine.catalogue import Catalogue, EventSchema
 from engine.errors import UndecodableError
 from engine.model import Event, Kind
@@ -29,7 +29,9 @@ KNOWN = Catalogue(
 
 
 def decoded(data: bytes, *, received: int = RECEIVED, tolerance: float = 10.0, key: str = "x") -> Event:
-    return decode(data, kind=Kind.NOTICE, key=key, received=received, tolerance=tolerance, catalogue=KNOWN)
+    return decode_event(
+        data, kind=Kind.NOTICE, key=key, received=received, tolerance=tolerance, catalogue=KNOWN
+    )
 
 
 def reason(data: bytes, **more: Any) -> str:
@@ -42,7 +44,7 @@ def reason(data: bytes, **more: Any) -> str:
 def test_the_captured_events_are_events(entry: dict[str, Any]) -> None:
     message = json.loads(entry["payload"])
     _, _, kind, *key = entry["subject"].split(".")
-    event = decode(
+    event = decode_event(
         entry["payload"].encode(), kind=Kind(kind), key=".".join(key), received=message["time"] + 5000,
         tolerance=10.0, catalogue=Catalogue(),
     )  # fmt: skip

@@ -14,9 +14,9 @@ from weakref import ref
 import pytest
 from policies import policy
 
-from engine.beside import beside
-from engine.control import Reloaded
-from engine.dismantling import dismantle
+from engine.beside import run_in_thread
+from engine.control import ReloadResult
+from engine.dismantling import free_gradually
 from engine.loader import Policy
 from engine.reload import Reloader
 from engine.rulebook import Rulebook
@@ -34,7 +34,7 @@ FAILS = (
 @pytest.mark.parametrize(
     ("do", "new", "said"),
     [
-        (Reloader.rehearse, RULE.replace("id: r", "id: new"), ""),
+        (Reloader.dry_run, RULE.replace("id: r", "id: new"), ""),
         (Reloader.reload, RULE, ""),
         (Reloader.reload, RULE + FAILS, "policy-test-failed"),
         (Reloader.reload, RULE.replace("id: r", "id: new"), "reload-failed"),
@@ -42,7 +42,7 @@ FAILS = (
     ids=["rehearsed", "unchanged", "failed", "reload-failed"],
 )
 async def test_it_is_let_go_of_in_a_thread(
-    do: Callable[[Reloader], Awaitable[Reloaded]], new: str, said: str, tmp_path: Path
+    do: Callable[[Reloader], Awaitable[ReloadResult]], new: str, said: str, tmp_path: Path
 ) -> None:
     threads: list[threading.Thread] = []
     counted: list[float] = []  # reloads, at that moment
@@ -82,12 +82,12 @@ async def test_what_was_still_used_to_tell_of_removed_rules_is_let_go_of_in_a_th
 
     books = [policy(tmp_path, RULE).require()]
     index = ref(books[0].index, lambda _: threads.append(threading.current_thread()))
-    session = cast(Session, SimpleNamespace(digests=SimpleNamespace(flush=flush)))
+    session = cast(Session, SimpleNamespace(digest_flusher=SimpleNamespace(flush_removed=flush)))
     gc.disable()
     try:
         flushing = asyncio.create_task(Service._flush(session, books[0], cast(Rulebook, None)))
         await asyncio.sleep(0)
-        await beside(dismantle, [books.pop()])
+        await run_in_thread(free_gradually, [books.pop()])
         assert index() is not None
         told.set()
         await flushing

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from engine.addresses import Mailbox
 from engine.channels import mime
-from engine.channels.mail import Letter, compose, with_prefix
+from engine.channels.mail import MailMessage, compose, with_prefix
 from engine.model import Inline, Message
 
 PNG = Inline(name="logo.png", media_type="image/png", data=b"\x89PNG\r\n.\r\n\x00\xff")
-LETTER = Letter(
+LETTER = MailMessage(
     id="0123456789abcdef0123456789abcdef",
     domain="example.com",
     created=1_772_465_400_123_456,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from policies import policy
 
-from engine.offers import Offers, offers_of
+from engine.offers import PreferenceOptions, options_of
 from engine.preferences import check_choice, merged, parse
 
 RULES = """
@@ -32,11 +32,11 @@ WORDS = {
 
 
 @pytest.fixture(scope="module")
-def offers(tmp_path_factory: pytest.TempPathFactory) -> Offers:
-    return offers_of(policy(tmp_path_factory.mktemp("policy"), RULES, **WORDS).require())
+def offers(tmp_path_factory: pytest.TempPathFactory) -> PreferenceOptions:
+    return options_of(policy(tmp_path_factory.mktemp("policy"), RULES, **WORDS).require())
 
 
-def test_what_is_for_the_person_is_offered(offers: Offers) -> None:
+def test_what_is_for_the_person_is_offered(offers: PreferenceOptions) -> None:
     offered = {name: offer.channels for name, offer in offers.categories.items()}
     assert offered == {"security": ("email", "sms"), "news": ("sms", "email")}
     assert offers.everything.channels == ("email", "sms")
@@ -44,7 +44,7 @@ def test_what_is_for_the_person_is_offered(offers: Offers) -> None:
     assert offers.languages == ("de", "en", "zh-CN")
 
 
-def test_what_is_on(offers: Offers) -> None:
+def test_what_is_on(offers: PreferenceOptions) -> None:
     def on(category: str, document: dict[str, Any]) -> list[str]:
         offer, choices = offers.categories[category], parse(document)
         return [channel for channel in offer.channels if offer.is_on(choices, channel)]
@@ -79,7 +79,9 @@ def test_what_is_on(offers: Offers) -> None:
         ({"time_zone": "Nowhere"}, "there is no time zone"),
     ],
 )
-def test_what_speaks_against_a_choice(offers: Offers, document: dict[str, Any], reason: str) -> None:
+def test_what_speaks_against_a_choice(
+    offers: PreferenceOptions, document: dict[str, Any], reason: str
+) -> None:
     reasons = check_choice(offers, document)
     assert bool(reasons) == bool(reason)
     assert reason in "".join(reasons)
@@ -89,13 +91,13 @@ def test_a_language_without_any_words(tmp_path: Path) -> None:
     rules = "rules: [{id: a, event: notice.a, to: {email: mailto}, template: w, notify: [email]}]"
     words = {"templates__w__en__email.txt": "---\nsubject: S\n---\nx"}
     book = policy(tmp_path, rules, **words).require()
-    assert check_choice(offers_of(book), {"locale": "fr"}) == ()
+    assert check_choice(options_of(book), {"locale": "fr"}) == ()
     book = replace(book, defaults=replace(book.defaults, locale="de"))
-    reasons = check_choice(offers_of(book), {"locale": "fr"})
+    reasons = check_choice(options_of(book), {"locale": "fr"})
     assert reasons == ("locale: nothing is written in fr; there are: en",)
 
 
-def test_what_is_not_changed_is_not_looked_at(offers: Offers) -> None:
+def test_what_is_not_changed_is_not_looked_at(offers: PreferenceOptions) -> None:
     """A category that is no more must not keep anybody from another language."""
     stale = {"gone": ["sms"], "addresses": {"chat": "me"}}
     document = merged(stale, {"locale": "de", "news": None})

@@ -130,7 +130,7 @@ def test_a_predicate_answers_every_value_with_true_or_false(name: str) -> None:
         predicate = OPERATORS[name].compile(argument)
         for value in ODD:
             assert predicate(value) in (True, False)
-            if isinstance(value, list | dict) and not OPERATORS[name].itself:
+            if isinstance(value, list | dict) and not OPERATORS[name].tests_whole_value:
                 assert predicate(value) is False
 
 

@@ -13,9 +13,9 @@ from weakref import ref
 import pytest
 from policies import policy
 
-from engine.actions import OUTCOME_UNKNOWN, Answer, Request, Resources
-from engine.actions.preferences import Preferences
-from engine.errors import BadPreferences, BrokerError
+from engine.actions import OUTCOME_UNKNOWN, ActionRequest, ActionResponse, HandlerResources
+from engine.actions.preferences import PreferencesHandler
+from engine.errors import BrokerError, InvalidPreferences
 from engine.rulebook import Rulebook
 
 POLICY = """
@@ -53,20 +53,24 @@ def rulebook(tmp_path_factory: pytest.TempPathFactory) -> Rulebook:
     return cast(Rulebook, policy(tmp_path_factory.mktemp("policy"), POLICY).require())
 
 
-def resources_with(rulebook: Callable[[], Rulebook], kept: Kept) -> Resources:
-    made = cast(Any, Resources)(
+def resources_with(rulebook: Callable[[], Rulebook], kept: Kept) -> HandlerResources:
+    made = cast(Any, HandlerResources)(
         connection=None, rulebook=rulebook, open_channel=None, metrics=None, preferences=kept
     )
-    return cast(Resources, made)
+    return cast(HandlerResources, made)
 
 
-def asked(rulebook: Rulebook, action: str, kept: Kept, payload: Any, *, person: str | None = None) -> Answer:
+def asked(
+    rulebook: Rulebook, action: str, kept: Kept, payload: Any, *, person: str | None = None
+) -> ActionResponse:
     resources = resources_with(lambda: rulebook, kept)
     data = json.dumps(payload).encode()
-    request = Request(key=action, reqid="r", payload=payload, data=data, sent=0, received=0, person=person)
+    request = ActionRequest(
+        key=action, reqid="r", payload=payload, data=data, sent=0, received=0, person=person
+    )
 
-    async def ask() -> Answer:
-        handler = Preferences(rulebook.actions[action], resources)
+    async def ask() -> ActionResponse:
+        handler = PreferencesHandler(rulebook.actions[action], resources)
         return await handler.handle(request, asyncio.get_running_loop().time() + 5)
 
     return asyncio.run(ask())
@@ -130,7 +134,7 @@ def test_the_broker_is_away(rulebook: Rulebook) -> None:
 
 
 def test_what_cannot_be_read_counts_as_nothing_and_is_told_to_operators(rulebook: Rulebook) -> None:
-    for kept in (Kept(BadPreferences(["no JSON"])), Kept({"locale": 7})):
+    for kept in (Kept(InvalidPreferences(["no JSON"])), Kept({"locale": 7})):
         answer = asked(rulebook, "options", kept, {"userid": "u"})
         assert answer.payload is not None and answer.payload["preferences"] == {}
         assert answer.code == 0 and "counts as nothing" in answer.detail
@@ -180,8 +184,8 @@ def test_labels_in_the_nearest_language(rulebook: Rulebook) -> None:
 async def test_a_policy_that_was_asked_about_is_let_go_of(tmp_path: Path) -> None:
     present = [policy(tmp_path, POLICY).require()]
     before = ref(present[0].index)
-    handler = Preferences(present[0].actions["options"], resources_with(lambda: present[0], Kept({})))
-    request = Request(key="options", reqid="r", payload={"userid": "u"}, data=b"", sent=0, received=0)
+    handler = PreferencesHandler(present[0].actions["options"], resources_with(lambda: present[0], Kept({})))
+    request = ActionRequest(key="options", reqid="r", payload={"userid": "u"}, data=b"", sent=0, received=0)
     deadline = asyncio.get_running_loop().time() + 5
     gc.disable()
     try:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.choices import Choices
-from engine.errors import BadPreferences
+from engine.errors import InvalidPreferences
 from engine.intervals import Window
 from engine.preferences import parse
 from engine.schemas import check_value, load
@@ -67,7 +67,7 @@ def test_the_schema_takes_it_too(document: dict[str, Any]) -> None:
     ],
 )
 def test_what_is_wrong_is_wrong_for_the_schema_too(document: Any, reason: str) -> None:
-    with pytest.raises(BadPreferences) as refused:
+    with pytest.raises(InvalidPreferences) as refused:
         parse(document)
     assert reason in str(refused.value)
     assert check_value(document, load("preferences"))
@@ -90,7 +90,7 @@ def test_what_is_wrong_is_wrong_for_the_schema_too(document: Any, reason: str) -
     ],
 )
 def test_more_than_a_schema_can_say(document: Any, reason: str) -> None:
-    with pytest.raises(BadPreferences) as refused:
+    with pytest.raises(InvalidPreferences) as refused:
         parse(document)
     assert reason in str(refused.value)
 
@@ -108,12 +108,12 @@ def test_some_time_of_the_day_has_to_be_left(hours: list[tuple[int, int]]) -> No
     try:
         parse({"quiet_hours": windows})
         is_taken = True
-    except BadPreferences:
+    except InvalidPreferences:
         is_taken = False
     assert is_taken == (len(quiet) < 24)
 
 
 def test_every_reason_is_told_at_once() -> None:
-    with pytest.raises(BadPreferences) as refused:
+    with pytest.raises(InvalidPreferences) as refused:
         parse({"locale": "?", "time_zone": "?", "quiet_hours": "?", "addresses": {"phone": "?"}, "a": 1})
     assert len(refused.value.reasons) == 5

@@ -9,12 +9,12 @@ import pytest
 from policies import RECEIVED, event, policy
 
 from engine import entries, history
-from engine.broker import AGAIN, Outgoing, Topology
-from engine.choices import Choices, ChoicesOf, nobody
-from engine.dispatch import dispatched
-from engine.draft import draft
-from engine.gates import in_memory
-from engine.plan import Plan, planning, replanned
+from engine.broker import RESENT_HEADER, OutgoingMessage, Topology
+from engine.choices import Choices, ChoicesOf, no_preferences
+from engine.dispatch import messages_for_plan
+from engine.draft import route
+from engine.gates import run_in_memory
+from engine.plan import Plan, plan_from_record, plan_steps
 from engine.preferences import parse
 from engine.rulebook import Rulebook
 
@@ -29,24 +29,24 @@ def book(folder: Path, *rules: str, more: str = "") -> Rulebook:
 
 
 def first(rulebook: Rulebook, cells: dict[str, bytes], now: int = RECEIVED, reqid: str = "r") -> Plan:
-    return in_memory(planning(rulebook, event(PAYLOAD, reqid=reqid), now), cells)
+    return run_in_memory(plan_steps(rulebook, event(PAYLOAD, reqid=reqid), now), cells)
 
 
-def written_down(planned: Plan, at: int = RECEIVED) -> entries.Plan:
+def written_down(planned: Plan, at: int = RECEIVED) -> entries.PlanRecord:
     """The plan as it is read back from the history."""
-    entry = entries.read_entry(history.planned(Topology(), planned, at=at, id_="x").payload)
-    assert isinstance(entry, entries.Plan)
+    entry = entries.read_entry(history.plan_entry(Topology(), planned, at=at, id_="x").payload)
+    assert isinstance(entry, entries.PlanRecord)
     return entry
 
 
 def again(
     rulebook: Rulebook,
-    recorded: entries.Plan,
+    recorded: entries.PlanRecord,
     now: int = NIGHT,
-    choices_of: ChoicesOf = nobody,
+    choices_of: ChoicesOf = no_preferences,
     reqid: str = "r",
 ) -> Plan:
-    return replanned(draft(rulebook, event(PAYLOAD, reqid=reqid), choices_of), recorded, now)
+    return plan_from_record(route(rulebook, event(PAYLOAD, reqid=reqid), choices_of), recorded, now)
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_whatever_a_limit_said(tmp_path: Path, limit: str) -> None:
         assert same.deliveries == planned.deliveries
         assert (same.suppressed, same.held) == (planned.suppressed, planned.held)
         # Whether it was the one that rings is not written down; to ring twice does no harm.
-        assert {*planned.alarms} <= {*same.alarms} and len({*same.alarms}) == bool(planned.held)
+        assert {*planned.timers} <= {*same.timers} and len({*same.timers}) == bool(planned.held)
 
 
 HOURS = """
@@ -88,7 +88,7 @@ def test_hours_are_those_of_the_first_time(tmp_path: Path) -> None:
             same = again(rulebook, written_down(planned, at), now)
             assert same.deliveries == planned.deliveries
             assert (same.suppressed, same.held) == (planned.suppressed, planned.held)
-    assert any(delivery.released for delivery in first(rulebook, {}, NIGHT).deliveries)
+    assert any(delivery.not_before for delivery in first(rulebook, {}, NIGHT).deliveries)
 
 
 def test_what_waited_for_an_hour_that_has_come_may_be_sent_already(tmp_path: Path) -> None:
@@ -96,12 +96,14 @@ def test_what_waited_for_an_hour_that_has_come_may_be_sent_already(tmp_path: Pat
     planned = first(book(tmp_path, rule, more=HOURS), {}, NIGHT)
     (delivery,) = planned.deliveries
 
-    def stored(now: int) -> Outgoing:
-        _, (outgoing,) = dispatched(Topology(), planned, 10_000, now, {AGAIN: "1"})
+    def stored(now: int) -> OutgoingMessage:
+        _, (outgoing,) = messages_for_plan(Topology(), planned, 10_000, now, {RESENT_HEADER: "1"})
         return outgoing
 
-    assert "Nats-Schedule" in stored(delivery.released - 1).headers
-    assert stored(delivery.released).headers == {AGAIN: "1"}  # its channel looks whether it was sent
+    assert "Nats-Schedule" in stored(delivery.not_before - 1).headers
+    assert stored(delivery.not_before).headers == {
+        RESENT_HEADER: "1"
+    }  # its channel looks whether it was sent
 
 
 def choosing(document: dict[str, Any]) -> ChoicesOf:

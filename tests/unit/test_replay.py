@@ -15,17 +15,16 @@ from msgspec import structs
 from policies import CHANNELS, RECEIVED, event, write
 
 from engine import replay as module
-from engine.choices import Choices, ChoicesOf, nobody
-from engine.gates import Change, Row
+from engine.choices import Choices, ChoicesOf, no_preferences
+from engine.gates import StateSteps, StateUpdate
 from engine.index import RuleIndex
 from engine.limits import Dedupe, Limits
 from engine.loader import load_files, read_folder
 from engine.model import Delivery, Event
-from engine.plan import plan
-from engine.plan import write as write_words
-from engine.remembered import Remembered
-from engine.replay import Replay, Verdict, past
-from engine.replay.likeness import Side
+from engine.plan import plan, render_plan
+from engine.remembered import SimulatedState
+from engine.replay import DeliveryChange, Replay, past
+from engine.replay.likeness import ReplaySide
 from engine.replay.wordprints import template_prints
 
 RULE = "rules: [{id: r, event: notice.login.abnormal, notify: [email], template: t, when: {result: success}}]"
@@ -43,9 +42,11 @@ PAYLOAD = {"userid": "u1", "mailto": "a@example.com", "phone": "+8613800000000",
            "result": "success", "city": "Köln"}  # fmt: skip
 
 
-def side(folder: Path, name: str, changes: Mapping[str, str]) -> Side:
+def side(folder: Path, name: str, changes: Mapping[str, str]) -> ReplaySide:
     files = read_folder(write(folder / name, {**USUAL, **changes}))
-    return Side(rulebook=load_files(files, environment={}).require(), prints=template_prints(files.contents))
+    return ReplaySide(
+        rulebook=load_files(files, environment={}).require(), prints=template_prints(files.contents)
+    )
 
 
 def compared(
@@ -68,10 +69,10 @@ def written(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     seen: list[Any] = []
 
     def note(drafted: Any) -> Any:
-        seen.extend(drafted.orders)
-        return write_words(drafted)
+        seen.extend(drafted.notifications)
+        return render_plan(drafted)
 
-    monkeypatch.setattr(module, "write", note)
+    monkeypatch.setattr(module, "render_plan", note)
     return seen
 
 
@@ -180,9 +181,9 @@ def test_counts_are_those_of_the_two_plans_in_full(tmp_path: Path) -> None:
     assert seen == {"same", "changes", "appears", "vanishes"}
 
 
-def _in_full(side: Side, one: Event) -> dict[str, Delivery]:
+def _in_full(side: ReplaySide, one: Event) -> dict[str, Delivery]:
     def nameless(each: Delivery) -> Delivery:
-        return structs.replace(each, revision="", instead=tuple(map(nameless, each.instead)))
+        return structs.replace(each, revision="", fallbacks=tuple(map(nameless, each.fallbacks)))
 
     return {each.id: nameless(each) for each in plan(side.rulebook, one).deliveries}
 
@@ -204,7 +205,7 @@ def test_samples_say_what_differs_and_why(tmp_path: Path) -> None:
     text = "---\nsubject: Hello\n---\nFrom {{ payload.city }}\nBye\n"
     replay = compared(tmp_path, {"templates/t/email.txt": text}, *[PAYLOAD] * 5, samples=2)
     (samples,) = replay.samples.values()
-    assert len(samples) == 2 and replay.tallies["r", "email"] == {Verdict.CHANGES: 5}
+    assert len(samples) == 2 and replay.tallies["r", "email"] == {DeliveryChange.CHANGES: 5}
     (field,) = samples[0].fields
     assert (field.name, field.live, field.new) == ("text", "From 203.0.113.9", "From Köln")
     assert samples[0].event == "notice.login.abnormal" and samples[0].reqid == "0" * 32
@@ -220,7 +221,7 @@ def test_samples_say_what_differs_and_why(tmp_path: Path) -> None:
          "first says stop before it, or it does not match"),
     ):  # fmt: skip
         replay = compared(tmp_path / why[:9].strip(), change)
-        (vanished,) = replay.samples["r", "email", Verdict.VANISHES]
+        (vanished,) = replay.samples["r", "email", DeliveryChange.VANISHES]
         assert vanished.why == why and vanished.fields[0].live == "a@example.com"
 
 
@@ -251,7 +252,7 @@ def test_limits_hold_back_as_they_would_have_event_by_event(tmp_path: Path) -> N
     live = side(tmp_path, "live", {})
     narrow = side(tmp_path, "new", {"rules.yaml": RULE.replace("{result: success}", "{city: Köln}")})
 
-    def counted(live: Side, new: Side) -> dict[str, int]:
+    def counted(live: ReplaySide, new: ReplaySide) -> dict[str, int]:
         replay = Replay(live, new)
         for number, (city, minutes) in enumerate(
             [("Oslo", 0), ("Köln", 1), ("Köln", 2), ("Köln", 10), ("Köln", 12)]
@@ -267,7 +268,7 @@ def test_limits_hold_back_as_they_would_have_event_by_event(tmp_path: Path) -> N
     assert counted(limited(live, dedupe), limited(narrow, dedupe)) == {"vanishes": 2, "appears": 2}
 
 
-def limited(side: Side, dedupe: Dedupe) -> Side:
+def limited(side: ReplaySide, dedupe: Dedupe) -> ReplaySide:
     rules = tuple(replace(rule, limits=Limits(dedupe=dedupe)) for rule in side.rulebook.rules)
     index = RuleIndex((rule.events, rule.when, rule) for rule in rules)
     return replace(side, rulebook=replace(side.rulebook, rules=rules, index=index))
@@ -280,7 +281,9 @@ TOLD = {
 VISITS = [("Oslo", 0), ("Rome", 1), ("Bern", 4), ("Lima", 5), ("Bonn", 90)]  # cities and minutes
 
 
-def replayed(live: Side, new: Side, *, minutes: int, choices_of: ChoicesOf = nobody) -> Replay:
+def replayed(
+    live: ReplaySide, new: ReplaySide, *, minutes: int, choices_of: ChoicesOf = no_preferences
+) -> Replay:
     """The visits, seen that many minutes after the first."""
     replay = Replay(live, new, choices_of=choices_of)
     for number, (city, minute) in enumerate(VISITS):
@@ -300,7 +303,7 @@ def test_digests_fall_due_on_the_clock_of_the_events(tmp_path: Path, written: li
     longer = side(tmp_path, "longer", {"rules.yaml": GATHERING.replace("2m", "270s"), **TOLD})
     replay = replayed(live, longer, minutes=91)  # Oslo Rome Bern; Lima, told a little later
     assert counts(replay) == {"changes": 2}
-    first, last = replay.samples["r", "email", Verdict.CHANGES]
+    first, last = replay.samples["r", "email", DeliveryChange.CHANGES]
     assert [(each.live, each.new) for each in first.fields] == [("Oslo Rome", "Oslo Rome Bern")]
     assert [(each.live, each.new) for each in last.fields] == [("Bern Lima", "Lima")]
 
@@ -330,7 +333,7 @@ def test_budgets_are_counted_on_the_clock_of_the_events(tmp_path: Path) -> None:
 def test_digests_that_find_no_partner_are_not_kept_without_bound(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(past, "_MOST_WAITING", 10)
+    monkeypatch.setattr(past, "_MAX_WAITING", 10)
     live = side(tmp_path, "live", {"rules.yaml": GATHERING, **TOLD})
     replay = Replay(live, side(tmp_path, "new", {"rules.yaml": "rules: []"}), samples=0)
     for number in range(100):
@@ -353,28 +356,28 @@ def test_people_are_told_as_they_have_chosen(tmp_path: Path) -> None:
     replay = replayed(live, new, minutes=100, choices_of=switched_off)
     assert counts(replay) == {"appears": 5}
     assert (
-        replay.samples["r", "email", Verdict.APPEARS][0].why
+        replay.samples["r", "email", DeliveryChange.APPEARS][0].why
         == "preference: u1 has switched it off for logins"
     )
 
 
 def test_what_gates_remember_is_forgotten_when_it_has_had_its_time() -> None:
-    remembered = Remembered()
+    remembered = SimulatedState()
     seen = []
 
     def note(value: bytes) -> tuple[bytes, None]:
         seen.append(value)
         return b"x", None
 
-    def row(key: str) -> Row[str]:
-        yield Change(key, note, keep=1.0)
+    def row(key: str) -> StateSteps[str]:
+        yield StateUpdate(key, note, ttl=1.0)
         return key
 
     for number in range(50_000):
-        assert remembered.carry_out(row(str(number)), now=number * 10_000) == str(number)
+        assert remembered.run(row(str(number)), now=number * 10_000) == str(number)
     assert len(remembered) < 11_000 and set(seen) == {b""}
     for now in (0, 999_999, 2_100_000):
-        remembered.carry_out(row("again"), now=10**12 + now)
+        remembered.run(row("again"), now=10**12 + now)
     assert seen[-3:] == [b"", b"x", b""]
 
 

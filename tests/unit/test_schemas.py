@@ -17,7 +17,7 @@ from jsonschema import Draft202012Validator
 from engine.channels import TYPES
 from engine.documents import read
 from engine.schemas import check, check_schema, check_value, load, names, validators
-from engine.schemas.findings import Finding
+from engine.schemas.findings import SchemaViolation
 from engine.schemas.wording import EXPECTS
 from engine.spelling import nearest
 
@@ -573,7 +573,9 @@ class TestCheckValue:
         assert [f.code for f in check_schema(5)] == ["wrong-type"]
 
     def test_a_finding_is_a_value(self) -> None:
-        assert Finding(path=("a",), code="x", message="m") == Finding(path=("a",), code="x", message="m")
+        assert SchemaViolation(path=("a",), code="x", message="m") == SchemaViolation(
+            path=("a",), code="x", message="m"
+        )
 
 
 class TestNearest:

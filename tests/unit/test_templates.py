@@ -10,7 +10,7 @@ from engine import locales
 from engine.errors import TemplateError
 from engine.model import Message
 from engine.template_compiler import compile_library
-from engine.templates import MAX_OUTPUT, Library, Source, render
+from engine.templates import MAX_OUTPUT, Library, TemplateSource, render_template
 
 CONTEXT: dict[str, Any] = {
     "payload": {}, "event": {}, "rule": {}, "recipient": {}, "vars": {}, "site": {"name": "S"},
@@ -18,7 +18,9 @@ CONTEXT: dict[str, Any] = {
 
 
 def library(*files: tuple[str, str], pictures: dict[str, bytes] | None = None) -> Library:
-    made, flaws = compile_library([Source(path=path, text=text) for path, text in files], pictures or {})
+    made, flaws = compile_library(
+        [TemplateSource(path=path, text=text) for path, text in files], pictures or {}
+    )
     assert flaws == ()
     return made
 
@@ -26,7 +28,7 @@ def library(*files: tuple[str, str], pictures: dict[str, bytes] | None = None) -
 def message(text: str, extension: str = "txt", **payload: Any) -> Message:
     words = library((f"t/email.{extension}", text)).find("t", ["email"], [""])
     assert words is not None
-    return render(words, {**CONTEXT, "payload": payload})
+    return render_template(words, {**CONTEXT, "payload": payload})
 
 
 @pytest.mark.parametrize(
@@ -54,7 +56,7 @@ def test_language_comes_before_the_channel() -> None:
     def found(channel: str, *tags: str) -> str:
         words = made.find("t", [channel], locales.chain(*tags))
         assert words is not None
-        return render(words, CONTEXT).text
+        return render_template(words, CONTEXT).text
 
     assert found("email", "zh-CN") == "通用"
     assert found("sms", "zh-Hans-CN") == "通用"
@@ -78,7 +80,7 @@ def test_escaping_follows_the_file_also_through_a_layout() -> None:
     )
     words = made.find("t", ["email"], [""])
     assert words is not None
-    assert render(words, {**CONTEXT, "payload": {"n": "<i>"}}).html == "<main>&lt;i&gt;</main>"
+    assert render_template(words, {**CONTEXT, "payload": {"n": "<i>"}}).html == "<main>&lt;i&gt;</main>"
 
 
 def test_a_block_says_what_the_layouts_below_it_say() -> None:
@@ -92,7 +94,7 @@ def test_a_block_says_what_the_layouts_below_it_say() -> None:
     )
     words = made.find("t", ["email"], [""])
     assert words is not None
-    assert render(words, CONTEXT).text == "t, mail, all"
+    assert render_template(words, CONTEXT).text == "t, mail, all"
 
 
 def test_a_mail_without_text_gets_one_from_its_html() -> None:
@@ -107,11 +109,11 @@ def test_mjml_becomes_html_with_the_template_inside() -> None:
 
 
 def test_the_subject_is_one_line_whatever_the_payload_says() -> None:
-    source = Source(path="t/email.txt", text="body", subject="New {{ payload.n }}")
+    source = TemplateSource(path="t/email.txt", text="body", subject="New {{ payload.n }}")
     made, _ = compile_library([source], {})
     words = made.find("t", ["email"], [""])
     assert words is not None
-    made_message = render(words, {**CONTEXT, "payload": {"n": "x\r\nBcc: evil@example.com"}})
+    made_message = render_template(words, {**CONTEXT, "payload": {"n": "x\r\nBcc: evil@example.com"}})
     assert made_message.title == "New x Bcc: evil@example.com"
 
 
@@ -124,7 +126,7 @@ def test_only_the_pictures_that_are_shown_are_sent() -> None:
     text = '<img src="cid:a.png"><img src="cid:c.png"><img src="cid:d.png">'
     words = library(("t/email.html", text), pictures=pictures).find("t", ["email"], [""])
     assert words is not None
-    assert [picture.name for picture in render(words, CONTEXT).inline] == ["a.png", "d.png"]
+    assert [picture.name for picture in render_template(words, CONTEXT).inline] == ["a.png", "d.png"]
 
 
 @pytest.mark.parametrize(
@@ -165,6 +167,8 @@ def test_output_is_bounded() -> None:
     ],
 )
 def test_flaws_are_found_at_load_with_their_line(path: str, text: str, code: str, line: int) -> None:
-    made, flaws = compile_library([Source(path=path, text=text), Source(path="u/sms.txt", text="ok")], {})
+    made, flaws = compile_library(
+        [TemplateSource(path=path, text=text), TemplateSource(path="u/sms.txt", text="ok")], {}
+    )
     assert [(flaw.path, flaw.code, flaw.line) for flaw in flaws] == [(path, code, line)]
     assert "u" in made  # one bad file does not hide the others

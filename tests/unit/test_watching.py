@@ -14,13 +14,13 @@ from saving import config_map, save_as_editors_do
 from support import LIMIT
 
 from engine import watching
-from engine.watching import Watch
+from engine.watching import FileWatcher
 
 
 class Noticed:
     """What a watch has told: a count, and a wait for the next one."""
 
-    def __init__(self, watch: Watch) -> None:
+    def __init__(self, watch: FileWatcher) -> None:
         self.watch, self.count = watch, 0
         self._changed = asyncio.Condition()
 
@@ -41,7 +41,7 @@ class Noticed:
 
 @asynccontextmanager
 async def watched(*paths: Path) -> AsyncIterator[Noticed]:
-    noticed = Noticed(Watch(paths=lambda: paths))
+    noticed = Noticed(FileWatcher(paths=lambda: paths))
     collecting = asyncio.create_task(noticed.collect())
     yield noticed
     collecting.cancel()
@@ -113,15 +113,15 @@ async def test_links_are_followed_and_watched_anew_when_they_lead_elsewhere(tmp_
 async def test_what_changes_nothing_is_no_change(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rules = place / "rules"
     looks = 0
-    look = watching.look
+    look = watching.scan
 
-    def count(paths: object) -> watching.Sight:
+    def count(paths: object) -> watching.FileSnapshot:
         nonlocal looks
         looks += 1
         return look(paths)  # type: ignore[arg-type]
 
     async with watched(place / "mss.yaml", rules) as noticed:
-        monkeypatch.setattr(watching, "look", count)
+        monkeypatch.setattr(watching, "scan", count)
         os.utime(rules / "policy.yaml", (1, 1))
         policy = (rules / "policy.yaml").read_text()
         save_as_editors_do(rules / "policy.yaml", policy)
@@ -158,7 +158,7 @@ def test_a_link_that_goes_while_it_is_looked_at_is_no_mishap(
         raise FileNotFoundError(self)
 
     monkeypatch.setattr(Path, "readlink", gone)
-    found = watching.look([tmp_path / "current", tmp_path / "rules"])
+    found = watching.scan([tmp_path / "current", tmp_path / "rules"])
     assert str(tmp_path / "rules") in found.folders
 
 

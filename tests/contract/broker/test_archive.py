@@ -10,8 +10,8 @@ from permissions import permissions
 from support import NatsServer, client_options, envelope
 
 from engine.archive import Archive
-from engine.broker import Outgoing, Publisher, Topology, connect
-from engine.errors import BrokerUnfit, NotPermitted
+from engine.broker import OutgoingMessage, Publisher, Topology, connect
+from engine.errors import BrokerUnsupported, NotPermitted
 from engine.model import Event, Kind
 from engine.preference_store import PreferenceStore
 
@@ -23,7 +23,7 @@ async def filled(connection: object, kind: Kind, count: int) -> None:
     publisher = Publisher(connection)  # type: ignore[arg-type]
     await publisher.start()
     messages = [
-        Outgoing(
+        OutgoingMessage(
             subject=base if kind is Kind.LOG and number % 2 else f"{base}.a.b",
             payload=envelope({"number": number}), id=f"{kind}.{number}",
             headers={"Mss-Hops": "2"} if number == 7 else {},
@@ -53,7 +53,7 @@ async def test_every_event_once_in_order_and_only_what_is_permitted(tmp_path: Pa
     assert [event.key for event in events[1000:]] == ["a.b", ""] * 4 + ["a.b"]
     assert [event.hops for event in events[:10]] == [0] * 7 + [2, 0, 0]
     assert list(archive.missing) == [Kind.AUDIT] and archive.waiting == 0
-    with pytest.raises(BrokerUnfit, match="no stream MSS_ARCHIVE_AUDIT"):
+    with pytest.raises(BrokerUnsupported, match="no stream MSS_ARCHIVE_AUDIT"):
         await read(Archive(connection=everybody, topology=Topology()), [Kind.AUDIT])
     limited = await connect({**options, "user": "some", "password": "x", "inbox_prefix": "_INBOX_mss"})
     archive = Archive(connection=limited, topology=Topology())

@@ -14,10 +14,10 @@ from nats.aio.msg import Msg
 from nats.js import api
 from support import LIMIT, NatsServer, until
 
-from engine.broker import Connection, Consumer, Outgoing, Publisher, Settlement
+from engine.broker import Connection, Consumer, OutgoingMessage, PendingAck, Publisher
 from engine.broker.consumer import Handle
-from engine.broker.publisher import Then
-from engine.errors import BrokerError, BrokerUnfit
+from engine.broker.publisher import OnStored
+from engine.errors import BrokerError, BrokerUnsupported
 
 ACK_WAIT = 1.0
 
@@ -60,7 +60,7 @@ async def test_everything_arrives_and_never_more_at_once_than_allowed(connection
     await until(lambda: len(seen) == 300, what="300 messages")
     made.stop()
     await running
-    assert most == 10 and max(seen.values()) == 1 and made.in_hand == 0
+    assert most == 10 and max(seen.values()) == 1 and made.in_flight == 0
     assert await left(connection) == 0
 
 
@@ -76,7 +76,7 @@ async def test_stop_finishes_what_is_in_hand_and_leaves_the_rest(connection: Con
 
     made = consumer(connection, handle, limit=5)
     running = asyncio.create_task(made.run())
-    await until(lambda: made.in_hand == 5, what="five in hand")
+    await until(lambda: made.in_flight == 5, what="five in hand")
     made.stop()
     release.set()
     await asyncio.wait_for(running, LIMIT)
@@ -118,15 +118,15 @@ async def test_what_ends_in_one_moment_is_stored_together_and_keeps_nobody_waiti
     ended_before: list[int] = []  # each was stored
 
     class Noting(Publisher):
-        async def send(self, messages: Sequence[Outgoing], then: Then) -> None:
+        async def send(self, messages: Sequence[OutgoingMessage], then: OnStored) -> None:
             ended_before.append(ended)
             await super().send(messages, then)
 
-    async def handle(_: Msg) -> Settlement:
+    async def handle(_: Msg) -> PendingAck:
         nonlocal ended
         await asyncio.sleep(0)
         ended += 1
-        return Settlement(publisher=publisher, messages=())
+        return PendingAck(publisher=publisher, messages=())
 
     publisher = Noting(connection)
     made = consumer(connection, handle, limit=1)
@@ -156,8 +156,10 @@ async def test_a_message_that_is_nothing_but_bugs_is_given_up_and_trouble_does_n
             raise BrokerError("no answer")
         await msg.ack()
 
-    def give_up(msg: Msg) -> Settlement:
-        return Settlement(publisher=publisher, messages=[Outgoing(subject="dead", payload=msg.data, id="d")])
+    def give_up(msg: Msg) -> PendingAck:
+        return PendingAck(
+            publisher=publisher, messages=[OutgoingMessage(subject="dead", payload=msg.data, id="d")]
+        )
 
     made = Consumer(connection, "S", "d", limit=10, ack_wait=ACK_WAIT, handle=handle, give_up=give_up)
     running = asyncio.create_task(made.run())
@@ -206,8 +208,8 @@ async def publishing(connection: Connection) -> AsyncIterator[Publisher]:
     await publisher.close()
 
 
-def copy(msg: Msg) -> Outgoing:
-    return Outgoing(subject="t", payload=msg.data, id=msg.data.decode())
+def copy(msg: Msg) -> OutgoingMessage:
+    return OutgoingMessage(subject="t", payload=msg.data, id=msg.data.decode())
 
 
 async def test_what_is_settled_is_acknowledged_once_it_is_stored_and_takes_no_place_till_then(
@@ -218,17 +220,17 @@ async def test_what_is_settled_is_acknowledged_once_it_is_stored_and_takes_no_pl
     handled, counted = [], []
     async with publishing(connection) as publisher:
 
-        def handle(msg: Msg) -> Settlement:
+        def handle(msg: Msg) -> PendingAck:
             handled.append(msg.data)
             settled = partial(counted.append, msg.data)
-            return Settlement(publisher=publisher, messages=[copy(msg)], settled=settled)
+            return PendingAck(publisher=publisher, messages=[copy(msg)], settled=settled)
 
         made = consumer(connection, handle, limit=5)
         running = asyncio.create_task(made.run())
         await until(lambda: len(handled) == 100, what="all handled, and no stream to store them")
-        assert made.in_hand == 100 and await left(connection) == 100 and not counted
+        assert made.in_flight == 100 and await left(connection) == 100 and not counted
         await connection.js.add_stream(name="T", subjects=["t"])
-        await until(lambda: made.in_hand == 0, what="all acknowledged")
+        await until(lambda: made.in_flight == 0, what="all acknowledged")
         made.stop()
         await running
     assert sorted(counted) == sorted(handled)
@@ -240,11 +242,11 @@ async def test_what_leads_to_nothing_is_acknowledged_at_once(connection: Connect
     await stream(connection, 20)
     async with publishing(connection) as publisher:
 
-        async def later() -> Settlement:
-            return Settlement(publisher=publisher, messages=())
+        async def later() -> PendingAck:
+            return PendingAck(publisher=publisher, messages=())
 
-        def handle(msg: Msg) -> Settlement | Coroutine[Any, Any, Settlement]:
-            return later() if int(msg.data) % 2 else Settlement(publisher=publisher, messages=())
+        def handle(msg: Msg) -> PendingAck | Coroutine[Any, Any, PendingAck]:
+            return later() if int(msg.data) % 2 else PendingAck(publisher=publisher, messages=())
 
         made = consumer(connection, handle, limit=5)
         running = asyncio.create_task(made.run())
@@ -267,13 +269,13 @@ async def test_what_cannot_be_stored_comes_again_whether_it_waited_or_not(
     seen: Counter[bytes] = Counter()
     async with publishing(connection) as publisher:
 
-        def handle(msg: Msg) -> Settlement | Coroutine[Any, Any, Settlement]:
+        def handle(msg: Msg) -> PendingAck | Coroutine[Any, Any, PendingAck]:
             seen[msg.data] += 1
             if msg.data == b"3" and seen[msg.data] == 1:
                 raise RuntimeError("a bug before anything is awaited")
-            settlement = Settlement(publisher=publisher, messages=[copy(msg)])
+            settlement = PendingAck(publisher=publisher, messages=[copy(msg)])
 
-            async def later() -> Settlement:
+            async def later() -> PendingAck:
                 await asyncio.sleep(0)
                 return settlement
 
@@ -288,7 +290,7 @@ async def test_what_cannot_be_stored_comes_again_whether_it_waited_or_not(
             return (await connection.js.stream_info("T")).state.messages == 4
 
         await until(all_stored, what="all four stored")
-        await until(lambda: made.in_hand == 0, what="all acknowledged")
+        await until(lambda: made.in_flight == 0, what="all acknowledged")
         made.stop()
         await running
     assert await left(connection) == 0
@@ -347,4 +349,4 @@ async def test_a_deleted_consumer_ends_it(connection: Connection) -> None:
     await connection.js.delete_consumer("S", "d")
     with pytest.raises(ExceptionGroup) as caught:
         await asyncio.wait_for(running, LIMIT)
-    assert isinstance(caught.value.exceptions[0], BrokerUnfit)
+    assert isinstance(caught.value.exceptions[0], BrokerUnsupported)

@@ -15,17 +15,25 @@ from msgspec import structs
 from support import until
 
 from engine import history
-from engine.breaker import Breaker
-from engine.broker import AGAIN, Connection, Consumer, Groundwork, Outgoing, Publisher, Topology
-from engine.claims import Claims
+from engine.breaker import CircuitBreaker
+from engine.broker import (
+    RESENT_HEADER,
+    Connection,
+    Consumer,
+    OutgoingMessage,
+    Provisioner,
+    Publisher,
+    Topology,
+)
+from engine.claims import AttemptClaims
 from engine.codec import encode
-from engine.deliver import Deliverer
-from engine.due import Due
-from engine.entrance import Entrance
+from engine.deliver import DeliveryWorker
+from engine.due import DelayedForwarder
+from engine.entrance import FlowControl
 from engine.errors import Deferred, Refused, Unknown
 from engine.metrics import Metrics
 from engine.model import Delivery, Kind, Message, Outcome, Place, Receipt, Severity
-from engine.notices import Herald
+from engine.notices import OperatorNotifier
 from engine.retry import RetryPolicy
 from engine.rulebook import ChannelSpec
 from engine.session import now
@@ -62,7 +70,7 @@ class Bench:
 
     async def store(self, delivery: Delivery) -> None:
         subject = self.topology.delivery_subject(delivery.kind, delivery.channel)
-        await self.publisher.store(Outgoing(subject=subject, payload=encode(delivery), id=delivery.id))
+        await self.publisher.store(OutgoingMessage(subject=subject, payload=encode(delivery), id=delivery.id))
 
     async def stored(self, stream: str) -> list[Any]:
         state = (await self.connection.js.stream_info(stream)).state
@@ -93,13 +101,13 @@ async def delivering(
     repeats_unknown: bool = True,
 ) -> AsyncIterator[Bench]:
     topology = Topology(kinds=(Kind.NOTICE,), ack_wait=1.0)
-    await Groundwork(topology, connection).prepare()
-    await Groundwork(topology, connection).ensure_workers(["email"])
+    await Provisioner(topology, connection).provision()
+    await Provisioner(topology, connection).ensure_workers(["email"])
     publisher = Publisher(connection)
     await publisher.start()
     bench = Bench(connection, publisher, topology, Metrics(), Scripted(list(answers)))
-    entrance = Entrance(name="email", breaker=Breaker(first=0.02, longest=0.05))
-    deliverer = Deliverer(
+    entrance = FlowControl(name="email", breaker=CircuitBreaker(first=0.02, longest=0.05))
+    deliverer = DeliveryWorker(
         spec=ChannelSpec(
             name="email",
             type="email",
@@ -110,11 +118,11 @@ async def delivering(
             place=Place(file="x"),
         ),
         entrance=entrance,
-        claims=Claims(bucket=await Groundwork(topology, connection).ledger()),
-        herald=Herald(
+        claims=AttemptClaims(bucket=await Provisioner(topology, connection).ledger()),
+        herald=OperatorNotifier(
             topology=topology,
             publisher=publisher,
-            state=await Groundwork(topology, connection).state(),
+            state=await Provisioner(topology, connection).state(),
             clock=clock,
         ),
         channel=bench.channel,
@@ -133,11 +141,15 @@ async def delivering(
         handle=deliverer.handle,
         on_stop=entrance.close,
     )
-    due = Due(topology=topology, publisher=publisher)
-    mover = Consumer(connection, "MSS_TIMER", topology.due_worker, limit=4, ack_wait=1.0, handle=due.handle)
-    epoch = asyncio.create_task(connection.keep_since(Groundwork(topology, connection).epoch))
+    due = DelayedForwarder(topology=topology, publisher=publisher)
+    mover = Consumer(
+        connection, "MSS_TIMER", topology.delivery_timer_worker, limit=4, ack_wait=1.0, handle=due.handle
+    )
+    epoch = asyncio.create_task(
+        connection.track_server_start(Provisioner(topology, connection).server_started_at)
+    )
     running = asyncio.gather(consumer.run(), mover.run())
-    await until(lambda: connection.since < math.inf, what="the epoch")
+    await until(lambda: connection.server_started_at < math.inf, what="the epoch")
     yield bench
     consumer.stop()
     mover.stop()
@@ -255,19 +267,19 @@ async def handed_out_and_lost(bench: Bench, one: Delivery) -> None:
 async def prepared(connection: Connection) -> AsyncIterator[Bench]:
     """Streams and a publisher, and nobody who delivers yet."""
     topology = Topology(kinds=(Kind.NOTICE,), ack_wait=1.0)
-    await Groundwork(topology, connection).prepare()
-    await Groundwork(topology, connection).ensure_workers(["email"])
+    await Provisioner(topology, connection).provision()
+    await Provisioner(topology, connection).ensure_workers(["email"])
     publisher = Publisher(connection)
     await publisher.start()
     yield Bench(connection, publisher, topology, Metrics(), Scripted())
     await publisher.close()
 
 
-def receipt_of(one: Delivery, outcome: Outcome, attempt: int = 1) -> Outgoing:
+def receipt_of(one: Delivery, outcome: Outcome, attempt: int = 1) -> OutgoingMessage:
     receipt = Receipt(
         delivery=one, attempt=attempt, outcome=outcome, detail="before", at=now(), final=outcome == "sent"
     )
-    return history.received(Topology(), receipt, id_=f"before.{outcome}")
+    return history.receipt_entry(Topology(), receipt, id_=f"before.{outcome}")
 
 
 async def test_what_was_sent_before_a_crash_is_not_sent_again(connection: Connection) -> None:
@@ -305,7 +317,9 @@ async def test_a_copy_that_a_killed_broker_took_twice_is_sent_once(connection: C
         await bench.store(delivery())
         await bench.done()
         subject = bench.topology.delivery_subject("notice", "email")
-        again = Outgoing(subject=subject, payload=encode(delivery()), id="forgotten", headers={AGAIN: "1"})
+        again = OutgoingMessage(
+            subject=subject, payload=encode(delivery()), id="forgotten", headers={RESENT_HEADER: "1"}
+        )
         await bench.publisher.store(again)
         await bench.done()
         assert len(bench.channel.sent) == 1
@@ -328,7 +342,7 @@ async def test_a_claim_without_a_receipt_is_not_sent_again(
 ) -> None:
     async with prepared(connection) as bench:
         await handed_out_and_lost(bench, delivery())
-        await (await Groundwork(bench.topology, connection).ledger()).create(f"delivery.{'d' * 32}", b"1")
+        await (await Provisioner(bench.topology, connection).ledger()).create(f"delivery.{'d' * 32}", b"1")
         if before:
             await bench.publisher.store(receipt_of(delivery(), before))
     async with delivering(connection, repeats_unknown=False) as bench:
@@ -404,7 +418,9 @@ async def test_a_bug_in_a_channel_costs_a_delay(
 
 async def test_a_delivery_that_cannot_be_read_is_buried(connection: Connection) -> None:
     async with delivering(connection) as bench:
-        await bench.publisher.store(Outgoing(subject="mss.delivery.audit.email", payload=b"{}", id="x"))
+        await bench.publisher.store(
+            OutgoingMessage(subject="mss.delivery.audit.email", payload=b"{}", id="x")
+        )
         await bench.done()
         (letter,) = await bench.stored("MSS_DEAD")
         assert letter.subject == "mss.dead.audit.bad-delivery"

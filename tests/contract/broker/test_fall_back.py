@@ -7,14 +7,14 @@ from contract.broker.test_deliver import Bench, delivering, delivery, handed_out
 from msgspec.structs import replace
 from support import until
 
-from engine.breaker import Breaker
-from engine.broker import AGAIN, Connection, Groundwork, Outgoing
-from engine.chain import linked, next_of
-from engine.claims import Claims
+from engine.breaker import CircuitBreaker
+from engine.broker import RESENT_HEADER, Connection, OutgoingMessage, Provisioner
+from engine.chain import link_fallbacks, next_fallback
+from engine.claims import AttemptClaims
 from engine.codec import decode_delivery, encode
-from engine.entrance import Entrance
+from engine.entrance import FlowControl
 from engine.errors import Deferred, Refused, Unknown
-from engine.history import received
+from engine.history import receipt_entry
 from engine.model import Delivery, Outcome, Receipt
 from engine.retry import RetryPolicy
 from engine.session import now
@@ -23,7 +23,7 @@ PATIENT = RetryPolicy(attempts=9, first=600.0, max=600.0, deadline=86400.0)
 
 
 def chain(within: float = 0.0, name: str = "c") -> Delivery:
-    return linked([delivery(id=name * 32), delivery(id="e" * 32, to=("b@example.com",))], within)
+    return link_fallbacks([delivery(id=name * 32), delivery(id="e" * 32, to=("b@example.com",))], within)
 
 
 async def receipts(bench: Bench) -> list[tuple[str, str, bool]]:
@@ -37,11 +37,11 @@ async def test_what_definitely_failed_goes_on_and_only_the_last_is_given_up(conn
         whole = chain()
         await bench.store(whole)
         await bench.done()
-        following = whole.instead[0].id
+        following = whole.fallbacks[0].id
         assert bench.channel.sent == [whole.id, following]
         first, second = await bench.history()
         assert (first["outcome"], first["final"], first["detail"]) == ("refused", True, "550 no")
-        assert first["instead"] == {
+        assert first["fallback"] == {
             "id": following, "channel": "email", "to": ["b@example.com"], "locale": "en",
         }  # fmt: skip
         assert (second["delivery"], second["outcome"]) == (following, "sent")
@@ -64,7 +64,7 @@ async def test_what_may_have_gone_out_does_not_fall_back(connection: Connection)
         assert await receipts(bench) == [("c", "unknown", False), ("c", "refused", True)]
         (letter,) = await bench.stored("MSS_DEAD")
         assert "may have gone out" in letter.headers["Mss-Detail"]
-        assert len(decode_delivery(letter.data).instead) == 1  # brought back it may still fall back
+        assert len(decode_delivery(letter.data).fallbacks) == 1  # brought back it may still fall back
 
 
 @pytest.mark.parametrize(("repeats", "reason"), [(False, "unknown"), (True, "exhausted")])
@@ -87,11 +87,11 @@ async def test_within_cuts_the_wait(
     if on_the_broker:
         monkeypatch.setattr("engine.deliver._LONG_WAIT", 0.0)
     async with delivering(connection, Deferred("451 later"), retry=PATIENT) as bench:
-        await bench.store(chain(within=2.0))  # else in ten minutes
+        await bench.store(chain(fallback_after=2.0))  # else in ten minutes
         await until(lambda: len(bench.channel.sent) == 2, what="the fall-back")
         await bench.done()
         assert [each[:2] for each in await receipts(bench)] == [
-            ("c", "deferred"), ("c", "deferred"), (chain().instead[0].id[:1], "sent"),
+            ("c", "deferred"), ("c", "deferred"), (chain().fallbacks[0].id[:1], "sent"),
         ]  # fmt: skip
         assert len(bench.channel.sent) == 2  # nothing was tried at the end
 
@@ -104,7 +104,9 @@ async def test_what_only_waited_in_a_worker_that_died_may_still_fall_back(
     async with prepared(connection) as bench:
         await handed_out_and_lost(bench, whole)
         if has_begun:
-            await Claims(bucket=await Groundwork(bench.topology, connection).ledger()).note(whole.run, 1)
+            await AttemptClaims(bucket=await Provisioner(bench.topology, connection).ledger()).note(
+                whole.run_id, 1
+            )
     async with delivering(connection, Refused("550 no")) as bench:
         await bench.done()
         outcomes = [outcome for _, outcome, _ in await receipts(bench)]
@@ -118,38 +120,38 @@ async def test_what_only_waited_in_a_worker_that_died_may_still_fall_back(
 
 async def test_each_attempt_of_a_chain_is_noted_before_it_begins(connection: Connection) -> None:
     async with delivering(connection, Deferred("451 later"), "250 ok") as bench:
-        claims, whole = Claims(bucket=await Groundwork(bench.topology, connection).ledger()), chain()
-        assert await claims.begun(whole.run) == 0
+        claims, whole = AttemptClaims(bucket=await Provisioner(bench.topology, connection).ledger()), chain()
+        assert await claims.begun(whole.run_id) == 0
         await bench.store(whole)
         await bench.done()
-        assert await claims.begun(whole.run) == 2
+        assert await claims.begun(whole.run_id) == 2
 
 
 async def test_a_fall_back_that_is_muted_waits_on_the_broker(connection: Connection) -> None:
     async with delivering(connection, Refused("550 no")) as bench:
-        muted = delivery(id="e" * 32, released=now() + 1_500_000)
-        whole = linked([delivery(id="c" * 32), muted], 0.0)
+        muted = delivery(id="e" * 32, not_before=now() + 1_500_000)
+        whole = link_fallbacks([delivery(id="c" * 32), muted], 0.0)
         await bench.store(whole)
         await bench.done()
         assert bench.channel.sent == [whole.id]
         await until(lambda: len(bench.channel.sent) == 2, what="the fall-back, once it may go out")
-        assert now() >= muted.released
+        assert now() >= muted.not_before
 
 
 async def test_what_comes_after_its_time_goes_on_at_once(connection: Connection) -> None:
     async with delivering(connection, retry=PATIENT) as bench:
-        late = chain(within=2.0)
+        late = chain(fallback_after=2.0)
         await bench.store(replace(late, created=late.created - 5_000_000))
         await bench.done()
-        assert bench.channel.sent == [late.instead[0].id]
+        assert bench.channel.sent == [late.fallbacks[0].id]
 
 
 async def test_nobody_with_a_fall_back_waits_for_a_provider_for_longer_than_it_may() -> None:
-    entrance = Entrance(name="email", breaker=Breaker(first=3600.0, longest=3600.0))
+    entrance = FlowControl(name="email", breaker=CircuitBreaker(first=3600.0, longest=3600.0))
     for _ in range(5):
-        assert await entrance.enter(0.01)
-        entrance.failed()
-    assert not await entrance.enter(0.01)
+        assert await entrance.acquire(0.01)
+        entrance.record_failure()
+    assert not await entrance.acquire(0.01)
     assert not entrance.is_closing
 
 
@@ -160,18 +162,22 @@ async def test_a_crash_after_the_decision_goes_on_with_the_same_once(
     """The receipt was stored; the fall-back was, or was not; the acknowledgement was not."""
     async with delivering(connection) as bench:
         whole = chain()
-        following = next_of(whole, at=whole.created)
+        following = next_fallback(whole, at=whole.created)
         decided = Receipt(
             delivery=whole, attempt=1, outcome=Outcome.REFUSED, detail="", at=whole.created, final=True,
-            instead=following,
+            fallback=following,
         )  # fmt: skip
-        await bench.publisher.store(received(bench.topology, decided, id_="1"))
+        await bench.publisher.store(receipt_entry(bench.topology, decided, id_="1"))
         subject = bench.topology.delivery_subject(whole.kind, whole.channel)
         if stored_before:  # so long ago that the broker has forgotten its id
-            await bench.publisher.store(Outgoing(subject=subject, payload=encode(following), id="long ago"))
+            await bench.publisher.store(
+                OutgoingMessage(subject=subject, payload=encode(following), id="long ago")
+            )
             await bench.done()
         for copy in ("first", "second"):
-            again = Outgoing(subject=subject, payload=encode(whole), id=copy, headers={AGAIN: "1"})
+            again = OutgoingMessage(
+                subject=subject, payload=encode(whole), id=copy, headers={RESENT_HEADER: "1"}
+            )
             await bench.publisher.store(again)
         await until(lambda: len(bench.channel.sent) >= 1, what="the fall-back")
         await bench.done()

@@ -10,17 +10,17 @@ import pytest
 from nats.js import api
 from support import NatsServer, client_options
 
-from engine.broker import Connection, Groundwork, Topology, connect
-from engine.errors import BrokerError, BrokerLost, BrokerUnfit
+from engine.broker import Connection, Provisioner, Topology, connect
+from engine.errors import BrokerError, BrokerLost, BrokerUnsupported
 from engine.model import Kind
 
 
 async def test_everything_is_made_once(connection: Connection) -> None:
     topology = Topology()
-    await Groundwork(topology, connection).prepare()
-    await Groundwork(topology, connection).prepare()
-    await Groundwork(topology, connection).ensure_workers(["email", "sms"])
-    await Groundwork(topology, connection).ensure_workers(["email", "sms"])
+    await Provisioner(topology, connection).provision()
+    await Provisioner(topology, connection).provision()
+    await Provisioner(topology, connection).ensure_workers(["email", "sms"])
+    await Provisioner(topology, connection).ensure_workers(["email", "sms"])
     names = {info.config.name for info in await connection.js.streams_info()}
     assert names == {
         "MSS_NOTICE", "MSS_AUDIT", "MSS_LOG", "MSS_ARCHIVE_NOTICE", "MSS_ARCHIVE_AUDIT", "MSS_ARCHIVE_LOG",
@@ -39,7 +39,7 @@ async def test_everything_is_made_once(connection: Connection) -> None:
 async def test_a_replica_that_starts_at_once_with_a_quicker_one_finds_its_streams(
     connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await Groundwork(Topology(), connection).prepare()
+    await Provisioner(Topology(), connection).provision()
     stream_info, asked = connection.js.stream_info, set[str]()
 
     async def a_moment_ago(name: str) -> api.StreamInfo:
@@ -49,7 +49,7 @@ async def test_a_replica_that_starts_at_once_with_a_quicker_one_finds_its_stream
         return await stream_info(name)
 
     monkeypatch.setattr(connection.js, "stream_info", a_moment_ago)
-    await Groundwork(Topology(), connection).prepare()
+    await Provisioner(Topology(), connection).provision()
     assert {"MSS_NOTICE", "MSS_AUDIT", "MSS_LOG", "MSS_DELIVERY"} <= asked
     assert (await stream_info("MSS_NOTICE")).config.subjects == ["kiam.console.notice.>"]
 
@@ -70,25 +70,25 @@ async def test_no_stream_listens_before_its_durable_is_there(
         return await add_consumer(stream, config)
 
     monkeypatch.setattr(connection.js, "add_consumer", add_later)
-    await Groundwork(Topology(), connection).prepare()
+    await Provisioner(Topology(), connection).provision()
     assert tried == ["MSS_NOTICE", "MSS_AUDIT", "MSS_LOG"]
     answer = await connection.client.request("kiam.console.notice.x", b"event", timeout=5)
     assert b'"stream":"MSS_NOTICE"' in answer.data
 
 
 async def test_a_service_that_is_off_has_no_stream(connection: Connection) -> None:
-    await Groundwork(Topology(kinds=(Kind.NOTICE,)), connection).prepare()
+    await Provisioner(Topology(kinds=(Kind.NOTICE,)), connection).provision()
     names = {info.config.name for info in await connection.js.streams_info()}
     assert "MSS_NOTICE" in names and not names & {"MSS_AUDIT", "MSS_LOG"}
 
 
 async def test_two_on_one_broker(connection: Connection) -> None:
-    await Groundwork(Topology(), connection).prepare()
-    await Groundwork(Topology(prefix="other.app", namespace="mss2", streams="MSS2"), connection).prepare()
-    with pytest.raises(BrokerUnfit, match="stream_prefix"):
-        await Groundwork(Topology(prefix="third.app"), connection).prepare()
-    with pytest.raises(BrokerUnfit, match="another stream"):
-        await Groundwork(Topology(namespace="mss3", streams="MSS3"), connection).prepare()
+    await Provisioner(Topology(), connection).provision()
+    await Provisioner(Topology(prefix="other.app", namespace="mss2", streams="MSS2"), connection).provision()
+    with pytest.raises(BrokerUnsupported, match="stream_prefix"):
+        await Provisioner(Topology(prefix="third.app"), connection).provision()
+    with pytest.raises(BrokerUnsupported, match="another stream"):
+        await Provisioner(Topology(namespace="mss3", streams="MSS3"), connection).provision()
 
 
 @pytest.mark.parametrize(
@@ -96,14 +96,14 @@ async def test_two_on_one_broker(connection: Connection) -> None:
 )
 async def test_a_stream_over_the_actions_is_refused(connection: Connection, subjects: list[str]) -> None:
     await connection.js.add_stream(name="BAD", subjects=subjects)
-    with pytest.raises(BrokerUnfit, match="stream BAD captures"):
-        await Groundwork(Topology(), connection).prepare()
+    with pytest.raises(BrokerUnsupported, match="stream BAD captures"):
+        await Provisioner(Topology(), connection).provision()
 
 
 async def test_a_stream_with_another_retention_is_refused(connection: Connection) -> None:
     await connection.js.add_stream(name="MSS_DELIVERY", subjects=["mss.delivery.*.*"])
-    with pytest.raises(BrokerUnfit, match="MSS_DELIVERY has retention"):
-        await Groundwork(Topology(), connection).prepare()
+    with pytest.raises(BrokerUnsupported, match="MSS_DELIVERY has retention"):
+        await Provisioner(Topology(), connection).provision()
 
 
 async def test_a_missing_permission_is_a_failure_to_start(tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -114,8 +114,8 @@ async def test_a_missing_permission_is_a_failure_to_start(tmp_path_factory: pyte
     await server.start()
     try:
         connection = await connect({**client_options(server), "user": "a", "password": "b"})
-        with pytest.raises(BrokerUnfit, match="permissions are too narrow"):
-            await Groundwork(Topology(), connection).prepare()
+        with pytest.raises(BrokerUnsupported, match="permissions are too narrow"):
+            await Provisioner(Topology(), connection).provision()
         await connection.close()
     finally:
         await server.kill()
@@ -128,9 +128,9 @@ async def test_what_is_not_permitted_is_not_handed_over(tmp_path: Path) -> None:
     )
     await server.start()
     connection = await connect({**client_options(server), "user": "a", "password": "b"})
-    await connection.hand_over("elsewhere", b"event", {}, limit=5.0)
+    await connection.publish_confirmed("elsewhere", b"event", {}, limit=5.0)
     with pytest.raises(BrokerError, match=r"does not permit siem\.Events"):
-        await connection.hand_over("siem.Events", b"event", {}, limit=5.0)
+        await connection.publish_confirmed("siem.Events", b"event", {}, limit=5.0)
     await connection.close()
     await server.kill()
 
@@ -165,8 +165,8 @@ async def test_a_server_without_jetstream_is_refused(tmp_path_factory: pytest.Te
     await server.start()
     try:
         connection = await connect({**client_options(server), "user": "a", "password": "b"})
-        with pytest.raises(BrokerUnfit, match="JetStream"):
-            await Groundwork(Topology(), connection).prepare()
+        with pytest.raises(BrokerUnsupported, match="JetStream"):
+            await Provisioner(Topology(), connection).provision()
         await connection.close()
     finally:
         await server.kill()

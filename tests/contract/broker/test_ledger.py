@@ -8,8 +8,8 @@ import time
 import pytest
 from support import LIMIT, NatsServer, client_options, until
 
-from engine.broker import Connection, Groundwork, Topology, connect
-from engine.ledger import Lease, Ledger, Recorded, Taken, action_key
+from engine.broker import Connection, Provisioner, Topology, connect
+from engine.ledger import Lease, LeaseHeld, Ledger, RecordedReply, action_key
 
 KEY = action_key("sendverifyemail", "a" * 32)
 
@@ -24,10 +24,10 @@ def soon() -> int:
 
 async def ledger(connection: Connection, owner: str, *, quick: bool = True) -> Ledger:
     topology = Topology()
-    await Groundwork(topology, connection).prepare()
+    await Provisioner(topology, connection).provision()
     made = Ledger(
         connection,
-        await Groundwork(topology, connection).ledger(),
+        await Provisioner(topology, connection).ledger(),
         name="MSS_LEDGER",
         owner=owner,
         clock=now,
@@ -50,7 +50,7 @@ async def test_one_of_many_gets_the_lease(connection: Connection) -> None:
         *(own.claim(KEY, until=soon(), limit=LIMIT) for own in ledgers for _ in range(20))
     )
     (lease,) = [claim for claim in claims if isinstance(claim, Lease)]
-    taken = [claim for claim in claims if isinstance(claim, Taken)]
+    taken = [claim for claim in claims if isinstance(claim, LeaseHeld)]
     assert len(taken) == 59 and {claim.revision for claim in taken} == {lease.revision}
 
 
@@ -58,12 +58,12 @@ async def test_others_wait_for_the_reply_and_get_it_byte_by_byte(connection: Con
     one, two = await ledger(connection, "one", quick=False), await ledger(connection, "two", quick=False)
     lease = await leased(one)
     taken = await two.claim(KEY, until=soon(), limit=LIMIT)
-    assert isinstance(taken, Taken) and taken.owner == "one"
+    assert isinstance(taken, LeaseHeld) and taken.owner == "one"
     waiting = asyncio.create_task(two.outcome(taken, limit=LIMIT))
     reply = '{"code":1,"message":"\\u003cb\\u003e 你好","time":1}'.encode()
     assert await one.record(lease, reply) == reply
-    assert await waiting == Recorded(reply=reply)
-    assert await two.claim(KEY, until=soon(), limit=LIMIT) == Recorded(reply=reply)
+    assert await waiting == RecordedReply(reply=reply)
+    assert await two.claim(KEY, until=soon(), limit=LIMIT) == RecordedReply(reply=reply)
 
 
 async def test_a_replica_that_beats_is_alive_and_one_that_does_not_is_dead(connection: Connection) -> None:
@@ -71,12 +71,12 @@ async def test_a_replica_that_beats_is_alive_and_one_that_does_not_is_dead(conne
     beating = asyncio.create_task(one.run())
     await leased(one)
     taken = await two.claim(KEY, until=soon(), limit=LIMIT)
-    assert isinstance(taken, Taken)
+    assert isinstance(taken, LeaseHeld)
     assert await two.outcome(taken, limit=1.2) is None  # three times as long as one is dead after
     assert one.is_surely_alive
     beating.cancel()
     found = await two.outcome(taken, limit=LIMIT)
-    assert isinstance(found, Taken) and found.dead
+    assert isinstance(found, LeaseHeld) and found.dead
     assert not one.is_surely_alive
 
 
@@ -87,36 +87,36 @@ async def test_a_replica_that_left_is_dead_at_once_and_so_is_a_lease_out_of_time
     await leased(one)
     await one.close()
     taken = await two.claim(KEY, until=soon(), limit=LIMIT)
-    assert isinstance(taken, Taken)
+    assert isinstance(taken, LeaseHeld)
     found = await two.outcome(taken, limit=5)
-    assert isinstance(found, Taken) and found.dead
+    assert isinstance(found, LeaseHeld) and found.dead
     other = action_key("sendsms", "a" * 32)
     assert isinstance(await two.claim(other, until=now() - 11_000_000, limit=LIMIT), Lease)
     one = await ledger(connection, "one", quick=False)
     taken = await one.claim(other, until=soon(), limit=LIMIT)
-    assert isinstance(taken, Taken)
+    assert isinstance(taken, LeaseHeld)
     found = await one.outcome(taken, limit=5)
-    assert isinstance(found, Taken) and found.dead
+    assert isinstance(found, LeaseHeld) and found.dead
 
 
 async def test_what_stands_wins_over_whoever_was_taken_for_dead(connection: Connection) -> None:
     one, two = await ledger(connection, "one"), await ledger(connection, "two")
     lease = await leased(one)
     taken = await two.claim(KEY, until=soon(), limit=LIMIT)
-    assert isinstance(taken, Taken)
+    assert isinstance(taken, LeaseHeld)
     unknown = b'{"unknown":true}'
     assert await two.record(Lease(key=KEY, revision=taken.revision), unknown) == unknown
     assert await one.record(lease, b'{"sent":true}') == unknown
-    assert await two.claim(KEY, until=soon(), limit=LIMIT) == Recorded(reply=unknown)
+    assert await two.claim(KEY, until=soon(), limit=LIMIT) == RecordedReply(reply=unknown)
 
 
 async def test_one_takes_over_from_the_dead(connection: Connection) -> None:
     one, two, three = [await ledger(connection, name) for name in ("one", "two", "three")]
     lease = await leased(one)
     taken = await two.claim(KEY, until=soon(), limit=LIMIT)
-    assert isinstance(taken, Taken)
+    assert isinstance(taken, LeaseHeld)
     claims = [await own.claim(KEY, until=soon(), limit=LIMIT, over=taken) for own in (two, three)]
-    assert isinstance(claims[0], Lease) and isinstance(claims[1], Taken) and claims[1].owner == "two"
+    assert isinstance(claims[0], Lease) and isinstance(claims[1], LeaseHeld) and claims[1].owner == "two"
     assert await two.record(claims[0], b'{"by":"two"}') == b'{"by":"two"}'
     assert await one.record(lease, b'{"by":"one"}') == b'{"by":"two"}'
 
@@ -136,7 +136,7 @@ async def test_a_reply_is_on_its_way_before_what_is_published_then(connection: C
     await connection.client.subscribe("told", cb=look)
     await one.record(await leased(one), b"{}", tell)
     await until(lambda: found, what="told")
-    assert told.is_set() and found == [Recorded(reply=b"{}")]
+    assert told.is_set() and found == [RecordedReply(reply=b"{}")]
 
 
 async def test_a_broker_that_is_killed_between_lease_and_reply(server: NatsServer) -> None:
@@ -150,7 +150,7 @@ async def test_a_broker_that_is_killed_between_lease_and_reply(server: NatsServe
     await server.start()
     assert await recording == b'{"sent":true}'
     two = await ledger(connection, "two")
-    assert await two.claim(KEY, until=soon(), limit=LIMIT) == Recorded(reply=b'{"sent":true}')
+    assert await two.claim(KEY, until=soon(), limit=LIMIT) == RecordedReply(reply=b'{"sent":true}')
     await connection.close()
 
 

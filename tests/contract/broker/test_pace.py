@@ -6,20 +6,20 @@ import asyncio
 
 import pytest
 
-from engine.broker import Connection, Groundwork, Topology
+from engine.broker import Connection, Provisioner, Topology
 from engine.errors import BrokerError
-from engine.pace import Pace
+from engine.pace import DistributedRateLimiter
 
 NOW = 1_800_000_000_000_000
 
 
 async def test_turns_are_apart_over_all_replicas_and_after_a_restart(connection: Connection) -> None:
     topology = Topology()
-    await Groundwork(topology, connection).prepare()
-    state = await Groundwork(topology, connection).state()
+    await Provisioner(topology, connection).provision()
+    state = await Provisioner(topology, connection).state()
 
-    def replica() -> Pace:
-        return Pace(rate=50.0, key="rate.email", state=state, clock=lambda: NOW)
+    def replica() -> DistributedRateLimiter:
+        return DistributedRateLimiter(rate=50.0, key="rate.email", state=state, clock=lambda: NOW)
 
     one, two = replica(), replica()
     waits = await asyncio.gather(*(pace.turn() for pace in (one, two) for _ in range(40)))
@@ -32,9 +32,9 @@ async def test_turns_are_apart_over_all_replicas_and_after_a_restart(connection:
 
 async def test_nobody_sends_at_a_guess(connection: Connection) -> None:
     topology = Topology()
-    await Groundwork(topology, connection).prepare()
-    pace = Pace(
-        rate=1.0, key="rate.email", state=await Groundwork(topology, connection).state(), clock=lambda: NOW
+    await Provisioner(topology, connection).provision()
+    pace = DistributedRateLimiter(
+        rate=1.0, key="rate.email", state=await Provisioner(topology, connection).state(), clock=lambda: NOW
     )
     await connection.js.delete_stream("KV_MSS_STATE")
     with pytest.raises(BrokerError, match=r"the rate of rate\.email cannot be kept"):

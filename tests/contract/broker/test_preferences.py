@@ -14,14 +14,14 @@ from permissions import permissions
 from policies import policy
 from support import NatsServer, client_options, until
 
-from engine.broker import Connection, Groundwork, Topology, connect
+from engine.broker import Connection, Provisioner, Topology, connect
 from engine.choices import Choices
 from engine.cli import cli
-from engine.errors import BadPreferences, BrokerError, NotLookedUp, NotPermitted
+from engine.errors import BrokerError, CacheMiss, InvalidPreferences, NotPermitted
 from engine.metrics import Metrics
 from engine.preference_cache import PreferenceCache
 from engine.preference_store import PreferenceStore
-from engine.preferences import MOST_BYTES
+from engine.preferences import MAX_DOCUMENT_BYTES
 
 Document = dict[str, Any]
 
@@ -43,14 +43,14 @@ class Desk:
     def is_at_hand(self, user: str) -> bool:
         try:
             self.cache.choices_of(user)
-        except NotLookedUp:
+        except CacheMiss:
             return False
         return True
 
 
 @pytest.fixture
 async def desk(connection: Connection) -> AsyncIterator[Desk]:
-    await Groundwork(Topology(), connection).prepare()
+    await Provisioner(Topology(), connection).provision()
     made = Desk(connection)
     following = asyncio.create_task(made.cache.run())
     await made.cache.following.wait()
@@ -70,7 +70,7 @@ async def test_a_record_is_kept_changed_and_forgotten(desk: Desk) -> None:
 
     assert (await store.change("u1", add))[0] == "added"
     assert (await store.get("u1")).document_of("u1") == {"locale": "de", "security": ["sms"]}
-    with pytest.raises(BadPreferences, match="somebody else's"):
+    with pytest.raises(InvalidPreferences, match="somebody else's"):
         (await store.get("u1")).document_of("u2")
     assert len([each async for each in store.records()]) == 2
 
@@ -93,8 +93,8 @@ async def test_what_two_change_at_once_is_changed_twice(desk: Desk) -> None:
 
 
 async def test_what_is_too_large_is_not_kept(desk: Desk) -> None:
-    with pytest.raises(BadPreferences, match=f"at most {MOST_BYTES}"):
-        await desk.put("u1", {"a": ["x" * MOST_BYTES]})
+    with pytest.raises(InvalidPreferences, match=f"at most {MAX_DOCUMENT_BYTES}"):
+        await desk.put("u1", {"a": ["x" * MAX_DOCUMENT_BYTES]})
     assert (await desk.store.get("u1")).revision == 0
 
 
@@ -152,7 +152,7 @@ async def test_an_answer_that_is_older_than_the_news_is_asked_for_again(desk: De
 
 
 async def test_it_keeps_no_more_than_it_may(connection: Connection) -> None:
-    await Groundwork(Topology(), connection).prepare()
+    await Provisioner(Topology(), connection).provision()
     desk = Desk(connection, most=3)
     await desk.put("u0", {"locale": "de"})
     following = asyncio.create_task(desk.cache.run())
@@ -176,7 +176,7 @@ async def test_after_the_broker_was_away_nothing_counts_as_known(desk: Desk, ser
     await server.kill()
     await server.start()
     await until(lambda: connection.reconnections == 1, what="connected again")
-    await until(lambda: desk.cache._follows, what="followed again")
+    await until(lambda: desk.cache._is_current, what="followed again")
     assert at_once == [False]
     assert await desk.cache.look_up("u1") == Choices(locale="de")
     assert desk.is_at_hand("u1")
@@ -227,7 +227,7 @@ async def test_the_permissions_of_the_operating_page_do(tmp_path: Path) -> None:
     )
     await server.start()
     owner = await connect({**client_options(server), "user": "mss", "password": "mss"})
-    await Groundwork(Topology(), owner).prepare()
+    await Provisioner(Topology(), owner).provision()
     options = {**client_options(server), "password": "o", "inbox_prefix": b"_INBOX_mss"}
     operator = Desk(await connect({**options, "user": "o"}))
     await operator.put("u1", {"locale": "de"})
@@ -257,6 +257,6 @@ async def test_without_the_bucket_nobody_knows(
     waiting = asyncio.create_task(desk.cache.with_choices(lambda choices_of: choices_of("u1")))
     await until(lambda: desk.cache._is_complained, what="that it cannot be read")
     assert not waiting.done()
-    await Groundwork(Topology(), connection).prepare()
+    await Provisioner(Topology(), connection).provision()
     await desk.put("u1", {"locale": "de"})
     assert await waiting in (None, Choices(locale="de"))

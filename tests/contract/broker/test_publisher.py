@@ -9,9 +9,9 @@ import pytest
 from nats.js import api
 from support import NatsServer
 
-from engine.broker import Connection, Outgoing, Publisher
+from engine.broker import Connection, OutgoingMessage, Publisher
 from engine.broker import publisher as module
-from engine.errors import MessageTooLarge, NotStored
+from engine.errors import MaxPayloadExceeded, NotStored
 
 
 @pytest.fixture
@@ -24,8 +24,8 @@ async def publisher(connection: Connection) -> AsyncIterator[Publisher]:
     await made.close()
 
 
-def message(number: int, subject: str = "s.a") -> Outgoing:
-    return Outgoing(subject=subject, payload=b"%d" % number, id=f"id-{number}", headers={"X": "y"})
+def message(number: int, subject: str = "s.a") -> OutgoingMessage:
+    return OutgoingMessage(subject=subject, payload=b"%d" % number, id=f"id-{number}", headers={"X": "y"})
 
 
 async def test_many_groups_at_once_are_stored_once(connection: Connection, publisher: Publisher) -> None:
@@ -44,12 +44,12 @@ async def test_who_was_first_is_known(
     connection: Connection, publisher: Publisher, server: NatsServer
 ) -> None:
     await connection.js.add_stream(name="S", subjects=["s.>"])
-    assert await publisher.store_first(message(1))
-    assert not await publisher.store_first(message(1))
+    assert await publisher.store_if_new(message(1))
+    assert not await publisher.store_if_new(message(1))
     await server.kill()
     await server.start()
-    assert not await publisher.store_first(message(1))
-    assert await publisher.store_first(message(2))
+    assert not await publisher.store_if_new(message(1))
+    assert await publisher.store_if_new(message(2))
 
 
 async def test_a_stream_that_refuses_is_an_error_at_once(
@@ -76,7 +76,7 @@ async def test_what_no_stream_took_is_sent_again(
 ) -> None:
     monkeypatch.setattr(module, "_RESEND_AFTER", 0.05)
     storing = asyncio.create_task(publisher.store(message(1)))
-    await connection.round_trip(5.0)  # it has gone out, and nobody was there
+    await connection.flush(5.0)  # it has gone out, and nobody was there
     await connection.js.add_stream(name="S", subjects=["s.>"])
     async with asyncio.timeout(60):
         await storing
@@ -89,9 +89,9 @@ async def test_what_does_not_fit_is_refused_and_the_connection_lives(
     await connection.js.add_stream(name="S", subjects=["s.>"])
     room = connection.client.max_payload
     for size in (room + 1, room):  # the second fits without its headers only
-        with pytest.raises(MessageTooLarge):
-            await publisher.store(Outgoing(subject="s.a", payload=b"x" * size, id=f"big-{size}"))
-    await publisher.store(Outgoing(subject="s.a", payload=b"x" * (room - 200), id="fits"))
+        with pytest.raises(MaxPayloadExceeded):
+            await publisher.store(OutgoingMessage(subject="s.a", payload=b"x" * size, id=f"big-{size}"))
+    await publisher.store(OutgoingMessage(subject="s.a", payload=b"x" * (room - 200), id="fits"))
     assert connection.client.is_connected
 
 

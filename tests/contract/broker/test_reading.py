@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from support import LIMIT, NatsServer, client_options, until
 
-from engine.broker import Connection, Outgoing, Publisher, connect
-from engine.broker.reading import Reading
-from engine.errors import BrokerUnfit, NotPermitted
+from engine.broker import Connection, OutgoingMessage, Publisher, connect
+from engine.broker.reading import StreamReader
+from engine.errors import BrokerUnsupported, NotPermitted
 
 
 async def filled(connection: Connection, count: int, size: int = 10) -> Publisher:
@@ -21,39 +21,41 @@ async def filled(connection: Connection, count: int, size: int = 10) -> Publishe
     return publisher
 
 
-def message(number: int, size: int = 10) -> Outgoing:
+def message(number: int, size: int = 10) -> OutgoingMessage:
     headers = {"Number": str(number)}
-    return Outgoing(subject=f"s.{'ab'[number % 2]}.x", payload=b"x" * size, id=f"m{number}", headers=headers)
+    return OutgoingMessage(
+        subject=f"s.{'ab'[number % 2]}.x", payload=b"x" * size, id=f"m{number}", headers=headers
+    )
 
 
-async def numbers(reading: Reading) -> list[int]:
+async def numbers(reading: StreamReader) -> list[int]:
     found = []
-    while (stored := await reading.present()) is not None:
+    while (stored := await reading.next_existing()) is not None:
         found.append(int(stored.headers["Number"]))
     return found
 
 
 async def test_one_subject_from_the_oldest_on(connection: Connection) -> None:
     publisher = await filled(connection, 10)
-    async with Reading(connection, "S", "s.a.*") as reading:
+    async with StreamReader(connection, "S", "s.a.*") as reading:
         assert await numbers(reading) == [0, 2, 4, 6, 8]
-        assert await reading.present() is None
-    async with Reading(connection, "S", "s.b.x", start=5) as reading:
+        assert await reading.next_existing() is None
+    async with StreamReader(connection, "S", "s.b.x", start=5) as reading:
         assert await numbers(reading) == [5, 7, 9]
-    async with Reading(connection, "S", "s.c.x") as reading:
+    async with StreamReader(connection, "S", "s.c.x") as reading:
         assert await numbers(reading) == []
     await publisher.close()
 
 
 async def test_from_a_time_on(connection: Connection) -> None:
     publisher = await filled(connection, 1)
-    async with Reading(connection, "S", "s.*.*") as reading:
-        first = await reading.present()
+    async with StreamReader(connection, "S", "s.*.*") as reading:
+        first = await reading.next_existing()
     assert first is not None
     await publisher.store(message(1))
-    async with Reading(connection, "S", "s.*.*", since=first.at + 1000) as reading:
+    async with StreamReader(connection, "S", "s.*.*", since=first.at + 1000) as reading:
         assert await numbers(reading) == [1]
-    async with Reading(connection, "S", "s.*.*", since=first.at - 1000) as reading:
+    async with StreamReader(connection, "S", "s.*.*", since=first.at - 1000) as reading:
         assert await numbers(reading) == [0, 1]
     await publisher.close()
 
@@ -61,7 +63,7 @@ async def test_from_a_time_on(connection: Connection) -> None:
 async def test_more_than_fits_into_any_buffer(connection: Connection) -> None:
     """96 MB: a broker that did not wait for us would cut the connection at 64."""
     publisher = await filled(connection, 1500, size=64 * 1024)
-    async with Reading(connection, "S", "s.*.*") as reading:
+    async with StreamReader(connection, "S", "s.*.*") as reading:
         assert await numbers(reading) == list(range(1500))
     assert connection.reconnections == 0
     await publisher.close()
@@ -69,17 +71,17 @@ async def test_more_than_fits_into_any_buffer(connection: Connection) -> None:
 
 async def test_headers_alone_say_how_large_it_is(connection: Connection) -> None:
     publisher = await filled(connection, 3, size=5000)
-    async with Reading(connection, "S", "s.*.*", headers_only=True) as reading:
-        stored = await reading.present()
+    async with StreamReader(connection, "S", "s.*.*", headers_only=True) as reading:
+        stored = await reading.next_existing()
     assert stored is not None and (stored.payload, stored.size) == (b"", 5000)
     await publisher.close()
 
 
 async def test_it_goes_on_after_the_broker_was_killed(server: NatsServer, connection: Connection) -> None:
     publisher = await filled(connection, 4)
-    async with Reading(connection, "S", "s.*.*") as reading:
+    async with StreamReader(connection, "S", "s.*.*") as reading:
         assert await numbers(reading) == [0, 1, 2, 3]
-        following = asyncio.create_task(reading.following())
+        following = asyncio.create_task(reading.next_message())
         await server.kill()
         await server.start()
         await until(lambda: connection.reconnections == 1, what="connected again")
@@ -94,7 +96,7 @@ async def test_nothing_of_it_stays_on_the_broker(
 ) -> None:
     monkeypatch.setattr("engine.broker.reading._IDLE", 0.2)
     publisher = await filled(connection, 4)
-    async with Reading(connection, "S", "s.*.*") as reading:
+    async with StreamReader(connection, "S", "s.*.*") as reading:
         assert len(await connection.js.consumers_info("S")) == 1
         await numbers(reading)
 
@@ -116,22 +118,22 @@ async def test_what_is_not_there_and_what_is_not_permitted(tmp_path: Path) -> No
     )
     await server.start()
     owner = await connect({**client_options(server), "user": "mss", "password": "mss"})
-    with pytest.raises(BrokerUnfit, match="there is no stream S on this broker"):
-        await Reading(owner, "S", "s.a.x").__aenter__()
+    with pytest.raises(BrokerUnsupported, match="there is no stream S on this broker"):
+        await StreamReader(owner, "S", "s.a.x").__aenter__()
     publisher = await filled(owner, 1500, size=64 * 1024)
     reader = await connect({**client_options(server), "user": "a", "password": "a"})
-    async with Reading(reader, "S", "s.a.x") as reading:
+    async with StreamReader(reader, "S", "s.a.x") as reading:
         assert len(await numbers(reading)) == 750
     with pytest.raises(NotPermitted, match=r"s\.b\.x"):
-        await Reading(reader, "S", "s.b.x").__aenter__()
+        await StreamReader(reader, "S", "s.b.x").__aenter__()
     # Without the right to answer for the flow it would stand still, and has to say so.
     slow = await connect({**client_options(server), "user": "slow", "password": "a"})
-    async with Reading(slow, "S", "s.a.x") as reading:
+    async with StreamReader(slow, "S", "s.a.x") as reading:
         with pytest.raises(NotPermitted, match=r"\$js\.fc"):
             await numbers(reading)
     deaf = await connect({**client_options(server), "user": "deaf", "password": "a"})
     with pytest.raises(NotPermitted, match="subscription"):
-        await Reading(deaf, "S", "s.a.x").__aenter__()
+        await StreamReader(deaf, "S", "s.a.x").__aenter__()
     await publisher.close()
     for connection in (owner, reader, slow, deaf):
         await connection.close()

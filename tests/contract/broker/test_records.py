@@ -9,67 +9,67 @@ import pytest
 from policies import event
 
 from engine import history
-from engine.broker import Connection, Groundwork, Outgoing, Publisher, Topology
+from engine.broker import Connection, OutgoingMessage, Provisioner, Publisher, Topology
 from engine.errors import NotStored
-from engine.model import Revival, Suppressed
+from engine.model import RedriveId, Suppressed
 from engine.plan import Plan
-from engine.records import Found, Records
+from engine.records import PlanStore, RecordedPlan
 
 TOPOLOGY = Topology()
 EVENT, OTHER = event({}), event({}, "notice.login.other")
 
 
 @pytest.fixture
-async def records(connection: Connection) -> AsyncIterator[Records]:
-    await Groundwork(TOPOLOGY, connection).prepare()
+async def records(connection: Connection) -> AsyncIterator[PlanStore]:
+    await Provisioner(TOPOLOGY, connection).provision()
     publisher = Publisher(connection)
     await publisher.start()
-    yield Records(topology=TOPOLOGY, connection=connection, publisher=publisher)
+    yield PlanStore(topology=TOPOLOGY, connection=connection, publisher=publisher)
     await publisher.close()
 
 
-def written(place: str, reason: str, revival: Revival | None = None) -> Outgoing:
+def written(place: str, reason: str, revival: RedriveId | None = None) -> OutgoingMessage:
     suppressed = (Suppressed(rule="r", channel="c", reason=reason),)
-    planned = Plan(event=EVENT, revision="x", suppressed=suppressed, revival=revival)
-    return history.planned(TOPOLOGY, planned, at=1, id_=place)
+    planned = Plan(event=EVENT, revision="x", suppressed=suppressed, redrive=revival)
+    return history.plan_entry(TOPOLOGY, planned, at=1, id_=place)
 
 
-async def test_the_first_that_is_written_counts(records: Records) -> None:
-    assert await records.find(EVENT, "e") == Found()
-    place = await records.place(EVENT, "e", None, at=1)
-    assert await records.publisher.store_first(written(place, "dedupe"))
-    assert not await records.publisher.store_first(written(place, "throttle"))
+async def test_the_first_that_is_written_counts(records: PlanStore) -> None:
+    assert await records.find(EVENT, "e") == RecordedPlan()
+    place = await records.claim_slot(EVENT, "e", None, at=1)
+    assert await records.publisher.store_if_new(written(place, "dedupe"))
+    assert not await records.publisher.store_if_new(written(place, "throttle"))
     found = await records.find(EVENT, "e")
     assert found.plan is not None and found.plan.suppressed[0].reason == "dedupe" and found.is_known
     with pytest.raises(NotStored, match="another replica"):
-        await records.place(EVENT, "e", Found(), at=1)  # it looked before that was written
+        await records.claim_slot(EVENT, "e", RecordedPlan(), at=1)  # it looked before that was written
 
 
-async def test_what_was_on_its_way_when_it_was_claimed_is_not_taken(records: Records) -> None:
-    late = await records.place(EVENT, "e", None, at=1)
+async def test_what_was_on_its_way_when_it_was_claimed_is_not_taken(records: PlanStore) -> None:
+    late = await records.claim_slot(EVENT, "e", None, at=1)
     for claims in range(3):
         found = await records.find(EVENT, "e")
-        assert found == Found(claims=claims)
-        place = await records.place(EVENT, "e", found, at=1)
-    assert not await records.publisher.store_first(written(late, "dedupe"))
-    assert await records.publisher.store_first(written(place, "throttle"))
+        assert found == RecordedPlan(claims=claims)
+        place = await records.claim_slot(EVENT, "e", found, at=1)
+    assert not await records.publisher.store_if_new(written(late, "dedupe"))
+    assert await records.publisher.store_if_new(written(place, "throttle"))
     found = await records.find(EVENT, "e")
     assert found.plan is not None and found.plan.suppressed[0].reason == "throttle"
 
 
-async def test_of_two_that_claim_it_at_once_one_has_it(records: Records) -> None:
+async def test_of_two_that_claim_it_at_once_one_has_it(records: PlanStore) -> None:
     found = await records.find(EVENT, "e")
     places = await asyncio.gather(
-        *(records.place(EVENT, "e", found, at=1) for _ in range(5)), return_exceptions=True
+        *(records.claim_slot(EVENT, "e", found, at=1) for _ in range(5)), return_exceptions=True
     )
     assert sorted(isinstance(each, NotStored) for each in places) == [False] + [True] * 4
 
 
-async def test_others_under_the_same_reqid_are_not_meant(records: Records) -> None:
-    revival = Revival(letter="1-1", at=7)
+async def test_others_under_the_same_reqid_are_not_meant(records: PlanStore) -> None:
+    revival = RedriveId(letter="1-1", at=7)
     await records.publisher.store(written("e.0", "dedupe"), written("e.7.0", "throttle", revival))
-    await records.place(EVENT, "e", Found(claims=5), at=1)
+    await records.claim_slot(EVENT, "e", RecordedPlan(claims=5), at=1)
     found = await records.find(OTHER, "o")
-    assert found == Found(is_known=True)
+    assert found == RecordedPlan(is_known=True)
     again = await records.find(EVENT, "e.7", revival)
     assert again.plan is not None and again.plan.suppressed[0].reason == "throttle"

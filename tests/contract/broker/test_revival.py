@@ -6,19 +6,19 @@ from contract.broker.test_deliver import delivering, delivery
 from msgspec.structs import replace
 from support import until
 
-from engine.broker import Connection, Outgoing
+from engine.broker import Connection, OutgoingMessage
 from engine.codec import encode
 from engine.errors import Refused
-from engine.model import Delivery, Revival
+from engine.model import Delivery, RedriveId
 from engine.session import now
 
 
 def back(dead: Delivery, letter: str = "1-1", at: int = 0) -> Delivery:
-    return replace(dead, revival=Revival(letter=letter, at=at or now()))
+    return replace(dead, redrive=RedriveId(letter=letter, at=at or now()))
 
 
-def copy(of: Delivery, name: str) -> Outgoing:
-    return Outgoing(subject="mss.delivery.notice.email", payload=encode(of), id=name)
+def copy(of: Delivery, name: str) -> OutgoingMessage:
+    return OutgoingMessage(subject="mss.delivery.notice.email", payload=encode(of), id=name)
 
 
 async def test_its_deadline_begins_anew(connection: Connection) -> None:
@@ -69,4 +69,4 @@ async def test_each_life_has_its_receipts_and_its_letter(connection: Connection)
         ]  # fmt: skip
         receipts = await bench.history()
         assert [r["detail"] for r in receipts] == ["550 no", "550 still no"]
-        assert "revival" not in receipts[0] and receipts[1]["revival"]["letter"] == "1-1"
+        assert "redrive" not in receipts[0] and receipts[1]["redrive"]["letter"] == "1-1"

@@ -15,7 +15,7 @@ from typing import Any
 
 from aiohttp import web
 
-from engine.channels import Channel, Resources, open_channel
+from engine.channels import Channel, ChannelResources, open_channel
 from engine.model import Delivery, Kind, Message, Place, Severity
 from engine.rulebook import ChannelSpec
 
@@ -241,7 +241,7 @@ class World:
             concurrency=concurrency,
             place=Place(file="channels.yaml", line=3, column=5),
         )
-        channel = open_channel(spec, Resources(publish=publish, write=write))
+        channel = open_channel(spec, ChannelResources(publish=publish, write=write))
         self.stack.push_async_callback(channel.close)
         return channel
 

@@ -16,7 +16,7 @@ from contract.channels.sides import PATIENT, SILENT, TIMEOUT, World, free_port
 from msgspec.structs import replace
 
 from engine.channels import TYPES, Channel
-from engine.errors import BrokerError, ChannelError, Deferred, MessageTooLarge, Refused, Unknown
+from engine.errors import BrokerError, ChannelError, Deferred, MaxPayloadExceeded, Refused, Unknown
 from engine.model import Delivery
 
 Opens = Callable[[World], Awaitable[Channel]]
@@ -94,7 +94,7 @@ CASES: dict[str, Case] = {
     ),
     "nats": Case(
         taken=nats(),
-        refused=nats(error=MessageTooLarge("2 MB are beyond max_payload")),
+        refused=nats(error=MaxPayloadExceeded("2 MB are beyond max_payload")),
         deferred=nats(error=BrokerError("the broker is away")),
         unknown=nats(TIMEOUT, hangs=True),
     ),

@@ -54,7 +54,7 @@ def stage(run: Run, tmp_path: Path) -> Iterator[tuple[Broker, Heard]]:
         other = await stack.enter_async_context(plain(broker))
         for key in ("echo", "iplocation"):
             await other.subscribe(f"kiam.console.action.{key}", cb=serve)
-        await other.flush()
+        await other.flush_removed()
         await other.jetstream().add_stream(name="AUDIT", subjects=["kiam.console.audit.>"])
         return broker, heard
 
@@ -95,7 +95,7 @@ def test_both_clients_have_the_same_methods() -> None:
     def public(of: type) -> set[str]:
         return {name for name in vars(of) if not name.startswith("_")}
 
-    assert public(msc.Client) == public(msc.blocking.Client)
+    assert public(msc.Client) == public(msc.blocking.BlockingClient)
 
 
 def test_many_threads_share_one_client(stage: tuple[Broker, Heard], run: Run) -> None:

@@ -45,7 +45,7 @@ async def test_all_of_it_in_order_once_and_with_the_time_at_which_it_goes(broker
         await lose(broker, client)
         for number in range(1, 2000):
             await client.notice("k", {"n": number, "filler": "x" * 300})
-        held = wire.decode_request((client._link._outbox.first(1)[0]).body(0)).time
+        held = wire.decode_request((client._link._outbox.peek(1)[0]).body(0)).time
         assert held == 0  # it has no time yet
         await broker.start()
         await client.close(timeout=30)
@@ -208,7 +208,7 @@ async def test_a_broker_that_hangs_does_not_fill_the_memory(broker: Broker) -> N
     broker.signal(signal.SIGCONT)
     # The late answers to our pings must not have killed the connection.
     await client.notice("k", {}, timeout=30)
-    assert await session.round_trip(30)
+    assert await session.flush(30)
     await client.close()
 
 
@@ -336,5 +336,5 @@ async def test_callbacks_never_raise(broker: Broker, monkeypatch: pytest.MonkeyP
         def broken(*_: Any) -> None:
             raise RuntimeError("a log handler that raises")
 
-        monkeypatch.setattr(client._link._troubles, "note", broken)
+        monkeypatch.setattr(client._link._troubles, "record", broken)
         await session._errored(nats.errors.Error("nats: something"))
