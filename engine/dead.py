@@ -19,7 +19,7 @@ from .model import Delivery, Failure, Kind, RedriveId, Suppressed
 from .plan import Plan
 
 MAX_HEADER_LENGTH = 500  # characters
-_LETTER, _REVIVED, _RECEIVED = "Mss-Dead-DeadLetter", "Mss-Redriven-At", "Mss-Received"
+_LETTER, _REVIVED, _RECEIVED = "Mss-Dead-Letter", "Mss-Redriven-At", "Mss-Received"
 _RULE, _CHANNEL, _DELIVERY = "Mss-Rule", "Mss-Channel", "Mss-Delivery"
 _LETTER_ID = re.compile(r"[0-9]+-[0-9]+", re.ASCII)
 _ESCAPED = re.compile(r"\\(?:x([0-9a-f]{2})|u([0-9a-f]{4})|U([0-9a-f]{8}))")

@@ -41,7 +41,7 @@ async def read(archive: Archive, kinds: list[Kind]) -> list[Event]:
 async def test_every_event_once_in_order_and_only_what_is_permitted(tmp_path: Path) -> None:
     server = NatsServer(tmp_path / "nats", f"""authorization {{ users: [
         {{user: all, password: x}},
-        {{user: some, password: x, permissions: {permissions("What a change would do")}}}]}}""")  # fmt: skip
+        {{user: some, password: x, permissions: {permissions("Replaying events")}}}]}}""")  # fmt: skip
     await server.start()
     options = client_options(server)
     everybody = await connect({**options, "user": "all", "password": "x"})

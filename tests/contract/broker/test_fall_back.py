@@ -87,7 +87,7 @@ async def test_within_cuts_the_wait(
     if on_the_broker:
         monkeypatch.setattr("engine.deliver._LONG_WAIT", 0.0)
     async with delivering(connection, Deferred("451 later"), retry=PATIENT) as bench:
-        await bench.store(chain(fallback_after=2.0))  # else in ten minutes
+        await bench.store(chain(within=2.0))  # else in ten minutes
         await until(lambda: len(bench.channel.sent) == 2, what="the fall-back")
         await bench.done()
         assert [each[:2] for each in await receipts(bench)] == [
@@ -140,7 +140,7 @@ async def test_a_fall_back_that_is_muted_waits_on_the_broker(connection: Connect
 
 async def test_what_comes_after_its_time_goes_on_at_once(connection: Connection) -> None:
     async with delivering(connection, retry=PATIENT) as bench:
-        late = chain(fallback_after=2.0)
+        late = chain(within=2.0)
         await bench.store(replace(late, created=late.created - 5_000_000))
         await bench.done()
         assert bench.channel.sent == [late.fallbacks[0].id]

@@ -54,7 +54,7 @@ def stage(run: Run, tmp_path: Path) -> Iterator[tuple[Broker, Heard]]:
         other = await stack.enter_async_context(plain(broker))
         for key in ("echo", "iplocation"):
             await other.subscribe(f"kiam.console.action.{key}", cb=serve)
-        await other.flush_removed()
+        await other.flush()
         await other.jetstream().add_stream(name="AUDIT", subjects=["kiam.console.audit.>"])
         return broker, heard
 

@@ -74,7 +74,7 @@ async def serving(broker: Broker, key: str, answer: Callable[[wire.Request], byt
 
     async with plain(broker) as client:
         await client.subscribe(f"kiam.console.action.{key}", cb=handle)
-        await client.flush_removed()
+        await client.flush()
         yield
 
 
