@@ -1,4 +1,4 @@
-"""The metrics of one server, for Prometheus."""
+"""The Prometheus metrics of one server."""
 
 from __future__ import annotations
 

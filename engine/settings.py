@@ -1,4 +1,4 @@
-"""mss.yaml: how this server finds its broker and what it does there."""
+"""The settings of one server: mss.yaml, read and checked, with defaults."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import documents, references, schemas
-from .durations import parse_duration
-from .errors import SettingsError
-from .model import Kind, Place, Problem
+from .documents import cursor, schemas, yaml
+from .model.errors import SettingsError
+from .model.messages import Kind
+from .model.problems import Place, Problem
+from .model.times import parse_duration
 
 _BUCKET = "nats://"  # what ``rules`` begins with where they lie on the broker
 
@@ -56,7 +57,7 @@ def load_settings(path: Path | None, environment: Mapping[str, str] = os.environ
     if path is None and not file.exists():
         return Settings()
     try:
-        document = documents.read_bytes(file.read_bytes(), str(file))
+        document = yaml.read_bytes(file.read_bytes(), str(file))
     except OSError as error:
         place = Place(file=str(file))
         raise SettingsError([Problem(place=place, code="unreadable", message=str(error.strerror))]) from error
@@ -64,10 +65,10 @@ def load_settings(path: Path | None, environment: Mapping[str, str] = os.environ
 
     def complain(at: tuple[str | int, ...], code: str, message: str) -> None:
         problems.append(
-            Problem(place=document.place(at), pointer=documents.pointer(at), code=code, message=message)
+            Problem(place=document.place(at), pointer=yaml.pointer(at), code=code, message=message)
         )
 
-    data = references.resolve(document.data, environment, complain)
+    data = cursor.resolve(document.data, environment, complain)
     if problems:
         raise SettingsError(problems)
     return _settings(data or {}, file.parent)

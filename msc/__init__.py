@@ -24,8 +24,7 @@ from .errors import (
     RequestError,
     RequestTimeout,
 )
-from .message import new_reqid
-from .messages import IPLocation
+from .messages import IPLocation, new_reqid
 from .options import TLS, ConnectOptions
 
 __version__ = "0.1.0"

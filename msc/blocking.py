@@ -3,8 +3,8 @@
     with msc.blocking.connect("nats://127.0.0.1:4222") as client:
         client.notice("login.abnormal", {"userid": "bob"})
 
-It may live in a module and serve many threads; it connects at the first call. An event loop in one
-background thread does the work. After a fork the child gets a connection of its own.
+It may be a module's global and serve many threads; it connects at the first call. An event loop in one
+background thread does the work. After a fork, the child gets a connection of its own.
 """
 
 from __future__ import annotations
@@ -40,14 +40,6 @@ def _with_parameters_of(
 ) -> Callable[[Callable[..., BlockingClient]], Callable[P, BlockingClient]]:
     """Lend a function the parameters of another, so that they are written down once."""
     return lambda function: functools.wraps(function)(function)
-
-
-@_with_parameters_of(asynchronous.connect)
-def connect(*args: Any, **kwargs: Any) -> BlockingClient:
-    """A client that connects at its first call, or on entering ``with``. Takes what ``msc.connect`` takes."""
-    return BlockingClient(
-        lambda: asynchronous.connect(*args, **kwargs), float(kwargs.get("connect_timeout", 10.0))
-    )
 
 
 class BlockingClient:
@@ -219,25 +211,6 @@ _living: weakref.WeakSet[BlockingClient] = weakref.WeakSet()
 _abandoned: list[object] = []  # kept, lest they close what is the parent's when they are collected
 
 
-def _forked() -> None:
-    for client in list(_living):
-        client._forked()  # noqa: SLF001 -- this module's own
-
-
-def _close_all() -> None:
-    """At the end of the program: nobody is left to be told but the log."""
-    for client in list(_living):
-        try:
-            client.close()
-        except MscError as error:
-            log.error("%s", error)  # noqa: TRY400 -- the words say it all
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forked)
-atexit.register(_close_all)
-
-
 def _run(loop: asyncio.AbstractEventLoop) -> None:
     asyncio.set_event_loop(loop)
     loop.run_forever()
@@ -277,3 +250,31 @@ def _stop(loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
     thread.join(_STOP_LIMIT)
     if not thread.is_alive():
         loop.close()
+
+
+@_with_parameters_of(asynchronous.connect)
+def connect(*args: Any, **kwargs: Any) -> BlockingClient:
+    """A client that connects at its first call, or on entering ``with``. Takes what ``msc.connect`` takes."""
+    return BlockingClient(
+        lambda: asynchronous.connect(*args, **kwargs), float(kwargs.get("connect_timeout", 10.0))
+    )
+
+
+def _forked() -> None:
+    for client in list(_living):
+        client._forked()  # noqa: SLF001 -- this module's own
+
+
+def _close_all() -> None:
+    """At the end of the program: nobody is left to be told but the log."""
+    for client in list(_living):
+        try:
+            client.close()
+        except MscError as error:
+            log.error("%s", error)  # noqa: TRY400 -- the words say it all
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
+
+atexit.register(_close_all)

@@ -1,4 +1,4 @@
-"""The client: announce that something happened, ask for an action."""
+"""The asynchronous client: publish notices, audits and logs, and request actions."""
 
 from __future__ import annotations
 
@@ -12,18 +12,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from . import messages, wire
-from .errors import (
-    ActionFailed,
-    MscError,
-    NoResponders,
-    NotConfirmed,
-    ReplyInvalid,
-    RequestTimeout,
-)
-from .link import ReconnectingConnection
-from .message import ClientMessage, compose, require_key
-from .messages import IPLocation
+from . import errors, messages, wire
+from .connection import ReconnectingConnection
+from .errors import ActionFailed, MscError, NoResponders, NotConfirmed, ReplyInvalid, RequestTimeout
+from .messages import ClientMessage, IPLocation, compose, require_key
 from .options import BUFFER, DEFAULT_SERVER, TLS, ConnectOptions
 
 log = logging.getLogger(__name__)
@@ -166,12 +158,12 @@ class Client:
         answer = await self._link.request(message, timeout=timeout)
         try:
             reply = wire.decode_reply(answer.data)
-        except wire.WireError as error:
+        except errors.WireError as error:
             hint = "; a stream covers the subject and answers for it" if _is_ack(answer.data) else ""
             raise ReplyInvalid(f"{message.subject}: {error}{hint}") from error
         if reply.reqid != message.reqid:
             raise ReplyInvalid(f"{message.subject}: the reply is to another request")
-        if reply.code != wire.Code.OK:
+        if reply.code != errors.Code.OK:
             raise ActionFailed(reply.code, reply.message, message.reqid)
         return reply.payload
 

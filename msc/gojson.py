@@ -1,8 +1,8 @@
-"""JSON as Go's encoding/json reads and writes it. Pure; everything raised is a WireError.
+"""JSON as Go's encoding/json reads and writes it. Pure; every error is a WireError.
 
-It differs from Python's: no NaN and no infinity, invalid UTF-8 and halves of surrogate pairs become
-U+FFFD, keys of a struct are matched without regard to case, and ``<``, ``>``, ``&``, U+2028 and
-U+2029 are written as escapes.
+Differences from Python's json: no NaN and no infinity; invalid UTF-8 and halves of surrogate pairs become
+U+FFFD; keys of a struct are matched without regard to case; ``<``, ``>``, ``&``, U+2028 and U+2029 are
+escaped.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import re
 from typing import Any, NoReturn
 
-from .codes import WireError
+from .errors import WireError
 
 MAX_DEPTH = 200  # of nested arrays and objects; what is deeper is refused
 

@@ -1,4 +1,4 @@
-"""How to reach a NATS broker, and every spelling of proving who one is, as arguments for nats-py."""
+"""Connect options: the address of a broker and every way to authenticate, as arguments for nats-py."""
 
 from __future__ import annotations
 

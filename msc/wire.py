@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import gojson
-from .codes import Code, WireError
+from .errors import Code, WireError
 
 __all__ = [
     "RESENT_HEADER",

@@ -1,6 +1,6 @@
-"""The handler registry: what can carry out an action, and how one is opened.
+"""The handler registry: which handler executes an action, and how it is opened. Entry: `open_handler`.
 
-A handler's module is imported when its first action opens, so that checking a policy stays quick.
+A handler's module is imported when its first action opens, so that ``mss check`` stays quick.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Protocol, cast
 
-from ..model import Problem
-from ..rulebook import ActionSpec, ChannelSpec, Rulebook
-from ..telling.request import NOT_BEGUN, OUTCOME_UNKNOWN, ActionRequest, ActionResponse, failed
+from ..model.problems import Problem
+from ..planning.requests import NOT_BEGUN, OUTCOME_UNKNOWN, ActionRequest, ActionResponse, failed
+from ..rules.rulebook import ActionSpec, ChannelSpec, Rulebook
 
 if TYPE_CHECKING:
     from ..broker import Connection
     from ..channels import Channel
     from ..metrics import Metrics
-    from ..preference_cache import PreferenceCache
+    from ..preferences.cache import PreferenceCache
 
 __all__ = [
     "HANDLERS",

@@ -1,13 +1,13 @@
-"""From the bytes of a request to what is to be done, and from an answer to the bytes of a reply.
+"""Decode requests and encode replies.
 
-Pure, and total: whatever arrives, something can be replied.
+Pure and total: for any bytes that arrive, a reply can be made.
 """
 
 from __future__ import annotations
 
 import re
 
-from msc import gojson, wire
+from msc import errors, gojson, wire
 
 from . import ActionRequest, ActionResponse, failed
 
@@ -27,11 +27,11 @@ def read(
     """
     try:
         request = wire.decode_request(data)
-    except wire.WireError as error:
+    except errors.WireError as error:
         return _salvage_reqid(data), failed(str(error))
     try:
         wire.check_request(request, received=received, tolerance=int(tolerance * 1e6))
-    except wire.WireError as error:
+    except errors.WireError as error:
         return request.reqid, ActionResponse(code=int(error.code), message=str(error))
     return ActionRequest(
         key=key,
@@ -48,7 +48,7 @@ def write(reqid: str, answer: ActionResponse, *, now: int, room: int) -> bytes:
     """The reply. What cannot be written, or has more than ``room`` bytes, becomes code 1."""
     try:
         data = _encode(reqid, answer, now)
-    except wire.WireError as error:
+    except errors.WireError as error:
         return _encode(reqid, failed(f"the answer cannot be written: {error}"), now)
     if len(data) <= room:
         return data
@@ -83,7 +83,7 @@ def _salvage_reqid(data: bytes) -> str:
     """The reqid of a message that is otherwise none: without it the caller would not know the reply."""
     try:
         found = gojson.load_fields(data, frozenset({"reqid"})).get("reqid")
-    except wire.WireError:
+    except errors.WireError:
         match = _REQID.search(data[:_SEARCHED])
         found = match[1].decode("utf-8", "replace") if match else ""
     return found if isinstance(found, str) else ""

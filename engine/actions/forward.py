@@ -1,4 +1,4 @@
-"""Asks somebody else's program, on another subject; its reply is the caller's."""
+"""Handler: forward the request to another subject, whose reply is the reply."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 import nats.errors
 
-from msc import wire
+from msc import errors, wire
 
-from ..model import Problem
-from ..rulebook import ActionSpec
+from ..model.problems import Problem
+from ..rules.rulebook import ActionSpec
 from . import NOT_BEGUN, OUTCOME_UNKNOWN, ActionRequest, ActionResponse, HandlerResources, failed
 
 _NOBODY = "not carried out: nobody serves it"
@@ -36,7 +36,7 @@ class ForwardHandler:
             return failed(OUTCOME_UNKNOWN, f"{self._subject}: {str(error) or 'no answer'}")
         try:
             reply = wire.decode_reply(msg.data)
-        except wire.WireError as error:
+        except errors.WireError as error:
             return failed(_NO_REPLY, f"{self._subject}: {error}")
         if reply.reqid != request.reqid:
             return failed(_NO_REPLY, f"{self._subject}: another reqid")

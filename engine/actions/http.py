@@ -1,4 +1,4 @@
-"""Asks a web service: the payload goes out as JSON, a JSON object comes back."""
+"""Handler: send the payload as JSON to a web service, whose JSON object is the reply."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from msc import gojson, wire
+from msc import errors, gojson, wire
 
-from ..errors import PolicyError
-from ..model import Problem
-from ..rulebook import ActionSpec
-from ..subjects import token
+from ..model.errors import PolicyError
+from ..model.problems import Problem
+from ..model.subjects import token
+from ..rules.rulebook import ActionSpec
 from . import NOT_BEGUN, OUTCOME_UNKNOWN, ActionRequest, ActionResponse, HandlerResources, failed, unusable
 
 _MAX_ANSWER = 512 * 1024  # bytes
@@ -39,7 +39,7 @@ class HttpHandler:
     async def handle(self, request: ActionRequest, deadline: float) -> ActionResponse:
         try:
             body = wire.encode_payload(request.payload)
-        except wire.WireError as error:
+        except errors.WireError as error:
             return failed(str(error))
         progress = SimpleNamespace(sent=False)
         # It says which request this is, so that the service can tell a repeat.
@@ -96,7 +96,7 @@ def _judge(status: int, data: bytes | None) -> ActionResponse:
         # The names are of no field, so the object is only checked: depth, numbers, halves of characters.
         gojson.load_fields(data, frozenset())
         payload = wire.decode_request(b'{"payload":' + data + b"}").payload
-    except wire.WireError as error:
+    except errors.WireError as error:
         return failed(_NO_OBJECT, str(error))
     return ActionResponse(payload=payload)
 

@@ -1,4 +1,4 @@
-"""Tells somebody now: sends what ``telling`` hands out, and tells it how that ended."""
+"""Handler: send a message now, and reply with its outcome."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ..channels import Channel
-from ..errors import ChannelError, Deferred, Refused
-from ..model import Delivery, Outcome, Problem
-from ..rulebook import ActionSpec, ChannelSpec
-from ..telling import SendResult, delivery_steps, send_result
+from ..model.errors import ChannelError, Deferred, Refused
+from ..model.messages import Delivery, Outcome
+from ..model.problems import Problem
+from ..planning.requests import SendResult, delivery_steps, send_result
+from ..rules.rulebook import ActionSpec, ChannelSpec
 from . import NOT_BEGUN, ActionRequest, ActionResponse, HandlerResources, failed
 
 

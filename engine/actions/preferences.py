@@ -1,8 +1,8 @@
-"""What people have chosen, as actions: asked for, changed, and what there is to choose.
+"""Handlers: get and set a user's preferences, and list the options.
 
-Who may ask on the action's own subject may ask for anybody: the id of the person is in the payload, which
-the broker's permissions do not see. They see the subject that is one token deeper, and on that the token is
-the person.
+A caller with access to the action's own subject may name any user: the user id is in the payload, which the
+broker's permissions do not see. They do see the subject that is one token deeper, where the token is the
+user id.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from .. import locales
-from ..choices import Choices
-from ..errors import BrokerError, InvalidPreferences
-from ..model import Problem
-from ..offers import CategoryOptions, PreferenceOptions, options_of
-from ..preferences import MAX_DOCUMENT_BYTES, check_choice, merged, parse
-from ..rulebook import ActionSpec
-from ..subjects import is_safe_token
+from ..model.errors import BrokerError, InvalidPreferences
+from ..model.problems import Problem
+from ..model.subjects import is_safe_token
+from ..planning.recipients import Choices
+from ..preferences.document import MAX_DOCUMENT_BYTES, check_choice, merged, parse
+from ..preferences.options import CategoryOptions, PreferenceOptions, options_of
+from ..rules.rulebook import ActionSpec
+from ..templates import library
 from . import OUTCOME_UNKNOWN, ActionRequest, ActionResponse, HandlerResources, failed
 
 _MAX_USER_LENGTH = 256  # characters
@@ -87,7 +87,7 @@ class PreferencesHandler:
         wanted = (choices.locale, asked if isinstance(asked, str) else "", rulebook.defaults.locale)
 
         def label(of: str, name: str) -> str:
-            return _label(self._labels.get(of, {}).get(name), locales.chain(*wanted)) or name
+            return _label(self._labels.get(of, {}).get(name), library.locale_chain(*wanted)) or name
 
         def shown(offer: CategoryOptions) -> dict[str, Any]:
             return {
@@ -174,5 +174,5 @@ def _label(written: Any, wanted: Sequence[str]) -> str:
     """What stands there in the first of the languages that it is written in."""
     if not isinstance(written, Mapping):
         return written or ""
-    by_tag = {locales.normal(tag): text for tag, text in written.items()}
+    by_tag = {library.normalise_locale(tag): text for tag, text in written.items()}
     return next((by_tag[tag] for tag in wanted if tag in by_tag), "")

@@ -1,7 +1,7 @@
-"""The actions as a service: requests in, exactly one reply to each.
+"""The action service: one request in, exactly one reply out. Entry: `Actions`.
 
-One subscription for each subject that is served, in a queue group, so that one replica gets a request,
-and an action that nobody serves answers "no responders" at once.
+Each subject has one subscription in a queue group, so one replica gets a request, and an action that nobody
+serves is answered "no responders" at once.
 """
 
 from __future__ import annotations
@@ -11,22 +11,26 @@ import contextlib
 import logging
 import re
 import time
-from collections.abc import Callable, Mapping
+import uuid
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from importlib.metadata import version
 from typing import cast
 
 import nats.errors
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
+from nats.js.kv import KeyValue
+from prometheus_client import Counter, Histogram
 
 from msc import wire
 
 from ..broker import Connection
-from ..errors import BrokerError, PolicyError
-from ..ledger import Ledger
 from ..metrics import Metrics
-from ..rulebook import ActionSpec, ChannelSpec
+from ..model.errors import BrokerError, PolicyError
+from ..rules.rulebook import ActionSpec, ChannelSpec
+from ..settings import Settings
 from . import (
     HANDLERS,
     ActionHandler,
@@ -40,9 +44,9 @@ from . import (
     open_handler,
     unusable,
 )
-from .once import ActionJob, IdempotentHandler
-from .served import QUEUE_GROUP, ActionSubscription, ActiveAction, PendingReply, endpoints
-from .visibility import MicroService
+from .idempotency import ActionJob, IdempotentHandler
+from .ledger import Ledger
+from .nats_micro import Endpoint, MicroService
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +54,8 @@ _HEAR_LIMIT = 5.0  # seconds for the broker to hear that we serve an action, or 
 _BUSY = "busy: too many requests in hand"
 _BROKEN = "internal error"
 _UNAVAILABLE = "not available: the broker does not answer"
+
+QUEUE_GROUP = "mss-actions"
 
 
 @dataclass(kw_only=True)
@@ -302,3 +308,87 @@ class Actions:
         served.counters[code].inc()
         served.latency.observe(took)
         call.listening.endpoint.count(took, "" if code == "0" else f"{code}:{message}")
+
+
+@dataclass(slots=True, kw_only=True)
+class ActiveAction:
+    """An action that is being served."""
+
+    spec: ActionSpec
+    channels: tuple[ChannelSpec, ...]  # as the handler was opened with
+    handler: Lookup | IdempotentHandler  # at once, or once only
+    latency: Histogram
+    counters: dict[str, Counter] = field(default_factory=dict)  # by code
+    in_flight: set[asyncio.Task[None]] = field(default_factory=set)
+
+    @property
+    def capacity(self) -> int:
+        """Requests that may be in hand."""
+        return self.spec.concurrency + self.spec.queue
+
+    async def close(self) -> None:
+        while self.in_flight:
+            await asyncio.wait(list(self.in_flight))
+        await (self.handler.handler if isinstance(self.handler, IdempotentHandler) else self.handler).close()
+
+
+@dataclass(slots=True, kw_only=True)
+class ActionSubscription:
+    """One subject on which an action is asked for."""
+
+    served: ActiveAction  # what carries the requests out; a reload puts another in its place
+    endpoint: Endpoint
+    subscription: Subscription | None = None
+
+    def person(self, subject: str) -> str | None:
+        """Whom a request on ``subject`` is about, as far as the subject says it."""
+        return subject.rpartition(".")[2] if self.endpoint.subject.endswith(".*") else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PendingReply:
+    """A request's way back to its caller, and into the counters."""
+
+    listening: ActionSubscription
+    served: ActiveAction
+    reply: str  # the subject
+    began: float  # seconds, monotonic
+
+
+def endpoints(spec: ActionSpec, prefix: str) -> Iterator[Endpoint]:
+    """Where ``spec`` is asked for: on its key, and where it may be about one person, one token deeper."""
+    subject = f"{prefix}.action.{spec.key}"
+    yield Endpoint(name=spec.key, subject=subject, queue_group=QUEUE_GROUP)
+    if HANDLERS[spec.handler].personal:
+        yield Endpoint(name=f"{spec.key}.person", subject=f"{subject}.*", queue_group=QUEUE_GROUP)
+
+
+def make_actions(
+    settings: Settings,
+    connection: Connection,
+    bucket: KeyValue,
+    resources: HandlerResources,
+    *,
+    clock: Callable[[], int],
+) -> Actions:
+    """``bucket`` is the ledger's; ``clock`` tells microseconds since the epoch."""
+    # Anew with each session: what an earlier one had in hand, nobody works on any more.
+    replica = uuid.uuid4().hex
+    return Actions(
+        terms=ServiceTerms(
+            prefix=settings.prefix,
+            namespace=settings.namespace,
+            tolerance=settings.clock_tolerance,
+            deadline=settings.action_deadline,
+        ),
+        connection=connection,
+        ledger=Ledger(
+            connection, bucket, name=f"{settings.stream_prefix}_LEDGER", owner=replica, clock=clock
+        ),
+        resources=resources,
+        metrics=resources.metrics,
+        clock=clock,
+        visibility=MicroService(
+            connection=connection, name=settings.namespace, id=replica, version=version("mss-server")
+        ),
+    )

@@ -1,26 +1,26 @@
-"""NATS and JetStream, as MSS uses them.
+"""NATS and JetStream, as MSS uses them. Entry: `connect`.
 
-handout      what the broker says of a message that it hands out
-connection   one client, and the news when it is lost for good
-topology     the names of streams, durables, buckets and subjects
-groundwork   all of them, created and checked at start
-moment       what several tasks write comes together
-publisher    many messages at once, each known to be stored
-cells        values that all replicas change
-lookup       what lies on one subject of a stream
-bugs         how many one message is forgiven
-consumer     a durable pull consumer that never stops pulling and never holds too much
+connection     one client, its health, and what the broker says of a message it delivers
+topology       the names of streams, consumers, buckets and subjects
+provisioning   creates and checks them at start
+publisher      many messages in flight, each acknowledged
+consumer       a durable pull consumer with a bounded number of messages in flight
+kv             values that all replicas change, by compare-and-set
+reader         reads a stream by subject
+codec          events and deliveries, to and from bytes
+embedded       nats-server as a child process
 """
+
+from __future__ import annotations
 
 from msc.wire import RESENT_HEADER
 
-from .cells import AtomicStore
-from .connection import Connection, connect
+from .connection import Connection, MessageMetadata, connect, message_metadata
 from .consumer import Consumer, Handle
-from .groundwork import Provisioner
-from .handout import MessageMetadata, message_metadata
-from .lookup import messages_on
+from .kv import AtomicStore
+from .provisioning import Provisioner
 from .publisher import OutgoingMessage, PendingAck, Publisher
+from .reader import messages_on
 from .topology import Topology
 
 __all__ = [

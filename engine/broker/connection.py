@@ -1,4 +1,7 @@
-"""One connection to NATS: made with patience, watched, and reported when it is lost for good."""
+"""One connection to NATS: made with retries, monitored, and reported when it is closed for good.
+
+The broker describes each message that it delivers in the reply subject; that metadata is read here.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from typing import Any, cast
 
 import nats
 import nats.errors
+from msgspec import Struct
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
@@ -19,8 +23,7 @@ from nats.js import JetStreamContext
 
 from msc.wire import RESENT_HEADER
 
-from ..errors import BrokerError, BrokerLost, BrokerUnsupported, MaxPayloadExceeded
-from .handout import MessageMetadata
+from ..model.errors import BrokerError, BrokerLost, BrokerUnsupported, MaxPayloadExceeded
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +38,8 @@ _LOGIN = re.compile(r"authorization|authentication", re.IGNORECASE)
 _MAX_HEADER_BYTES = 16 * 1024  # bytes; ours are far fewer
 _MAX_UNSENT_BYTES = 4 * 1024 * 1024  # bytes, half of what nats-py is given
 _ROOM_WAIT, _ROOM_TRIES = 0.005, 2000  # seconds, and how often: ten seconds in all
+
+_SHORT = 9  # tokens of a reply subject that names neither domain nor account
 
 
 class Connection:
@@ -271,3 +276,21 @@ def _header_size(headers: Mapping[str, str] | None) -> int:
         return 0
     # NATS/1.0 CRLF, then "key: value" CRLF each, then CRLF.
     return 12 + sum(len(key.encode()) + len(value.encode()) + 4 for key, value in headers.items())
+
+
+class MessageMetadata(Struct, frozen=True, gc=False):
+    """One message of a stream, handed out once."""
+
+    sequence: int  # in its stream
+    num_delivered: int  # how often it was handed out, this time included
+    stored_at: int  # when the broker took it, microseconds since the epoch
+
+
+def message_metadata(reply: str) -> MessageMetadata:
+    """Read ``$JS.ACK.[domain.account.]stream.consumer.number.sequence.sequence.nanoseconds.pending``.
+
+    nats-py's ``metadata`` says the same, with a datetime and in five times the time.
+    """
+    tokens = reply.split(".")
+    at = 4 if len(tokens) == _SHORT else 6
+    return MessageMetadata(int(tokens[at + 1]), int(tokens[at]), int(tokens[at + 3]) // 1000)

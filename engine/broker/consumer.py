@@ -1,8 +1,9 @@
-"""A durable pull consumer: always pulling, never holding more than it may.
+"""A durable pull consumer that pulls all the time and never has too many messages in flight.
 
-nats-py's ``fetch`` waits for one message at a time and has no standing pull. This one publishes
-pull requests itself, for as many messages as there is room for, and asks again when its inbox
-falls silent or the connection was made anew.
+``fetch`` of nats-py waits for one message at a time and has no standing pull request. This consumer
+publishes pull requests itself, for as many messages as it has room for. It asks again when its inbox falls
+silent or the connection was made again. It counts the errors in our own code for each message, not its
+deliveries: the broker or a killed process may also cause a redelivery.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import asyncio
 import contextlib
 import json
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
@@ -18,10 +20,8 @@ import nats.errors
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
-from ..errors import BrokerError, BrokerUnsupported
-from .bugs import ErrorBudget
-from .connection import Connection
-from .moment import FlushWindow
+from ..model.errors import BrokerError, BrokerUnsupported
+from .connection import Connection, message_metadata
 from .publisher import PendingAck
 
 log = logging.getLogger(__name__)
@@ -40,6 +40,9 @@ _GONE = ("consumer deleted", "consumer not found", "stream not found", "push bas
 
 
 Handle = Callable[[Msg], PendingAck | Coroutine[Any, Any, PendingAck | None]]
+
+_FORGIVEN = 4  # of one message, by this process
+_MAX_TRACKED_MESSAGES = 1000  # messages whose bugs are remembered
 
 
 class Consumer:
@@ -309,3 +312,40 @@ class Consumer:
 
 async def _raised(error: Exception) -> None:
     raise error
+
+
+class ErrorBudget:
+    """The bugs that the messages of one stream have met."""
+
+    def __init__(self) -> None:
+        self._met: Counter[int] = Counter()  # by sequence in the stream
+
+    def allows_retry(self, msg: Msg) -> bool:
+        """Count one more; whether ``msg`` may come again."""
+        sequence = message_metadata(msg.reply).sequence
+        self._met[sequence] += 1
+        if len(self._met) > _MAX_TRACKED_MESSAGES:
+            del self._met[next(iter(self._met))]
+        return self._met[sequence] <= _FORGIVEN
+
+
+class FlushWindow:
+    """Lets what several tasks write come together: each write to the broker costs a system call.
+
+    Whoever comes first waits for ``seconds``, those who come meanwhile for what is left of them.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._over: asyncio.Event | None = None
+
+    async def wait(self) -> None:
+        """Return when the moment is over, in the same turn of the event loop as the others."""
+        if self._over is None:
+            self._over = asyncio.Event()
+            asyncio.get_running_loop().call_later(self._seconds, self._end, self._over)
+        await self._over.wait()
+
+    def _end(self, over: asyncio.Event) -> None:
+        self._over = None
+        over.set()

@@ -1,9 +1,8 @@
-"""Publishing to streams, many messages in flight, each known to be stored.
+"""Publish to streams: many messages in flight, each known to be stored.
 
-``js.publish`` makes one request at a time, and ``publish_async`` of nats-py never resolves when
-the server answers with an error. Here one inbox takes all acknowledgements; what is not
-acknowledged in time is sent again under the same message id, which the stream drops if it has it
-already.
+``js.publish`` makes one request at a time, and ``publish_async`` of nats-py never resolves when the server
+answers with an error. Here one inbox takes all acknowledgements. A message that is not acknowledged in time
+is sent again under the same message id, and the stream drops it if it has it already.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from nats.aio.subscription import Subscription
 
 from msc.wire import RESENT_HEADER
 
-from ..errors import BrokerError, NotStored
+from ..model.errors import BrokerError, NotStored
 from .connection import Connection
 
 log = logging.getLogger(__name__)

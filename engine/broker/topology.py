@@ -1,10 +1,10 @@
-"""Names of everything that MSS has on the broker: streams, durables, buckets, subjects."""
+"""The names of everything that MSS has on the broker: streams, consumers, buckets, subjects."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..model import Kind
+from ..model.messages import Kind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

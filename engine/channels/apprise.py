@@ -1,7 +1,11 @@
-"""Any service that Apprise knows: SMS, chat, push.
+"""Any service that Apprise supports: SMS, chat, push.
 
-Its plugins block, so they run on threads of the channel's own. A thread cannot be stopped: one that
-hangs keeps its slot until it ends, and the slots are few.
+Its plugins block, so they run on threads of the channel's own. A thread cannot be stopped: one that hangs
+occupies its slot until it ends, and there are few slots.
+
+Apprise imports its 130 plugins before it parses a URL, which takes longer than the rest of a check. A
+plugin names its schemas in the class attributes ``protocol`` and ``secure_protocol``. By these its file is
+found and imported alone; where none is found, Apprise itself is asked.
 """
 
 from __future__ import annotations
@@ -14,17 +18,21 @@ import warnings
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cache
+from importlib import import_module
+from inspect import isclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import apprise
 from apprise.exception import AppriseException
+from apprise.plugins import NotifyBase
 
-from ..errors import ChannelError, Deferred, Refused, Unknown
-from ..model import Delivery, Message, Severity
-from ..rulebook import ChannelSpec
+from ..model.errors import ChannelError, Deferred, Refused, Unknown
+from ..model.messages import Delivery, Message, Severity
+from ..rules.rulebook import ChannelSpec
 from . import ChannelResources, unusable
-from .apprise_plugins import usable_alone
 
 _SAMPLE_ADDRESS = ("+15550001111",)  # for a URL that is looked at and not called
 _MAX_THREADS = 8
@@ -47,6 +55,12 @@ _TYPES = {
     Severity.LOW: apprise.NotifyType.INFO,
     Severity.NONE: apprise.NotifyType.INFO,
 }
+
+_PACKAGE = "apprise.plugins"
+_SCHEMA = re.compile(r"([a-z0-9]{1,32})://", re.IGNORECASE)
+_NAMES = re.compile(
+    r"^\s+(?:secure_)?protocol\b[^=\n]*=\s*(\([^)]*\)|\[[^\]]*\]|[\"'][^\"']*[\"'])", re.MULTILINE
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -253,3 +267,47 @@ def _load() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of what the plugins import
         apprise.Apprise.instantiate("json://localhost")
+
+
+def usable_alone(url: str) -> bool:
+    """Whether the plugin that ``url`` names takes it. False is no answer: ask Apprise."""
+    schema = _SCHEMA.match(url)
+    plugin = plugin_of(schema[1].lower()) if schema is not None else None
+    if plugin is None or not plugin.enabled:
+        return False
+    try:
+        # As apprise.Apprise.instantiate does it, which would load the others first.
+        settings = plugin.parse_url(url.replace("/#", "/%23"))
+        return bool(settings and plugin(**settings, tag=set(), asset=apprise.AppriseAsset()).enabled)
+    except (TypeError, ValueError, LookupError, AttributeError, AppriseException):
+        return False  # Apprise says it in its own words
+
+
+@cache
+def plugin_of(schema: str) -> Any | None:
+    """The class that serves ``schema``; None where no one file says that it does."""
+    names = [name for name, text in _sources() if _serves(text, schema)]
+    if len(names) != 1:
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of what the plugins import
+        module = import_module(f"{_PACKAGE}.{names[0]}")
+    classes: list[Any] = [
+        each for each in vars(module).values() if isclass(each) and issubclass(each, NotifyBase)
+    ]
+    found = [each for each in classes if schema in each.schemas(each)]
+    return found[0] if len(found) == 1 else None
+
+
+def _sources() -> list[tuple[str, str]]:
+    """The plugins as modules and the text of each file; one that is a package has several."""
+    folder = Path(str(import_module(_PACKAGE).__file__)).parent
+    files = [(path.relative_to(folder).parts[0].removesuffix(".py"), path) for path in folder.rglob("*.py")]
+    return [(name, path.read_text("utf-8")) for name, path in files if name not in ("__init__", "base")]
+
+
+def _serves(text: str, schema: str) -> bool:
+    quoted = (f'"{schema}"', f"'{schema}'")
+    if not any(each in text for each in quoted):
+        return False
+    return any(any(each in names for each in quoted) for names in _NAMES.findall(text))

@@ -1,12 +1,11 @@
-"""Prints what would have been sent: for trying out a policy and for terminals that are watched."""
+"""Print messages to the terminal, to try a policy out."""
 
 from __future__ import annotations
 
-from ..errors import Deferred
-from ..model import Delivery
-from ..rulebook import ChannelSpec
-from . import ChannelResources
-from .event_json import event_json
+from ..model.errors import Deferred
+from ..model.messages import Delivery
+from ..rules.rulebook import ChannelSpec
+from . import ChannelResources, event_json
 
 
 class ConsoleChannel:

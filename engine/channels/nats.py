@@ -1,16 +1,15 @@
-"""Publishes the event on a subject of NATS, for other programs."""
+"""Publish the event on a NATS subject, for other programs."""
 
 from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
 
-from ..errors import BrokerError, Deferred, MaxPayloadExceeded, Refused, Unknown
-from ..model import HOPS, Delivery
-from ..rulebook import ChannelSpec
-from ..subjects import valid_key
-from . import ChannelResources, unusable
-from .event_json import event_json
+from ..model.errors import BrokerError, Deferred, MaxPayloadExceeded, Refused, Unknown
+from ..model.messages import HOPS, Delivery
+from ..model.subjects import valid_key
+from ..rules.rulebook import ChannelSpec
+from . import ChannelResources, event_json, unusable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""JSON over HTTP POST, signed as Standard Webhooks say."""
+"""Send the event as JSON over HTTP POST, signed as Standard Webhooks specifies."""
 
 from __future__ import annotations
 
@@ -16,11 +16,10 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from ..errors import Deferred, Refused, Unknown
-from ..model import Delivery
-from ..rulebook import ChannelSpec
-from . import ChannelResources, unusable
-from .event_json import event_json
+from ..model.errors import Deferred, Refused, Unknown
+from ..model.messages import Delivery
+from ..rules.rulebook import ChannelSpec
+from . import ChannelResources, event_json, unusable
 
 _MAX_RESPONSE_BYTES = 1024  # bytes of a response, for its words
 _NOT_YET = (408, 425, 429)  # of 4xx, those that ask for another try

@@ -1,6 +1,6 @@
-"""The command ``mss``.
+"""The command ``mss``. Entry: `main`.
 
-Exit codes: 0 good, 1 problems found or work failed, 2 wrong usage.
+Exit codes: 0 success, 1 problems found or the work failed, 2 wrong usage.
 """
 
 from __future__ import annotations
@@ -13,26 +13,26 @@ import click
 
 # By name, the module that defines the command under that name.
 COMMANDS = {
-    "demo": "serving",
-    "serve": "serving",
-    "check": "policy",
-    "test": "rehearsal",
-    "explain": "rehearsal",
-    "render": "pictures",
-    "graph": "pictures",
-    "init": "starting",
-    "schema": "policy",
+    "demo": "serve",
+    "serve": "serve",
+    "check": "check",
+    "test": "test",
+    "explain": "explain",
+    "render": "render",
+    "graph": "graph",
+    "init": "check",
+    "schema": "check",
     "publish": "client",
     "request": "client",
     "reload": "replicas",
     "status": "replicas",
-    "trace": "tracing",
-    "dead": "letters",
-    "replay": "replaying",
-    "push": "pushing",
-    "revisions": "pushing",
-    "diff": "pushing",
-    "preferences": "preferring",
+    "trace": "trace",
+    "dead": "dead",
+    "replay": "replay",
+    "push": "push",
+    "revisions": "push",
+    "diff": "push",
+    "preferences": "preferences",
 }
 
 

@@ -1,4 +1,4 @@
-"""``mss publish`` and ``mss request``: be a client."""
+"""``mss publish`` and ``mss request``: act as a client."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import click
 
 import msc
 
-from .. import report
 from ..settings import Settings
+from . import output
 from .common import CONFIG, PAYLOAD, SERVER, payload_of, settings_of
-from .running import run
+from .connect import run
 
 
 @click.command()
@@ -55,7 +55,7 @@ def request(key: str, payload_file: Any, config: Path | None, server: str | None
         async with client_of(settings_of(config), server) as client:
             return await client.request(key, payload, timeout=timeout)
 
-    click.echo(report.as_json(run(main)))
+    click.echo(output.as_json(run(main)))
 
 
 def client_of(settings: Settings, server: str | None) -> AbstractAsyncContextManager[msc.Client]:

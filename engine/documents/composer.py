@@ -1,19 +1,18 @@
-"""From the events of PyYAML's parser to values, and where in the text each of them stands.
+"""Compose values and their offsets from the events of PyYAML's parser.
 
-What the events mean is decided here, because PyYAML's own reading is YAML 1.1: there ``no`` is
-false, ``22:00`` is 1320, and of a repeated key the last wins unseen.
+The meaning of an event is decided here, because PyYAML itself reads YAML 1.1. There ``no`` is false,
+``22:00`` is 1320, and the last of two equal keys wins without a warning.
 """
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import yaml
-
-from .scalars import scalar
-from .spots import DocumentDiagnostic, SourceMap, Spot
 
 MAX_NODES = 1_000_000  # values in one file once every alias is written out
 MAX_DEPTH = 100  # mappings and lists inside one another
@@ -28,6 +27,20 @@ _TAGGED: dict[str, tuple[type, ...]] = {  # the tags honoured on scalars, and wh
     "bool": (bool,),
     "null": (type(None),),
 }
+
+MAX_DIGITS = 1000  # of one number
+
+_WORDS = {
+    **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
+    **dict.fromkeys(("true", "True", "TRUE"), True),
+    **dict.fromkeys(("false", "False", "FALSE"), False),
+}
+_INTEGER = re.compile(r"[-+]?[0-9]+", re.ASCII)
+_OCTAL = re.compile(r"0o[0-7]+", re.ASCII)
+_HEXADECIMAL = re.compile(r"0x[0-9a-fA-F]+", re.ASCII)
+_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", re.ASCII)
+_NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", re.ASCII)
+_NUMBER_STARTS = frozenset("-+.0123456789")
 
 
 class _LimitExceeded(Exception):  # noqa: N818  it stops the reading; nobody outside sees it
@@ -294,3 +307,57 @@ def _mergeable(value: Any, spot: Spot) -> list[tuple[dict[str, Any], SourceMap]]
         (item, place) for item, place in pairs if isinstance(item, dict) and isinstance(place, SourceMap)
     ]
     return found if len(found) == len(pairs) else []
+
+
+def scalar(text: str) -> Any:
+    """The value that ``text`` stands for; ValueError, in words for operators, where a number has none."""
+    first = text[:1]
+    if first not in _NUMBER_STARTS or not first:
+        return _WORDS.get(text, text)
+    if _INTEGER.fullmatch(text):
+        return int(_bounded(text))
+    if _OCTAL.fullmatch(text) or _HEXADECIMAL.fullmatch(text):
+        return int(_bounded(text), 0)
+    if _FLOAT.fullmatch(text):
+        number = float(_bounded(text))
+        if number in (float("inf"), float("-inf")):
+            raise ValueError(f"the number {text} is too large")
+        return number
+    if _NOT_FINITE.fullmatch(text):
+        raise ValueError(f"{text} is no finite number")
+    return text
+
+
+def _bounded(digits: str) -> str:
+    if len(digits) > MAX_DIGITS:
+        raise ValueError(f"a number of more than {MAX_DIGITS} digits")
+    return digits
+
+
+class SourceMap:
+    """Where a mapping or a list and all inside it stand: offsets into the text.
+
+    A scalar is its bare offset. A tree beside the data costs a fraction of a dict from path to
+    place, and an alias shares its part of it as it shares its value.
+    """
+
+    __slots__ = ("keys", "start", "values")
+
+    def __init__(self, start: int) -> None:
+        self.start = start
+        self.keys: dict[str, int] = {}  # of a mapping
+        self.values: dict[str, Spot] | list[Spot] = {}
+
+
+Spot = SourceMap | int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DocumentDiagnostic:
+    """Something wrong in a text."""
+
+    offset: int
+    code: str  # stable, for example duplicate-key
+    message: str  # what was found
+    path: tuple[str | int, ...] = ()  # keys and list positions from the root
+    hint: str = ""  # what to do

@@ -29,10 +29,13 @@ import nats
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
-from geo import write_database  # noqa: E402 -- found beside this folder
-from support import MSS, envelope, until, write_config  # noqa: E402
+from support.geoip_database import write_database  # noqa: E402
+from support.locations import MSS  # noqa: E402
+from support.processes import write_config  # noqa: E402
+from support.waiting import until  # noqa: E402
+from support.wire_messages import envelope  # noqa: E402 -- found beside this folder
 
-from engine.embedded import embedded_broker  # noqa: E402
+from engine.broker.embedded import embedded_broker  # noqa: E402
 
 PREFIX = "kiam.console.action"
 SLOW = 0.05  # seconds

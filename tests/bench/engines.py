@@ -18,9 +18,12 @@ from types import MappingProxyType
 from typing import Any
 
 import nats
-from support import MSS, envelope, login, until, write_config
+from support.locations import MSS
+from support.processes import write_config
+from support.waiting import until
+from support.wire_messages import envelope, login
 
-from engine.embedded import embedded_broker
+from engine.broker.embedded import embedded_broker
 
 SUBJECT = "kiam.console.notice.login.abnormal"
 CONSOLE = {"one": {"type": "console", "concurrency": 64}, "two": {"type": "console", "concurrency": 64}}

@@ -19,8 +19,8 @@ from typing import Any
 import nats
 from engines import CONSOLE, serving
 
-from engine.preference_store import token_of
-from engine.preferences import encode
+from engine.preferences.document import encode
+from engine.preferences.store import token_of
 
 PEOPLE = 1000
 WITHOUT, ALL = "none", "all"

@@ -31,9 +31,12 @@ import nats
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
-from support import MSS, ROOT, envelope, until, write_config  # noqa: E402 -- found beside this folder
+from support.locations import MSS, ROOT  # noqa: E402
+from support.processes import write_config  # noqa: E402
+from support.waiting import until  # noqa: E402
+from support.wire_messages import envelope  # noqa: E402
 
-from engine.embedded import embedded_broker  # noqa: E402
+from engine.broker.embedded import embedded_broker  # noqa: E402 -- found beside this folder
 
 AUDIT = "kiam.console.audit.accountaddemail"
 DELAY = 0.05  # seconds that the slow server takes for each reply

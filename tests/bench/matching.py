@@ -32,9 +32,10 @@ sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parent)]
 import msgspec  # noqa: E402
 from workload import BenchRule, Workload  # noqa: E402 -- found beside this file
 
-from engine.collecting import freeze_heap  # noqa: E402
-from engine.index import RuleIndex, SubjectIndex  # noqa: E402
-from engine.loader import load_policy  # noqa: E402
+from engine.policy.loader import load_policy  # noqa: E402
+from engine.rules.index.rule_index import RuleIndex  # noqa: E402
+from engine.rules.index.subject_trie import SubjectIndex  # noqa: E402
+from engine.runtime import freeze_heap  # noqa: E402
 
 Event = tuple[str, dict[str, Any]]
 Match = Callable[[str, dict[str, Any]], Sequence[BenchRule]]

@@ -167,8 +167,9 @@ def main(size: int, count: int, seconds: float, as_json: bool) -> None:
     sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parent)]
     from workload import Workload
 
-    from engine.collecting import freeze_heap
-    from engine.index import RuleIndex, SubjectIndex
+    from engine.rules.index.rule_index import RuleIndex
+    from engine.rules.index.subject_trie import SubjectIndex
+    from engine.runtime import freeze_heap
 
     work = Workload(size, mode="peer")
     rules, events = work.rules(), work.events(count)

@@ -36,7 +36,8 @@ sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 from engines import CONSOLE, serving  # noqa: E402 -- found beside this file
 from gates import measure  # noqa: E402
 from mails import most_memory, sink_process  # noqa: E402
-from support import envelope, login, until  # noqa: E402 -- found beside this folder
+from support.waiting import until  # noqa: E402
+from support.wire_messages import envelope, login  # noqa: E402 -- found beside this folder
 
 PARTS = (0.1, 0.5, 0.9)  # of the rate that is sustained
 PACE = 500.0  # events/s

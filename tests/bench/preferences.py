@@ -24,13 +24,13 @@ from typing import Any
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
-from support import NatsServer, client_options  # noqa: E402 -- found beside this folder
+from support.processes import NatsServer, client_options  # noqa: E402
 
 from engine.broker import Connection, OutgoingMessage, Provisioner, Publisher, Topology, connect  # noqa: E402
 from engine.metrics import Metrics  # noqa: E402
-from engine.preference_cache import PreferenceCache  # noqa: E402
-from engine.preference_store import PreferenceStore, token_of  # noqa: E402
-from engine.preferences import encode  # noqa: E402
+from engine.preferences.cache import PreferenceCache  # noqa: E402
+from engine.preferences.document import encode  # noqa: E402
+from engine.preferences.store import PreferenceStore, token_of  # noqa: E402 -- found beside this folder
 
 _BATCH = 2000
 _IN_FLIGHT = 64  # look-ups at the same time

@@ -21,11 +21,9 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 from check import COUNTRIES
 
-from engine.beside import run_in_thread
-from engine.collecting import freeze_heap, heap_has_grown
-from engine.dismantling import free_gradually
-from engine.loader import load_policy
-from engine.reload import MAX_RULES_TO_COLLECT
+from engine.policy.loader import load_policy
+from engine.runtime import free_gradually, freeze_heap, heap_has_grown, run_in_thread
+from engine.server.reload import MAX_RULES_TO_COLLECT
 
 
 def write_policy(folder: Path, rules: int, revision: int) -> None:

@@ -25,17 +25,18 @@ import nats
 
 sys.path[:0] = [str(Path(__file__).parents[1])]
 
-from support import ROOT, envelope, login  # noqa: E402 -- found beside this folder
+from support.locations import ROOT  # noqa: E402
+from support.wire_messages import envelope, login  # noqa: E402
 
-from engine.archive import Archive  # noqa: E402
 from engine.broker import Topology, connect  # noqa: E402
-from engine.embedded import embedded_broker  # noqa: E402
-from engine.loader import load_files, read_folder  # noqa: E402
-from engine.model import Kind  # noqa: E402
-from engine.plan import plan  # noqa: E402
-from engine.replay import Replay  # noqa: E402
-from engine.replay.likeness import ReplaySide  # noqa: E402
-from engine.replay.wordprints import template_prints  # noqa: E402
+from engine.broker.embedded import embedded_broker  # noqa: E402
+from engine.history.archive import Archive  # noqa: E402
+from engine.history.replay.diff import ReplaySide  # noqa: E402 -- found beside this folder
+from engine.history.replay.replay import Replay  # noqa: E402
+from engine.model.messages import Kind  # noqa: E402
+from engine.planning.planner import plan  # noqa: E402
+from engine.policy.loader import load_files, read_folder  # noqa: E402
+from engine.templates.compiler import template_prints  # noqa: E402
 
 ENVIRONMENT = {**os.environ, "SMTP_HOST": "127.0.0.1", "SMTP_PORT": "25", "SMS_GATEWAY": "127.0.0.1:1"}
 CHANGES = {

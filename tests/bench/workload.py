@@ -14,9 +14,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from engine.condition_compiler import ALL_OPERATORS, compile_block
-from engine.conditions import Block
-from engine.subjects import Pattern, parse_event_pattern
+from engine.model.subjects import Pattern, parse_event_pattern
+from engine.rules.condition_compiler import ALL_OPERATORS, compile_block
+from engine.rules.conditions import Block
 
 KINDS = ("audit", "notice", "log")
 APPS = ("console", "portal", "gateway", "api", "admin", "sync", "mobile", "vpn")

@@ -17,14 +17,16 @@ from pathlib import Path
 import pytest
 import yaml
 from click.testing import CliRunner
-from pages import appear, lines
-from support import LIMIT, MSS, ROOT, until
-from undelivered import mss
+from support.delivery_outcomes import mss
+from support.doc_runner import appear, lines
+from support.locations import MSS, ROOT
+from support.waiting import LIMIT, until
 
-from engine import documents, schemas
+from engine.broker.embedded import embedded_broker
 from engine.channels import TYPES
 from engine.cli import COMMANDS, cli
-from engine.embedded import embedded_broker
+from engine.documents import schemas
+from engine.documents.yaml import read
 from engine.metrics import Metrics
 
 README = (ROOT / "README.md").read_text()
@@ -196,7 +198,7 @@ async def test_the_python_of_the_readme(tmp_path: Path) -> None:
 
 def test_the_settings_of_the_operating_page_are_valid() -> None:
     block = next(block for block in blocks(OPERATING) if block.info == "file=mss.yaml")
-    document = documents.read(block.text, "mss.yaml")
+    document = read(block.text, "mss.yaml")
     assert document.problems == () and schemas.check(document, "mss") == []
 
 

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import yaml
 from click.shell_completion import BashComplete
-from pages import appear, blocks, in_process, in_shell, lines, run
-from support import ROOT
+from support.doc_runner import appear, blocks, in_process, in_shell, lines, run
+from support.locations import ROOT
 
-from engine import documents, schemas
 from engine.cli import COMMANDS, cli
+from engine.documents import schemas
+from engine.documents.yaml import read
 
 PAGE = (ROOT / "docs/first-policy.md").read_text()
 BLOCKS = blocks(PAGE)
@@ -79,7 +80,7 @@ def test_a_hook_runs(hook: dict[str, Any]) -> None:
 def test_the_yaml_of_the_page_is_a_policy() -> None:
     for language, info, text in BLOCKS:
         if language == "yaml" and info.startswith("file=shop/"):
-            assert schemas.check(documents.read(text, info), "policy") == []
+            assert schemas.check(read(text, info), "policy") == []
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from pages import appear, blocks, lines, run
-from support import ROOT
+from support.doc_runner import appear, blocks, lines, run
+from support.locations import ROOT
 
-from engine import gates
+from engine.planning.limits import stages
 
 PAGE = (ROOT / "docs/people.md").read_text()
 OPERATING = (ROOT / "docs/operating.md").read_text()
@@ -36,7 +36,7 @@ def test_the_examples_are_true(tmp_path: Path) -> None:
 
 
 def test_the_picture_shows_every_gate_in_its_order() -> None:
-    order = (gates.__doc__ or "").split("\n\n")[1].partition(".")[0]
+    order = (stages.__doc__ or "").split("\n\n")[1].partition(".")[0]
     named = re.split(r",\s*|->", re.sub(r"\((draft|here)\)", "", order))
     drawn = re.findall(r'\w+\["([\w -]+)<br/>', PICTURE)
     assert drawn == [" ".join(name.split()) for name in named]

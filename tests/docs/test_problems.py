@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from policies import write
-from support import ROOT
+from support.locations import ROOT
+from support.policy_builders import write
 
-from engine.codes import CODES
-from engine.loader import load_policy
+from engine.model.problems import CODES
+from engine.policy.loader import load_policy
 
 PAGE = (ROOT / "docs/problems.md").read_text()
 

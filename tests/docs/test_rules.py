@@ -7,14 +7,13 @@ import re
 from pathlib import Path
 from typing import Any
 
-import oracle
-import policies
 import pytest
-from support import ROOT
+from support import policy_builders, reference_evaluator
+from support.locations import ROOT
 
-from engine import documents, schemas
-from engine.condition_compiler import ALL_OPERATORS, compile_block
-from engine.plan import plan
+from engine.documents import schemas, yaml
+from engine.planning.planner import plan
+from engine.rules.condition_compiler import ALL_OPERATORS, compile_block
 
 PAGE = (ROOT / "docs" / "rules.md").read_text(encoding="utf-8")
 FENCED = re.findall(r"^```yaml (\w+)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
@@ -22,7 +21,7 @@ CASES = [text for kind, text in FENCED if kind == "case"]
 
 
 def read(text: str) -> Any:
-    document = documents.read(text, "rules.md")
+    document = yaml.read(text, "rules.md")
     assert not document.problems
     return document.data
 
@@ -39,7 +38,7 @@ def test_a_case_of_the_reference(text: str) -> None:
             assert block.holds(payload) is (expected == "holds"), payload
             assert all(finding.holds for finding in block.explain(payload)) is (expected == "holds"), payload
             if "\\" not in str(case["when"]):  # paths with escapes are beyond the oracle
-                assert oracle.holds(case["when"], payload) is (expected == "holds"), payload
+                assert reference_evaluator.holds(case["when"], payload) is (expected == "holds"), payload
 
 
 @pytest.mark.parametrize("name", ALL_OPERATORS)
@@ -52,9 +51,9 @@ def test_an_operator_has_an_example(name: str) -> None:
 def test_the_rules_of_the_reference_are_served(tmp_path: Path, text: str) -> None:
     words = "---\nsubject: Hello\n---\nHello\n"
     files = {"templates__abnormal-login__email.txt": words, "templates__abnormal-login__sms.txt": "Hello"}
-    loaded = policies.policy(tmp_path, text, **files)
+    loaded = policy_builders.policy(tmp_path, text, **files)
     assert [str(problem) for problem in loaded.problems if problem.severity == "error"] == []
-    event = policies.event(
+    event = policy_builders.event(
         {"userid": "u1", "mailto": "a@example.com", "result": "success", "country": "CN", "ip": "8.8.8.8"}
         | {"risk": {"score": 91}}
     )
@@ -65,11 +64,11 @@ def test_the_chain_of_the_reference_goes_as_it_says(tmp_path: Path) -> None:
     (text,) = (text for kind, text in FENCED if kind == "chain")
     rule = {"id": "r", "event": "notice.login.abnormal", "template": "t", **read(text)}
     people = {"secops": {"email": "secops@example.com"}}
-    book = policies.policy(tmp_path, json.dumps({"people": people, "rules": [rule]})).require()
+    book = policy_builders.policy(tmp_path, json.dumps({"people": people, "rules": [rule]})).require()
 
     def steps(score: int) -> list[tuple[str, tuple[str, ...], float]]:
         payload = {"mailto": "a@example.com", "phone": "+8613800000000", "risk": {"score": score}}
-        (delivery,) = plan(book, policies.event(payload)).deliveries
+        (delivery,) = plan(book, policy_builders.event(payload)).deliveries
         return [(each.channel, each.to, each.fallback_after) for each in (delivery, *delivery.fallbacks)]
 
     mails = [("email", ("a@example.com",), 900.0), ("email", ("secops@example.com",), 0.0)]

@@ -10,11 +10,12 @@ from typing import Any
 
 import nats
 import pytest
-from support import ROOT, Engine, write_config
-from world import StartEngine, World
+from support.external_services import StartEngine, World
+from support.locations import ROOT
+from support.processes import Engine, write_config
 
-from engine.demo import Caught, sms_catcher, smtp_catcher
-from engine.embedded import embedded_broker
+from engine.broker.embedded import embedded_broker
+from engine.cli.demo import Caught, sms_catcher, smtp_catcher
 
 
 @pytest.fixture

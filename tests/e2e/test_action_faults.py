@@ -21,12 +21,15 @@ import pytest
 import trustme
 from contract.channels.sides import DROP, SILENT, FakeSmtp
 from contract.channels.sides import World as Sides
-from replicas import PREFIX, ask, checked, serving, verify
-from support import LIMIT, ROOT, Engine, envelope, until, write_config
-from world import World
+from support.external_services import World
+from support.in_process_server import PREFIX, ask, checked, serving, verify
+from support.locations import ROOT
+from support.processes import Engine, write_config
+from support.waiting import LIMIT, until
+from support.wire_messages import envelope
 
 from engine.actions import NOT_BEGUN, OUTCOME_UNKNOWN
-from engine.ledger import action_key
+from engine.actions.ledger import action_key
 
 SOAK = bool(os.environ.get("MSS_SOAK"))  # at full size: minutes
 DEFERRED = "not delivered: try again later"

@@ -17,13 +17,15 @@ import pytest
 from contract.channels.sides import DROP, SILENT, FakeWeb, free_port
 from contract.channels.sides import World as Sides
 from nats.aio.msg import Msg
-from replicas import PREFIX, ask, leave, serving, verify
-from support import LIMIT, NatsServer, envelope, until
-from world import World
+from support.external_services import World
+from support.in_process_server import PREFIX, ask, leave, serving, verify
+from support.processes import NatsServer
+from support.waiting import LIMIT, until
+from support.wire_messages import envelope
 
 from engine.actions import NOT_BEGUN, OUTCOME_UNKNOWN
 from engine.actions.service import QUEUE_GROUP
-from engine.errors import PolicyError
+from engine.model.errors import PolicyError
 
 
 @pytest.fixture

@@ -13,10 +13,12 @@ from uuid import uuid4
 
 import nats.errors
 import pytest
-from geo import write_database
-from replicas import PREFIX, ask, checked, serving, verify
-from support import LIMIT, ROOT, envelope, until
-from world import World
+from support.external_services import World
+from support.geoip_database import write_database
+from support.in_process_server import PREFIX, ask, checked, serving, verify
+from support.locations import ROOT
+from support.waiting import LIMIT, until
+from support.wire_messages import envelope
 
 CAPTURED = [json.loads(line) for line in (ROOT / "tests/data/captured.jsonl").read_text().splitlines()]
 REQUESTS = [entry for entry in CAPTURED if entry["dir"] == "request"]

@@ -8,14 +8,16 @@ from pathlib import Path
 
 import nats
 import pytest
-import replicas
-from support import LIMIT, NatsServer, client_options, envelope, login, until
-from world import World
+from support import in_process_server
+from support.external_services import World
+from support.processes import NatsServer, client_options
+from support.waiting import LIMIT, until
+from support.wire_messages import envelope, login
 
-from engine.demo import Caught, sms_catcher, smtp_catcher
-from engine.errors import BrokerUnsupported
-from engine.model import Kind
-from engine.server import Server
+from engine.cli.demo import Caught, sms_catcher, smtp_catcher
+from engine.model.errors import BrokerUnsupported
+from engine.model.messages import Kind
+from engine.server.server import Server
 
 NOTICE = "kiam.console.notice.login.abnormal"
 
@@ -25,7 +27,7 @@ async def serving(caught: Caught, address: str, **settings: object) -> AsyncIter
     """A server in this process, with the example policy and catchers."""
     async with smtp_catcher(caught) as smtp, sms_catcher(caught) as sms:
         environment = {"SMTP_HOST": "127.0.0.1", "SMTP_PORT": str(smtp), "SMS_GATEWAY": f"127.0.0.1:{sms}"}
-        async with replicas.serving(address, environment, **settings) as server:
+        async with in_process_server.serving(address, environment, **settings) as server:
             yield server
 
 
@@ -52,9 +54,9 @@ async def test_a_killed_broker_loses_nothing(tmp_path: Path) -> None:
 
 
 async def test_a_client_that_was_closed_is_made_anew(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.server._SESSION_WAIT", 0.05)
+    monkeypatch.setattr("engine.server.server._SESSION_WAIT", 0.05)
     closed: list[Callable[[], object]] = []
-    from engine import session as module
+    from engine.server import session as module
 
     connect = module.connect
 

@@ -11,10 +11,11 @@ from uuid import uuid4
 
 import pytest
 from aiohttp import web
-from policies import write
-from support import envelope, until
-from undelivered import mss
-from world import StartEngine, World
+from support.delivery_outcomes import mss
+from support.external_services import StartEngine, World
+from support.policy_builders import write
+from support.waiting import until
+from support.wire_messages import envelope
 
 MANY = 40
 POLICY = """

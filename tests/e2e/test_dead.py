@@ -12,14 +12,17 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from support import MSS, NatsServer, client_options, envelope, until, write_config
-from undelivered import FIXED, MailHost, Said, mail_host, mss, mss_process, write_policy
-from world import StartEngine, World
+from support.delivery_outcomes import FIXED, MailHost, Said, mail_host, mss, mss_process, write_policy
+from support.external_services import StartEngine, World
+from support.locations import MSS
+from support.processes import NatsServer, client_options, write_config
+from support.waiting import until
+from support.wire_messages import envelope
 
 from engine.broker import Connection, Provisioner, Topology, connect
-from engine.dead import DeadLetter, DeadLetterFilter
-from engine.letters import DeadLetterStore, disposal
-from engine.session import now
+from engine.history.dead_letter_store import DeadLetterStore, disposal
+from engine.history.dead_letters import DeadLetter, DeadLetterFilter
+from engine.server.session import now
 
 SECRET = "https://iam.example.com/secure?token=abc&next=1"
 
@@ -397,7 +400,7 @@ async def test_what_is_not_permitted_is_said(tmp_path: Path) -> None:
 def delivery() -> bytes:
     from contract.channels.sides import make_delivery
 
-    from engine.codec import encode
+    from engine.broker.codec import encode
 
     return encode(make_delivery())
 

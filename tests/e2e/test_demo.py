@@ -9,12 +9,13 @@ import shutil
 import signal
 from pathlib import Path
 
-import warm
-from support import LIMIT, MSS, ROOT, until
+from support import fork_server
+from support.locations import MSS, ROOT
+from support.waiting import LIMIT, until
 
 
 async def demo(*arguments: str, cwd: Path) -> tuple[int, str, str]:
-    process = await warm.start(
+    process = await fork_server.start(
         "demo", *arguments, folder=cwd, environment={**os.environ, "COLUMNS": "100"}, listen=True
     )
     async with asyncio.timeout(LIMIT):

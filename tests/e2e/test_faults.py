@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 from contract.channels.sides import DROP, SILENT
-from faults import COUNT, SOAK, load
-from support import until
+from support.load_generator import COUNT, SOAK, load
+from support.waiting import until
 
 pytestmark = pytest.mark.timeout(900 if SOAK else 120)
 

@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 from contract.channels.sides import World as Sides
-from replicas import serving
-from support import envelope, until
-from world import World
+from support.external_services import World
+from support.in_process_server import serving
+from support.waiting import until
+from support.wire_messages import envelope
 
-from engine.loader import load_policy
+from engine.policy.loader import load_policy
 
 NOTICE = "kiam.console.notice.account.password"
 PEOPLE, EVENTS = 5, 60

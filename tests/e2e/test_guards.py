@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 from contract.channels.sides import World as Sides
-from replicas import serving
-from support import envelope, login, until
-from world import World
+from support.external_services import World
+from support.in_process_server import serving
+from support.waiting import until
+from support.wire_messages import envelope, login
 
 NOTICE = "kiam.console.notice.login.abnormal"
 

@@ -15,10 +15,12 @@ from pathlib import Path
 
 import nats
 import pytest
-from contract.channels.sides import World as Sides
-from faults import SOAK
-from replicas import ask
-from support import Engine, NatsServer, client_options, envelope, until, write_config
+from contract.channels.sides import World
+from support.in_process_server import ask
+from support.load_generator import SOAK
+from support.processes import Engine, NatsServer, client_options, write_config
+from support.waiting import until
+from support.wire_messages import envelope
 
 _MINUTE = 60
 _EARLIEST = 15  # seconds from now that the window lasts at least: both kills have to lie in it
@@ -36,7 +38,7 @@ def window(end: float) -> str:
 
 async def test_muted_and_in_quiet_hours_while_engine_and_broker_are_killed(tmp_path: Path) -> None:
     async with AsyncExitStack() as stack:
-        sides = Sides(stack)
+        sides = World(stack)
         muted, quiet = await sides.web(), await sides.web()
         broker = NatsServer(tmp_path / "nats")
         await broker.start()

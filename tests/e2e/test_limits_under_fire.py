@@ -19,11 +19,11 @@ from typing import Any
 
 import nats
 import pytest
-from contract.channels.sides import FakeWeb
-from contract.channels.sides import World as Sides
-from faults import RETRY, SEED, SOAK
+from contract.channels.sides import FakeWeb, World
 from nats.aio.msg import Msg
-from support import LIMIT, Engine, NatsServer, client_options, until, write_config
+from support.load_generator import RETRY, SEED, SOAK
+from support.processes import Engine, NatsServer, client_options, write_config
+from support.waiting import LIMIT, until
 
 import msc
 
@@ -188,7 +188,7 @@ class Fire:
 @pytest.fixture
 async def fire(tmp_path: Path) -> AsyncIterator[Fire]:
     async with AsyncExitStack() as stack:
-        sides = Sides(stack)
+        sides = World(stack)
         hooks = {name: await sides.web() for name in LIMITS}
         broker = NatsServer(tmp_path / "nats")
         await broker.start()

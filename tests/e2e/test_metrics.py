@@ -12,12 +12,14 @@ from typing import Any
 import pytest
 from aiohttp import ClientSession
 from contract.channels.sides import World as Sides
-from replicas import serving
-from support import envelope, free_port, login, until
-from world import World
+from support.external_services import World
+from support.in_process_server import serving
+from support.processes import free_port
+from support.waiting import until
+from support.wire_messages import envelope, login
 
-from engine.health import health_pages
-from engine.server import Server
+from engine.server.health import health_pages
+from engine.server.server import Server
 
 NOTICE = "kiam.console.notice.login.abnormal"
 

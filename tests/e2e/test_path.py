@@ -8,8 +8,10 @@ from collections import Counter
 from email.message import EmailMessage
 from pathlib import Path
 
-from support import ROOT, envelope, login, until
-from world import StartEngine, World
+from support.external_services import StartEngine, World
+from support.locations import ROOT
+from support.waiting import until
+from support.wire_messages import envelope, login
 
 import msc
 

@@ -11,14 +11,16 @@ from uuid import uuid4
 
 import nats
 import pytest
-from permissions import user
-from policies import write
-from replicas import ask, serving
-from support import NatsServer, envelope, until
-from world import World
+from support.documented_permissions import user
+from support.external_services import World
+from support.in_process_server import ask, serving
+from support.policy_builders import write
+from support.processes import NatsServer
+from support.waiting import until
+from support.wire_messages import envelope
 
 import msc
-from engine.server import Server
+from engine.server.server import Server
 
 POLICY = {
     "policy.yaml": """

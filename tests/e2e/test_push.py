@@ -14,21 +14,21 @@ from typing import Any
 
 import nats
 import pytest
-from cable import Cable
-from permissions import permissions
-from policies import write
-from support import LIMIT, NatsServer, client_options, until
-from undelivered import Said, mss, mss_process
+from support.delivery_outcomes import Said, mss, mss_process
+from support.documented_permissions import permissions
+from support.policy_builders import write
+from support.processes import NatsServer, client_options
+from support.tcp_proxy import Cable
+from support.waiting import LIMIT, until
 
 from engine.broker import connect
-from engine.bucket import make_bucket
-from engine.errors import InvalidBucket, PolicyError, RevisionNotFound
-from engine.loader import Files
-from engine.reload import Reloader
-from engine.revisions import Revisions
-from engine.server import Server
+from engine.model.errors import InvalidBucket, PolicyError, RevisionNotFound
+from engine.policy.bucket import Revisions, make_bucket
+from engine.policy.loader import Files
+from engine.policy.source import BucketSource
+from engine.server.reload import Reloader
+from engine.server.server import Server
 from engine.settings import Settings
-from engine.source import BucketSource
 
 POLICY = """
 channels: {terminal: {type: console}}
@@ -279,7 +279,7 @@ async def test_a_push_that_comes_too_late_overwrites_nothing_and_old_files_are_r
     with pytest.raises(RevisionNotFound, match="meanwhile"):
         await bucket.activate(1, seen, who="bob", at=1)
     assert (await desk.current())["who"] == "ada"
-    monkeypatch.setattr("engine.revisions.MAX_REVISIONS", 2)
+    monkeypatch.setattr("engine.policy.bucket.MAX_REVISIONS", 2)
     for words in ("hello 2", "hello 3", "hello"):
         assert (await desk.push(words)).code == 0
     pushed = (await bucket.revisions()).pushed

@@ -16,9 +16,11 @@ import pytest
 from aiohttp import ClientSession
 from contract.channels.sides import World as Sides
 from nats.aio.msg import Msg
-from replicas import leave
-from support import LIMIT, Engine, envelope, free_port, login, until, write_config
-from world import World
+from support.external_services import World
+from support.in_process_server import leave
+from support.processes import Engine, free_port, write_config
+from support.waiting import LIMIT, until
+from support.wire_messages import envelope, login
 
 from engine.actions.service import QUEUE_GROUP
 

@@ -20,9 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from saving import config_map, save_as_editors_do
-from support import LIMIT, Engine, envelope, login, until, write_config
-from world import World
+from support.external_services import World
+from support.file_saving import config_map, save_as_editors_do
+from support.processes import Engine, write_config
+from support.waiting import LIMIT, until
+from support.wire_messages import envelope, login
 
 SOAK = os.environ.get("MSS_SOAK") == "1"
 RATE = 500 if SOAK else 150  # events per second

@@ -7,11 +7,12 @@ from collections import Counter
 from pathlib import Path
 from uuid import uuid4
 
-from policies import write
-from replicas import ask, serving
-from support import envelope, until
-from undelivered import mss
-from world import World
+from support.delivery_outcomes import mss
+from support.external_services import World
+from support.in_process_server import ask, serving
+from support.policy_builders import write
+from support.waiting import until
+from support.wire_messages import envelope
 
 SECRET = "https://iam.example.com/secure?token=abc"
 POLICY = """

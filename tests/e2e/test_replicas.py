@@ -13,14 +13,16 @@ from typing import Any
 import nats
 import pytest
 from click.testing import CliRunner, Result
-from replicas import serving
-from support import NatsServer, envelope, login, until, write_config
-from world import World
+from support.external_services import World
+from support.in_process_server import serving
+from support.processes import NatsServer, write_config
+from support.waiting import until
+from support.wire_messages import envelope, login
 
 from engine.cli import cli
-from engine.errors import BrokerError
-from engine.model import Kind
-from engine.server import Server
+from engine.model.errors import BrokerError
+from engine.model.messages import Kind
+from engine.server.server import Server
 
 NOTICE = "kiam.console.notice.login.abnormal"
 POLICY = """

@@ -12,9 +12,11 @@ from uuid import uuid4
 
 import nats
 import pytest
-from support import Engine, NatsServer, envelope, until, write_config
-from undelivered import MailHost, Said, mail_host, mss, mss_process, write_policy
-from world import StartEngine, World
+from support.delivery_outcomes import MailHost, Said, mail_host, mss, mss_process, write_policy
+from support.external_services import StartEngine, World
+from support.processes import Engine, NatsServer, write_config
+from support.waiting import until
+from support.wire_messages import envelope
 
 SECRET = "https://iam.example.com/secure?token=abc&next=1"
 

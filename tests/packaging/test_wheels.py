@@ -12,7 +12,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from support import ROOT
+from support.locations import ROOT
 
 pytestmark = pytest.mark.timeout(280)
 UV = Path(sys.executable).parent / "uv"
@@ -57,7 +57,7 @@ def test_the_server_alone(tmp_path: Path) -> None:
     assert not [name for name in names if name.startswith("tests") or name.endswith("pyproject.toml")]
     place = bare(tmp_path / "venv", wheel)
     assert json.loads(run(place / "mss", "schema", "policy", cwd=tmp_path))["$id"] == "urn:mss:policy"
-    code = "import msc; msc.__version__; import engine.schemas; print(engine.schemas.DATA / 'rules')"
+    code = "import msc; msc.__version__; import engine.documents.schemas; print(engine.documents.schemas.DATA / 'rules')"
     example = run(place / "python", "-c", code, cwd=tmp_path).strip()
     assert str(tmp_path / "venv") in example
     checked = json.loads(run(place / "mss", "check", example, "--format", "json", cwd=tmp_path))

@@ -1,205 +1,148 @@
-"""The direction of imports: pure modules, then edges, then faces; nobody looks down."""
+"""The direction of imports: a package imports only from the packages above it, and some packages do no I/O."""
 
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-ENGINE = Path(__file__).parents[2] / "engine"
+ROOT = Path(__file__).parents[2]
+ENGINE, MSC = ROOT / "engine", ROOT / "msc"
 
-PURE = [
+# One line for each package, bottom first.
+ORDER = [
     "model",
-    "codes",
-    "errors",
-    "retry",
-    "breaker",
-    "intervals",
-    "choices",
-    "locales",
-    "subjects",
-    "addresses",
-    "spelling",
-    "networks",
-    "regexes",
-    "wildcards",
-    "operators",
-    "contradictions",
-    "paths",
-    "limits",
-    "payload_types",
-    "questions",
-    "question_compiler",
-    "readings",
-    "conditions",
-    "condition_compiler",
-    "constraints",
-    "logic",
-    "index",
-    "templates",
-    "template_compiler",
-    "catalogue",
-    "chain",
-    "rulebook",
-    "audience",
-    "offers",
-    "preferring",
-    "draft",
-    "gates",
-    "entries",
-    "recorded",
-    "plan",
-    "remembered",
-    "course",
-    "passage",
-    "explain",
-    "telling",
-    "cases",
-    "comparison",
-    "replay",
-    "matching",
-    "tryout",
-    "trial",
-    "coverage",
-    "codec",
-    "dead",
-    "dead_payload",
-    "trace",
-    "packing",
-    "revisions",
-]
-EDGES = [
-    "beside",
-    "collecting",
-    "durations",
     "documents",
-    "cursors",
-    "interval_compiler",
-    "preferences",
-    "schemas",
-    "references",
     "settings",
-    "channels",
     "metrics",
+    "runtime",
+    "templates",
+    "rules",
+    "planning",
     "broker",
-    "ledger",
-    "preference_store",
-    "preference_cache",
-    "actions",
-    "sections",
-    "limit_compiler",
-    "case_compiler",
-    "rule_compiler",
-    "action_compiler",
-    "lint",
-    "compiler",
-    "loader",
-    "bucket",
+    "channels",
+    "preferences",
     "history",
-    "notices",
-    "letters",
-    "tracing",
-    "due",
-    "dispatch",
-    "memory",
-    "records",
-    "arrival",
-    "intake",
-    "digests",
-    "archive",
-    "pace",
-    "entrance",
-    "claims",
-    "attempt",
-    "deliver",
-    "workers",
-    "health",
-    "embedded",
-    "session",
-    "source",
-    "control",
-    "dismantling",
-    "service",
+    "pipeline",
+    "actions",
+    "policy",
     "server",
-    "watching",
-    "reload",
-]
-FACES = [
-    "excerpts",
-    "layout",
-    "report",
-    "render",
-    "graph",
-    "starting",
-    "demo",
     "cli",
 ]
-ORDER = [*PURE, *EDGES, *FACES]
-FORBIDDEN_IN_PURE = {
-    "aiohttp", "asyncio", "datetime.now", "logging", "msc", "nats", "os", "random", "socket", "subprocess",
-    "threading", "time",
+# Packages that stand level: neither imports the other.
+LEVEL = [
+    {"settings", "metrics", "runtime"},
+    {"planning", "channels"},
+    {"history", "preferences"},
+    {"pipeline", "actions"},
+]
+
+# A package, or a module of one, that has no clock, no network, no files and no log.
+PURE = [
+    "model",
+    "templates",
+    "rules",
+    "planning",
+    "broker/codec.py",
+    "channels/circuit_breaker.py",
+    "history/dead_letters.py",
+    "history/entries.py",
+    "history/replay",
+    "policy/testing",
+    "preferences/options.py",
+]
+PURE_OF_THE_CLIENT = ["errors.py", "gojson.py", "wire.py"]
+NOT_PURE = {
+    "aiohttp", "asyncio", "logging", "msc", "nats", "os", "random", "socket", "subprocess", "threading", "time",
 }  # fmt: skip
 
-
-def module_of(path: Path) -> str:
-    """The module, or the package, below engine/ that a file belongs to."""
-    return path.relative_to(ENGINE).parts[0].removesuffix(".py")
+# Packages that hand names on: registries, the broker, and the command itself. Every other `__init__` is a docstring.
+HANDS_ON = ["actions", "broker", "channels", "channels/email", "cli", "policy/lint"]
 
 
-def imports(path: Path) -> list[tuple[str, int, bool]]:
-    """Every import of a file: what, on which line, and whether it is from engine itself."""
-    depth = len(path.relative_to(ENGINE).parts) - 1
-    found = []
+def files(folder: Path = ENGINE) -> list[Path]:
+    return sorted(path for path in folder.rglob("*.py") if "_data" not in path.parts)
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def package_of(path: Path) -> str:
+    """The package of a file, or the module that stands at the root; "" for ``engine/__init__.py``."""
+    first = path.relative_to(ENGINE).parts[0].removesuffix(".py")
+    return "" if first == "__init__" else first
+
+
+def may_import(package: str, other: str) -> bool:
+    if package == other:
+        return True
+    level = any({package, other} <= level for level in LEVEL)
+    return ORDER.index(other) < ORDER.index(package) and not level
+
+
+def imports(path: Path) -> Iterator[tuple[int, str, int]]:
+    """Every import of a file: its line, the absolute name of what is imported, and its leading dots."""
+    package = list(path.relative_to(ROOT).parts[:-1])
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            found += [(alias.name, node.lineno, alias.name.startswith("engine")) for alias in node.names]
+            for alias in node.names:
+                yield node.lineno, alias.name, 0
         elif isinstance(node, ast.ImportFrom):
-            if node.level == 0:
-                module = node.module or ""
-                found.append((module, node.lineno, module.startswith("engine")))
-            elif node.level == depth + 1:  # from the top of engine
-                names = [node.module] if node.module else [alias.name for alias in node.names]
-                found += [(str(name), node.lineno, True) for name in names]
-    return found
+            above = package[: len(package) - node.level + 1] if node.level else []
+            module = [*above, *(node.module or "").split(".")] if node.module else above
+            for alias in node.names:
+                yield node.lineno, ".".join([*module, alias.name]), node.level
 
 
-def modules() -> list[Path]:
-    return sorted(
-        path
-        for path in ENGINE.rglob("*.py")
-        if ("_data" not in path.parts and path.parent != ENGINE)
-        or (path.name != "__init__.py" and path.parent == ENGINE)
-    )
+def test_every_package_has_a_place_in_the_order() -> None:
+    assert sorted({package_of(path) for path in files()} - {""}) == sorted(ORDER)
 
 
-def test_every_module_has_a_place_in_the_order() -> None:
-    assert sorted({module_of(path) for path in modules()}) == sorted(ORDER)
-
-
-@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ENGINE)))
-def test_a_module_imports_only_from_above(path: Path) -> None:
-    own = ORDER.index(module_of(path))
-    for name, line, internal in imports(path):
-        if not internal:
+@pytest.mark.parametrize("path", files(), ids=name_of)
+def test_a_package_imports_only_from_those_above_it(path: Path) -> None:
+    own = package_of(path)
+    for line, name, dots in imports(path):
+        top, _, rest = name.partition(".")
+        if top != "engine":
             continue
-        assert not name.startswith("engine"), f"{path.name}:{line}: inside engine imports are relative"
-        target = name.split(".")[0]
-        assert ORDER.index(target) < own, (
-            f"{path.name}:{line}: {module_of(path)} imports {target}, which is below"
-        )
+        assert dots, f"{name_of(path)}:{line}: inside engine/ imports are relative"
+        other = rest.partition(".")[0]
+        assert may_import(own, other), f"{name_of(path)}:{line}: {own} imports {other}, which is not above it"
 
 
-@pytest.mark.parametrize(
-    "path",
-    [path for path in modules() if module_of(path) in PURE],
-    ids=lambda path: str(path.relative_to(ENGINE)),
-)
-def test_the_pure_half_does_no_io(path: Path) -> None:
-    for imported, line, _ in imports(path):
-        assert imported.split(".")[0] not in FORBIDDEN_IN_PURE, (
-            f"{path.name}:{line}: pure, and imports {imported}"
-        )
+@pytest.mark.parametrize("path", files(MSC), ids=name_of)
+def test_the_client_imports_nothing_of_the_server(path: Path) -> None:
+    for line, name, dots in imports(path):
+        top = name.partition(".")[0]
+        assert top != "engine", f"{name_of(path)}:{line}: the client imports {name}"
+        assert top != "msc" or dots, f"{name_of(path)}:{line}: inside msc/ imports are relative"
+
+
+def pure() -> list[Path]:
+    of_engine = [ENGINE / name for name in PURE]
+    found = [file for path in of_engine for file in (files(path) if path.is_dir() else [path])]
+    return [*found, *(MSC / name for name in PURE_OF_THE_CLIENT)]
+
+
+@pytest.mark.parametrize("path", pure(), ids=name_of)
+def test_a_pure_package_does_no_io(path: Path) -> None:
+    for line, name, _ in imports(path):
+        if name.startswith(tuple(f"msc.{module.removesuffix('.py')}" for module in PURE_OF_THE_CLIENT)):
+            continue
+        assert name.partition(".")[0] not in NOT_PURE, f"{name_of(path)}:{line}: pure, and imports {name}"
     calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
     named = {ast.unparse(call.func) for call in calls}
     assert not named & {"open", "print", "datetime.now", "datetime.utcnow", "Path.cwd"}
+
+
+@pytest.mark.parametrize("path", [path for path in files() if path.name == "__init__.py"], ids=name_of)
+def test_a_package_says_what_lives_in_it_and_no_more(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    assert ast.get_docstring(tree)
+    if path.parent.relative_to(ENGINE).as_posix() not in HANDS_ON:
+        assert len(tree.body) == 1, (
+            f"{name_of(path)}: an `__init__` is a docstring; import from the module itself"
+        )

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from engine.errors import SettingsError
-from engine.model import Kind
+from engine.model.errors import SettingsError
+from engine.model.messages import Kind
 from engine.settings import Settings, load_settings
 
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from support import NatsServer, client_options
+from support.processes import NatsServer, client_options
 
 from engine.broker import Connection, connect
 

@@ -6,14 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from permissions import permissions
-from support import NatsServer, client_options, envelope
+from support.documented_permissions import permissions
+from support.processes import NatsServer, client_options
+from support.wire_messages import envelope
 
-from engine.archive import Archive
 from engine.broker import OutgoingMessage, Publisher, Topology, connect
-from engine.errors import BrokerUnsupported, NotPermitted
-from engine.model import Event, Kind
-from engine.preference_store import PreferenceStore
+from engine.history.archive import Archive
+from engine.model.errors import BrokerUnsupported, NotPermitted
+from engine.model.messages import Event, Kind
+from engine.preferences.store import PreferenceStore
 
 
 async def filled(connection: object, kind: Kind, count: int) -> None:

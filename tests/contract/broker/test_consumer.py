@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 from nats.aio.msg import Msg
 from nats.js import api
-from support import LIMIT, NatsServer, until
+from support.processes import NatsServer
+from support.waiting import LIMIT, until
 
 from engine.broker import Connection, Consumer, OutgoingMessage, PendingAck, Publisher
 from engine.broker.consumer import Handle
 from engine.broker.publisher import OnStored
-from engine.errors import BrokerError, BrokerUnsupported
+from engine.model.errors import BrokerError, BrokerUnsupported
 
 ACK_WAIT = 1.0
 

@@ -12,10 +12,8 @@ from typing import Any
 
 import pytest
 from msgspec import structs
-from support import until
+from support.waiting import until
 
-from engine import history
-from engine.breaker import CircuitBreaker
 from engine.broker import (
     RESENT_HEADER,
     Connection,
@@ -25,18 +23,20 @@ from engine.broker import (
     Publisher,
     Topology,
 )
-from engine.claims import AttemptClaims
-from engine.codec import encode
-from engine.deliver import DeliveryWorker
-from engine.due import DelayedForwarder
-from engine.entrance import FlowControl
-from engine.errors import Deferred, Refused, Unknown
+from engine.broker.codec import encode
+from engine.channels.circuit_breaker import CircuitBreaker
+from engine.history import entries
 from engine.metrics import Metrics
-from engine.model import Delivery, Kind, Message, Outcome, Place, Receipt, Severity
-from engine.notices import OperatorNotifier
-from engine.retry import RetryPolicy
-from engine.rulebook import ChannelSpec
-from engine.session import now
+from engine.model.errors import Deferred, Refused, Unknown
+from engine.model.messages import Delivery, Kind, Message, Outcome, Receipt, Severity
+from engine.model.problems import Place
+from engine.pipeline.claims import AttemptClaims
+from engine.pipeline.deliver import DeliveryWorker
+from engine.pipeline.dispatch import DelayedForwarder
+from engine.pipeline.flow_control import FlowControl
+from engine.pipeline.operator_notices import OperatorNotifier
+from engine.rules.rulebook import ChannelSpec, RetryPolicy
+from engine.server.session import now
 
 SECRET = "https://iam.example.com/secure?token=abc"
 QUICK = RetryPolicy(attempts=3, first=0.05, max=0.1, deadline=3600.0)
@@ -279,7 +279,7 @@ def receipt_of(one: Delivery, outcome: Outcome, attempt: int = 1) -> OutgoingMes
     receipt = Receipt(
         delivery=one, attempt=attempt, outcome=outcome, detail="before", at=now(), final=outcome == "sent"
     )
-    return history.receipt_entry(Topology(), receipt, id_=f"before.{outcome}")
+    return entries.receipt_entry(Topology(), receipt, id_=f"before.{outcome}")
 
 
 async def test_what_was_sent_before_a_crash_is_not_sent_again(connection: Connection) -> None:
@@ -364,7 +364,7 @@ async def test_a_worker_that_died_before_its_claim_is_no_reason_to_stop(connecti
 async def test_a_long_wait_lies_on_the_broker_and_keeps_its_count(
     connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine.deliver._LONG_WAIT", 0.0)
+    monkeypatch.setattr("engine.pipeline.deliver._LONG_WAIT", 0.0)
     answers = [Deferred("451 later", retry_after=1.0) for _ in range(3)]
     async with delivering(connection, *answers) as bench:
         await bench.store(delivery())

@@ -6,10 +6,11 @@ import asyncio
 import time
 
 import pytest
-from support import LIMIT, NatsServer, client_options, until
+from support.processes import NatsServer, client_options
+from support.waiting import LIMIT, until
 
+from engine.actions.ledger import Lease, LeaseHeld, Ledger, RecordedReply, action_key
 from engine.broker import Connection, Provisioner, Topology, connect
-from engine.ledger import Lease, LeaseHeld, Ledger, RecordedReply, action_key
 
 KEY = action_key("sendverifyemail", "a" * 32)
 

@@ -10,18 +10,19 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from permissions import permissions
-from policies import policy
-from support import NatsServer, client_options, until
+from support.documented_permissions import permissions
+from support.policy_builders import policy
+from support.processes import NatsServer, client_options
+from support.waiting import until
 
 from engine.broker import Connection, Provisioner, Topology, connect
-from engine.choices import Choices
 from engine.cli import cli
-from engine.errors import BrokerError, CacheMiss, InvalidPreferences, NotPermitted
 from engine.metrics import Metrics
-from engine.preference_cache import PreferenceCache
-from engine.preference_store import PreferenceStore
-from engine.preferences import MAX_DOCUMENT_BYTES
+from engine.model.errors import BrokerError, CacheMiss, InvalidPreferences, NotPermitted
+from engine.planning.recipients import Choices
+from engine.preferences.cache import PreferenceCache
+from engine.preferences.document import MAX_DOCUMENT_BYTES
+from engine.preferences.store import PreferenceStore
 
 Document = dict[str, Any]
 
@@ -248,7 +249,7 @@ async def test_without_the_bucket_nobody_knows(
     connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """That nobody has chosen anything is not concluded from what cannot be read."""
-    monkeypatch.setattr("engine.preference_cache._AGAIN", 0.05)
+    monkeypatch.setattr("engine.preferences.cache._AGAIN", 0.05)
     desk = Desk(connection)
     with pytest.raises(BrokerError, match="cannot be read"):
         await desk.store.get("u1")

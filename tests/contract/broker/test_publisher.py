@@ -7,11 +7,11 @@ from collections.abc import AsyncIterator
 
 import pytest
 from nats.js import api
-from support import NatsServer
+from support.processes import NatsServer
 
 from engine.broker import Connection, OutgoingMessage, Publisher
 from engine.broker import publisher as module
-from engine.errors import MaxPayloadExceeded, NotStored
+from engine.model.errors import MaxPayloadExceeded, NotStored
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 import trustme
 from contract.channels.sides import World, make_delivery
 
-from engine.model import Delivery
+from engine.model.messages import Delivery
 
 
 @pytest.fixture

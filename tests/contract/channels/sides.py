@@ -16,8 +16,9 @@ from typing import Any
 from aiohttp import web
 
 from engine.channels import Channel, ChannelResources, open_channel
-from engine.model import Delivery, Kind, Message, Place, Severity
-from engine.rulebook import ChannelSpec
+from engine.model.messages import Delivery, Kind, Message, Severity
+from engine.model.problems import Place
+from engine.rules.rulebook import ChannelSpec
 
 SILENT, DROP = "silent", "drop"
 TIMEOUT = 0.3  # seconds; long enough for loopback, short enough to wait for

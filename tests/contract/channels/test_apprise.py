@@ -13,10 +13,10 @@ from apprise.manager_plugins import NotificationManager
 from contract.channels.sides import DROP, PATIENT, SILENT, TIMEOUT, FakeWeb, World, free_port
 from msgspec.structs import replace
 
-from engine.channels import Channel, apprise_plugins
+from engine.channels import Channel, apprise
 from engine.channels.apprise import instantiate
-from engine.errors import ChannelError, Deferred, PolicyError, Refused, Unknown
-from engine.model import Delivery, Message
+from engine.model.errors import ChannelError, Deferred, PolicyError, Refused, Unknown
+from engine.model.messages import Delivery, Message
 
 
 def through(
@@ -174,10 +174,10 @@ def test_a_url_that_means_no_service_does_not_open(url: str, world: World) -> No
 
 
 def test_a_plugin_found_alone_is_the_one_that_apprise_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    sources = apprise_plugins._sources()
-    monkeypatch.setattr(apprise_plugins, "_sources", lambda: sources)
+    sources = apprise._sources()
+    monkeypatch.setattr(apprise, "_sources", lambda: sources)
     every = NotificationManager()
-    found = {schema: apprise_plugins.plugin_of(schema) for schema in every.schemas()}
+    found = {schema: apprise.plugin_of(schema) for schema in every.schemas()}
     assert all(plugin in (None, every[schema]) for schema, plugin in found.items())
     assert sum(plugin is not None for plugin in found.values()) > 0.9 * len(found)
 
@@ -197,7 +197,7 @@ def test_a_plugin_found_alone_is_the_one_that_apprise_takes(monkeypatch: pytest.
     ],
 )
 def test_what_is_usable_alone_is_usable(url: str, usable: bool) -> None:
-    assert apprise_plugins.usable_alone(url) is usable
+    assert apprise.usable_alone(url) is usable
     if usable:
         assert instantiate(url, None) is not None
 
@@ -205,7 +205,9 @@ def test_what_is_usable_alone_is_usable(url: str, usable: bool) -> None:
 def test_one_channel_does_not_load_every_plugin() -> None:
     """It takes longer than everything else that a check does."""
     policy = "channels: {t: {type: apprise, url: 'json://127.0.0.1:80/x'}}"
-    checked = "from engine.loader import load_bytes; assert load_bytes(sys.stdin.buffer.read(), 'x', {}).ok"
+    checked = (
+        "from engine.policy.loader import load_bytes; assert load_bytes(sys.stdin.buffer.read(), 'x', {}).ok"
+    )
     counted = "print(sum(name.startswith('apprise.plugins.') for name in sys.modules))"
     done = subprocess.run(
         [sys.executable, "-c", f"import sys; {checked}; {counted}"],

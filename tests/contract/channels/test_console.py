@@ -5,7 +5,7 @@ from __future__ import annotations
 from contract.channels.sides import World
 from msgspec.structs import replace
 
-from engine.model import Delivery, Message
+from engine.model.messages import Delivery, Message
 
 
 async def test_a_delivery_is_one_block(world: World, delivery: Delivery) -> None:

@@ -16,8 +16,8 @@ from contract.channels.sides import PATIENT, SILENT, TIMEOUT, World, free_port
 from msgspec.structs import replace
 
 from engine.channels import TYPES, Channel
-from engine.errors import BrokerError, ChannelError, Deferred, MaxPayloadExceeded, Refused, Unknown
-from engine.model import Delivery
+from engine.model.errors import BrokerError, ChannelError, Deferred, MaxPayloadExceeded, Refused, Unknown
+from engine.model.messages import Delivery
 
 Opens = Callable[[World], Awaitable[Channel]]
 

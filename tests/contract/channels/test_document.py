@@ -11,8 +11,8 @@ import pytest
 from contract.channels.sides import World
 
 from engine import channels
-from engine.errors import Deferred, PolicyError
-from engine.model import Delivery
+from engine.model.errors import Deferred, PolicyError
+from engine.model.messages import Delivery
 
 PAGE = (Path(__file__).parents[3] / "docs/writing-a-channel.md").read_text()
 

@@ -15,8 +15,8 @@ from contract.channels.sides import DROP, PATIENT, SILENT, TIMEOUT, World, free_
 from msgspec.structs import replace
 
 from engine.channels import Channel
-from engine.errors import Deferred, PolicyError, Refused, Unknown
-from engine.model import Delivery, Message
+from engine.model.errors import Deferred, PolicyError, Refused, Unknown
+from engine.model.messages import Delivery, Message
 
 TWO = ("a@x.test", "B Two <b@x.test>")
 

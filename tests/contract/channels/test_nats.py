@@ -7,8 +7,8 @@ import json
 import pytest
 from contract.channels.sides import World
 
-from engine.errors import PolicyError
-from engine.model import Delivery
+from engine.model.errors import PolicyError
+from engine.model.messages import Delivery
 
 
 async def test_the_event_is_published_under_the_deliverys_id(world: World, delivery: Delivery) -> None:

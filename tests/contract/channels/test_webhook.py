@@ -16,8 +16,8 @@ from contract.channels.conftest import Certificates
 from contract.channels.sides import DROP, PATIENT, SILENT, TIMEOUT, FakeWeb, World, make_delivery
 
 from engine.channels import Channel
-from engine.errors import ChannelError, Deferred, PolicyError, Refused, Unknown
-from engine.model import Delivery, Kind
+from engine.model.errors import ChannelError, Deferred, PolicyError, Refused, Unknown
+from engine.model.messages import Delivery, Kind
 
 KEY = b"\x00\x01a key of bytes"
 WRITTEN_KEY = "whsec_" + base64.b64encode(KEY).decode()

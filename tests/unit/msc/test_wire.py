@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from msc import wire
+from msc.errors import Code, WireError
 from msc.gojson import MAX_DEPTH
-from msc.wire import Code, Reply, Request, WireError
+from msc.wire import Reply, Request
 
 CAPTURED = [
     json.loads(line)

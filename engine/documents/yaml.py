@@ -1,0 +1,237 @@
+"""Read YAML 1.2 text into a document: each value with its place, each error as a Problem."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from ..model.problems import Place, Problem
+from .composer import MAX_DEPTH, Composer, DocumentDiagnostic, SourceMap, Spot
+
+DocumentPath = tuple[str | int, ...]  # keys and list positions from the root
+
+MAX_BYTES = 32 * 1024 * 1024  # of one file
+MAX_TABS = 50  # reported in one file; after that the rest can wait
+
+_LINE_END = re.compile(r"\r\n|\n|\r")
+_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\ufffe\uffff]")
+
+# Line ends in YAML 1.1, which the parser speaks, and ordinary characters in YAML 1.2.
+_OLD_LINE_ENDS = "\x85\u2028\u2029"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Document:
+    """What one file says, and where it says it.
+
+    ``data`` may share values between the places that an alias names: never change it in place.
+    Where the syntax is broken it is an empty mapping, and ``problems`` says why.
+    """
+
+    file: str
+    data: Any
+    problems: tuple[Problem, ...] = ()
+    spots: Spot = field(default=0, repr=False, compare=False)
+    lines: tuple[int, ...] = field(default=(0,), repr=False, compare=False)  # offset of each line's start
+
+    def place(self, path: DocumentPath) -> Place:
+        """Where the value at ``path`` starts; of a path that is not there, its nearest ancestor."""
+        return self._place(_offset(_descend(self.spots, path)))
+
+    def key_place(self, path: DocumentPath) -> Place:
+        """Where the key of the value at ``path`` stands; a list's entry has none, so its value."""
+        if path and isinstance(path[-1], str):
+            parent = _descend(self.spots, path[:-1])
+            if isinstance(parent, SourceMap) and path[-1] in parent.keys:
+                return self._place(parent.keys[path[-1]])
+        return self.place(path)
+
+    def _place(self, offset: int) -> Place:
+        return _place(self.file, self.lines, offset)
+
+
+def pointer(path: DocumentPath) -> str:
+    """``path`` as a JSON pointer (RFC 6901)."""
+    return "".join("/" + str(step).replace("~", "~0").replace("/", "~1") for step in path)
+
+
+def read_bytes(data: bytes, file: str) -> Document:
+    """Read a file's bytes, which must be UTF-8; a byte order mark is fine. Never raises."""
+    if len(data) > MAX_BYTES:
+        return _unreadable(file, "yaml-too-big", f"the file is larger than {MAX_BYTES >> 20} MB")
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return _unreadable(file, "not-utf8", "the file is UTF-16", hint="save it as UTF-8")
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        before = data[: error.start].decode().removeprefix("\ufeff")
+        message = f"the byte 0x{data[error.start]:02x} is not UTF-8"
+        place = _place(file, _line_starts(before), len(before))
+        problem = Problem(place=place, code="not-utf8", message=message, hint="save the file as UTF-8")
+        return Document(file=file, data={}, problems=(problem,))
+    return read(text, file)
+
+
+def read(text: str, file: str) -> Document:
+    """Read one YAML document. Never raises: whatever is wrong is among its problems."""
+    text = text.removeprefix("\ufeff")
+    lines = _line_starts(text)
+    if len(text) > MAX_BYTES:
+        return _unreadable(file, "yaml-too-big", f"the file is larger than {MAX_BYTES >> 20} MB")
+    if bad := _UNPRINTABLE.search(text):
+        message = f"the character U+{ord(bad[0]):04X}, which a text file cannot have"
+        place = _place(file, lines, bad.start())
+        return Document(file=file, data={}, problems=(Problem(place=place, code="binary", message=message),))
+
+    text, restore = _shield(text)
+    tabs: list[DocumentDiagnostic] = []
+    while True:
+        composer = Composer(lines, restore)
+        try:
+            data, spots = composer.compose(text)
+        except yaml.YAMLError as error:
+            offset = error_offset(error, len(text))
+            tab = is_tab(error, text, offset)
+            if tab and len(tabs) < MAX_TABS:
+                tabs.append(tab_fault(offset))
+                text = f"{text[:offset]} {text[offset + 1 :]}"  # as long as before: offsets stay right
+                continue
+            # What fails after a tab became a space fails because of the tab, most likely.
+            faults = [] if tabs else [*composer.faults, syntax_fault(error, text, lines, offset)]
+        except (ValueError, OverflowError):  # the pure parser, over an escape beyond Unicode
+            faults = [DocumentDiagnostic(offset=0, code="yaml-syntax", message="an escape in quotes")]
+        else:
+            return _document(file, data, [*tabs, *composer.faults], spots, lines)
+        return _document(file, {}, [*tabs, *faults], 0, lines)
+
+
+def _document(
+    file: str, data: Any, faults: list[DocumentDiagnostic], spots: Spot, lines: tuple[int, ...]
+) -> Document:
+    problems = (
+        Problem(
+            place=_place(file, lines, fault.offset),
+            code=fault.code,
+            message=fault.message,
+            pointer=pointer(fault.path),
+            hint=fault.hint,
+        )
+        for fault in faults
+    )
+    ordered = sorted(problems, key=lambda problem: problem.place)
+    return Document(file=file, data=data, problems=tuple(ordered), spots=spots, lines=lines)
+
+
+def _unreadable(file: str, code: str, message: str, *, hint: str = "") -> Document:
+    problem = Problem(place=Place(file=file), code=code, message=message, hint=hint)
+    return Document(file=file, data={}, problems=(problem,))
+
+
+def _descend(spot: Spot, path: DocumentPath) -> Spot:
+    for step in path:
+        if not isinstance(spot, SourceMap):
+            break
+        inside = spot.values
+        if isinstance(inside, dict):
+            if not isinstance(step, str) or step not in inside:
+                break
+            spot = inside[step]
+        else:
+            if not isinstance(step, int) or not 0 <= step < len(inside):
+                break
+            spot = inside[step]
+    return spot
+
+
+def _offset(spot: Spot) -> int:
+    return spot.start if isinstance(spot, SourceMap) else spot
+
+
+def _line_starts(text: str) -> tuple[int, ...]:
+    return (0, *(end.end() for end in _LINE_END.finditer(text)))
+
+
+def _place(file: str, lines: tuple[int, ...], offset: int) -> Place:
+    line = bisect_right(lines, offset)
+    return Place(file=file, line=line, column=offset - lines[line - 1] + 1)
+
+
+def _shield(text: str) -> tuple[str, dict[int, str]]:
+    """``text`` with what YAML 1.2 does not take for line ends out of the parser's sight, and the way back."""
+    present = [char for char in _OLD_LINE_ENDS if char in text]
+    if not present:
+        return text, {}
+    unused = (char for char in map(chr, range(0xF0000, 0xFFFFD)) if char not in text)
+    stand_ins = dict(zip(present, unused, strict=False))
+    there = {ord(char): stand_in for char, stand_in in stand_ins.items()}
+    return text.translate(there), {ord(stand_in): char for char, stand_in in stand_ins.items()}
+
+
+def tab_fault(offset: int) -> DocumentDiagnostic:
+    """What is wrong with a tab among the indentation."""
+    return DocumentDiagnostic(
+        offset=offset,
+        code="yaml-tab",
+        message="a tab; YAML indents with spaces",
+        hint="write spaces instead",
+    )
+
+
+def error_offset(error: yaml.YAMLError, end: int) -> int:
+    """Where the parser stopped, at most at the ``end`` of the text."""
+    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+    return min(mark.index, end) if mark is not None else 0
+
+
+def is_tab(error: yaml.YAMLError, text: str, offset: int) -> bool:
+    """Whether the parser stumbled over the tab itself, and not over what happens to be one."""
+    words = getattr(error, "problem", "") or ""
+    return text[offset : offset + 1] == "\t" and ("tab" in words or "cannot start any token" in words)
+
+
+def syntax_fault(error: yaml.YAMLError, text: str, lines: tuple[int, ...], offset: int) -> DocumentDiagnostic:
+    """What is wrong at ``offset``, where the parser stopped; ``lines`` are the offsets of line starts."""
+    words = getattr(error, "problem", "") or "this is no YAML"
+    context = getattr(error, "context", "") or ""
+    since = getattr(error, "context_mark", None)
+    first = bisect_right(lines, since.index) if since is not None else 0
+    if "nesting depth" in words:  # the parser's own bound; it looks ahead, and may meet it first
+        message = f"mappings and lists more than {MAX_DEPTH} deep"
+        return DocumentDiagnostic(offset=offset, code="yaml-too-deep", message=message)
+    if since is not None and "scanning an a" in context:  # an alias, an anchor: its sign is what is wrong
+        offset = since.index
+    message, hint = _describe(words, context, first, text[offset : offset + 1])
+    return DocumentDiagnostic(offset=offset, code="yaml-syntax", message=message, hint=hint)
+
+
+def _describe(words: str, context: str, first: int, char: str) -> tuple[str, str]:  # noqa: PLR0911
+    """What the parser found, said to the person who wrote it: message and hint."""
+    if "mapping values are not allowed" in words:
+        hint = "quote text that has ': ' in it, and check the indentation of this line and the one above"
+        return "a ':' where no key can be", hint
+    if "cannot start any token" in words or "scanning an a" in context:
+        return f"a value cannot start with '{char}' unless it is in quotes", "put it in quotes"
+    if "could not find expected ':'" in words:
+        hint = "write 'key: value', with a space after the colon"
+        return f"line {first} starts like a key and has no ': '", hint
+    if "block mapping" in context and ("expected key" in words or "<block end>" in words):
+        message = f"this does not continue the mapping that starts in line {first}"
+        return message, "check the indentation, and quotes that end too early"
+    if "block collection" in context:
+        message = f"this does not continue the list that starts in line {first}"
+        return message, "check the indentation; each entry starts with '- '"
+    if "flow sequence" in context:
+        return f"the '[' in line {first} is not closed with ']', or a ',' is missing", ""
+    if "flow mapping" in context:
+        return f"the '{{' in line {first} is not closed with '}}', or a ',' is missing", ""
+    if "quoted scalar" in context and "unexpected end" in words:
+        return f"the quote opened in line {first} is not closed", ""
+    if "escape" in words:
+        hint = "write \\\\ for a backslash, or use single quotes"
+        return "an escape that double quotes do not know", hint
+    where = f" ({context}, from line {first})" if context and first else f" ({context})" if context else ""
+    return f"not valid YAML: {words}{where}", ""

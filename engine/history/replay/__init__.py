@@ -1,0 +1,1 @@
+"""Replay: past events through two policies, and the differences. Entry: `replay.Replay`."""

@@ -1,0 +1,1 @@
+"""The nouns that all packages share: events, deliveries, problems, errors. Pure. Entry: `messages.Event`."""

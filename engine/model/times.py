@@ -1,0 +1,66 @@
+"""Durations (``10s``, ``1h30m``), rates, and timestamps in microseconds and in ISO 8601."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from math import isfinite
+
+UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}  # seconds
+
+_PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)", re.ASCII)
+_WHOLE = re.compile(rf"(?:{_PART.pattern})+", re.ASCII)
+
+
+def parse_duration(text: str) -> float:
+    """Seconds that ``text`` stands for; ValueError, in words for operators, when it is no duration."""
+    if not isinstance(text, str):
+        raise ValueError(f"expected a duration such as 30s, 5m, 1h, found {text!r}")  # noqa: TRY004
+    if re.fullmatch(r"[0-9]+(?:\.[0-9]+)?", text, re.ASCII):
+        raise ValueError(f"{text} has no unit; write {text}s for seconds (units: {', '.join(UNITS)})")
+    if not _WHOLE.fullmatch(text):
+        raise ValueError(f"{text!r} is not a duration such as 30s, 5m, 1h (units: {', '.join(UNITS)})")
+    seconds = sum(float(number) * UNITS[unit] for number, unit in _PART.findall(text))
+    if not isfinite(seconds):
+        raise ValueError(f"{text[:20]}… is too long")
+    return seconds
+
+
+def in_units(seconds: float) -> str:
+    """``seconds`` as operators write them: 900.0 is 15m."""
+    left, parts = round(seconds * 1000), []
+    for unit, length in sorted(UNITS.items(), key=lambda item: -item[1]):
+        count, left = divmod(left, round(length * 1000))
+        parts += [f"{count}{unit}"] if count else []
+    return "".join(parts) or "0s"
+
+
+def parse_count_per(text: str) -> tuple[int, float]:
+    """The number and the seconds of ``text``, such as 10/s, 100/m or 5/2h; ValueError when it is neither."""
+    number, slash, per = text.partition("/") if isinstance(text, str) else ("", "", "")
+    if not slash or not re.fullmatch(r"[1-9][0-9]{0,8}", number, re.ASCII):
+        raise ValueError(f"{text!r} is not a rate such as 10/s, 100/m, 1000/h")
+    try:
+        seconds = parse_duration(per if per[:1].isdigit() else f"1{per}")
+    except ValueError:
+        seconds = 0.0
+    if seconds <= 0.0:
+        raise ValueError(f"{text!r} is not a rate such as 10/s, 100/m, 1000/h")
+    return int(number), seconds
+
+
+def parse_rate(text: str) -> float:
+    """How often a second ``text`` is, such as 10/s; ValueError, in words for operators."""
+    count, seconds = parse_count_per(text)
+    return count / seconds
+
+
+def parse_time(text: str) -> datetime:
+    """A point in time as RFC 3339 writes it; ValueError, in words for operators, when it is none."""
+    try:
+        time = datetime.fromisoformat(text.strip().upper())
+    except ValueError as error:
+        raise ValueError(f"{text!r} is no time: {error}") from error
+    if time.tzinfo is None:
+        raise ValueError(f"{text!r} has no offset, as 2026-03-02T23:30:00+08:00 has")
+    return time

@@ -1,0 +1,156 @@
+"""The delivery workers of a session, one for each channel, and how they change at a reload.
+
+A stored delivery keeps its text, and goes out over the channel that it was made for, also after the policy
+that made it is gone. A channel that is no longer declared sends its stored deliveries, then ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+
+import nats.errors
+
+from ..broker import Connection, Consumer, Topology
+from ..channels import Channel
+from ..metrics import ChannelState
+from ..model.errors import PolicyError
+from ..rules.rulebook import ChannelSpec
+from .flow_control import FlowControl
+
+log = logging.getLogger(__name__)
+
+_LOOK = 1.0  # seconds between two looks at what a channel still has to send
+
+
+@dataclass(slots=True, kw_only=True)
+class _Worker:
+    spec: ChannelSpec
+    channel: Channel
+    consumer: Consumer
+    entrance: FlowControl
+    running: asyncio.Task[None]
+    retiring: asyncio.Task[None] | None = None
+
+
+@dataclass(kw_only=True)
+class ChannelWorkers:
+    """Serves the channels of a policy."""
+
+    connection: Connection
+    topology: Topology
+    open_channel: Callable[[ChannelSpec], Channel]
+    consumer: Callable[[ChannelSpec, Channel], tuple[Consumer, FlowControl]]
+    ensure: Callable[[list[str]], Awaitable[None]]  # makes the durables of channels
+    tasks: asyncio.TaskGroup
+    _workers: dict[str, _Worker] = field(default_factory=dict)
+    _ending: dict[asyncio.Task[None], _Worker] = field(default_factory=dict)
+    _stopping: bool = False
+
+    async def prepare(self, specs: Mapping[str, ChannelSpec]) -> dict[str, Channel]:
+        """Open what ``specs`` has that is not open as it is. Raises PolicyError, and then nothing is open."""
+        opened: dict[str, Channel] = {}
+        try:
+            for name, spec in specs.items():
+                known = self._workers.get(name)
+                if known is None or known.spec != spec:
+                    opened[name] = self.open_channel(spec)
+            await self.ensure([name for name in opened if name not in self._workers])
+        except (PolicyError, nats.errors.Error, TimeoutError):
+            for channel in opened.values():
+                await channel.close()
+            raise
+        return opened
+
+    def commit(self, specs: Mapping[str, ChannelSpec], opened: Mapping[str, Channel]) -> None:
+        """Serve exactly ``specs``, with what ``prepare`` opened. Does not fail."""
+        for name, channel in opened.items():
+            if old := self._workers.pop(name, None):
+                self._end(old)
+            self._workers[name] = self._start(specs[name], channel)
+        for name, worker in self._workers.items():
+            if name in specs and worker.retiring is not None:
+                worker.retiring.cancel()
+                worker.retiring = None
+            elif name not in specs and worker.retiring is None:
+                log.info("channel %s is gone; what is stored for it is still sent", name)
+                worker.retiring = self.tasks.create_task(self._retire(worker), name=f"retire {name}")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The channels whose deliveries are sent, those that end included."""
+        return tuple(sorted(self._workers))
+
+    @property
+    def in_flight(self) -> int:
+        """Deliveries that are being sent."""
+        return sum(worker.consumer.in_flight for worker in self._workers.values())
+
+    def states(self) -> tuple[ChannelState, ...]:
+        """Return each channel with its deliveries in flight and the state of its circuit breaker.
+
+        A channel whose settings changed finishes the deliveries of its earlier settings; these count too.
+        """
+        in_flight = Counter({name: worker.consumer.in_flight for name, worker in self._workers.items()})
+        breakers = {name: worker.entrance.breaker_state for name, worker in self._workers.items()}
+        for worker in self._ending.values():
+            in_flight[worker.spec.name] += worker.consumer.in_flight
+            breakers.setdefault(worker.spec.name, worker.entrance.breaker_state)
+        return tuple(
+            ChannelState(channel=name, in_flight=in_flight[name], breaker=breaker)
+            for name, breaker in breakers.items()
+        )
+
+    async def pulling(self) -> None:
+        """Return once every channel asks for deliveries."""
+        for worker in list(self._workers.values()):
+            await worker.consumer.pulling.wait()
+
+    async def close(self) -> None:
+        """Finish what is in hand and close every channel."""
+        self._stopping = True
+        for worker in self._workers.values():
+            self._end(worker)
+        self._workers.clear()
+        while self._ending:
+            await asyncio.wait(list(self._ending))
+
+    def _start(self, spec: ChannelSpec, channel: Channel) -> _Worker:
+        consumer, entrance = self.consumer(spec, channel)
+        running = self.tasks.create_task(consumer.run(), name=f"channel {spec.name}")
+        return _Worker(spec=spec, channel=channel, consumer=consumer, entrance=entrance, running=running)
+
+    def _end(self, worker: _Worker) -> None:
+        if worker.retiring is not None:
+            worker.retiring.cancel()
+
+        async def finish() -> None:
+            worker.consumer.stop()
+            await asyncio.wait((worker.running,))
+            await worker.channel.close()
+
+        task = self.tasks.create_task(finish(), name=f"end {worker.spec.name}")
+        self._ending[task] = worker
+        task.add_done_callback(self._ending.pop)
+
+    async def _retire(self, worker: _Worker) -> None:
+        """End a worker whose channel is not declared any more, once nothing is stored for it."""
+        name = worker.spec.name
+        while True:
+            await asyncio.sleep(_LOOK)
+            try:
+                info = await self.connection.js.consumer_info(
+                    self.topology.delivery_stream, self.topology.worker(name)
+                )
+            except (nats.errors.Error, TimeoutError):
+                continue
+            if self._workers.get(name) is not worker or worker.retiring is not asyncio.current_task():
+                return  # it is declared again, and asyncio's wait_for has swallowed our being cancelled
+            if not (info.num_pending or info.num_ack_pending or worker.consumer.in_flight):
+                del self._workers[name]
+                worker.retiring = None
+                self._end(worker)
+                return

@@ -1,0 +1,375 @@
+"""The delivery consumer: send, classify, retry, fall back. Entry: `DeliveryWorker`.
+
+The channel sends and classifies; the worker decides. A delivery is acknowledged only when its receipt is
+stored. A delivery that may have been handed out before is looked up in the history first: a sent one is not
+sent again, and an attempt without a receipt is recorded as unknown. After a definite failure its fallback
+is sent, if it has one.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+
+from msgspec import Struct, structs
+from nats.aio.msg import Msg
+from prometheus_client import Counter, Histogram
+
+from ..broker import (
+    Connection,
+    MessageMetadata,
+    OutgoingMessage,
+    PendingAck,
+    Publisher,
+    Topology,
+    message_metadata,
+    messages_on,
+)
+from ..broker.codec import decode_delivery, encode
+from ..channels import Channel
+from ..history import entries
+from ..history.entries import DeliveryHistory
+from ..metrics import Metrics
+from ..model.errors import Deferred, Refused, UndecodableError, Unknown
+from ..model.masking import mask
+from ..model.messages import Delivery, Kind, Outcome, Receipt
+from ..model.subjects import token
+from ..planning.draft import next_fallback, remaining_recipients
+from ..rules.rulebook import ChannelSpec, RetryPolicy
+from .claims import AttemptClaims
+from .dispatch import attempts_before, delivery_timer
+from .flow_control import FlowControl
+from .ingest import Clock
+from .operator_notices import OperatorNotifier
+
+log = logging.getLogger(__name__)
+
+_LONG_WAIT = 60.0  # seconds; beyond that a delivery does not count among those handed out
+_LOOK = "Mss-Check-History"  # header: there may be another copy, which the history knows
+_LOST = "handed out before, and nobody wrote down how it ended"
+_NOT_BEGUN = "handed out before, and not begun"
+_FORGOTTEN = "the broker was restarted, and may have handed it out before"
+_ENDING = "the replica ended before it was sent"
+_LATE = "the deadline has passed"
+_UNSURE = "no fall-back, for an earlier attempt may have gone out"
+
+_EARLY = 1.0  # seconds by which the broker may hand out too early what waited
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeliveryWorker:
+    """Sends the deliveries of one channel."""
+
+    spec: ChannelSpec
+    channel: Channel
+    entrance: FlowControl
+    topology: Topology
+    connection: Connection
+    publisher: Publisher
+    claims: AttemptClaims
+    herald: OperatorNotifier
+    metrics: Metrics
+    clock: Clock
+    random: random.Random = field(default_factory=random.Random)
+
+    async def handle(self, msg: Msg) -> PendingAck | None:
+        """Send one delivery, and write down how it went; it is acknowledged or comes again later."""
+        try:
+            attempt = DeliveryAttempt.read(msg, self.spec.retry)
+        except UndecodableError as error:
+            await self._store_dead_letter(msg, None, error.reason, str(error))
+            await msg.ack()
+            return None
+        past = await self._load_history(attempt)
+        if past is None or past.sent:
+            await msg.ack()
+        elif past.fell_back_at:
+            await self._send_fallback(attempt, at=past.fell_back_at, headers={_LOOK: "1"})
+        elif attempt.is_late(self.clock()):
+            await self._fail(attempt, Outcome.DEFERRED, "expired", _LATE)
+        elif not await self.entrance.acquire(attempt.seconds_until_fallback(self.clock())):
+            if self.entrance.is_closing:
+                await self.publisher.store(self._receipt(attempt, Outcome.DEFERRED, _ENDING, final=False))
+                await msg.nak()
+            else:
+                await self._fail(attempt, Outcome.DEFERRED, "expired", _LATE)
+        elif await self._claim(attempt):
+            return await self._send(attempt)
+        else:
+            self.entrance.record_success()
+            await self._dead_letter(attempt, Outcome.UNKNOWN, "unknown", _LOST)
+        return None
+
+    async def _load_history(self, attempt: DeliveryAttempt) -> DeliveryHistory | None:
+        """What is known of it; None where another one is sent. An attempt without a trace is written down."""
+        delivery, is_new = (
+            attempt.delivery,
+            await self.connection.is_first_delivery(attempt.msg, attempt.metadata),
+        )
+        if is_new and delivery.redrive is None and _LOOK not in (attempt.msg.headers or {}):
+            return DeliveryHistory()
+        if not await self.claims.is_first_back(delivery):
+            return None  # the other one that was made of the same letter
+        past = await self._past(delivery)
+        before = attempt.number - 1
+        if not (past.sent or past.fell_back_at or is_new) and (before > past.attempt or not past.attempt):
+            lost = structs.replace(attempt, number=before)
+            if await self._has_begun(lost):
+                outcome, detail = Outcome.UNKNOWN, _LOST if before else _FORGOTTEN
+            else:
+                outcome, detail = Outcome.DEFERRED, _NOT_BEGUN
+            await self.publisher.store(
+                self._receipt(lost, outcome, detail, final=False, id_=f"lost.{attempt.id}")
+            )
+        return past
+
+    async def _has_begun(self, lost: DeliveryAttempt) -> bool:
+        """Whether an attempt of which nobody knows the end may have gone out."""
+        delivery = lost.delivery
+        if not delivery.fallbacks or lost.age(self.clock()) >= self.topology.ledger_age:
+            return True
+        return await self.claims.begun(delivery.run_id) >= max(1, lost.number)
+
+    async def _past(self, delivery: Delivery) -> DeliveryHistory:
+        subject = self.topology.history_subject(delivery.kind, token(delivery.reqid))
+        stream = self.topology.history_stream
+        return entries.delivery_history(
+            delivery, [msg.data or b"" async for msg in messages_on(self.connection, stream, subject)]
+        )
+
+    async def _claim(self, attempt: DeliveryAttempt) -> bool:
+        """Whether it is to be sent: over a channel that never repeats only if nobody can have sent it."""
+        if self.spec.repeats_unknown:
+            if attempt.delivery.fallbacks:
+                await self.claims.note(attempt.delivery.run_id, attempt.number)
+            return True
+
+        async def was_not_sent(number: int) -> bool:
+            return number in (await self._past(attempt.delivery)).not_sent
+
+        return await self.claims.claim(attempt.delivery.run_id, attempt.number, was_not_sent)
+
+    async def _send(self, attempt: DeliveryAttempt) -> PendingAck | None:
+        try:
+            note = await self.channel.send(attempt.delivery)
+        except Refused as error:
+            self.entrance.record_success()
+            await self._fail(attempt, Outcome.REFUSED, "refused", str(error))
+        except Deferred as error:
+            if error.provider_works:
+                self.entrance.record_success()
+            else:
+                self.entrance.record_failure(asked=error.retry_after)
+            if error.remaining:
+                await self._send_remaining(attempt, str(error), error.remaining)
+            else:
+                await self._retry_later(attempt, Outcome.DEFERRED, str(error), asked=error.retry_after)
+        except Unknown as error:
+            self.entrance.record_failure()
+            if self.spec.repeats_unknown:
+                await self._retry_later(attempt, Outcome.UNKNOWN, str(error))
+            else:
+                await self._dead_letter(attempt, Outcome.UNKNOWN, "unknown", str(error))
+        except BaseException:
+            self.entrance.record_failure()
+            raise
+        else:
+            self.entrance.record_success()
+            receipt = self._receipt(attempt, Outcome.SENT, note, final=True)
+            took = max(0.0, (self.clock() - attempt.delivery.awaited_since) / 1e6)
+            observe = partial(self._latency.observe, took)
+            return PendingAck(publisher=self.publisher, messages=(receipt,), settled=observe)
+        return None
+
+    async def _send_remaining(
+        self, attempt: DeliveryAttempt, detail: str, remaining: tuple[str, ...]
+    ) -> None:
+        """Some addresses are served: what is left is a delivery of its own, so that they are not again."""
+        rest = remaining_recipients(attempt.delivery, remaining)
+        subject = self.topology.delivery_subject(rest.kind, rest.channel)
+        await self.publisher.store(
+            OutgoingMessage(subject=subject, payload=encode(rest), id=rest.id),
+            self._receipt(attempt, Outcome.SENT, detail, final=True, rest=rest.id),
+        )
+        await attempt.msg.ack()
+
+    async def _retry_later(
+        self, attempt: DeliveryAttempt, outcome: Outcome, detail: str, *, asked: float | None = None
+    ) -> None:
+        """Have the broker hand the delivery out again after a while, or give up."""
+        retry = attempt.retry
+        if retry.exhausted(attempt.number, age=attempt.age(self.clock())):
+            await self._fail(attempt, outcome, "exhausted", detail)
+            return
+        receipt = self._receipt(attempt, outcome, detail, final=False)
+        wait = retry.wait(attempt.number, chance=self.random.random(), asked=asked)
+        wait = min(wait, attempt.seconds_until_fallback(self.clock()))
+        if wait <= _LONG_WAIT:
+            await self.publisher.store(receipt)
+            await attempt.msg.nak(delay=wait)
+            return
+        at = self.clock() + int(wait * 1e6)
+        await self.publisher.store(
+            receipt,
+            delivery_timer(self.topology, attempt.delivery, attempt.msg.data, attempts=attempt.number, at=at),
+        )
+        await attempt.msg.ack()
+
+    async def _fail(self, attempt: DeliveryAttempt, outcome: Outcome, reason: str, detail: str) -> None:
+        """Nothing more is tried over this channel: the fall-back goes on, unless this may have gone out."""
+        delivery = attempt.delivery
+        if delivery.fallbacks and (outcome is Outcome.UNKNOWN or (await self._past(delivery)).is_unsure):
+            await self._dead_letter(attempt, outcome, reason, f"{detail}; {_UNSURE}")
+        elif delivery.fallbacks:
+            await self._fall_back(attempt, outcome, detail)
+        else:
+            await self._dead_letter(attempt, outcome, reason, detail)
+
+    async def _fall_back(self, attempt: DeliveryAttempt, outcome: Outcome, detail: str) -> None:
+        """Write down that the fall-back goes on, then see to it, as whoever comes after a crash does."""
+        at = self.clock()
+        following = next_fallback(attempt.delivery, at=at)
+        await self.publisher.store(
+            self._receipt(attempt, outcome, detail, final=True, instead=following, at=at)
+        )
+        await self._send_fallback(attempt, at=at)
+        self.metrics.fall_backs.labels(self.spec.name).inc()
+
+    async def _send_fallback(
+        self, attempt: DeliveryAttempt, *, at: int, headers: Mapping[str, str] | None = None
+    ) -> None:
+        following = next_fallback(attempt.delivery, at=at)
+        payload, id_ = encode(following), following.id
+        if following.not_before > at:
+            outgoing = delivery_timer(self.topology, following, payload, attempts=0, at=following.not_before)
+        else:
+            subject = self.topology.delivery_subject(following.kind, following.channel)
+            outgoing = OutgoingMessage(subject=subject, payload=payload, id=id_, headers=headers or {})
+        await self.publisher.store(outgoing)
+        await attempt.msg.ack()
+        log.info("channel %s: %s goes on over %s", self.spec.name, attempt.delivery.id, following.channel)
+
+    async def _dead_letter(
+        self, attempt: DeliveryAttempt, outcome: Outcome, reason: str, detail: str
+    ) -> None:
+        await self._store_dead_letter(attempt.msg, attempt.delivery, reason, detail, attempts=attempt.number)
+        await self.publisher.store(self._receipt(attempt, outcome, detail, final=True))
+        await attempt.msg.ack()
+        await self.herald.notify_dead_letter(attempt.delivery, reason, mask(detail, attempt.delivery.secrets))
+
+    async def _store_dead_letter(
+        self, msg: Msg, delivery: Delivery | None, reason: str, detail: str, *, attempts: int = 1
+    ) -> None:
+        """Put the delivery among the dead letters, whole, so that it can be sent after all."""
+        kind = delivery.kind if delivery else Kind(msg.subject.split(".")[-2])
+        about = {"channel": self.spec.name, "attempts": attempts}
+        if delivery:
+            about |= {
+                "delivery": delivery.id,
+                "reqid": delivery.reqid,
+                "rule": delivery.rule,
+                "revision": delivery.revision,
+            }
+            if delivery.fell_back_from:
+                about["chain"] = ", ".join((*delivery.fell_back_from.channels, delivery.channel))
+            detail = mask(detail, delivery.secrets)
+        letter = entries.dead_letter(
+            self.topology,
+            kind=kind,
+            reason=reason,
+            detail=detail,
+            id=delivery.run_id if delivery else f"delivery.{message_metadata(msg.reply).sequence}",
+            payload=msg.data,
+            about=about,
+            room=self.connection.largest_payload,
+        )
+        await self.publisher.store(letter)
+        self.metrics.dead.labels(kind, reason).inc()
+        log.warning("channel %s: dead letter: %s: %s", self.spec.name, reason, detail)
+
+    def _receipt(
+        self,
+        attempt: DeliveryAttempt,
+        outcome: Outcome,
+        detail: str,
+        *,
+        final: bool,
+        id_: str = "",
+        rest: str = "",
+        instead: Delivery | None = None,
+        at: int = 0,
+    ) -> OutgoingMessage:
+        self._attempts[outcome].inc()
+        delivery = attempt.delivery
+        if outcome is not Outcome.SENT:
+            log.info("channel %s: %s: %s", self.spec.name, outcome, mask(detail, delivery.secrets))
+        receipt = Receipt(
+            delivery=delivery,
+            attempt=attempt.number,
+            outcome=outcome,
+            detail=detail,
+            at=at or self.clock(),
+            final=final,
+            rest=rest,
+            fallback=instead,
+        )
+        return entries.receipt_entry(self.topology, receipt, id_=id_ or attempt.id)
+
+    @cached_property
+    def _attempts(self) -> dict[Outcome, Counter]:
+        return {each: self.metrics.attempts.labels(self.spec.name, each) for each in Outcome}
+
+    @cached_property
+    def _latency(self) -> Histogram:
+        return self.metrics.latency.labels(self.spec.name)
+
+
+class DeliveryAttempt(Struct, frozen=True, kw_only=True):
+    """One message of the delivery stream, read."""
+
+    msg: Msg
+    metadata: MessageMetadata
+    delivery: Delivery
+    number: int  # from 1
+    channel_retry: RetryPolicy  # of its channel
+
+    @classmethod
+    def read(cls, msg: Msg, channel: RetryPolicy) -> DeliveryAttempt:
+        """Raises UndecodableError for a message that holds no delivery."""
+        handed = message_metadata(msg.reply)
+        number = attempts_before(msg) + handed.num_delivered
+        return cls(
+            msg=msg, metadata=handed, delivery=decode_delivery(msg.data), number=number, channel_retry=channel
+        )
+
+    @property
+    def id(self) -> str:
+        """Tells it from every other attempt, also at a copy of the same delivery."""
+        return f"{self.delivery.id}.{self.metadata.sequence}.{self.metadata.num_delivered}"
+
+    @property
+    def retry(self) -> RetryPolicy:
+        """The channel's, within the time that the delivery has before its fall-back goes on."""
+        within = self.delivery.fallback_after
+        return (
+            replace(self.channel_retry, deadline=min(self.channel_retry.deadline, within))
+            if within
+            else self.channel_retry
+        )
+
+    def age(self, now: int) -> float:
+        """Seconds since the broker took the event, or since it was brought back or took over."""
+        return max(0.0, (now - self.delivery.deadline_start) / 1e6)
+
+    def is_late(self, now: int) -> bool:
+        """Whether it must not begin any more."""
+        early = _EARLY if self.delivery.fallbacks and self.number > 1 else 0.0
+        return self.age(now) > self.retry.deadline - early
+
+    def seconds_until_fallback(self, now: int) -> float:
+        """Seconds after which a fall-back goes on; without one there is no hurry."""
+        return max(0.0, self.retry.deadline - self.age(now)) if self.delivery.fallbacks else math.inf

@@ -1,0 +1,1 @@
+"""The limits of a rule: dedupe, throttle, digest, time windows, budget. Entry: `stages`."""

@@ -1,0 +1,369 @@
+"""The policy bucket: revisions that were pushed, the pointer to the active one, and their files.
+
+All of it is in one key-value bucket: the pointer under ``current``, the files in parts under
+``files.<hash>.<n>``, since they may be larger than a message. The parts are written first and the pointer
+last, so a replica that sees the pointer finds the files. The pointer and the list of revisions are one
+value, so one compare-and-set changes them. The same files always pack to the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from difflib import unified_diff
+
+import msgspec
+import nats.errors
+import nats.js.errors
+from nats.js import api
+from nats.js.kv import KeyValue
+
+from ..broker import AtomicStore, Connection
+from ..broker.codec import encode
+from ..broker.reader import StreamReader, await_permitted
+from ..model.errors import BrokerError, InvalidBucket, RevisionNotFound
+from ..runtime import run_in_thread
+from .loader import Files
+
+_PART = 512 * 1024  # bytes
+_POINTERS = 20  # values of the pointer that the broker keeps
+
+MAX_REVISIONS = 200  # revisions that are kept
+MAX_MESSAGE_LENGTH = 500  # characters of a message
+CURRENT = "current"  # the key that it lies under, and what people may call the revision in force
+_MIN_HASH_LENGTH = 6  # digits of a content hash that are told from a number
+
+MAX_UNPACKED_BYTES = (
+    512 * 1024 * 1024
+)  # bytes of what comes out; a policy has 256 MB, and base64 makes more of it
+_files_decoder = msgspec.json.Decoder(dict[str, bytes])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyBucket:
+    """One bucket with policies. Made by ``open_bucket`` or ``make_bucket``."""
+
+    connection: Connection
+    name: str
+    values: KeyValue
+
+    @property
+    def stream(self) -> str:
+        return f"KV_{self.name}"
+
+    @property
+    def pointer(self) -> str:
+        """The subject that the pointer lies on."""
+        return f"$KV.{self.name}.{CURRENT}"
+
+    async def revisions(self) -> Revisions:
+        """What was pushed, and what is in force. Raises BadBucket, BrokerError."""
+        return read_revisions(await self._value(CURRENT) or b"")
+
+    async def previous_pointers(self) -> list[Revisions]:
+        """The readable values that the pointer had before, the newest first. Raises BrokerError."""
+        found: list[Revisions] = []
+        async with StreamReader(self.connection, self.stream, self.pointer) as reading:
+            while (stored := await reading.next_existing()) is not None:
+                with suppress(InvalidBucket):
+                    found.append(read_revisions(stored.payload))
+        return found[::-1]
+
+    async def files(self, pushed: PushedRevision) -> Files:
+        """The files of one revision. Raises BadBucket, BrokerError."""
+        parts = [await self._value(_part(pushed.blob, number)) for number in range(pushed.parts)]
+        if None in parts:
+            raise InvalidBucket(f"{pushed}: files are missing")
+        packed = join_parts([part for part in parts if part is not None], pushed.blob)
+        return Files(contents=await run_in_thread(unpack, packed))
+
+    async def push(self, files: Files, over: Revisions, *, who: str, at: int, message: str) -> Revisions:
+        """Store ``files`` and have everybody go by them.
+
+        Raises NotPushed where another one is in force than in ``over``: what somebody else has pushed
+        meanwhile is not overwritten unseen. Raises BrokerError, and then nobody goes by them or nobody knows.
+        """
+        packed = pack(files.contents)
+        blob = blob_name(packed)
+        parts = split(packed, min(_PART, self.connection.largest_payload))
+        await self._put(blob, parts)
+        pushed = PushedRevision(
+            number=0, revision=files.revision, blob=blob, parts=len(parts), size=len(packed), who=who, at=at,
+            message=message,
+        )  # fmt: skip
+        try:
+            after = await self._change(over, lambda revisions: revisions.with_pushed(pushed))
+        except RevisionNotFound:
+            await self._delete_unused((pushed,), await self.revisions())
+            raise
+        await self._delete_unused(over.pushed, after)
+        return after
+
+    async def activate(self, number: int, over: Revisions, *, who: str, at: int) -> Revisions:
+        """Have everybody go by a revision that is there. Raises as ``push`` does."""
+        return await self._change(over, lambda revisions: revisions.with_active(number, who=who, at=at))
+
+    async def _change(self, over: Revisions, step: Callable[[Revisions], Revisions]) -> Revisions:
+        def changed(value: bytes) -> tuple[bytes, Revisions]:
+            after = step(_require_unchanged(value, over))
+            return after.encoded(), after
+
+        return await await_permitted(
+            self.connection, AtomicStore(self.values).update(CURRENT, changed), (self.pointer,)
+        )
+
+    async def _put(self, blob: str, parts: list[bytes]) -> None:
+        for number, part in enumerate(parts):
+            key = _part(blob, number)
+            try:
+                await await_permitted(
+                    self.connection, self.values.put(key, part), (f"$KV.{self.name}.{key}",)
+                )
+            except (nats.errors.Error, TimeoutError) as error:
+                raise BrokerError(f"{self.name}: files are not stored: {error or 'no answer'}") from error
+
+    async def _delete_unused(self, some: Iterable[PushedRevision], after: Revisions) -> None:
+        """Remove the files that no revision has any more; what is not removed does no harm."""
+        kept = {each.blob for each in after.pushed}
+        for each in some:
+            if each.blob not in kept:
+                for number in range(each.parts):
+                    with suppress(nats.errors.Error, TimeoutError):
+                        await self.values.purge(_part(each.blob, number))
+
+    async def _value(self, key: str) -> bytes | None:
+        subject = f"$JS.API.STREAM.MSG.GET.{self.stream}"
+        try:
+            return (await await_permitted(self.connection, self.values.get(key), (subject,))).value or b""
+        except nats.js.errors.KeyNotFoundError:
+            return None
+        except (nats.errors.Error, TimeoutError) as error:
+            self.connection.require_open()
+            raise BrokerError(f"{self.name} cannot be read: {error or 'no answer'}") from error
+
+
+async def open_bucket(connection: Connection, name: str) -> PolicyBucket:
+    """The bucket of that name. Raises BadBucket where there is none, BrokerError."""
+    subject = f"$JS.API.STREAM.INFO.KV_{name}"
+    try:
+        values = await await_permitted(connection, connection.js.key_value(name), (subject,))
+    except nats.js.errors.NotFoundError as error:
+        raise InvalidBucket("there is no such bucket; mss push DIR makes it") from error
+    except (nats.errors.Error, TimeoutError) as error:
+        connection.require_open()
+        raise BrokerError(f"{name} cannot be opened: {error or 'no answer'}") from error
+    return PolicyBucket(connection=connection, name=name, values=values)
+
+
+async def make_bucket(connection: Connection, name: str, replicas: int) -> PolicyBucket:
+    """The bucket of that name, made where there is none. Raises BrokerError."""
+    with suppress(InvalidBucket):
+        return await open_bucket(connection, name)
+    # Read from the stream's leader: a follower may not have heard of what the pointer points to.
+    config = api.KeyValueConfig(bucket=name, history=_POINTERS, replicas=replicas, direct=False)
+    making = connection.js.create_key_value(config)
+    try:
+        values = await await_permitted(connection, making, (f"$JS.API.STREAM.CREATE.KV_{name}",))
+    except (nats.errors.Error, TimeoutError) as error:
+        raise BrokerError(f"{name} cannot be made: {error or 'no answer'}") from error
+    return PolicyBucket(connection=connection, name=name, values=values)
+
+
+def _part(blob: str, number: int) -> str:
+    return f"files.{blob}.{number}"
+
+
+def _require_unchanged(value: bytes, over: Revisions) -> Revisions:
+    """What is there, unless somebody was quicker; what cannot be read is replaced by what there was."""
+    try:
+        present = read_revisions(value)
+    except InvalidBucket:
+        return over
+    if present.current != over.current:
+        found = present.active
+        by = f", pushed by {found.who}," if found else ""
+        raise RevisionNotFound(
+            f"meanwhile {found or 'nothing'}{by} is in force: look at it (mss diff) and push again"
+        )
+    return present
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PushedRevision:
+    """A policy that was pushed."""
+
+    number: int  # from 1, in the order of pushing
+    revision: str  # of the policy, as ``mss check`` prints it: equal files have equal ones
+    blob: str  # under which its files lie
+    parts: int  # in how many pieces
+    size: int  # bytes of these
+    who: str
+    at: int  # microseconds since the epoch
+    message: str = ""
+    parent: int = 0  # what was in force before; 0: nothing
+
+    def __str__(self) -> str:
+        return f"revision {self.number} ({self.revision})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Revisions:
+    """The value of the pointer."""
+
+    current: int = 0  # number of the revision in force; 0: nothing was pushed yet
+    moved_by: str = ""  # who last moved the pointer
+    moved_at: int = 0  # and when, microseconds since the epoch
+    pushed: tuple[PushedRevision, ...] = ()  # the oldest first
+
+    @property
+    def active(self) -> PushedRevision | None:
+        return next((each for each in self.pushed if each.number == self.current), None)
+
+    def require(self) -> PushedRevision:
+        """The revision in force. Raises BadBucket where there is none."""
+        if (found := self.active) is None:
+            words = (
+                f"revision {self.current} is in force and not there" if self.current else "nothing was pushed"
+            )
+            raise InvalidBucket(f"{words}: mss push DIR")
+        return found
+
+    def with_pushed(self, pushed: PushedRevision) -> Revisions:
+        """With one more, which is in force from now on; it gets its number and its parent here."""
+        number = max((each.number for each in self.pushed), default=self.current) + 1
+        newest = replace(
+            pushed, number=number, parent=self.current, message=pushed.message[:MAX_MESSAGE_LENGTH]
+        )
+        kept = (*self.pushed, newest)[-MAX_REVISIONS:]
+        return Revisions(current=number, moved_by=pushed.who, moved_at=pushed.at, pushed=kept)
+
+    def with_active(self, number: int, *, who: str, at: int) -> Revisions:
+        """With another one in force."""
+        return replace(self, current=number, moved_by=who, moved_at=at)
+
+    def resolve(self, name: str) -> PushedRevision:
+        """The revision that somebody calls ``name``: ``current``, a number, or the policy's own revision.
+
+        Raises NotPushed.
+        """
+        if name == CURRENT and self.active is not None:
+            return self.active
+        if len(name) < _MIN_HASH_LENGTH:
+            found = [each for each in self.pushed if str(each.number) == name]
+        else:
+            found = [each for each in self.pushed if each.revision.startswith(name)]
+        if not found:
+            raise RevisionNotFound(f"there is no revision {name}; mss revisions lists them")
+        if len({each.revision for each in found}) > 1:
+            raise RevisionNotFound(f"{name} may be any of {', '.join(str(each.number) for each in found)}")
+        return found[-1]
+
+    def previous(self) -> PushedRevision:
+        """What was in force before the present one was pushed. Raises NotPushed."""
+        parent = self.require().parent
+        found = next((each for each in self.pushed if each.number == parent), None)
+        if found is None:
+            raise RevisionNotFound(
+                f"{self.require()} is the first one" if not parent else f"revision {parent} is forgotten"
+            )
+        return found
+
+    def candidates(self) -> tuple[PushedRevision, ...]:
+        """What may be served where the one in force cannot: all others, the newest first."""
+        others = [each for each in self.pushed if each.number != self.current]
+        return tuple(reversed(others))
+
+    def encoded(self) -> bytes:
+        return encode(self)
+
+
+_revisions_decoder = msgspec.json.Decoder(Revisions)
+
+
+def read_revisions(data: bytes) -> Revisions:
+    """The value of the pointer; nothing yet is no revisions. Raises BadBucket."""
+    if not data:
+        return Revisions()
+    try:
+        return _revisions_decoder.decode(data)
+    except (msgspec.MsgspecError, UnicodeError) as error:
+        raise InvalidBucket(f"its pointer cannot be read: {error}") from error
+
+
+def pack(files: Mapping[str, bytes]) -> bytes:
+    """``files`` by path as compressed JSON, contents in base64."""
+    ordered = {name: files[name] for name in sorted(files)}
+    return zlib.compress(msgspec.json.encode(ordered))
+
+
+def unpack(packed: bytes) -> dict[str, bytes]:
+    """What ``pack`` was given. Raises BadBucket."""
+    inflater = zlib.decompressobj()
+    try:
+        data = inflater.decompress(packed, MAX_UNPACKED_BYTES)
+        if not inflater.eof:
+            raise InvalidBucket("the files of the policy are cut off, or too many")
+        return _files_decoder.decode(data)
+    except (zlib.error, msgspec.MsgspecError, UnicodeError) as error:
+        raise InvalidBucket(f"the files of the policy cannot be read: {error}") from error
+
+
+def blob_name(packed: bytes) -> str:
+    """Under what it lies: equal bytes have equal names, and no others."""
+    return hashlib.sha256(packed).hexdigest()
+
+
+def split(packed: bytes, size: int) -> list[bytes]:
+    """Parts of at most ``size`` bytes."""
+    return [packed[start : start + size] for start in range(0, len(packed), size)]
+
+
+def join_parts(parts: Sequence[bytes], name: str) -> bytes:
+    """The parts as one again. Raises BadBucket where it is not what was split."""
+    packed = b"".join(parts)
+    if blob_name(packed) != name:
+        raise InvalidBucket("the files of the policy are not those that were pushed")
+    return packed
+
+
+def policy_diff(
+    before: Mapping[str, bytes], after: Mapping[str, bytes], names: tuple[str, str]
+) -> Iterator[str]:
+    """A unified diff, line by line; ``names`` are those of the two policies."""
+    for path in sorted({*before, *after}):
+        mine, its = before.get(path), after.get(path)
+        if mine == its:
+            continue
+        olds, news = _lines(mine), _lines(its)
+        if olds is None or news is None:
+            yield f"binary file {path} {_how(mine, its)}"
+            continue
+        titles = (
+            f"{names[0]}/{path}" if mine is not None else "/dev/null",
+            f"{names[1]}/{path}" if its is not None else "/dev/null",
+        )
+        lines = list(unified_diff(olds, news, *titles, lineterm=""))
+        yield from lines or (f"empty file {path} {_how(mine, its)}",)
+
+
+def _how(mine: bytes | None, its: bytes | None) -> str:
+    return "is new" if mine is None else "is gone" if its is None else "differs"
+
+
+def _lines(data: bytes | None) -> list[str] | None:
+    """None of what is no text."""
+    if data is None:
+        return []
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        return None
+    if "\0" in text:
+        return None
+    lines = text.split("\n")
+    if lines[-1] == "":
+        return lines[:-1]
+    return [*lines[:-1], f"{lines[-1]}\\ (no newline at the end)"]

@@ -1,0 +1,26 @@
+"""Checks that need the whole compiled policy. Entry: `check`.
+
+Each module checks for one kind of mistake, and reports it at its place.
+"""
+
+from __future__ import annotations
+
+from ...documents.cursor import Diagnostics
+from . import fields, reachability, templates, usage
+from .context import LintContext, SourceRule, SourceRuleBuilder
+from .fields import check as check_fields
+from .secrets import check_secrets
+
+__all__ = ["LintContext", "SourceRule", "SourceRuleBuilder", "check", "check_fields", "check_secrets"]
+
+
+def check(policy: LintContext, complaints: Diagnostics, *, warn: bool) -> None:
+    """Everything that needs the whole policy; unless ``warn``, nothing that only leads to warnings."""
+    for written in policy.rules:
+        fields.check(written, complaints)
+    templates.check(policy, complaints)
+    usage.check_fallbacks(policy, complaints)
+    if warn:
+        reachability.check(policy, complaints)
+        usage.check_categories(policy, complaints)
+        usage.check_usage(policy, complaints)

@@ -1,0 +1,101 @@
+"""Report rules that can never match, and rules that an earlier ``stop`` hides."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from ...documents.cursor import Diagnostics, DocumentNode
+from ...model.subjects import Pattern, covers
+from ...rules.analysis import LogicCase, cases, clash, implies, most_telling_first, signature
+from ...rules.rulebook import FirstOf, Mode
+from ..rule_compiler import steps_of
+from .context import LintContext, SourceRule
+
+_MAX_COMPARED = 200  # earlier rules that one rule is compared with
+
+
+def check(policy: LintContext, complaints: Diagnostics) -> None:
+    rules = [each for each in policy.rules if each.sound and each.rule.mode is not Mode.OFF]
+    possible: dict[str, Sequence[LogicCase]] = {}  # by id: how the rule may match
+    for written in rules:
+        ways = cases(written.when)
+        if ways is None:
+            continue
+        when = written.entry.get("when")
+        if when is not None and _report_contradiction(written, when, ways, "this rule", complaints):
+            continue
+        possible[written.rule.id] = ways
+        for at, entry in written.notify():
+            steps = steps_of(at, entry) if isinstance(entry, FirstOf) else ()
+            for own in filter(None, (at.get("when"), *(step.get("when") for step, _ in steps))):
+                _check_entry(written, own, ways, complaints)
+    _check_hidden(rules, possible, complaints)
+
+
+def _check_entry(
+    written: SourceRule, when: DocumentNode, ways: Sequence[LogicCase], complaints: Diagnostics
+) -> None:
+    own = cases(when.value)
+    if own is not None and not _report_contradiction(written, when, own, "this entry", complaints):
+        both = [(*mine, *rules) for rules in ways for mine in own]
+        clashes = [clash(case, written.events.is_single) for case in both]
+        if clashes and all(clashes):
+            message = "this entry can never be used: the rule's own conditions exclude these"
+            complaints.add(when, "never-matches", message, severity="warning", at_key=True)
+
+
+def _report_contradiction(
+    written: SourceRule, when: DocumentNode, ways: Sequence[LogicCase], what: str, complaints: Diagnostics
+) -> bool:
+    """Whether none of the ways in which ``when`` might hold can come about."""
+    clashes = [clash(case, written.events.is_single) for case in ways]
+    if not all(clashes):
+        return False
+    only = clashes[0] if len(clashes) == 1 else None
+    at = when.below(only.literal.at) if only else when
+    reason = f": {only.reason}" if only else ": all alternatives of its conditions exclude themselves"
+    verb = "match" if what == "this rule" else "be used"
+    complaints.add(at, "never-matches", f"{what} can never {verb}{reason}", severity="warning", at_key=True)
+    return True
+
+
+def _check_hidden(
+    rules: Sequence[SourceRule], possible: dict[str, Sequence[LogicCase]], complaints: Diagnostics
+) -> None:
+    stops = {
+        place: each
+        for place, each in enumerate(rules)
+        if each.rule.stop and each.rule.mode is Mode.LIVE and each.rule.id in possible
+    }
+    denied = {place: cases(each.when, holds=False) or [] for place, each in stops.items()}
+    common = Counter(signature(case) for ways in denied.values() for case in ways)
+    denied = {place: most_telling_first(ways, common) for place, ways in denied.items()}
+    by_event: dict[str, set[int]] = {}  # places of rules with stop, by an event without wildcards
+    wide: list[tuple[int, Pattern]] = []
+    for place, each in stops.items():
+        for pattern in each.rule.events:
+            if pattern.wild:
+                wide.append((place, pattern))
+            else:
+                by_event.setdefault(str(pattern), set()).add(place)
+
+    def covering(narrow: Pattern, before: int) -> set[int]:
+        found = {place for place, pattern in wide if place < before and covers(pattern, narrow)}
+        return found | {place for place in by_event.get(str(narrow), ()) if place < before}
+
+    for place, written in enumerate(rules):
+        ways = possible.get(written.rule.id)
+        if ways is None or not written.rule.events:
+            continue
+        hiding = set.intersection(*(covering(pattern, place) for pattern in written.rule.events))
+        for at in sorted(hiding)[:_MAX_COMPARED]:
+            earlier = stops[at]
+            known = bool(denied[at]) or not earlier.when  # else in too many ways to be looked at
+            if known and implies(ways, denied[at], written.events.is_single):
+                message = (
+                    f"the rule {written.rule.id!r} is never reached: {earlier.rule.id!r} "
+                    f"({earlier.rule.place}) takes every such event and says stop"
+                )
+                complaints.add(written.entry / "id", "hidden-rule", message, severity="warning")
+                break

@@ -1,0 +1,1 @@
+"""The policy's own tests: cases, runner, comparison, coverage. Entry: `runner`."""

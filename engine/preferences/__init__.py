@@ -1,0 +1,1 @@
+"""Users' preferences: document, options, bucket, cache. Entry: `cache.PreferenceCache`."""

@@ -1,0 +1,1 @@
+"""The index of rules: finds those that match an event among many. Entry: `rule_index.RuleIndex`."""

@@ -1,0 +1,211 @@
+"""Recurring time intervals: office hours, the night, the first of the month.
+
+A window is read on the wall clock of its time zone: it holds while that clock shows a time inside it. When
+clocks go forward, a window that would start in the missing hour starts after it. When they go back, a
+window in the repeated hour holds twice.
+"""
+
+from __future__ import annotations
+
+import re
+from calendar import monthrange
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta, tzinfo
+from heapq import merge
+from itertools import pairwise
+from typing import Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+DAY = 24 * 60  # minutes
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_FAR = 400  # days; what stays closed for longer counts as closed for ever
+_MINUTE = 60_000_000  # microseconds
+
+Range = tuple[int, int]  # from and to, both inside
+
+_TIME = re.compile(r"([01][0-9]|2[0-4]):([0-5][0-9])", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A part of a day, in minutes since midnight; one that ends before it begins goes over midnight."""
+
+    start: int
+    end: int  # not inside; DAY is midnight at the day's end
+
+    @property
+    def overnight(self) -> bool:
+        return self.end <= self.start
+
+    def __str__(self) -> str:
+        return "-".join(f"{minute // 60:02}:{minute % 60:02}" for minute in (self.start, self.end))
+
+
+WHOLE_DAY = Window(0, DAY)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interval:
+    """Windows on certain days. What is empty does not restrict.
+
+    Days are those on which a window begins: Friday 22:00-06:00 ends on Saturday.
+    """
+
+    windows: tuple[Window, ...] = (WHOLE_DAY,)
+    weekdays: frozenset[int] = frozenset()  # Monday is 0
+    days_of_month: tuple[Range, ...] = ()  # from 1; negative ones count from the month's end
+    months: frozenset[int] = frozenset()  # from 1
+    years: tuple[Range, ...] = ()
+    zone: ZoneInfo | None = None  # None: the recipient's
+
+    def holds(self, at: int, recipient: ZoneInfo) -> bool:
+        """Whether ``at``, microseconds since the epoch, lies inside, for a reader in that zone."""
+        local = _wall(at, self.zone or recipient)
+        minute, today = local.hour * 60 + local.minute, local.date()
+        for window in self.windows:
+            if window.overnight:
+                if minute >= window.start and self._is_day(today):
+                    return True
+                if minute < window.end and self._is_day(today - timedelta(days=1)):
+                    return True
+            elif window.start <= minute < window.end and self._is_day(today):
+                return True
+        return False
+
+    def _is_day(self, day: date) -> bool:
+        if self.weekdays and day.weekday() not in self.weekdays:
+            return False
+        if self.months and day.month not in self.months:
+            return False
+        if self.years and not any(first <= day.year <= last for first, last in self.years):
+            return False
+        if not self.days_of_month:
+            return True
+        length = monthrange(day.year, day.month)[1]
+        return any(
+            _day_of(first, length) <= day.day <= _day_of(last, length) for first, last in self.days_of_month
+        )
+
+    @property
+    def turns(self) -> Iterator[int]:
+        """Minutes of the day at which it may begin or end."""
+        yield 0
+        for window in self.windows:
+            yield window.start
+            yield window.end % DAY
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """When something may be sent: inside one of ``active``, where there is one, and in none of ``mute``."""
+
+    active: tuple[Interval, ...] = ()
+    mute: tuple[Interval, ...] = ()
+
+    def is_active(self, at: int, recipient: ZoneInfo) -> bool:
+        return not self.active or any(each.holds(at, recipient) for each in self.active)
+
+    def is_mute(self, at: int, recipient: ZoneInfo) -> bool:
+        return any(each.holds(at, recipient) for each in self.mute)
+
+    def opens(self, at: int, recipient: ZoneInfo) -> int | None:
+        """The first moment from ``at`` on at which it may be sent; None where that is too far to wait for."""
+
+        def is_open(moment: int) -> bool:
+            return self.is_active(moment, recipient) and not self.is_mute(moment, recipient)
+
+        if is_open(at):
+            return at
+        return next(filter(is_open, _turns((*self.active, *self.mute), at, recipient)), None)
+
+
+def _turns(intervals: Sequence[Interval], at: int, recipient: ZoneInfo) -> Iterator[int]:
+    """Every moment after ``at`` at which one of the intervals may begin or end, in order."""
+    zones = {each.zone or recipient for each in intervals}
+    clocks = [
+        _turns_of([each for each in intervals if (each.zone or recipient) is zone], at, zone)
+        for zone in zones
+    ]
+    return merge(*clocks)
+
+
+def _turns_of(intervals: Sequence[Interval], at: int, zone: ZoneInfo) -> Iterator[int]:
+    minutes = sorted({turn for each in intervals for turn in each.turns})
+    today = _wall(at, zone).date()
+    for days in range(_FAR):
+        moments = _moments(today + timedelta(days=days), minutes, zone)
+        yield from sorted({moment for moment in moments if moment > at})
+
+
+def _moments(day: date, minutes: Iterable[int], zone: ZoneInfo) -> Iterator[int]:
+    """When the clock of ``zone`` shows each of ``minutes`` on ``day``, and when it is put forward or back."""
+    midnight = datetime(day.year, day.month, day.day, tzinfo=zone)
+    for minute in minutes:
+        shown = midnight + timedelta(minutes=minute)
+        for fold in (0, 1):
+            yield _micros(shown.replace(fold=fold))
+    hours = [midnight + timedelta(hours=hour) for hour in range(25)]
+    for one, next_ in pairwise(hours):
+        if one.utcoffset() != next_.utcoffset():
+            yield _change(one, next_)
+
+
+def _change(before: datetime, after: datetime) -> int:
+    """The moment between the two at which the offset changes. Offsets change on the minute."""
+    low, high = _micros(before) // _MINUTE, _micros(after) // _MINUTE
+    while high - low > 1:
+        middle = (low + high) // 2
+        if _wall(middle * _MINUTE, before.tzinfo).utcoffset() == before.utcoffset():
+            low = middle
+        else:
+            high = middle
+    return high * _MINUTE
+
+
+def _day_of(day: int, length: int) -> int:
+    """A day of a month of so many days: -1 is its last; what the month does not have lies outside it."""
+    return day if day > 0 else length + 1 + day
+
+
+def _wall(at: int, zone: tzinfo | None) -> datetime:
+    return (_EPOCH + timedelta(microseconds=at)).astimezone(zone)
+
+
+def _micros(moment: datetime) -> int:
+    return (moment - _EPOCH) // timedelta(microseconds=1)
+
+
+ALWAYS = Schedule()
+
+
+def parse_window(value: str | Mapping[str, Any]) -> Window:
+    """``22:00-07:00``, or the same as a mapping; ValueError, in words for operators, when it is none."""
+    if isinstance(value, Mapping):
+        start, end = str(value["start_time"]), str(value["end_time"])
+    else:
+        start, dash, end = value.partition("-")
+        if not dash:
+            raise ValueError(f"{value!r} is no window such as 09:00-17:30")
+    minutes = _minute(start.strip()), _minute(end.strip())
+    if minutes[0] == minutes[1]:
+        raise ValueError(f"a window from {start.strip()} to {end.strip()} is empty; a day is 00:00-24:00")
+    if minutes[0] == DAY:
+        raise ValueError("a window cannot begin at 24:00; write 00:00")
+    return Window(*minutes)
+
+
+def _minute(text: str) -> int:
+    found = _TIME.fullmatch(text)
+    if found is None or int(found[1]) * 60 + int(found[2]) > DAY:
+        raise ValueError(f"{text!r} is no time of day between 00:00 and 24:00")
+    return int(found[1]) * 60 + int(found[2])
+
+
+def parse_zone(name: str) -> ZoneInfo:
+    """The time zone called ``name``; ValueError where there is none."""
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:  # of a folder, of odd characters
+        message = f"there is no time zone {name!r}; they are called as in Europe/Berlin or UTC"
+        raise ValueError(message) from error

@@ -1,0 +1,1 @@
+"""One replica: session, control protocol, reload, file watcher, health. Entry: `server.Server`."""

@@ -1,0 +1,72 @@
+"""What was brought back from the dead letters, against a real broker: sent once, and with its own history."""
+
+from __future__ import annotations
+
+from contract.broker.test_deliver import delivering, delivery
+from msgspec.structs import replace
+from support.waiting import until
+
+from engine.broker import Connection, OutgoingMessage
+from engine.broker.codec import encode
+from engine.model.errors import Refused
+from engine.model.messages import Delivery, RedriveId
+from engine.server.session import now
+
+
+def back(dead: Delivery, letter: str = "1-1", at: int = 0) -> Delivery:
+    return replace(dead, redrive=RedriveId(letter=letter, at=at or now()))
+
+
+def copy(of: Delivery, name: str) -> OutgoingMessage:
+    return OutgoingMessage(subject="mss.delivery.notice.email", payload=encode(of), id=name)
+
+
+async def test_its_deadline_begins_anew(connection: Connection) -> None:
+    async with delivering(connection) as bench:
+        await bench.store(back(delivery(created=now() - 3601 * 1_000_000)))
+        await bench.done()
+        assert bench.channel.sent == ["d" * 32]
+
+
+async def test_what_did_go_out_is_not_sent_again(connection: Connection) -> None:
+    async with delivering(connection) as bench:
+        await bench.store(delivery())
+        await bench.done()
+        await bench.publisher.store(copy(back(delivery()), "again"))
+        await bench.done()
+        assert bench.channel.sent == ["d" * 32]
+
+
+async def test_of_two_copies_of_one_letter_one_is_sent(connection: Connection) -> None:
+    async with delivering(connection, *(Refused("550 no") for _ in range(9))) as bench:
+        first, second = back(delivery()), back(delivery(), at=now() + 1)
+        await bench.publisher.store(copy(first, "one"), copy(second, "two"))
+        await bench.done()
+        assert len(bench.channel.sent) == 1
+        # Another letter of the same delivery is another matter.
+        await bench.publisher.store(copy(back(delivery(), "2-2"), "three"))
+        await bench.done()
+        assert len(bench.channel.sent) == 2
+
+
+async def test_a_copy_that_comes_again_is_tried_again(connection: Connection) -> None:
+    async with delivering(connection, RuntimeError("a bug"), Refused("550 no")) as bench:
+        await bench.publisher.store(copy(back(delivery()), "one"))
+        await bench.done()
+        assert len(bench.channel.sent) == 2
+
+
+async def test_each_life_has_its_receipts_and_its_letter(connection: Connection) -> None:
+    """They have other message ids, or the streams would take them for repeats."""
+    async with delivering(connection, Refused("550 no"), Refused("550 still no")) as bench:
+        await bench.store(delivery())
+        await bench.done()
+        await bench.publisher.store(copy(back(delivery()), "again"))
+        await until(lambda: len(bench.channel.sent) == 2, what="the second attempt")
+        await bench.done()
+        assert [letter.headers["Mss-Detail"] for letter in await bench.stored("MSS_DEAD")] == [
+            "550 no", "550 still no",
+        ]  # fmt: skip
+        receipts = await bench.history()
+        assert [r["detail"] for r in receipts] == ["550 no", "550 still no"]
+        assert "redrive" not in receipts[0] and receipts[1]["redrive"]["letter"] == "1-1"

@@ -1,0 +1,36 @@
+"""Everything outside the engine: a broker, catchers, and engines as processes of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from nats.aio.client import Client
+from support.processes import Engine
+
+from engine.cli.demo import Caught
+
+StartEngine = Callable[..., Awaitable[Engine]]
+
+
+@dataclass
+class World:
+    """A broker and what has arrived at the catchers."""
+
+    address: str  # of the broker
+    client: Client
+    caught: Caught
+    environment: dict[str, str]  # for the example policy's references
+
+    async def stored(self, stream: str) -> int:
+        """How many messages a stream holds."""
+        return int((await self.client.jetstream().stream_info(stream)).state.messages)
+
+    async def messages(self, stream: str) -> list[Any]:
+        """Every message that a stream holds, oldest first."""
+        js = self.client.jetstream()
+        state = (await js.stream_info(stream)).state
+        if not state.messages:
+            return []
+        return [await js.get_msg(stream, seq) for seq in range(state.first_seq, state.last_seq + 1)]

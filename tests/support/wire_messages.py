@@ -1,0 +1,33 @@
+"""Messages on the wire, as the original Go client writes them."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+from uuid import uuid4
+
+
+def envelope(payload: Any, *, reqid: str | None = None, sent: int | None = None) -> bytes:
+    """A message as the original client publishes it."""
+    message = {
+        "version": "0.1.1",
+        "time": time.time_ns() // 1000 if sent is None else sent,
+        "reqid": uuid4().hex if reqid is None else reqid,
+        "payload": payload,
+    }
+    return json.dumps(message, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def login(number: int = 1, **more: Any) -> dict[str, Any]:
+    """The payload of an abnormal login of person ``number``."""
+    return {
+        "userid": f"u{number}",
+        "mailto": f"u{number}@example.com",
+        "phone": f"+86138{number:08d}",
+        "locale": "en",
+        "ip": "203.0.113.9",
+        "city": "Singapore",
+        "result": "success",
+        **more,
+    }

@@ -1,0 +1,252 @@
+"""What a dead letter says, what it becomes, and what of it is shown."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+from support.policy_builders import event, policy
+
+from engine.broker.codec import Redrive, encode, redrive_of
+from engine.history.dead_letters import (
+    DeadLetter,
+    DeadLetterFilter,
+    EventRedrive,
+    dead_letter_of,
+    header_value,
+    masked_payload,
+    only_redriven,
+    readable,
+    redrive_message,
+    sensitive_header,
+)
+from engine.model.errors import NotRedrivable
+from engine.model.messages import Delivery, Inline, Kind, Message, RedriveId, Severity
+from engine.planning.planner import Plan, plan
+
+SECRET = "https://iam.example.com/s?token=a'b&c=1"
+DELIVERY = Delivery(
+    id="d" * 32, kind=Kind.AUDIT, key="x", reqid="r1", rule="r", revision="rev", channel="email", user="u",
+    to=("a@example.com",), locale="en", severity=Severity.NONE, secrets=(SECRET,), created=5,
+    payload={"link": SECRET, "n": 1},
+    message=Message(
+        title=f"Go to {SECRET}", text=f"Go to {SECRET}", html="<a href='https://iam.example.com/s?token=a&#x27;b&amp;c=1'>go</a>",
+        inline=(Inline(name="logo.png", media_type="image/png", data=b"x" * 99),),
+    ),
+)  # fmt: skip
+
+
+def letter(reason: str = "refused", size: int = 10, **headers: str) -> DeadLetter:
+    named = {f"Mss-{name.title()}": value for name, value in headers.items()}
+    return dead_letter_of(f"mss.dead.notice.{reason}", named, sequence=7, at=1000, size=size)
+
+
+def of_event(**headers: str) -> DeadLetter:
+    return letter("not-json", **{"subject": "kiam.console.notice.x", **headers})
+
+
+def test_a_delivery_comes_back_with_its_id_and_a_new_life() -> None:
+    back = redrive_message(letter(delivery="d" * 32), encode(DELIVERY), at=9_000)
+    assert back == replace(DELIVERY, redrive=RedriveId(letter="7-1000", at=9_000))
+    assert isinstance(back, Delivery)
+    assert back.deadline_start == 9_000 and DELIVERY.deadline_start == 5  # its deadline begins anew
+    assert back.run_id != DELIVERY.run_id == DELIVERY.id  # and so do its receipts
+
+
+def test_an_event_comes_back_whole_to_where_it_came_from() -> None:
+    back = redrive_message(of_event(received="77"), b"{nonsense", at=9_000)
+    assert isinstance(back, EventRedrive)
+    assert (back.subject, back.payload) == ("kiam.console.notice.x", b"{nonsense")
+    assert redrive_of(back.headers) == Redrive(id=RedriveId(letter="7-1000", at=9_000), received=77)
+
+
+def test_of_an_event_that_was_planned_in_part_the_rest_is_asked_for() -> None:
+    back = redrive_message(of_event(rule="r", channel="email", delivery="x"), b"{}", at=9_000)
+    assert isinstance(back, EventRedrive)
+    again = redrive_of(back.headers)
+    assert again is not None and again.is_partial
+    assert (again.rule, again.channel, again.delivery, again.received) == ("r", "email", "x", 1000)
+
+
+@pytest.mark.parametrize(
+    ("dead", "payload", "words"),
+    [
+        (of_event(truncated="99"), b"{}", "only its beginning was kept"),
+        (letter(truncated="99"), encode(DELIVERY), "only its beginning was kept"),
+        (letter("bad-delivery"), b"{}", "cannot be read as a delivery"),
+    ],
+)
+def test_what_stays_dead(dead: DeadLetter, payload: bytes, words: str) -> None:
+    with pytest.raises(NotRedrivable, match=words):
+        redrive_message(dead, payload, at=1)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        None,
+        {},
+        {"Mss-Rule": "r", "Mss-Channel": "email"},  # it was never dead: it cannot ask for a part
+        {"Mss-Dead-Letter": "1-1"},
+        {"Mss-Dead-Letter": "1-1 ", "Mss-Redriven-At": "1", "Mss-Received": "1"},
+        {"Mss-Dead-Letter": "a.b", "Mss-Redriven-At": "1", "Mss-Received": "1"},
+        {"Mss-Dead-Letter": "1-1", "Mss-Redriven-At": "-1", "Mss-Received": "1"},
+        {"Mss-Dead-Letter": "1-1", "Mss-Redriven-At": "1", "Mss-Received": "9" * 19},
+        {"Mss-Dead-Letter": "1-1", "Mss-Redriven-At": "²", "Mss-Received": "1"},
+    ],
+)
+def test_headers_that_say_nothing(headers: dict[str, str] | None) -> None:
+    assert redrive_of(headers) is None
+
+
+RULES = """
+rules:
+  - id: r
+    event: notice.own.event
+    to: {phone: phones, email: mail}
+    notify: [sms, email, {channel: terminal, when: {never: {exists: true}}}]
+    template: t
+  - id: other
+    event: notice.own.event
+    to: {email: mail}
+    notify: [email]
+    template: t
+"""
+
+
+@pytest.fixture
+def planned(tmp_path: Path) -> Plan:
+    rulebook = policy(tmp_path, RULES).require()
+    phones = ["+8613800000001", "+8613800000002"]
+    return plan(rulebook, event({"phones": phones, "mail": "a@example.com"}, "notice.own.event"))
+
+
+def again(**more: str) -> Redrive:
+    return Redrive(id=RedriveId(letter="7-1000", at=9_000), received=5, **more)
+
+
+def test_without_a_part_all_is_planned_and_known_as_brought_back(planned: Plan) -> None:
+    back = only_redriven(planned, again())
+    assert [d.id for d in back.deliveries] == [d.id for d in planned.deliveries]
+    assert {d.redrive for d in back.deliveries} == {RedriveId(letter="7-1000", at=9_000)}
+    assert back.suppressed == planned.suppressed and back.matches == planned.matches
+
+
+def test_of_a_part_its_siblings_are_left_out(planned: Plan) -> None:
+    texts = [d for d in planned.deliveries if d.channel == "sms"]
+    back = only_redriven(planned, again(rule="r", channel="sms", delivery=texts[1].id))
+    assert [d.to for d in back.deliveries] == [texts[1].to]
+    assert [match.rule.id for match in back.matches] == ["r"]
+    assert back.suppressed == ()
+
+
+def test_a_part_that_has_another_id_by_now_is_what_the_rule_tells_over_the_channel(planned: Plan) -> None:
+    back = only_redriven(planned, again(rule="r", channel="sms", delivery="renamed"))
+    assert [d.channel for d in back.deliveries] == ["sms", "sms"]
+    assert [d.rule for d in only_redriven(planned, again(rule="other", channel="email")).deliveries] == [
+        "other"
+    ]
+    assert only_redriven(planned, again(rule="gone", channel="email")).deliveries == ()
+    assert [s.reason for s in only_redriven(planned, again(rule="r", channel="terminal")).suppressed] == [
+        "condition"
+    ]
+
+
+def test_a_failure_knows_the_delivery_that_it_would_have_been(tmp_path: Path) -> None:
+    words = {"templates__t__sms.txt": "{{ payload.mail.nothing.at.all }}"}
+    phones = ["+8613800000001", "+8613800000002"]
+    told = event({"phones": phones, "mail": "a@example.com"}, "notice.own.event")
+    failed = plan(policy(tmp_path / "1", RULES, **words).require(), told).failures
+    whole = plan(policy(tmp_path / "2", RULES).require(), told)
+    assert [f.delivery for f in failed] == [d.id for d in whole.deliveries if d.channel == "sms"]
+    assert len(set(failed)) == 2  # two letters, not one for both
+
+
+@pytest.mark.parametrize(
+    ("wanted", "meant"),
+    [
+        (DeadLetterFilter(), True),
+        (
+            DeadLetterFilter(
+                kind=Kind.NOTICE, reason="refused", rule="规则", channel="email", reqid="r1", since=1000
+            ),
+            True,
+        ),
+        (DeadLetterFilter(kind=Kind.AUDIT), False),
+        (DeadLetterFilter(reason="expired"), False),
+        (DeadLetterFilter(rule="规"), False),
+        (DeadLetterFilter(channel="sms"), False),
+        (DeadLetterFilter(reqid="r2"), False),
+        (DeadLetterFilter(delivery="x"), False),
+        (DeadLetterFilter(since=1001), False),
+    ],
+)
+def test_which_letters_are_meant(wanted: DeadLetterFilter, meant: bool) -> None:
+    assert wanted.matches(letter(rule=header_value("规则"), channel="email", reqid="r1")) is meant
+
+
+@given(st.text(max_size=100))
+def test_headers_are_ascii_and_can_be_read(text: str) -> None:
+    value = header_value(text)
+    assert value.isascii() and "\n" not in value and "\r" not in value
+    if "\\" not in text and not any(0xD800 <= ord(char) < 0xE000 for char in text):
+        assert readable(value).split() == " ".join(text.split())[:500].split() or not text.isprintable()
+
+
+def test_what_others_escaped_stays_escaped() -> None:
+    assert readable(r"C:\x1b[31m \x41 \u0007 \ud800 \u00e9") == r"C:\x1b[31m \x41 \u0007 \ud800 é"
+
+
+def test_a_delivery_is_shown_without_its_secrets() -> None:
+    data = masked_payload(letter(), encode(DELIVERY))
+    assert data["id"] == DELIVERY.id and data["to"] == ["a@example.com"] and data["event"] == "audit.x"
+    assert data["text"] == "Go to ***" and data["html"] == "<a href='***'>go</a>"
+    assert data["payload"] == {"link": "***", "n": 1} and data["pictures"] == ["logo.png"]
+    assert "token" not in json.dumps(data)
+    assert "cannot be read" in masked_payload(letter(), encode(DELIVERY)[:-1])
+
+
+def event_letter(payload: Any, *paths: tuple[str, ...]) -> Any:
+    data = payload if isinstance(payload, bytes) else json.dumps(payload, ensure_ascii=False).encode()
+    return masked_payload(
+        of_event(sensitive=header_value(sensitive_header(paths))) if paths else of_event(), data
+    )
+
+
+def test_an_event_is_shown_without_its_sensitive_fields() -> None:
+    message = {
+        "reqid": "r",
+        "payload": {"link": SECRET, "user": {"pin": 12}, "n": 12, "text": f"at {SECRET}"},
+    }
+    data = event_letter(message, ("link",), ("user", "pin"))
+    assert data["payload"] == {"link": "***", "user": {"pin": "***"}, "n": "***", "text": "at ***"}
+    assert event_letter(message) == message  # nothing is known to be sensitive
+
+
+def test_nor_in_another_spelling_or_twice() -> None:
+    data = event_letter(
+        b'{"PAYLOAD":{"Link":["secret-1"],"LINK":"secret-2","x":"secret-1 secret-2"}}', ("link",)
+    )
+    assert data["PAYLOAD"]["x"] == "*** ***" and "secret" not in json.dumps(data)
+    twice = event_letter(b'{"payload":{"link":"secret-1"},"payload":{"x":"secret-1"}}', ("link",))
+    assert "secret" not in json.dumps(twice)
+
+
+def test_what_cannot_be_read_is_not_shown_where_there_may_be_secrets() -> None:
+    half = b'{"payload":{"link":"secret-1"'
+    assert "secret-1" not in event_letter(half, ("link",))
+    assert event_letter(half) == half.decode()
+    many = tuple((f"field-{number}",) for number in range(100))
+    assert sensitive_header(many) == "*"
+    assert "secret-1" not in event_letter({"payload": {"link": "secret-1"}}, *many)
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_can_be_shown(data: bytes) -> None:
+    for dead in (letter(), of_event(), of_event(sensitive='[["a"]]')):
+        masked_payload(dead, data)

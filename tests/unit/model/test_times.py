@@ -1,0 +1,73 @@
+"""Durations as operators write them."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.documents.schemas import load
+from engine.model.times import UNITS, parse_duration
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("10s", 10.0),
+        ("5m", 300.0),
+        ("1h", 3600.0),
+        ("7d", 604800.0),
+        ("500ms", 0.5),
+        ("1h30m", 5400.0),
+        ("1.5h", 5400.0),
+        ("1m500ms", 60.5),
+        ("0s", 0.0),
+    ],
+)
+def test_reads(text: str, seconds: float) -> None:
+    assert parse_duration(text) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "s", "10", "1.5", "-5s", "+5s", "5 s", " 5s", "5s\n", "5w", "5S", "1h 30m", "٥s", "h1", "5sm"],
+)
+def test_refuses(text: str) -> None:
+    with pytest.raises(ValueError, match="unit"):
+        parse_duration(text)
+
+
+def test_a_bare_number_is_told_its_unit() -> None:
+    with pytest.raises(ValueError, match="30 has no unit; write 30s for seconds"):
+        parse_duration("30")
+
+
+@pytest.mark.parametrize("value", [30, 1.5, None, True, ["5s"]])
+def test_refuses_what_is_no_text(value: object) -> None:
+    with pytest.raises(ValueError, match="expected a duration"):
+        parse_duration(value)  # type: ignore[arg-type]
+
+
+def test_refuses_more_than_a_number_can_hold() -> None:
+    with pytest.raises(ValueError, match="too long"):
+        parse_duration("9" * 400 + "d")
+
+
+@given(
+    st.one_of(
+        st.text(),
+        st.from_regex(r"[0-9.smhd]{0,12}", fullmatch=True),
+        st.lists(st.sampled_from(["1", "30", "1.5", *UNITS]), max_size=6).map("".join),
+    )
+)
+@pytest.mark.parametrize("schema", ["policy", "mss"])
+def test_agrees_with_the_schemas(schema: str, text: str) -> None:
+    pattern = load(schema)["$defs"]["duration"]["pattern"].removesuffix("$") + r"\Z"
+    try:
+        parse_duration(text)
+    except ValueError:
+        assert not re.search(pattern, text)
+    else:
+        assert re.search(pattern, text)

@@ -1,0 +1,36 @@
+"""What nobody refers to any more is freed piece by piece; what somebody does is left alone."""
+
+from __future__ import annotations
+
+import gc
+from dataclasses import dataclass
+from weakref import ref
+
+from engine.runtime import free_gradually
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    children: tuple[Node, ...] = ()
+
+
+def test_all_of_it_goes_and_nothing_else() -> None:
+    shared, kept = Node(), Node((Node(),))
+    tree: Node | None = Node((Node((shared, kept)), Node((shared,))))
+    assert tree is not None
+    gone = [ref(tree), ref(tree.children[0]), ref(shared)]
+    things: list[object] = [tree]
+    tree, shared = None, kept
+    gc.disable()
+    try:
+        free_gradually(things)
+        assert [each() for each in gone] == [None, None, None]
+    finally:
+        gc.enable()
+    assert things == [] and len(kept.children) == 1
+
+
+def test_what_is_in_use_stays_whole() -> None:
+    tree = Node((Node(), Node((Node(),))))
+    free_gradually([tree])
+    assert len(tree.children) == 2 and len(tree.children[1].children) == 1

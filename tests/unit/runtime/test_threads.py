@@ -1,0 +1,46 @@
+"""While work is done beside the event loop, threads take short turns; afterwards as long ones as before."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+
+import pytest
+
+from engine.runtime import run_in_thread
+
+
+async def test_turns_are_short_until_the_last_one_is_done() -> None:
+    usual = sys.getswitchinterval()
+    go = {1: threading.Event(), 2: threading.Event()}
+
+    def work(number: int) -> float:
+        go[number].wait()
+        return sys.getswitchinterval()
+
+    tasks = {number: asyncio.create_task(run_in_thread(work, number)) for number in go}
+    while sys.getswitchinterval() == usual:
+        await asyncio.sleep(0.001)
+    go[1].set()
+    assert await tasks[1] < usual / 5
+    assert sys.getswitchinterval() < usual / 5
+    go[2].set()
+    assert await tasks[2] < usual / 5
+    assert sys.getswitchinterval() == usual
+
+
+async def test_what_fails_or_is_no_longer_waited_for_leaves_nothing_changed() -> None:
+    usual, go = sys.getswitchinterval(), threading.Event()
+    with pytest.raises(ZeroDivisionError):
+        await run_in_thread(divmod, 1, 0)
+    assert sys.getswitchinterval() == usual
+    task = asyncio.create_task(run_in_thread(go.wait))
+    while sys.getswitchinterval() == usual:
+        await asyncio.sleep(0.001)
+    task.cancel()
+    await asyncio.wait((task,))
+    assert sys.getswitchinterval() < usual / 5  # the thread is still at it
+    go.set()
+    while sys.getswitchinterval() != usual:
+        await asyncio.sleep(0.001)
