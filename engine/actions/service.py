@@ -1,4 +1,4 @@
-"""The action service: one request in, exactly one reply out. Entry: `Actions`.
+"""The action service: one request in, exactly one reply out. Entry: `ActionService`.
 
 Each subject has one subscription in a queue group, so one replica gets a request, and an action that nobody
 serves is answered "no responders" at once.
@@ -59,7 +59,7 @@ QUEUE_GROUP = "mss-actions"
 
 
 @dataclass(kw_only=True)
-class Actions:
+class ActionService:
     """Serves the actions of a policy; which ones can change while it runs."""
 
     terms: ServiceTerms
@@ -68,7 +68,7 @@ class Actions:
     resources: HandlerResources
     metrics: Metrics
     clock: Callable[[], int]  # microseconds since the epoch
-    visibility: MicroService
+    micro: MicroService
     started: asyncio.Event = field(default_factory=asyncio.Event)
     _served: dict[str, ActiveAction] = field(default_factory=dict)  # by key
     _listening: dict[str, ActionSubscription] = field(default_factory=dict)  # by subject
@@ -147,7 +147,7 @@ class Actions:
             for subject in left:
                 del self._listening[subject]
             gone = [self._served.pop(key) for key in self._served.keys() - specs.keys()]
-            self.visibility.endpoints = [each.endpoint for each in self._listening.values()]
+            self.micro.endpoints = [each.endpoint for each in self._listening.values()]
         for served in (*outdated, *gone):
             await served.close()
 
@@ -370,11 +370,11 @@ def make_actions(
     resources: HandlerResources,
     *,
     clock: Callable[[], int],
-) -> Actions:
+) -> ActionService:
     """``bucket`` is the ledger's; ``clock`` tells microseconds since the epoch."""
     # Anew with each session: what an earlier one had in hand, nobody works on any more.
     replica = uuid.uuid4().hex
-    return Actions(
+    return ActionService(
         terms=ServiceTerms(
             prefix=settings.prefix,
             namespace=settings.namespace,
@@ -388,7 +388,7 @@ def make_actions(
         resources=resources,
         metrics=resources.metrics,
         clock=clock,
-        visibility=MicroService(
+        micro=MicroService(
             connection=connection, name=settings.namespace, id=replica, version=version("mss-server")
         ),
     )

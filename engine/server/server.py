@@ -19,7 +19,7 @@ from importlib.metadata import version
 
 import nats.errors
 
-from ..actions.service import Actions
+from ..actions.service import ActionService
 from ..metrics import ChannelState, Metrics
 from ..model.errors import BrokerError, BrokerUnsupported, innermost
 from ..rules.rulebook import Rulebook
@@ -143,7 +143,7 @@ class Server:
         return ReplicaReply(id=self.id, name=name, revision=self.rulebook.revision, since=self._since)
 
     @property
-    def actions(self) -> Actions | None:
+    def actions(self) -> ActionService | None:
         """The actions of the present session."""
         return self._work.service.actions if self._work else None
 

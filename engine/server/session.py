@@ -20,7 +20,7 @@ from msc.errors import ConnectError
 from msc.options import ConnectOptions
 
 from ..actions import HandlerResources
-from ..actions.service import Actions, make_actions
+from ..actions.service import ActionService, make_actions
 from ..broker import AtomicStore, Connection, Consumer, Handle, Provisioner, Publisher, Topology, connect
 from ..broker.kv import StateStore
 from ..channels import Channel, ChannelResources, open_channel
@@ -95,7 +95,7 @@ class Session:
     state: AtomicStore
     herald: OperatorNotifier
     preferences: PreferenceCache
-    actions: Actions
+    actions: ActionService
 
     @property
     def provisioner(self) -> Provisioner:
@@ -398,7 +398,7 @@ class Service:
             )
 
     @property
-    def actions(self) -> Actions | None:
+    def actions(self) -> ActionService | None:
         """The actions, while they are served."""
         return self._up.session.actions if self._up else None
 
@@ -480,7 +480,7 @@ class Service:
         await up.workers.pulling()
         await session.connection.flush(_START_LIMIT)
         session.connection.require_permitted()
-        await session.actions.visibility.start()
+        await session.actions.micro.start()
         return acting
 
     def _consume_kinds(self, up: _ServingState) -> None:
