@@ -8,12 +8,13 @@ window in the repeated hour holds twice.
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from calendar import monthrange
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from heapq import merge
-from itertools import pairwise
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -120,18 +121,15 @@ class Schedule:
         return next(filter(is_open, _turns((*self.active, *self.mute), at, recipient)), None)
 
 
-def _turns(intervals: Sequence[Interval], at: int, recipient: ZoneInfo) -> Iterator[int]:
-    """Every moment after ``at`` at which one of the intervals may begin or end, in order."""
-    zones = {each.zone or recipient for each in intervals}
-    clocks = [
-        _turns_of([each for each in intervals if (each.zone or recipient) is zone], at, zone)
-        for zone in zones
-    ]
-    return merge(*clocks)
+def _turns(intervals: Iterable[Interval], at: int, recipient: ZoneInfo) -> Iterator[int]:
+    """Yield, in order, every moment after ``at`` at which one of the intervals may begin or end."""
+    minutes: defaultdict[ZoneInfo, set[int]] = defaultdict(set)
+    for interval in intervals:
+        minutes[interval.zone or recipient].update(interval.turns)
+    return merge(*(_turns_of(sorted(of_zone), at, zone) for zone, of_zone in minutes.items()))
 
 
-def _turns_of(intervals: Sequence[Interval], at: int, zone: ZoneInfo) -> Iterator[int]:
-    minutes = sorted({turn for each in intervals for turn in each.turns})
+def _turns_of(minutes: Sequence[int], at: int, zone: ZoneInfo) -> Iterator[int]:
     today = _wall(at, zone).date()
     for days in range(_FAR):
         moments = _moments(today + timedelta(days=days), minutes, zone)
@@ -139,28 +137,21 @@ def _turns_of(intervals: Sequence[Interval], at: int, zone: ZoneInfo) -> Iterato
 
 
 def _moments(day: date, minutes: Iterable[int], zone: ZoneInfo) -> Iterator[int]:
-    """When the clock of ``zone`` shows each of ``minutes`` on ``day``, and when it is put forward or back."""
+    """Yield when the clock of ``zone`` shows each of ``minutes`` on ``day``, and when it changes."""
     midnight = datetime(day.year, day.month, day.day, tzinfo=zone)
     for minute in minutes:
         shown = midnight + timedelta(minutes=minute)
         for fold in (0, 1):
             yield _micros(shown.replace(fold=fold))
-    hours = [midnight + timedelta(hours=hour) for hour in range(25)]
-    for one, next_ in pairwise(hours):
-        if one.utcoffset() != next_.utcoffset():
-            yield _change(one, next_)
 
+    def has_changed(minute: int) -> bool:
+        return _wall(minute * _MINUTE, zone).utcoffset() != offset
 
-def _change(before: datetime, after: datetime) -> int:
-    """The moment between the two at which the offset changes. Offsets change on the minute."""
-    low, high = _micros(before) // _MINUTE, _micros(after) // _MINUTE
-    while high - low > 1:
-        middle = (low + high) // 2
-        if _wall(middle * _MINUTE, before.tzinfo).utcoffset() == before.utcoffset():
-            low = middle
-        else:
-            high = middle
-    return high * _MINUTE
+    # Searched in minutes since the epoch: a time of the wall clock may be missing or there twice.
+    first, last = (_micros(each) // _MINUTE for each in (midnight, midnight + timedelta(days=1)))
+    offset = _wall(first * _MINUTE, zone).utcoffset()
+    if has_changed(last):
+        yield (first + bisect_left(range(first, last), True, key=has_changed)) * _MINUTE
 
 
 def _day_of(day: int, length: int) -> int:

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from engine.rules.schedule import Interval, Schedule, Window
+from engine.rules.schedule import Interval, Schedule, Window, parse_window
 
 BERLIN, SHANGHAI, NEW_YORK = map(ZoneInfo, ("Europe/Berlin", "Asia/Shanghai", "America/New_York"))
-LORD_HOWE, KATHMANDU = ZoneInfo("Australia/Lord_Howe"), ZoneInfo("Asia/Kathmandu")
+LORD_HOWE, KATHMANDU, CAIRO = map(ZoneInfo, ("Australia/Lord_Howe", "Asia/Kathmandu", "Africa/Cairo"))
 NIGHT = Window(22 * 60, 7 * 60)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -115,6 +115,29 @@ def test_a_window_in_the_hour_that_comes_twice_holds_twice() -> None:
     assert over_it.is_mute(at("2026-10-25T02:30", fold=1), BERLIN)
 
 
+@pytest.mark.parametrize(
+    ("zone", "start", "end", "asked", "opened"),
+    [
+        # The clock skips the end of the window ...
+        (BERLIN, "01:00", "02:30", "2026-03-29T01:30", "2026-03-29T03:00+02:00"),
+        (LORD_HOWE, "00:00", "02:01", "2026-10-04T01:10", "2026-10-04T02:30+11:00"),
+        (LORD_HOWE, "00:00", "02:20", "2026-10-04T01:10", "2026-10-04T02:30+11:00"),
+        (CAIRO, "20:00", "00:30", "2026-04-23T21:00", "2026-04-24T01:00+03:00"),  # at midnight
+        # ... and shows for one minute only a time that is outside ...
+        (BERLIN, "03:01", "02:01", "2026-03-28T23:00", "2026-03-29T03:00+02:00"),
+        (LORD_HOWE, "02:31", "02:01", "2026-10-03T19:00", "2026-10-04T02:30+11:00"),
+        (CAIRO, "01:01", "00:01", "2026-04-23T21:00", "2026-04-24T01:00+03:00"),
+        # ... or goes back to before the window.
+        (BERLIN, "02:30", "05:00", "2026-10-25T02:45", "2026-10-25T02:00+01:00"),
+        (LORD_HOWE, "01:45", "03:00", "2026-04-05T01:50", "2026-04-05T01:30+10:30"),
+        (CAIRO, "23:30", "06:00", "2026-10-29T23:40", "2026-10-29T23:00+02:00"),
+    ],
+)
+def test_it_opens_at_a_clock_change(zone: ZoneInfo, start: str, end: str, asked: str, opened: str) -> None:
+    schedule = mute(parse_window(f"{start}-{end}"), zone=zone)
+    assert shown(schedule.opens(at(asked, zone), BERLIN), zone) == opened
+
+
 def test_what_is_active_and_mute_waits_for_both() -> None:
     office = Interval(windows=(Window(9 * 60, 17 * 60),), weekdays=frozenset(range(5)), zone=BERLIN)
     lunch = Interval(windows=(Window(9 * 60, 13 * 60),), zone=NEW_YORK)
@@ -132,7 +155,7 @@ def test_what_never_opens_says_so() -> None:
 windows = some.builds(Window, some.integers(0, 24 * 60 - 1), some.integers(1, 24 * 60)).filter(
     lambda window: window.start != window.end
 )
-zones = some.sampled_from([BERLIN, SHANGHAI, NEW_YORK, LORD_HOWE, KATHMANDU, None])
+zones = some.sampled_from([BERLIN, SHANGHAI, NEW_YORK, LORD_HOWE, KATHMANDU, CAIRO, None])
 intervals = some.builds(
     Interval,
     windows=some.lists(windows, min_size=1, max_size=3).map(tuple),
@@ -148,7 +171,9 @@ intervals = some.builds(
         active=some.lists(intervals, max_size=2).map(tuple),
         mute=some.lists(intervals, max_size=2).map(tuple),
     ),
-    some.sampled_from(["2026-03-28T12:00", "2026-10-24T12:00", "2026-10-03T09:00", "2026-06-01T00:00"]),
+    some.sampled_from(
+        ["2026-03-28T12:00", "2026-10-24T12:00", "2026-10-03T09:00", "2026-04-23T12:00", "2026-06-01T00:00"]
+    ),
     some.integers(0, 36 * 60),
 )
 def test_it_opens_at_the_first_minute_at_which_it_is_open(schedule: Schedule, day: str, minute: int) -> None:
