@@ -1,4 +1,4 @@
-"""Keep the event loop responsive: long work on threads, and short garbage-collector pauses.
+"""The clock of the process, and an event loop that stays responsive: worker threads, short collector pauses.
 
 CPython runs one thread at a time, and the collector stops them all. This module shortens the turns of
 worker threads, runs the collector only when the heap has grown, and frees large objects piece by piece.
@@ -11,6 +11,7 @@ import contextlib
 import gc
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,6 +28,11 @@ _YOUNG = 20_000  # objects; usually 700, of which thousands are in hand under lo
 _GROWN = 1.5  # times what was in use after the last full collection
 
 _OURS = 2  # references to a piece that nobody else has: ours, and the argument of the question
+
+
+def now() -> int:
+    """Return the present time in microseconds since the epoch."""
+    return time.time_ns() // 1000
 
 
 async def run_in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

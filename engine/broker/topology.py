@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..model.messages import Kind
+from ..settings import Settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +22,22 @@ class Topology:
     dead_age: float = 30 * 86400.0
     ledger_age: float = 86400.0
     ack_wait: float = 10.0  # seconds after which an unacknowledged message comes again
+
+    @classmethod
+    def of(cls, settings: Settings) -> Topology:
+        """Return the names that ``settings`` ask for."""
+        return cls(
+            prefix=settings.prefix,
+            namespace=settings.namespace,
+            streams=settings.stream_prefix,
+            replicas=settings.replicas,
+            kinds=settings.kinds,
+            archive_age=settings.archive_age,
+            history_age=settings.history_age,
+            dead_age=settings.dead_age,
+            ledger_age=settings.ledger_age,
+            ack_wait=settings.ack_wait,
+        )
 
     def subjects(self, kind: Kind) -> list[str]:
         """The applications' subjects of one kind."""

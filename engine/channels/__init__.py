@@ -45,12 +45,17 @@ class Publish(Protocol):
     def __call__(self, subject: str, payload: bytes, headers: Mapping[str, str]) -> Awaitable[None]: ...
 
 
+def print_now(text: str) -> None:
+    """Write one block of text to standard output."""
+    print(text, flush=True)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChannelResources:
     """What a channel may use of the process it runs in."""
 
     publish: Publish
-    write: Callable[[str], None]  # prints a block of text for people, for example on the terminal
+    write: Callable[[str], None] = print_now  # prints one block of text for people
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

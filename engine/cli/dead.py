@@ -16,12 +16,13 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.text import Text
 
+from ..broker import Topology
 from ..history.dead_letter_store import DeadLetterResult, DeadLetterStore, Redriver, disposal
 from ..history.dead_letters import DeadLetter, DeadLetterFilter, masked_payload
 from ..model.errors import MessageNotFound
 from ..model.messages import Kind
 from ..model.times import parse_duration
-from ..server.session import now, topology_of
+from ..runtime import now
 from ..settings import Settings
 from . import output
 from .common import CONFIG, SERVER, settings_of, stderr, stdout
@@ -251,7 +252,7 @@ async def _connect_and_run(
     settings: Settings, server: str | None, work: Callable[[DeadLetterStore], Any]
 ) -> Any:
     async with connect_to_broker(settings, server) as connection:
-        letters = DeadLetterStore(connection=connection, topology=topology_of(settings))
+        letters = DeadLetterStore(connection=connection, topology=Topology.of(settings))
         result = await work(letters)
         warn_hidden(letters.hidden)
         return result

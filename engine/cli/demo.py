@@ -27,8 +27,8 @@ from ..model.errors import BrokerUnsupported
 from ..model.messages import Event, Kind
 from ..planning.planner import plan
 from ..policy.loader import load_policy
+from ..runtime import now
 from ..server.server import Server
-from ..server.session import now
 from ..settings import Settings
 from ..templates import library
 

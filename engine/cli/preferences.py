@@ -15,12 +15,12 @@ import click
 import msgspec
 from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn
 
+from ..broker import Topology
 from ..model.errors import InvalidPreferences
 from ..policy.loader import load_policy
 from ..preferences.document import check_choice, decode, merged
 from ..preferences.options import PreferenceOptions, options_of
 from ..preferences.store import PreferenceStore
-from ..server.session import topology_of
 from ..settings import Settings
 from . import output
 from .common import CONFIG, SERVER, settings_of, stderr, stdout
@@ -214,5 +214,5 @@ async def _connect_and_run(
 ) -> Any:
     async with connect_to_broker(settings, server) as connection:
         return await work(
-            PreferenceStore(connection=connection, name=topology_of(settings).bucket("PREFERENCES"))
+            PreferenceStore(connection=connection, name=Topology.of(settings).bucket("PREFERENCES"))
         )

@@ -20,7 +20,7 @@ from ..policy.bucket import PolicyBucket, Revisions, make_bucket, open_bucket, p
 from ..policy.loader import Files, load_files, read_folder
 from ..policy.testing.coverage import coverage
 from ..policy.testing.runner import run_case
-from ..server.session import now
+from ..runtime import now
 from ..settings import Settings
 from . import output
 from .common import CONFIG, SERVER, rulebook_of, settings_of, stdout

@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from ..broker import Topology
 from ..history.archive import Archive
 from ..history.replay.diff import FieldChange, ReplaySide
 from ..history.replay.replay import DeliveryChange, Replay, Sample
@@ -26,7 +27,6 @@ from ..planning.recipients import Choices, ChoicesOf
 from ..policy.loader import Files, load_files, read_folder
 from ..preferences.document import parse
 from ..preferences.store import PreferenceStore
-from ..server.session import topology_of
 from ..settings import Settings
 from ..templates.compiler import template_prints
 from . import output
@@ -118,7 +118,7 @@ async def _replay(
     console = stderr()
     columns = (TextColumn("replaying"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     async with connect_to_broker(settings, server) as connection:
-        topology = topology_of(settings)
+        topology = Topology.of(settings)
         store = PreferenceStore(connection=connection, name=topology.bucket("PREFERENCES"))
         documents = await _documents(store)
         replay = compare(choices_of=_choices_in(documents or {}))

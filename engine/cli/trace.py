@@ -14,12 +14,12 @@ import click
 from rich.console import Console
 from rich.text import Text
 
+from ..broker import Topology
 from ..history.dead_letters import DeadLetter
 from ..history.entries import DropRecord, HistoryEntry, ReceiptRecord, RedriveRecord
 from ..history.trace import DEAD, WAITING, DeliveryTrace, EventTrace, TraceReader, open_trace
 from ..model.messages import Kind, Outcome
 from ..planning.records import PlanRecord
-from ..server.session import topology_of
 from ..settings import Settings
 from . import output
 from .common import CONFIG, SERVER, settings_of, stderr, stdout
@@ -66,7 +66,7 @@ async def _trace(settings: Settings, server: str | None, reqid: str, *, json: bo
     """Whether anything is known."""
     async with (
         connect_to_broker(settings, server) as connection,
-        open_trace(connection, topology_of(settings), reqid) as tracer,
+        open_trace(connection, Topology.of(settings), reqid) as tracer,
     ):
         warn_hidden(tracer.hidden)
         if follow:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
@@ -39,7 +38,7 @@ from ..pipeline.operator_notices import OperatorNotifier
 from ..preferences.cache import PreferenceCache
 from ..preferences.store import PreferenceStore
 from ..rules.rulebook import ActionSpec, ChannelSpec, Rulebook
-from ..runtime import free_gradually, run_in_thread
+from ..runtime import free_gradually, now, run_in_thread
 from ..settings import Settings
 from .control import ConsumerLag, Control, ReplicaReply
 
@@ -52,32 +51,6 @@ _PUBLISH_LIMIT = 5.0  # seconds for the broker to take a channel's message
 _START_LIMIT = 10.0  # seconds for the broker to say what is not permitted
 _INFO_LIMIT = 2.0  # seconds for the broker to say how a consumer stands
 _NO_ANSWER = (nats.errors.Error, TimeoutError, OSError)
-
-
-def now() -> int:
-    """Microseconds since the epoch."""
-    return time.time_ns() // 1000
-
-
-def print_block(text: str) -> None:
-    """Where console channels write."""
-    print(text, flush=True)
-
-
-def topology_of(settings: Settings) -> Topology:
-    """The names on the broker that ``settings`` ask for."""
-    return Topology(
-        prefix=settings.prefix,
-        namespace=settings.namespace,
-        streams=settings.stream_prefix,
-        replicas=settings.replicas,
-        kinds=settings.kinds,
-        archive_age=settings.archive_age,
-        history_age=settings.history_age,
-        dead_age=settings.dead_age,
-        ledger_age=settings.ledger_age,
-        ack_wait=settings.ack_wait,
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -236,7 +209,7 @@ async def open_session(
     except ConnectError as error:
         raise BrokerUnsupported(str(error)) from error
     stack.push_async_callback(connection.close)
-    topology = topology_of(settings)
+    topology = Topology.of(settings)
     groundwork = Provisioner(topology, connection)
     await groundwork.provision()
     publisher = Publisher(connection)
@@ -280,7 +253,7 @@ def _resources(connection: Connection) -> ChannelResources:
     async def publish(subject: str, payload: bytes, headers: Mapping[str, str]) -> None:
         await connection.publish_confirmed(subject, payload, headers, limit=_PUBLISH_LIMIT)
 
-    return ChannelResources(publish=publish, write=print_block)
+    return ChannelResources(publish=publish)
 
 
 @dataclass(slots=True, kw_only=True)

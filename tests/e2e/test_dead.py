@@ -22,7 +22,7 @@ from support.wire_messages import envelope
 from engine.broker import Connection, Provisioner, Topology, connect
 from engine.history.dead_letter_store import DeadLetterStore, disposal
 from engine.history.dead_letters import DeadLetter, DeadLetterFilter
-from engine.server.session import now
+from engine.runtime import now
 
 SECRET = "https://iam.example.com/secure?token=abc&next=1"
 

@@ -36,7 +36,7 @@ from engine.pipeline.dispatch import DelayedForwarder
 from engine.pipeline.flow_control import FlowControl
 from engine.pipeline.operator_notices import OperatorNotifier
 from engine.rules.rulebook import ChannelSpec, RetryPolicy
-from engine.server.session import now
+from engine.runtime import now
 
 SECRET = "https://iam.example.com/secure?token=abc"
 QUICK = RetryPolicy(attempts=3, first=0.05, max=0.1, deadline=3600.0)

@@ -17,7 +17,7 @@ from engine.pipeline.claims import AttemptClaims
 from engine.pipeline.flow_control import FlowControl
 from engine.planning.draft import link_fallbacks, next_fallback
 from engine.rules.rulebook import RetryPolicy
-from engine.server.session import now
+from engine.runtime import now
 
 PATIENT = RetryPolicy(attempts=9, first=600.0, max=600.0, deadline=86400.0)
 

@@ -10,7 +10,7 @@ from engine.broker import Connection, OutgoingMessage
 from engine.broker.codec import encode
 from engine.model.errors import Refused
 from engine.model.messages import Delivery, RedriveId
-from engine.server.session import now
+from engine.runtime import now
 
 
 def back(dead: Delivery, letter: str = "1-1", at: int = 0) -> Delivery:
