@@ -13,14 +13,12 @@ import nats.js.errors
 from nats.js.kv import KeyValue
 
 from ..model.errors import BrokerError
-from ..planning.limits.state import StateSteps, StateUpdate
+from ..planning.limits.state import PendingSteps, StateSteps, advance
 
 _TRIES = 50  # of a compare-and-set that others win
 
 T = TypeVar("T")
 UpdateFunction: TypeAlias = Callable[[bytes], tuple[bytes | None, T]]
-
-R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +68,18 @@ class AtomicStore:
             self._work.add(work)
             work.add_done_callback(self._work.discard)
         return await result
+
+    async def run(self, steps: StateSteps[T]) -> T:
+        """Return the value of ``steps``. Raises BrokerError; it is safe to run all of them again then."""
+        return await self.resume(advance(steps))
+
+    async def resume(self, current: T | PendingSteps[T]) -> T:
+        """Return the value of steps that have begun. Raises BrokerError."""
+        while isinstance(current, PendingSteps):
+            update = current.update
+            result = await self.update(update.key, update.fn, keep=update.ttl)
+            current = advance(current.steps, result)
+        return current
 
     async def keys_with_prefix(self, prefix: str) -> list[str]:
         """The keys that begin with ``prefix``, which ends with a dot. Raises BrokerError."""
@@ -160,42 +170,3 @@ def _apply_updates(data: bytes, together: list[_PendingUpdate]) -> tuple[bytes |
 def _fail(wanted: _PendingUpdate, error: Exception) -> None:
     if not wanted.result.done():
         wanted.result.set_exception(error)
-
-
-@dataclass(frozen=True, slots=True)
-class PendingSteps:
-    """A row that has to ask, and what it asks first."""
-
-    row: StateSteps[Any]
-    change: StateUpdate
-
-
-def start_steps(row: StateSteps[R]) -> R | PendingSteps:
-    """What ``row`` returns where it remembers nothing; else where it stands."""
-    try:
-        return PendingSteps(row, next(row))
-    except StopIteration as done:
-        result: R = done.value
-        return result
-
-
-@dataclass(frozen=True, slots=True)
-class StateStore:
-    """Carries out on the broker what rows ask for."""
-
-    state: AtomicStore
-
-    async def run(self, row: StateSteps[R]) -> R:
-        """What ``row`` returns. Raises BrokerError; asking all of it again is safe then."""
-        begun = start_steps(row)
-        return await self.resume(begun) if isinstance(begun, PendingSteps) else begun
-
-    async def resume(self, begun: PendingSteps) -> Any:
-        """What a row that has begun returns. Raises BrokerError."""
-        wanted = begun.change
-        while True:
-            answer = await self.state.update(wanted.key, wanted.fn, keep=wanted.ttl)
-            try:
-                wanted = begun.row.send(answer)
-            except StopIteration as done:
-                return done.value

@@ -14,6 +14,7 @@ from nats.aio.msg import Msg
 
 from ..broker import (
     RESENT_HEADER,
+    AtomicStore,
     Connection,
     OutgoingMessage,
     PendingAck,
@@ -22,7 +23,6 @@ from ..broker import (
     message_metadata,
 )
 from ..broker.codec import Redrive, redrive_of
-from ..broker.kv import PendingSteps, StateStore, start_steps
 from ..history import entries
 from ..history.dead_letters import SENSITIVE, only_redriven, sensitive_header
 from ..history.plan_store import PlanStore, RecordedPlan
@@ -31,7 +31,7 @@ from ..model.masking import mask
 from ..model.messages import Event, Failure
 from ..planning.draft import DigestTimer
 from ..planning.limits.digest import GATHERING, Batch, NotDueYet, confirm, digest_event, digest_spec, take_due
-from ..planning.limits.state import state_prefix
+from ..planning.limits.state import PendingSteps, advance, state_prefix
 from ..planning.planner import Plan, plan_digest, plan_dropped_digest, replan_digest
 from ..planning.recipients import ChoicesOf
 from ..preferences.cache import PreferenceCache
@@ -61,7 +61,7 @@ class DigestFlusher:
     topology: Topology
     connection: Connection
     publisher: Publisher
-    memory: StateStore
+    state: AtomicStore
     records: PlanStore
     herald: OperatorNotifier
     rulebook: Callable[[], Rulebook]  # read once for each digest
@@ -97,7 +97,7 @@ class DigestFlusher:
         Raises BrokerError; all of it may be done again then, and makes the same messages.
         """
         now = self.clock()
-        batch = await self.memory.run(take_due(key, rule.limits, now, early=early))
+        batch = await self.state.run(take_due(key, rule.limits, now, early=early))
         if isinstance(batch, NotDueYet):
             return batch.until
         if batch is None:
@@ -125,20 +125,19 @@ class DigestFlusher:
         await self.publisher.store(*outgoing, *self._dead_letters(rulebook, planned, batch))
         for suppressed in planned.suppressed:
             self.metrics.count(self.metrics.suppressed, suppressed.rule, suppressed.reason)
-        return await self.memory.run(confirm(key, rule.limits, batch.number))
+        return await self.state.run(confirm(key, rule.limits, batch.number))
 
     async def _plan_digest(
         self, rulebook: Rulebook, rule: Rule, key: str, batch: Batch, now: int, *, early: bool
     ) -> Plan | NotDueYet:
         """What hours and budgets make of a digest."""
 
-        def make(choices_of: ChoicesOf) -> Plan | NotDueYet | PendingSteps:
+        def make(choices_of: ChoicesOf) -> Plan | NotDueYet | PendingSteps[Plan | NotDueYet]:
             if early:
                 return replan_digest(rulebook, rule, key, batch, now=now, choices_of=choices_of)
-            return start_steps(plan_digest(rulebook, rule, key, batch, now=now, choices_of=choices_of))
+            return advance(plan_digest(rulebook, rule, key, batch, now=now, choices_of=choices_of))
 
-        begun = await self.preferences.with_choices(make)
-        told: Plan | NotDueYet = await self.memory.resume(begun) if isinstance(begun, PendingSteps) else begun
+        told: Plan | NotDueYet = await self.state.resume(await self.preferences.with_choices(make))
         hops = max(gathered.hops for gathered in batch.events)
         for used_up in told.exhausted_budgets:
             await self.herald.notify_budget_exhausted(used_up, hops=hops)
@@ -177,7 +176,7 @@ class DigestFlusher:
             for name in GATHERING:
                 digest = digest_spec(rule.limits, f"{name}.")
                 if digest and digest.flushes and not (now and digest_spec(now.limits, f"{name}.")):
-                    for key in await self.memory.state.keys_with_prefix(state_prefix(name, rule.id)):
+                    for key in await self.state.keys_with_prefix(state_prefix(name, rule.id)):
                         while await self.flush_due(before, rule, key, early=True):
                             pass  # what was sealed before went first
 
@@ -231,12 +230,12 @@ class DigestFlusher:
         left = True
         while left:
             now = self.clock()
-            batch = await self.memory.run(take_due(alarm.key, NO_LIMITS, now, early=True))
+            batch = await self.state.run(take_due(alarm.key, NO_LIMITS, now, early=True))
             if not isinstance(batch, Batch):
                 break
             planned = plan_dropped_digest(rulebook.revision, alarm.rule, alarm.key, batch)
             await self.publisher.store(self._entry(planned, now))
-            left = await self.memory.run(confirm(alarm.key, NO_LIMITS, batch.number)) > 0
+            left = await self.state.run(confirm(alarm.key, NO_LIMITS, batch.number)) > 0
             self.metrics.count(self.metrics.suppressed, alarm.rule, "removed")
         return PendingAck(publisher=self.publisher, messages=())
 

@@ -18,6 +18,7 @@ from nats.aio.msg import Msg
 
 from ..broker import (
     RESENT_HEADER,
+    AtomicStore,
     Connection,
     MessageMetadata,
     OutgoingMessage,
@@ -27,7 +28,6 @@ from ..broker import (
     message_metadata,
 )
 from ..broker.codec import Redrive, decode_event, read_hops, redrive_of
-from ..broker.kv import PendingSteps, StateStore, start_steps
 from ..history import entries
 from ..history.dead_letters import SENSITIVE, only_redriven, sensitive_header
 from ..history.plan_store import PlanStore, RecordedPlan
@@ -37,7 +37,7 @@ from ..model.masking import mask
 from ..model.messages import HOPS, Event, Failure, Kind, RedriveId
 from ..planning.draft import Routing, route
 from ..planning.limits.stages import undo_buffering
-from ..planning.limits.state import event_fingerprint
+from ..planning.limits.state import PendingSteps, advance, event_fingerprint
 from ..planning.planner import Plan, plan, plan_from_record, plan_steps
 from ..planning.recipients import ChoicesOf
 from ..planning.records import PlanRecord
@@ -68,7 +68,7 @@ class EventIngester:
     topology: Topology
     connection: Connection
     publisher: Publisher
-    memory: StateStore
+    state: AtomicStore
     records: PlanStore
     herald: OperatorNotifier
     preferences: PreferenceCache
@@ -120,7 +120,7 @@ class EventIngester:
         return await self._plan_with_state(arrival, begun, found)
 
     async def _plan_with_state(
-        self, arrival: ReceivedEvent, begun: Plan | PendingSteps, found: RecordedPlan | None = None
+        self, arrival: ReceivedEvent, begun: Plan | PendingSteps[Plan], found: RecordedPlan | None = None
     ) -> PendingAck:
         """Carry out what the gates, which have to be asked, leave of the plan.
 
@@ -130,7 +130,7 @@ class EventIngester:
         if isinstance(begun, Plan):
             return self._settle(arrival, begun, headers)
         place = await self.records.claim_slot(arrival.event, arrival.event_run_id, found, at=arrival.at)
-        planned = _only_redriven(arrival, await self.memory.resume(begun))
+        planned = _only_redriven(arrival, await self.state.resume(begun))
         for used_up in planned.exhausted_budgets:
             await self.herald.notify_budget_exhausted(used_up, hops=planned.event.hops)
         planned, stored = self._messages_for_plan(arrival, planned, headers)
@@ -171,7 +171,7 @@ class EventIngester:
         planned = _only_redriven(arrival, planned)
         if not arrival.is_partial:  # of that no gate was asked
             gathered = {each.rule for each in recorded.held if each.digest}
-            alarms = await self.memory.run(undo_buffering(drafted, gathered))
+            alarms = await self.state.run(undo_buffering(drafted, gathered))
             planned = replace(planned, timers=(*planned.timers, *alarms))
         return self._settlement(arrival, *self._messages_for_plan(arrival, planned, _SENT_BEFORE))
 
@@ -284,12 +284,12 @@ class EventIngester:
 
 def _start_plan(
     arrival: ReceivedEvent, choices_of: ChoicesOf, *, comes_again: bool = False
-) -> Plan | PendingSteps:
+) -> Plan | PendingSteps[Plan]:
     """The plan, or what has to be asked for it first."""
     rulebook, event, at = arrival.rulebook, arrival.event, arrival.at
     if arrival.is_partial:  # it passed the gates when it came first
         return _only_redriven(arrival, plan(rulebook, event, at, choices_of))
-    begun = start_steps(plan_steps(rulebook, event, at, choices_of, comes_again=comes_again))
+    begun = advance(plan_steps(rulebook, event, at, choices_of, comes_again=comes_again))
     return _only_redriven(arrival, begun) if isinstance(begun, Plan) else begun
 
 

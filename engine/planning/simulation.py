@@ -67,18 +67,18 @@ class SimulatedState:
     def __len__(self) -> int:
         return len(self._cells)
 
-    def run(self, row: StateSteps[T], now: int) -> T:
-        """Do what ``row`` asks for; ``now`` in microseconds since the epoch."""
+    def run(self, steps: StateSteps[T], now: int) -> T:
+        """Return the value of ``steps``; ``now`` in microseconds since the epoch."""
 
-        def apply(change: StateUpdate) -> Any:
-            value, until = self._cells.get(change.key, (b"", 0))
-            changed, answer = change.fn(value if until > now else b"")
+        def apply(update: StateUpdate) -> Any:
+            value, until = self._cells.get(update.key, (b"", 0))
+            changed, answer = update.fn(value if until > now else b"")
             if changed is not None:
-                self._cells[change.key] = (changed, now + round(change.ttl * 1e6))
+                self._cells[update.key] = (changed, now + round(update.ttl * 1e6))
                 self._tidy(now)
             return answer
 
-        return run_steps(row, apply)
+        return run_steps(steps, apply)
 
     def _tidy(self, now: int) -> None:
         """Forget what has had its time, whenever there is twice as much as was left the last time."""

@@ -21,7 +21,6 @@ from msc.options import ConnectOptions
 from ..actions import HandlerResources
 from ..actions.service import ActionService, make_actions
 from ..broker import AtomicStore, Connection, Consumer, Handle, Provisioner, Publisher, Topology, connect
-from ..broker.kv import StateStore
 from ..channels import Channel, ChannelResources, open_channel
 from ..history.plan_store import PlanStore
 from ..metrics import ChannelState, Metrics
@@ -92,7 +91,7 @@ class Session:
             topology=self.topology,
             connection=self.connection,
             publisher=self.publisher,
-            memory=StateStore(self.state),
+            state=self.state,
             records=self._plan_store,
             herald=self.herald,
             preferences=self.preferences,
@@ -171,7 +170,7 @@ class Session:
             topology=self.topology,
             connection=self.connection,
             publisher=self.publisher,
-            memory=StateStore(self.state),
+            state=self.state,
             records=self._plan_store,
             herald=self.herald,
             rulebook=self.rulebook,

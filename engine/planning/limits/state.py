@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Generator, Iterable, MutableMapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from ...model.messages import Event
 from ...rules.paths import FieldPath, resolve
@@ -31,28 +31,44 @@ class StateUpdate:
 StateSteps = Generator[StateUpdate, Any, T]
 
 
-def run_steps(row: StateSteps[T], carry_out: Callable[[StateUpdate], Any]) -> T:
-    """What ``row`` returns where ``run`` does what it asks for and says what came of it."""
-    answer = None
-    while True:
-        try:
-            change = row.send(answer)
-        except StopIteration as done:
-            result: T = done.value
-            return result
-        answer = carry_out(change)
+@dataclass(frozen=True, slots=True)
+class PendingSteps(Generic[T]):
+    """Steps that have asked for an update and wait for its result."""
+
+    steps: StateSteps[T]
+    update: StateUpdate
 
 
-def run_in_memory(row: StateSteps[T], cells: MutableMapping[str, bytes]) -> T:
-    """Carry out what ``row`` asks for on ``cells``."""
+def advance(steps: StateSteps[T], result: Any = None) -> T | PendingSteps[T]:
+    """Run ``steps`` up to the next update that they ask for, or to their end.
 
-    def carry_out(change: StateUpdate) -> Any:
-        value, answer = change.fn(cells.get(change.key, b""))
+    ``result`` is that of the update before; None for steps that have not begun.
+    """
+    try:
+        return PendingSteps(steps, steps.send(result))
+    except StopIteration as end:
+        returned: T = end.value
+        return returned
+
+
+def run_steps(steps: StateSteps[T], apply: Callable[[StateUpdate], Any]) -> T:
+    """Return the value of ``steps``, with each update carried out by ``apply``, which returns its result."""
+    current = advance(steps)
+    while isinstance(current, PendingSteps):
+        current = advance(current.steps, apply(current.update))
+    return current
+
+
+def run_in_memory(steps: StateSteps[T], values: MutableMapping[str, bytes]) -> T:
+    """Return the value of ``steps``, with each update carried out on ``values``."""
+
+    def apply(update: StateUpdate) -> Any:
+        value, result = update.fn(values.get(update.key, b""))
         if value is not None:
-            cells[change.key] = value
-        return answer
+            values[update.key] = value
+        return result
 
-    return run_steps(row, carry_out)
+    return run_steps(steps, apply)
 
 
 def state_key(gate: str, rule: str, key: Iterable[FieldPath], event: Event) -> str:
