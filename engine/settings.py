@@ -11,7 +11,7 @@ from typing import Any
 from .documents import cursor, schemas, yaml
 from .model.errors import SettingsError
 from .model.messages import Kind
-from .model.problems import Place, Problem
+from .model.problems import Diagnostic, DocumentPath, Place, Problem
 from .model.times import parse_duration
 
 _BUCKET = "nats://"  # what ``rules`` begins with where they lie on the broker
@@ -63,10 +63,8 @@ def load_settings(path: Path | None, environment: Mapping[str, str] = os.environ
         raise SettingsError([Problem(place=place, code="unreadable", message=str(error.strerror))]) from error
     problems = [*document.problems, *schemas.check(document, "mss")]
 
-    def complain(at: tuple[str | int, ...], code: str, message: str) -> None:
-        problems.append(
-            Problem(place=document.place(at), pointer=yaml.pointer(at), code=code, message=message)
-        )
+    def complain(at: DocumentPath, code: str, message: str) -> None:
+        problems.append(document.problem(Diagnostic(path=at, code=code, message=message)))
 
     data = cursor.resolve(document.data, environment, complain)
     if problems:

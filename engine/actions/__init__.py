@@ -116,7 +116,7 @@ def check_handler(spec: ActionSpec) -> Iterable[Problem]:
     return cast("Iterable[Problem]", _module(spec).problems(spec))
 
 
-def unusable(spec: ActionSpec, message: str, severity: str = "error") -> Problem:
+def unusable(spec: ActionSpec, message: str, severity: str = "") -> Problem:
     """Something about an action's settings, with the action's place."""
     return Problem(
         place=spec.place,

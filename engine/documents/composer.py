@@ -9,10 +9,11 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import yaml
+
+from ..model.problems import Place, Problem, json_pointer
 
 MAX_NODES = 1_000_000  # values in one file once every alias is written out
 MAX_DEPTH = 100  # mappings and lists inside one another
@@ -68,8 +69,9 @@ class Composer:
     that were kept out of the parser's sight.
     """
 
-    def __init__(self, lines: tuple[int, ...], restore: dict[int, str]) -> None:
-        self.faults: list[DocumentDiagnostic] = []
+    def __init__(self, file: str, lines: tuple[int, ...], restore: dict[int, str]) -> None:
+        self.problems: list[Problem] = []
+        self._file = file
         self._lines = lines
         self._restore = restore
         self._anchors: dict[str, _Anchor] = {}
@@ -80,7 +82,7 @@ class Composer:
         self._events: Iterator[Any] = iter(())
 
     def compose(self, text: str) -> tuple[Any, Spot]:
-        """The data of ``text`` and its spots; what is wrong with it is in ``faults``.
+        """The data of ``text`` and its spots; its errors are in ``problems``.
 
         Where it passes a bound, the data is an empty mapping. Raises what the parser raises:
         YAMLError, and the one in Python also ValueError and OverflowError.
@@ -173,10 +175,10 @@ class Composer:
             repeated = key in seen
             if repeated:
                 self._repeated_key(key, key_start, seen[key])
-            before = len(self.faults)
+            before = len(self.problems)
             value, spot = self._value(next(self._events))
             if merging:
-                merged += self._merge_sources(value, spot, key_start, quiet=len(self.faults) > before)
+                merged += self._merge_sources(value, spot, key_start, quiet=len(self.problems) > before)
             elif not repeated:  # of a repeated key the first one stays
                 data[key], spots[key] = value, spot
             seen.setdefault(key, key_start)
@@ -206,9 +208,9 @@ class Composer:
             return self._text(event)
         start: int = event.start_mark.index
         if isinstance(event, yaml.AliasEvent):
-            before = len(self.faults)
+            before = len(self.problems)
             self._alias(event, start)
-            if len(self.faults) > before:
+            if len(self.problems) > before:
                 return None
             text = self._anchors[str(event.anchor)].text
             if text is not None:
@@ -283,8 +285,14 @@ class Composer:
         self._fault("yaml-tag", start, f"the tag '{name}'; values have no tags here")
 
     def _fault(self, code: str, start: int, message: str, *, hint: str = "") -> None:
-        path = tuple(self._path)
-        self.faults.append(DocumentDiagnostic(offset=start, code=code, message=message, path=path, hint=hint))
+        place, pointer = place_at(self._file, self._lines, start), json_pointer(tuple(self._path))
+        self.problems.append(Problem(place=place, code=code, message=message, pointer=pointer, hint=hint))
+
+
+def place_at(file: str, lines: tuple[int, ...], offset: int) -> Place:
+    """Return the place of ``offset``; ``lines`` are the offsets of line starts."""
+    line = bisect_right(lines, offset)
+    return Place(file=file, line=line, column=offset - lines[line - 1] + 1)
 
 
 def _merge(source: dict[str, Any], place: SourceMap, data: dict[str, Any], branch: SourceMap) -> None:
@@ -350,14 +358,3 @@ class SourceMap:
 
 
 Spot = SourceMap | int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DocumentDiagnostic:
-    """Something wrong in a text."""
-
-    offset: int
-    code: str  # stable, for example duplicate-key
-    message: str  # what was found
-    path: tuple[str | int, ...] = ()  # keys and list positions from the root
-    hint: str = ""  # what to do

@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..model.problems import Place, Problem, nearest
-from . import yaml
+from ..model.problems import Diagnostic, DocumentPath, Place, Problem, nearest
 from .yaml import Document
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 _FILE = "file:"
 _MAX_FILE_BYTES = 64 * 1024  # bytes; a secret, a token, a key
 
-ReportProblem = Callable[[tuple[str | int, ...], str, str], None]  # path, code, message
+ReportProblem = Callable[[DocumentPath, str, str], None]  # path, code, message
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,13 +27,13 @@ class DocumentNode:
     """A value in a document and the way to it: ``cursor / key`` goes one step further."""
 
     document: Document
-    path: yaml.DocumentPath
+    path: DocumentPath
     value: Any
 
     def __truediv__(self, step: str | int) -> DocumentNode:
         return DocumentNode(self.document, (*self.path, step), self.value[step])
 
-    def below(self, path: yaml.DocumentPath) -> DocumentNode:
+    def below(self, path: DocumentPath) -> DocumentNode:
         """The place ``path`` further in, of which only the place matters."""
         return DocumentNode(self.document, (*self.path, *path), None)
 
@@ -72,23 +71,24 @@ class Diagnostics:
 
     def add(
         self,
-        cursor: DocumentNode,
+        node: DocumentNode,
         code: str,
         message: str,
         *,
         hint: str = "",
-        severity: str = "error",
+        severity: str = "",
         at_key: bool = False,
     ) -> None:
-        self.problems.append(
-            Problem(
-                place=cursor.key_place if at_key else cursor.place,
-                pointer=yaml.pointer(cursor.path),
-                code=code,
-                message=message,
-                hint=hint,
-                severity=severity,
-            )
+        """Report a problem with the value at ``node``, or with its key."""
+        found = Diagnostic(
+            path=node.path, code=code, message=message, hint=hint, severity=severity, at_key=at_key
+        )
+        self.problems.append(node.document.problem(found))
+
+    def extend(self, node: DocumentNode, found: Iterable[Diagnostic]) -> None:
+        """Report problems whose paths begin at ``node``."""
+        self.problems.extend(
+            node.document.problem(replace(each, path=(*node.path, *each.path))) for each in found
         )
 
     def unknown_name(
@@ -116,9 +116,7 @@ def resolve(value: Any, environment: Mapping[str, str], complain: ReportProblem)
     return _resolve(value, environment, complain, ())
 
 
-def _resolve(
-    value: Any, environment: Mapping[str, str], complain: ReportProblem, path: tuple[str | int, ...]
-) -> Any:
+def _resolve(value: Any, environment: Mapping[str, str], complain: ReportProblem, path: DocumentPath) -> Any:
     if isinstance(value, str):
         return _text(value, environment, complain, path)
     if isinstance(value, list):
@@ -128,9 +126,7 @@ def _resolve(
     return value
 
 
-def _text(
-    text: str, environment: Mapping[str, str], complain: ReportProblem, path: tuple[str | int, ...]
-) -> str:
+def _text(text: str, environment: Mapping[str, str], complain: ReportProblem, path: DocumentPath) -> str:
     def variable(found: re.Match[str]) -> str:
         name, default = found.groups()
         if environment.get(name):

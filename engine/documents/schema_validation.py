@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -17,8 +16,7 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 from jsonschema.validators import extend as _library_extend
 
-from ..model.problems import nearest
-from .yaml import DocumentPath
+from ..model.problems import Diagnostic, DocumentPath, nearest
 
 Schema = Mapping[str, Any]
 
@@ -48,30 +46,19 @@ _SIZES = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SchemaViolation:
-    """Something in a value that its schema does not allow."""
-
-    path: DocumentPath
-    code: str
-    message: str
-    hint: str = ""
-    at_key: bool = False  # the key is wrong, not the value
-
-
-def violations_of(data: Any, validator: Any) -> list[SchemaViolation]:
+def violations_of(data: Any, validator: Any) -> list[Diagnostic]:
     """What ``validator`` finds wrong in ``data``, in the order in which it looks."""
-    found: dict[SchemaViolation, None] = {}  # in order, each once
+    found: dict[Diagnostic, None] = {}  # in order, each once
     try:
         for error in validator.iter_errors(data):
             found.update(dict.fromkeys(_translate(error, validator.schema)))
     except RecursionError:  # the library takes several frames a level
         message = "mappings and lists too deep inside one another to be checked"
-        return [SchemaViolation(path=(), code="too-deep", message=message)]
+        return [Diagnostic(code="too-deep", message=message)]
     return list(found)
 
 
-def _translate(error: ValidationError, root: Schema) -> Iterator[SchemaViolation]:
+def _translate(error: ValidationError, root: Schema) -> Iterator[Diagnostic]:
     keyword = str(error.validator)
     if keyword in ("anyOf", "oneOf") and error.context:
         yield from _alternatives(error, root)
@@ -83,10 +70,10 @@ def _translate(error: ValidationError, root: Schema) -> Iterator[SchemaViolation
         yield _wrong_key(error, root)
     else:
         code, message, hint = describe(error)
-        yield SchemaViolation(path=_path(error), code=code, message=message, hint=hint)
+        yield Diagnostic(path=_path(error), code=code, message=message, hint=hint)
 
 
-def _alternatives(error: ValidationError, root: Schema) -> Iterator[SchemaViolation]:
+def _alternatives(error: ValidationError, root: Schema) -> Iterator[Diagnostic]:
     """Report what is wrong with the alternative that was meant: the one of the value's own type."""
     branches: dict[Any, list[ValidationError]] = {}
     for inner in error.context or ():
@@ -94,7 +81,7 @@ def _alternatives(error: ValidationError, root: Schema) -> Iterator[SchemaViolat
     meant = [inners for inners in branches.values() if not any(_is_other_type(inner) for inner in inners)]
     if not meant:
         code, message, hint = no_alternative(error, root)
-        yield SchemaViolation(path=_path(error), code=code, message=message, hint=hint)
+        yield Diagnostic(path=_path(error), code=code, message=message, hint=hint)
         return
     for inner in max(meant, key=lambda inners: (max(len(_path(inner)) for inner in inners), -len(inners))):
         yield from _translate(inner, root)
@@ -113,11 +100,11 @@ def _is_other_type(error: ValidationError) -> bool:
     return error.validator in ("type", "const")
 
 
-def _unknown_keys(error: ValidationError) -> Iterator[SchemaViolation]:
+def _unknown_keys(error: ValidationError) -> Iterator[Diagnostic]:
     allowed = list(schema_of(error).get("properties", {}))
     for key in _extra_keys(error):
         code, message, hint = unknown_key(key, allowed)
-        yield SchemaViolation(path=(*_path(error), key), code=code, message=message, hint=hint, at_key=True)
+        yield Diagnostic(path=(*_path(error), key), code=code, message=message, hint=hint, at_key=True)
 
 
 def _extra_keys(error: ValidationError) -> list[str]:
@@ -131,7 +118,7 @@ def _extra_keys(error: ValidationError) -> list[str]:
     ]
 
 
-def _missing_keys(error: ValidationError, keyword: str) -> Iterator[SchemaViolation]:
+def _missing_keys(error: ValidationError, keyword: str) -> Iterator[Diagnostic]:
     schema, instance = schema_of(error), _mapping(error.instance)
     wanted: dict[str, str] = {}
     if keyword == "required":
@@ -145,14 +132,14 @@ def _missing_keys(error: ValidationError, keyword: str) -> Iterator[SchemaViolat
     for key, message in wanted.items():
         # A misspelled key is one mistake, reported where it stands.
         if key not in instance and f"did you mean '{key}'?" not in hints:
-            yield SchemaViolation(path=_path(error), code="missing-key", message=message)
+            yield Diagnostic(path=_path(error), code="missing-key", message=message)
 
 
-def _wrong_key(error: ValidationError, root: Schema) -> SchemaViolation:
+def _wrong_key(error: ValidationError, root: Schema) -> Diagnostic:
     names_schema = dereference(root, schema_of(error)["propertyNames"])
     path = _path(error)
     code, message, hint = wrong_key(str(path[-1]), names_schema, schema_of(error).get("properties", {}))
-    return SchemaViolation(path=path, code=code, message=message, hint=hint, at_key=True)
+    return Diagnostic(path=path, code=code, message=message, hint=hint, at_key=True)
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

@@ -13,9 +13,9 @@ from referencing import Registry, Resource
 from referencing.exceptions import Unresolvable
 from referencing.jsonschema import DRAFT202012
 
-from ..model.problems import Problem, nearest
-from .schema_validation import PLAIN, Schema, SchemaViolation, fast_validator, violations_of
-from .yaml import Document, DocumentPath, pointer
+from ..model.problems import Diagnostic, DocumentPath, Problem, nearest
+from .schema_validation import PLAIN, Schema, fast_validator, violations_of
+from .yaml import Document
 
 _HERE = Path(__file__).parents[1]
 DATA = _HERE / "_data" if (_HERE / "_data").is_dir() else _HERE.parent  # in a wheel; in the source tree
@@ -53,31 +53,22 @@ def check(document: Document, schema_name: str) -> list[Problem]:
         return []  # it could not be read: nothing is known of what it lacks
     reported = {problem.place for problem in document.problems}
     problems: dict[tuple[Any, ...], Problem] = {}
-    for finding in violations_of(document.data, _validator(schema_name)):
-        place = (document.key_place if finding.at_key else document.place)(finding.path)
-        if place in reported:
-            continue
-        problem = Problem(
-            place=place,
-            code=finding.code,
-            message=finding.message,
-            pointer=pointer(finding.path),
-            hint=finding.hint,
-        )
-        problems.setdefault((place, finding.code, finding.message), problem)
+    for problem in map(document.problem, violations_of(document.data, _validator(schema_name))):
+        if problem.place not in reported:
+            problems.setdefault((problem.place, problem.code, problem.message), problem)
     return sorted(problems.values(), key=lambda problem: problem.place)
 
 
-def check_value(data: Any, schema: Schema | bool) -> list[SchemaViolation]:
+def check_value(data: Any, schema: Schema | bool) -> list[Diagnostic]:
     """What ``schema``, any valid one of draft 2020-12, finds wrong in ``data``. Nothing is fetched."""
     try:
         return violations_of(data, PLAIN(schema, registry=Registry()))  # an empty one: nothing is fetched
     except Unresolvable as error:
         message = f"the schema refers to '{error.ref}', which is not in it"
-        return [SchemaViolation(path=(), code="bad-schema", message=message)]
+        return [Diagnostic(code="bad-schema", message=message)]
 
 
-def check_schema(schema: Any) -> list[SchemaViolation]:
+def check_schema(schema: Any) -> list[Diagnostic]:
     """What makes ``schema`` no schema of draft 2020-12, or one that refers to what is not in it.
 
     Only one without may go to ``check_value``.
@@ -87,7 +78,7 @@ def check_schema(schema: Any) -> list[SchemaViolation]:
     return flaws or list(_dangling(schema))
 
 
-def _dangling(schema: Any) -> Iterator[SchemaViolation]:
+def _dangling(schema: Any) -> Iterator[Diagnostic]:
     """References that lead out of the schema: nothing is fetched."""
     resource = Resource.from_contents(schema, DRAFT202012)
     name = resource.id() or ""
@@ -97,7 +88,7 @@ def _dangling(schema: Any) -> Iterator[SchemaViolation]:
             inside.lookup(reference)
         except (Unresolvable, ValueError):
             message = f"the schema refers to '{reference}', which is not in it"
-            yield SchemaViolation(path=path, code="bad-schema", message=message, hint="write it under $defs")
+            yield Diagnostic(path=path, code="bad-schema", message=message, hint="write it under $defs")
 
 
 def _references(schema: Any, at: DocumentPath) -> Iterator[tuple[DocumentPath, str]]:

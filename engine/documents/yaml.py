@@ -9,10 +9,8 @@ from typing import Any
 
 import yaml
 
-from ..model.problems import Place, Problem
-from .composer import MAX_DEPTH, Composer, DocumentDiagnostic, SourceMap, Spot
-
-DocumentPath = tuple[str | int, ...]  # keys and list positions from the root
+from ..model.problems import Diagnostic, DocumentPath, Place, Problem, json_pointer
+from .composer import MAX_DEPTH, Composer, SourceMap, Spot, place_at
 
 MAX_BYTES = 32 * 1024 * 1024  # of one file
 MAX_TABS = 50  # reported in one file; after that the rest can wait
@@ -50,13 +48,19 @@ class Document:
                 return self._place(parent.keys[path[-1]])
         return self.place(path)
 
+    def problem(self, found: Diagnostic) -> Problem:
+        """Return the problem that ``found`` describes, with its place in this document."""
+        return Problem(
+            place=(self.key_place if found.at_key else self.place)(found.path),
+            pointer=json_pointer(found.path),
+            code=found.code,
+            message=found.message,
+            hint=found.hint,
+            severity=found.severity,
+        )
+
     def _place(self, offset: int) -> Place:
-        return _place(self.file, self.lines, offset)
-
-
-def pointer(path: DocumentPath) -> str:
-    """``path`` as a JSON pointer (RFC 6901)."""
-    return "".join("/" + str(step).replace("~", "~0").replace("/", "~1") for step in path)
+        return place_at(self.file, self.lines, offset)
 
 
 def read_bytes(data: bytes, file: str) -> Document:
@@ -70,7 +74,7 @@ def read_bytes(data: bytes, file: str) -> Document:
     except UnicodeDecodeError as error:
         before = data[: error.start].decode().removeprefix("\ufeff")
         message = f"the byte 0x{data[error.start]:02x} is not UTF-8"
-        place = _place(file, _line_starts(before), len(before))
+        place = place_at(file, _line_starts(before), len(before))
         problem = Problem(place=place, code="not-utf8", message=message, hint="save the file as UTF-8")
         return Document(file=file, data={}, problems=(problem,))
     return read(text, file)
@@ -84,46 +88,35 @@ def read(text: str, file: str) -> Document:
         return _unreadable(file, "yaml-too-big", f"the file is larger than {MAX_BYTES >> 20} MB")
     if bad := _UNPRINTABLE.search(text):
         message = f"the character U+{ord(bad[0]):04X}, which a text file cannot have"
-        place = _place(file, lines, bad.start())
+        place = place_at(file, lines, bad.start())
         return Document(file=file, data={}, problems=(Problem(place=place, code="binary", message=message),))
 
     text, restore = _shield(text)
-    tabs: list[DocumentDiagnostic] = []
+    tabs: list[Problem] = []
     while True:
-        composer = Composer(lines, restore)
+        composer = Composer(file, lines, restore)
         try:
             data, spots = composer.compose(text)
         except yaml.YAMLError as error:
             offset = error_offset(error, len(text))
             tab = is_tab(error, text, offset)
             if tab and len(tabs) < MAX_TABS:
-                tabs.append(tab_fault(offset))
+                tabs.append(tab_problem(place_at(file, lines, offset)))
                 text = f"{text[:offset]} {text[offset + 1 :]}"  # as long as before: offsets stay right
                 continue
             # What fails after a tab became a space fails because of the tab, most likely.
-            faults = [] if tabs else [*composer.faults, syntax_fault(error, text, lines, offset)]
+            problems = tabs or [*composer.problems, syntax_problem(error, text, file, lines, offset)]
         except (ValueError, OverflowError):  # the pure parser, over an escape beyond Unicode
-            faults = [DocumentDiagnostic(offset=0, code="yaml-syntax", message="an escape in quotes")]
+            message = "an escape in quotes"
+            problems = [*tabs, Problem(place=Place(file=file), code="yaml-syntax", message=message)]
         else:
-            return _document(file, data, [*tabs, *composer.faults], spots, lines)
-        return _document(file, {}, [*tabs, *faults], 0, lines)
+            problems = [*tabs, *composer.problems]
+            return Document(file=file, data=data, problems=_ordered(problems), spots=spots, lines=lines)
+        return Document(file=file, data={}, problems=_ordered(problems), lines=lines)
 
 
-def _document(
-    file: str, data: Any, faults: list[DocumentDiagnostic], spots: Spot, lines: tuple[int, ...]
-) -> Document:
-    problems = (
-        Problem(
-            place=_place(file, lines, fault.offset),
-            code=fault.code,
-            message=fault.message,
-            pointer=pointer(fault.path),
-            hint=fault.hint,
-        )
-        for fault in faults
-    )
-    ordered = sorted(problems, key=lambda problem: problem.place)
-    return Document(file=file, data=data, problems=tuple(ordered), spots=spots, lines=lines)
+def _ordered(problems: list[Problem]) -> tuple[Problem, ...]:
+    return tuple(sorted(problems, key=lambda problem: problem.place))
 
 
 def _unreadable(file: str, code: str, message: str, *, hint: str = "") -> Document:
@@ -155,11 +148,6 @@ def _line_starts(text: str) -> tuple[int, ...]:
     return (0, *(end.end() for end in _LINE_END.finditer(text)))
 
 
-def _place(file: str, lines: tuple[int, ...], offset: int) -> Place:
-    line = bisect_right(lines, offset)
-    return Place(file=file, line=line, column=offset - lines[line - 1] + 1)
-
-
 def _shield(text: str) -> tuple[str, dict[int, str]]:
     """``text`` with what YAML 1.2 does not take for line ends out of the parser's sight, and the way back."""
     present = [char for char in _OLD_LINE_ENDS if char in text]
@@ -171,14 +159,10 @@ def _shield(text: str) -> tuple[str, dict[int, str]]:
     return text.translate(there), {ord(stand_in): char for char, stand_in in stand_ins.items()}
 
 
-def tab_fault(offset: int) -> DocumentDiagnostic:
-    """What is wrong with a tab among the indentation."""
-    return DocumentDiagnostic(
-        offset=offset,
-        code="yaml-tab",
-        message="a tab; YAML indents with spaces",
-        hint="write spaces instead",
-    )
+def tab_problem(place: Place) -> Problem:
+    """Return the problem of a tab in the indentation at ``place``."""
+    message = "a tab; YAML indents with spaces"
+    return Problem(place=place, code="yaml-tab", message=message, hint="write spaces instead")
 
 
 def error_offset(error: yaml.YAMLError, end: int) -> int:
@@ -193,19 +177,22 @@ def is_tab(error: yaml.YAMLError, text: str, offset: int) -> bool:
     return text[offset : offset + 1] == "\t" and ("tab" in words or "cannot start any token" in words)
 
 
-def syntax_fault(error: yaml.YAMLError, text: str, lines: tuple[int, ...], offset: int) -> DocumentDiagnostic:
-    """What is wrong at ``offset``, where the parser stopped; ``lines`` are the offsets of line starts."""
+def syntax_problem(
+    error: yaml.YAMLError, text: str, file: str, lines: tuple[int, ...], offset: int
+) -> Problem:
+    """Return the problem at ``offset``, where the parser stopped."""
     words = getattr(error, "problem", "") or "this is no YAML"
     context = getattr(error, "context", "") or ""
     since = getattr(error, "context_mark", None)
     first = bisect_right(lines, since.index) if since is not None else 0
     if "nesting depth" in words:  # the parser's own bound; it looks ahead, and may meet it first
         message = f"mappings and lists more than {MAX_DEPTH} deep"
-        return DocumentDiagnostic(offset=offset, code="yaml-too-deep", message=message)
+        return Problem(place=place_at(file, lines, offset), code="yaml-too-deep", message=message)
     if since is not None and "scanning an a" in context:  # an alias, an anchor: its sign is what is wrong
         offset = since.index
     message, hint = _describe(words, context, first, text[offset : offset + 1])
-    return DocumentDiagnostic(offset=offset, code="yaml-syntax", message=message, hint=hint)
+    place = place_at(file, lines, offset)
+    return Problem(place=place, code="yaml-syntax", message=message, hint=hint)
 
 
 def _describe(words: str, context: str, first: int, char: str) -> tuple[str, str]:  # noqa: PLR0911

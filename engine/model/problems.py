@@ -1,4 +1,4 @@
-"""A problem in a policy or in settings, with its place, and the registry of problem codes.
+"""Problems in a policy or in settings, with their places, and the registry of problem codes.
 
 The codes stand in the order of docs/problems.md, which has a section for each.
 """
@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
+
+DocumentPath = tuple[str | int, ...]  # keys and list positions from the root of a document
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -24,6 +26,18 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Diagnostic:
+    """Something wrong at a path of a document; the document turns it into a Problem with a place."""
+
+    path: DocumentPath = ()
+    code: str
+    message: str  # what was found and what is allowed
+    hint: str = ""
+    severity: str = ""  # "": the severity of the code
+    at_key: bool = False  # the key is wrong, not the value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
     """Something wrong in a file."""
 
@@ -31,8 +45,12 @@ class Problem:
     code: str  # stable, for example unknown-channel
     message: str  # what was found and what is allowed
     pointer: str = ""  # JSON pointer (RFC 6901) into the file; "" is the whole of it
-    severity: str = "error"  # error, warning, or info: worth a word, and nothing to fail over
+    severity: str = ""  # error, warning, or info, which no option turns into a failure; "": that of the code
     hint: str = ""  # what to do, for example: did you mean 'email'?
+
+    def __post_init__(self) -> None:
+        if not self.severity:
+            object.__setattr__(self, "severity", CODES[self.code].severity)
 
     def __str__(self) -> str:
         hint = f" ({self.hint})" if self.hint else ""
@@ -156,6 +174,11 @@ CODES: dict[str, ProblemCode] = {
     "policy-test-failed": ProblemCode("A policy test that fails, so the reload is refused."),
     "reload-failed": ProblemCode("A reload that fails for a reason outside the policy."),
 }  # fmt: skip
+
+
+def json_pointer(path: DocumentPath) -> str:
+    """Return ``path`` as a JSON pointer (RFC 6901)."""
+    return "".join("/" + str(step).replace("~", "~0").replace("/", "~1") for step in path)
 
 
 def nearest(name: str, allowed: Iterable[Any]) -> str:

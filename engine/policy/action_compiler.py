@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..actions import HANDLERS, check_handler
-from ..documents import cursor, yaml
+from ..documents import cursor
 from ..documents.cursor import Diagnostics, DocumentNode
-from ..model.problems import nearest
+from ..model.problems import DocumentPath, nearest
 from ..model.times import parse_duration
 from ..planning.requests import SHAPES
 from ..rules.paths import FieldPath, parse_path
@@ -105,7 +105,7 @@ class ActionCompiler:
         return path
 
     def _options(self, entry: DocumentNode) -> dict[str, Any]:
-        def complain(path: yaml.DocumentPath, code: str, message: str) -> None:
+        def complain(path: DocumentPath, code: str, message: str) -> None:
             self.diagnostics.add(entry.below(path), code, message)
 
         written = {key: entry.value[key] for key in _OPTIONS if key in entry.value}

@@ -13,19 +13,19 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from ..channels import TYPES, check_channel
-from ..documents import cursor, schemas, yaml
+from ..documents import cursor, schemas
 from ..documents.cursor import Diagnostics, DocumentNode
 from ..documents.yaml import Document
 from ..model.addresses import usable_address
 from ..model.errors import PolicyError
 from ..model.messages import Recipient
-from ..model.problems import Place, Problem
+from ..model.problems import DocumentPath, Problem, json_pointer
 from ..model.times import parse_duration, parse_rate
 from ..rules.catalog import Catalogue, EventSchema
 from ..rules.index.rule_index import RuleIndex
 from ..rules.rulebook import PREFERRED, ChannelSpec, Defaults, Mode, RetryPolicy, Rulebook, in_order
 from ..templates.compiler import compile_library
-from ..templates.library import TEMPLATE_FOLDER, Library, TemplateSource
+from ..templates.library import TemplateSource
 from . import lint
 from .action_compiler import ActionCompiler, check_overlaps
 from .lint import context, fields, secrets
@@ -73,7 +73,8 @@ def compile_policy(
     complaints = Diagnostics()
     sections = Sections(folder.sections, complaints)
     catalogue = _catalogue(folder.events, complaints)
-    library = _library(folder, complaints)
+    library, template_problems = compile_library(folder.sources, folder.pictures)
+    complaints.problems.extend(template_problems)
     written_defaults = {entry.name: entry for entry in sections.named("defaults")}
     given = {name: entry.value for name, entry in written_defaults.items()}
     whole_budget = written_defaults.get("budget")
@@ -188,9 +189,7 @@ def _catalogue(events: Mapping[str, Document], complaints: Diagnostics) -> Catal
     for path, document in events.items():
         event = path.replace("/", ".")
         flaws = schemas.check_schema(document.data)
-        whole = DocumentNode(document, (), document.data)
-        for flaw in flaws:
-            complaints.add(whole.below(flaw.path), flaw.code, flaw.message, hint=flaw.hint)
+        complaints.problems.extend(map(document.problem, flaws))
         if flaws or document.problems or not isinstance(document.data, dict):
             flawed.add(event)
         else:
@@ -198,24 +197,10 @@ def _catalogue(events: Mapping[str, Document], complaints: Diagnostics) -> Catal
     return Catalogue(schemas=known, flawed=frozenset(flawed))
 
 
-def _library(folder: PolicyDocuments, complaints: Diagnostics) -> Library:
-    library, flaws = compile_library(folder.sources, folder.pictures)
-    complaints.problems.extend(
-        Problem(
-            place=Place(file=TEMPLATE_FOLDER + flaw.path, line=flaw.line, column=flaw.column),
-            code=flaw.code,
-            message=flaw.message,
-            hint=flaw.hint,
-        )
-        for flaw in flaws
-    )
-    return library
-
-
 def _channel(
     entry: DocumentNode, retry: Mapping[str, Any], environment: Mapping[str, str], complaints: Diagnostics
 ) -> ChannelSpec:
-    def complain(path: yaml.DocumentPath, code: str, message: str) -> None:
+    def complain(path: DocumentPath, code: str, message: str) -> None:
         complaints.add(entry.below(path), code, message)
 
     secrets.check_secrets(entry, complaints)
@@ -347,7 +332,7 @@ class Sections:
 
     def _without_refused(self, entry: DocumentNode) -> dict[str, Any]:
         value: dict[str, Any] = deepcopy(entry.value)
-        here = yaml.pointer(entry.path)
+        here = json_pointer(entry.path)
         for file, pointer in self._refusals:
             if file == entry.document.file and pointer.startswith(f"{here}/"):
                 steps = pointer.removeprefix(here).split("/")[1:]
@@ -384,7 +369,7 @@ class Sections:
                 yield from whole.items()
 
     def _is_sound(self, entry: DocumentNode) -> bool:
-        return (entry.document.file, yaml.pointer(entry.path)) not in self._refused
+        return (entry.document.file, json_pointer(entry.path)) not in self._refused
 
 
 def _entry(pointer: str) -> str:

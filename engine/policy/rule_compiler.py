@@ -113,7 +113,6 @@ class RuleCompiler:
                     f"the catalogue does not know {each.value}; its payload goes unchecked",
                     hint=nearest(each.value, self.catalogue.schemas)
                     or f"describe it in events/{each.value.replace('.', '/', 1)}.schema.json",
-                    severity="warning",
                 )
             yield pattern
 
@@ -124,11 +123,7 @@ class RuleCompiler:
         if when is None:
             return None
         block, flaws = compile_block(when.value)
-        for flaw in flaws:
-            at_key = flaw.code == "bad-path"  # the path is the key
-            self.diagnostics.add(
-                when.below(flaw.path), flaw.code, flaw.message, hint=flaw.hint, at_key=at_key
-            )
+        self.diagnostics.extend(when, flaws)
         return block
 
     def _audience(self, to: DocumentNode | None) -> Audience | None:
@@ -161,7 +156,7 @@ class RuleCompiler:
         )
         if (active or mute) and timing.schedule.opens(_SOME_TIME, self.defaults.zone) is None:
             message = "these hours leave no time at which anything is sent"
-            self.diagnostics.add(mute or active or entry, "always-muted", message, severity="warning")
+            self.diagnostics.add(mute or active or entry, "always-muted", message)
         return timing
 
     def _named(self, names: DocumentNode | None) -> Iterator[Interval]:
@@ -180,7 +175,7 @@ class RuleCompiler:
         preferred = [each for each in (entry / "notify").items() if _is_preferred(each)]
         if allow and not preferred:
             message = "allow says among which channels people choose, and nothing here asks for preferred"
-            self.diagnostics.add(allow, "unused-allow", message, severity="warning", at_key=True)
+            self.diagnostics.add(allow, "unused-allow", message, at_key=True)
         for each in preferred if not allow else ():
             hint = "add to the rule: allow: [email, ...]"
             self.diagnostics.add(
@@ -327,10 +322,10 @@ def compile_limits(entry: DocumentNode, whole: Budget | None, complaints: Diagno
     )
     if throttle and _is_pointless(limits):
         message = "dedupe lets so few through that this never holds anything back"
-        complaints.add(throttle, "ineffective-throttle", message, severity="warning", at_key=True)
+        complaints.add(throttle, "ineffective-throttle", message, at_key=True)
     if entry.value.get("critical") and (held := digest or (throttle and _digests(throttle))):
         message = "the rule is critical, and this makes its messages wait"
-        complaints.add(held, "delayed-critical", message, severity="warning", at_key=True)
+        complaints.add(held, "delayed-critical", message, at_key=True)
     return limits
 
 

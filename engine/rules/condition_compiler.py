@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
-from ..model.problems import nearest
+from ..model.problems import Diagnostic, nearest
 from .conditions import (
     ALWAYS,
     NEVER,
@@ -79,7 +78,8 @@ class ValueTestCompiler(ABC):
         self.flaws: list[Diagnostic] = []
 
     def report(self, at: At, code: str, message: str, hint: str = "") -> None:
-        self.flaws.append(Diagnostic(path=at, code=code, message=message, hint=hint))
+        at_key = code == "bad-path"  # the path is the key
+        self.flaws.append(Diagnostic(path=at, code=code, message=message, hint=hint, at_key=at_key))
 
     def question(self, source: object, at: At, *, fold: bool) -> ValueTest:
         """A scalar, a list or a mapping of operators, as it stands inside an operator."""
@@ -325,16 +325,6 @@ class _ConditionCompiler(ValueTestCompiler):
 def _share(findings: tuple[ConditionResult, ...]) -> float:
     """How much of a block holds."""
     return sum(finding.holds for finding in findings) / len(findings) if findings else 1.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Diagnostic:
-    """Something wrong in a block."""
-
-    path: At  # where in the block; the last is the key or position that is wrong
-    code: str  # stable, for example unknown-operator
-    message: str  # what was found and what is allowed
-    hint: str = ""  # what to do
 
 
 def normalise(source: object) -> Mapping[str, Any]:

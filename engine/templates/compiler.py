@@ -22,7 +22,7 @@ import mrml
 from jinja2 import nodes
 
 from ..model.messages import Inline
-from ..model.problems import nearest
+from ..model.problems import Place, Problem, nearest
 from .library import (
     MARKUP,
     PICTURES,
@@ -40,18 +40,6 @@ _REFERRING = (nodes.Extends, nodes.Include, nodes.Import, nodes.FromImport)
 
 _REFERENCE_PARSER = jinja2.Environment()  # noqa: S701 -- parses, and renders nothing
 _Closure = set[str] | None  # files; None is every file of templates/
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TemplateDiagnostic:
-    """Something wrong in one template file."""
-
-    path: str
-    line: int
-    code: str
-    message: str
-    hint: str = ""
-    column: int = 1
 
 
 def _environment(sources: Mapping[str, str]) -> Sandbox:
@@ -80,8 +68,8 @@ class _TemplateLoader(jinja2.DictLoader):
 
 def compile_library(
     sources: Iterable[TemplateSource], pictures: Mapping[str, bytes]
-) -> tuple[Library, tuple[TemplateDiagnostic, ...]]:
-    """Compile every file; what is wrong with one comes back as a Flaw and does not hide the others."""
+) -> tuple[Library, tuple[Problem, ...]]:
+    """Compile every file; a problem in one does not hide those of the others."""
     return _TemplateCompiler(tuple(sources), pictures).compile()
 
 
@@ -89,10 +77,10 @@ class _TemplateCompiler:
     def __init__(self, sources: tuple[TemplateSource, ...], pictures: Mapping[str, bytes]) -> None:
         self.sources = sources
         self.pictures = pictures
-        self.flaws: list[TemplateDiagnostic] = []
+        self.flaws: list[Problem] = []
         self._names: frozenset[str] | None = None
 
-    def compile(self) -> tuple[Library, tuple[TemplateDiagnostic, ...]]:
+    def compile(self) -> tuple[Library, tuple[Problem, ...]]:
         texts = {source.path: self._markup(source) for source in self.sources}
         environment = _environment(texts)
         found: dict[str, dict[str, dict[str, dict[str, Variant]]]] = {}
@@ -136,7 +124,7 @@ class _TemplateCompiler:
             }
             for name, by_locale in found.items()
         }
-        flawed = frozenset(PurePosixPath(flaw.path).parts[0] for flaw in self.flaws)
+        flawed = frozenset(flaw.place.file.split("/")[1] for flaw in self.flaws)
         library = Library(by_name=shelves, flawed=flawed, partials=tuple(partials))
         return library, tuple(self.flaws)
 
@@ -147,9 +135,8 @@ class _TemplateCompiler:
         lines = source.text.splitlines()
         found = re.search(at, lines[line - 1]) if at and line <= len(lines) else None
         column = found.start() + 1 if found else 1
-        flaw = TemplateDiagnostic(
-            path=source.path, line=line, code=code, message=message, hint=hint, column=column
-        )
+        place = Place(file=TEMPLATE_FOLDER + source.path, line=line, column=column)
+        flaw = Problem(place=place, code=code, message=message, hint=hint)
         self.flaws.append(flaw)
 
     def _markup(self, source: TemplateSource) -> str:

@@ -6,9 +6,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...documents import yaml
 from ...documents.cursor import DocumentNode
-from ...model.problems import Problem
+from ...model.problems import DocumentPath, Problem, json_pointer
 from ...model.subjects import Pattern
 from ...rules.catalog import Catalogue
 from ...rules.paths import FieldPath
@@ -60,9 +59,9 @@ class SourceRule:
         """Whether its conditions compiled."""
         return not self.flaws
 
-    def is_flawed(self, path: yaml.DocumentPath) -> bool:
+    def is_flawed(self, path: DocumentPath) -> bool:
         """Whether something at or below ``path`` did not compile."""
-        here = yaml.pointer(path) if self.flaws else ""
+        here = json_pointer(path) if self.flaws else ""
         return any(flaw == here or flaw.startswith(f"{here}/") for flaw in self.flaws)
 
     @property
@@ -109,7 +108,7 @@ class SourceRuleBuilder:
 
     def source_rule(self, entry: DocumentNode, rule: Rule, problems: Sequence[Problem]) -> SourceRule:
         """``rule`` with its place; ``problems`` are those found while it was compiled."""
-        here = yaml.pointer(entry.path)
+        here = json_pointer(entry.path)
         flaws = [p.pointer for p in problems if p.pointer.startswith(f"{here}/") and "/when" in p.pointer]
         return SourceRule(rule=rule, entry=entry, events=self._events(rule), flaws=flaws)
 

@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...documents.cursor import Diagnostics, DocumentNode
-from ...documents.yaml import DocumentPath
-from ...model.problems import nearest
+from ...model.problems import DocumentPath, nearest
 from ...rules.analysis import NUMERIC, TEXTUAL, conditions, operators_of
 from ...rules.operators import OPERATORS, is_scalar, one_of
 from ...rules.paths import FieldPath, format_path, parse_path

@@ -42,7 +42,7 @@ def _check_entry(
         clashes = [clash(case, written.events.is_single) for case in both]
         if clashes and all(clashes):
             message = "this entry can never be used: the rule's own conditions exclude these"
-            complaints.add(when, "never-matches", message, severity="warning", at_key=True)
+            complaints.add(when, "never-matches", message, at_key=True)
 
 
 def _report_contradiction(
@@ -56,7 +56,7 @@ def _report_contradiction(
     at = when.below(only.literal.at) if only else when
     reason = f": {only.reason}" if only else ": all alternatives of its conditions exclude themselves"
     verb = "match" if what == "this rule" else "be used"
-    complaints.add(at, "never-matches", f"{what} can never {verb}{reason}", severity="warning", at_key=True)
+    complaints.add(at, "never-matches", f"{what} can never {verb}{reason}", at_key=True)
     return True
 
 
@@ -97,5 +97,5 @@ def _check_hidden(
                     f"the rule {written.rule.id!r} is never reached: {earlier.rule.id!r} "
                     f"({earlier.rule.place}) takes every such event and says stop"
                 )
-                complaints.add(written.entry / "id", "hidden-rule", message, severity="warning")
+                complaints.add(written.entry / "id", "hidden-rule", message)
                 break

@@ -56,7 +56,7 @@ def _check_used(policy: LintContext, complaints: Diagnostics) -> None:
         for entry in written:
             if entry.name not in used:
                 message = f"no rule uses the {what} {entry.name!r}"
-                complaints.add(entry, f"unused-{what}", message, severity="warning", at_key=True)
+                complaints.add(entry, f"unused-{what}", message, at_key=True)
     templates = {name for rule in rules for step in rule.steps for name in rule.templates_of(step)}
     templates |= {str(action.get("template")) for action in actions} | {a.name for a in policy.actions}
     library = policy.rulebook.library
@@ -118,7 +118,7 @@ def _check_tested(policy: LintContext, complaints: Diagnostics) -> None:
         ):
             continue
         message = f"no test tries the rule {rule.id!r}"
-        complaints.add(written.entry / "id", "untested-rule", message, severity="warning")
+        complaints.add(written.entry / "id", "untested-rule", message)
 
 
 def _file(words: LocalizedTemplate) -> str:
@@ -128,7 +128,7 @@ def _file(words: LocalizedTemplate) -> str:
 
 def _warn(complaints: Diagnostics, path: str, code: str, message: str) -> None:
     place = Place(file=TEMPLATE_FOLDER + path)
-    complaints.problems.append(Problem(place=place, code=code, message=message, severity="warning"))
+    complaints.problems.append(Problem(place=place, code=code, message=message))
 
 
 def check_categories(policy: LintContext, complaints: Diagnostics) -> None:
@@ -141,9 +141,7 @@ def check_categories(policy: LintContext, complaints: Diagnostics) -> None:
             message = (
                 f"nobody can choose anything in {category!r}: no rule of it reaches a person of the event"
             )
-            complaints.add(
-                written.entry / "category", "category-without-channel", message, severity="warning"
-            )
+            complaints.add(written.entry / "category", "category-without-channel", message)
 
 
 def _offers(rule: Rule, rulebook: Rulebook) -> bool:
@@ -183,7 +181,7 @@ def _check_redundant_fallback(rule: Rule, chain: FirstOf, steps: Steps, complain
     for at, step in steps[1:]:
         if any(_has_same_target(rule, other, step) for other in others):
             message = f"another entry of this rule tells the same people over {step.channel} in any case"
-            complaints.add(at, "redundant-fallback", message, severity="warning")
+            complaints.add(at, "redundant-fallback", message)
 
 
 def _check_fallback_timeout(
@@ -198,13 +196,13 @@ def _check_fallback_timeout(
                 f"{at.value} is over before one send over {channel.name} is: its timeout is "
                 f"{in_units(channel.timeout)}"
             )
-            complaints.add(at, "fallback-timeout", message, severity="warning")
+            complaints.add(at, "fallback-timeout", message)
         elif chain.within >= channel.retry.deadline:
             message = (
                 f"{at.value} changes nothing for {channel.name}, which gives up after "
                 f"{in_units(channel.retry.deadline)}: its retry.deadline"
             )
-            complaints.add(at, "fallback-timeout", message, severity="warning")
+            complaints.add(at, "fallback-timeout", message)
 
 
 def _has_same_target(rule: Rule, one: Notify, other: Notify) -> bool:

@@ -16,10 +16,10 @@ from jsonschema import Draft202012Validator
 
 from engine.channels import TYPES
 from engine.documents import schema_validation
-from engine.documents.schema_validation import EXPECTS, SchemaViolation
+from engine.documents.schema_validation import EXPECTS
 from engine.documents.schemas import check, check_schema, check_value, load, names
 from engine.documents.yaml import read
-from engine.model.problems import nearest
+from engine.model.problems import Diagnostic, nearest
 
 POLICY = """
 defaults: {locale: en, site: {name: KrossIAM, anything: [1, {a: b}]}, retry: {attempts: 3}}
@@ -573,7 +573,7 @@ class TestCheckValue:
         assert [f.code for f in check_schema(5)] == ["wrong-type"]
 
     def test_a_finding_is_a_value(self) -> None:
-        assert SchemaViolation(path=("a",), code="x", message="m") == SchemaViolation(
+        assert Diagnostic(path=("a",), code="x", message="m") == Diagnostic(
             path=("a",), code="x", message="m"
         )
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from engine.documents import composer
 from engine.documents import yaml as documents
-from engine.documents.yaml import Document, pointer, read, read_bytes
-from engine.model.problems import Place
+from engine.documents.yaml import Document, read, read_bytes
+from engine.model.problems import Place, json_pointer
 
 
 @pytest.fixture(params=["c", "pure"])
@@ -451,8 +451,8 @@ class TestPlaces:
         assert document.key_place(("a",)) == at(1, 1)
 
     def test_pointers(self) -> None:
-        assert pointer(()) == ""
-        assert pointer(("a/b", 0, "m~n", "")) == "/a~1b/0/m~0n/"
+        assert json_pointer(()) == ""
+        assert json_pointer(("a/b", 0, "m~n", "")) == "/a~1b/0/m~0n/"
 
 
 def paths(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:

@@ -11,7 +11,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from support import reference_evaluator
 
-from engine.rules.condition_compiler import ALL_OPERATORS, MAX_DEPTH, Diagnostic, compile_block
+from engine.model.problems import Diagnostic
+from engine.rules.condition_compiler import ALL_OPERATORS, MAX_DEPTH, compile_block
 from engine.rules.conditions import Block, ConditionResult
 from engine.rules.paths import format_path, parse_path, resolve
 

@@ -169,5 +169,7 @@ def test_flaws_are_found_at_load_with_their_line(path: str, text: str, code: str
     made, flaws = compile_library(
         [TemplateSource(path=path, text=text), TemplateSource(path="u/sms.txt", text="ok")], {}
     )
-    assert [(flaw.path, flaw.code, flaw.line) for flaw in flaws] == [(path, code, line)]
+    assert [(flaw.place.file, flaw.code, flaw.place.line) for flaw in flaws] == [
+        (f"templates/{path}", code, line)
+    ]
     assert "u" in made  # one bad file does not hide the others
