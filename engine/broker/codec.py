@@ -115,5 +115,13 @@ def redrive_of(headers: Mapping[str, str] | None) -> Redrive | None:
     )
 
 
+def redrive_headers(redrive: Redrive) -> dict[str, str]:
+    """Return the headers of a redriven event, from which ``redrive_of`` reads ``redrive``."""
+    headers = {_LETTER: redrive.id.letter, _REVIVED: str(redrive.id.at), _RECEIVED: str(redrive.received)}
+    if redrive.is_partial:
+        headers |= {_RULE: redrive.rule, _CHANNEL: redrive.channel, _DELIVERY: redrive.delivery}
+    return headers
+
+
 def _is_time(text: str) -> bool:
     return text.isascii() and text.isdecimal() and len(text) <= 18

@@ -282,9 +282,9 @@ def letter_line(letter: DeadLetter) -> Text:
     """One letter in one line: id, when, kind, reason, rule, channel, reqid, attempts, detail."""
     attempts = f"{letter.attempts}×" if letter.attempts else "-"
     whose = (
-        letter.header("rule") or "-",
-        letter.header("channel") or "-",
-        letter.header("reqid") or "-",
+        letter.rule or "-",
+        letter.channel or "-",
+        letter.reqid or "-",
         attempts,
     )
     return harmless(
@@ -292,7 +292,7 @@ def letter_line(letter: DeadLetter) -> Text:
             (f"{letter.sequence:>6}", "bold"),
             f"  {local(letter.at)}  {letter.kind:<6} ",
             (letter.reason, "red"),
-            f"  {'  '.join(whose)}  {letter.header('detail')}",
+            f"  {'  '.join(whose)}  {letter.detail}",
         )
     )
 
@@ -313,17 +313,18 @@ def show_letter(console: Console, letter: DeadLetter, payload: Any) -> None:
     """All that is known of one letter, and what is in it."""
     console.print(Text.assemble((f"dead letter {letter.sequence}", "bold"), f"  {letter.kind}, ",
                                 (letter.reason, "red"), f", {local(letter.at)}"), soft_wrap=True)  # fmt: skip
-    if letter.event:
-        indented(console, f"event     {letter.event}, received {local(letter.received)}", 2)
+    if letter.subject:
+        indented(console, f"event     {letter.subject}, received {local(letter.received)}", 2)
     for name in _NAMES:
-        if said := letter.header(name):
+        if said := getattr(letter, name):
             indented(console, f"{name:<9} {said}", 2)
     if letter.attempts:
         indented(console, f"attempts  {letter.attempts}", 2)
-    indented(console, f"detail    {letter.header('detail')}", 2)
-    if letter.is_truncated:
-        size = letter.header("truncated")
-        indented(console, Text(f"cut       only {letter.size} of {size} bytes were kept", "yellow"), 2)
+    indented(console, f"detail    {letter.detail}", 2)
+    if letter.truncated:
+        indented(
+            console, Text(f"cut       only {letter.size} of {letter.truncated} bytes were kept", "yellow"), 2
+        )
     console.print()
     indented(console, payload if isinstance(payload, str) else as_json(payload), 2)
 
@@ -335,10 +336,10 @@ def letter_document(letter: DeadLetter) -> dict[str, Any]:
         "at": iso(letter.at),
         "kind": str(letter.kind),
         "reason": letter.reason,
-        "detail": letter.header("detail"),
-        "event": letter.event,
-        **{name: letter.header(name) for name in _NAMES},
+        "detail": letter.detail,
+        "event": letter.subject,
+        **{name: getattr(letter, name) for name in _NAMES},
         "attempts": letter.attempts,
         "size": letter.size,
-        "truncated": letter.is_truncated,
+        "truncated": bool(letter.truncated),
     }

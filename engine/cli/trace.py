@@ -310,7 +310,7 @@ def _story(reqid: str, story: EventTrace, letters: Sequence[DeadLetter]) -> dict
                 "at": iso(letter.at),
                 "reason": letter.reason,
                 "delivery": letter.delivery,
-                "detail": letter.header("detail"),
+                "detail": letter.detail,
             }
             for letter in letters
             if letter.kind == story.kind

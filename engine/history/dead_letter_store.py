@@ -19,7 +19,7 @@ from ..broker.reader import StreamReader, await_permitted, request_jetstream
 from ..model.errors import MaxPayloadExceeded, MessageNotFound, NotPermitted, NotRedrivable, NotStored
 from ..model.messages import Kind
 from . import entries
-from .dead_letters import DeadLetter, DeadLetterFilter, EventRedrive, dead_letter_of, redrive_message
+from .dead_letters import DeadLetter, DeadLetterFilter, EventRedrive, redrive_message
 
 _MAX_SEQUENCE_LENGTH = 19  # digits; a delivery's id has 32, and may have nothing else
 _AT_ONCE = 32  # letters in hand: each may be as large as the broker takes
@@ -90,7 +90,7 @@ class DeadLetterStore:
             headers_only=True,
         ) as reading:
             while (stored := await reading.next_existing()) is not None:
-                letter = dead_letter_of(
+                letter = DeadLetter.from_message(
                     stored.subject, stored.headers, sequence=stored.sequence, at=stored.at, size=stored.size
                 )
                 if wanted.matches(letter):

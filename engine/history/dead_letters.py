@@ -1,11 +1,10 @@
-"""Dead letters: headers, filters, how each is redriven, and its payload with secrets masked.
+"""Dead letters: their message on the broker, filters, how each is redriven, and the payload without secrets.
 
-A delivery goes back to its channel under its own id. An event goes back to its subject; headers name the
-dead letter and, where only one delivery could not be stored, that delivery. These headers are written and
-read here.
+A redriven delivery returns to its channel with the same id. A redriven event returns to its subject. If
+only one delivery of the event failed, headers name that delivery.
 
-A delivery names its secrets. For an event, the dead letter names the sensitive fields, so that it can be
-read without the policy.
+A delivery lists its secrets. The dead letter of an event lists the sensitive fields instead, so the payload
+can be masked without the policy.
 """
 
 from __future__ import annotations
@@ -20,7 +19,8 @@ from urllib.parse import quote, quote_plus
 
 from msgspec import structs
 
-from ..broker.codec import _CHANNEL, _DELIVERY, _LETTER, _RECEIVED, _REVIVED, _RULE, Redrive, decode_delivery
+from ..broker import OutgoingMessage, Topology
+from ..broker.codec import Redrive, decode_delivery, redrive_headers
 from ..model.errors import NotRedrivable, UndecodableError
 from ..model.masking import MASK, longest_first, masked
 from ..model.messages import Delivery, Failure, Kind, RedriveId, Suppressed
@@ -28,65 +28,85 @@ from ..planning.planner import Plan
 
 MAX_HEADER_LENGTH = 500  # characters
 _ESCAPED = re.compile(r"\\(?:x([0-9a-f]{2})|u([0-9a-f]{4})|U([0-9a-f]{8}))")
+_ALL_SENSITIVE = "*"
+_MIN_PARTIAL_SECRET = 4  # characters; a shorter secret is masked only if it is the whole value
 
-SENSITIVE = "sensitive"  # the name of the header that lists fields, to ``Letter.said``
-_EVERYTHING = "*"
+# Fields of a dead letter that are headers, for example `Mss-Reqid`.
+_TEXTS = (
+    "detail", "subject", "reqid", "rule", "channel", "delivery", "revision", "chain", "sensitive",
+)  # fmt: skip
+_NUMBERS = ("attempts", "received", "truncated")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadLetter:
-    """What the broker tells of one dead letter, without its payload."""
+    """An event or a delivery that MSS gave up, without its payload."""
 
-    sequence: int  # in the stream of dead letters
-    at: int  # when it was given up, microseconds since the epoch
     kind: Kind
-    reason: str
-    headers: Mapping[str, str]
-    size: int  # bytes of the payload
+    reason: str  # one word, for example refused
+    detail: str = ""  # secrets are masked
+    subject: str = ""  # of the event; "" for a delivery
+    reqid: str = ""
+    rule: str = ""
+    channel: str = ""
+    delivery: str = ""  # id, also of a delivery that was never rendered; "" for a whole event
+    revision: str = ""
+    chain: str = ""  # channels that were tried, at the end of a fallback chain
+    sensitive: str = ""  # fields of the event, see `sensitive_header`
+    attempts: int = 0
+    received: int = 0  # when the broker received the event, microseconds since the epoch
+    truncated: int = 0  # original size in bytes, if only the beginning of the payload was stored
+    # Set by the broker.
+    sequence: int = 0  # in the stream of dead letters
+    at: int = 0  # when it was stored, microseconds since the epoch
+    size: int = 0  # bytes of the stored payload
+
+    @classmethod
+    def from_message(
+        cls, subject: str, headers: Mapping[str, str], *, sequence: int, at: int, size: int
+    ) -> DeadLetter:
+        """Parse a stored dead letter. Its subject ends with the kind and the reason."""
+        *_, kind, reason = subject.split(".")
+        values: dict[str, Any] = {name: readable(headers.get(_header(name), "")) for name in _TEXTS}
+        for name in _NUMBERS:
+            text = headers.get(_header(name), "")
+            values[name] = int(text) if text.isdecimal() else 0
+        values["received"] = values["received"] or at
+        return cls(kind=Kind(kind), reason=reason, sequence=sequence, at=at, size=size, **values)
+
+    def to_message(
+        self, topology: Topology, payload: bytes, *, id_: str, max_payload: int
+    ) -> OutgoingMessage:
+        """Build the message to store. A payload of more than ``max_payload`` bytes is truncated."""
+        dead_letter, room = self, max(0, max_payload)
+        if len(payload) > room:
+            dead_letter, payload = replace(self, truncated=len(payload)), payload[:room]
+        values = {name: getattr(dead_letter, name) for name in ("reason", *_TEXTS, *_NUMBERS)}
+        return OutgoingMessage(
+            subject=topology.dead_subject(self.kind, self.reason),
+            payload=payload,
+            id=f"dead.{id_}",
+            headers={_header(name): header_value(str(value)) for name, value in values.items() if value},
+        )
 
     @property
     def id(self) -> str:
-        """No other letter has it, even if the stream is made anew and counts from 1."""
+        """An id that stays unique if the stream is created again and counts from 1."""
         return f"{self.sequence}-{self.at}"
 
     @property
     def is_event(self) -> bool:
-        """Whether it holds an event; else a delivery."""
-        return "Mss-Subject" in self.headers
+        """True if the payload is an event; otherwise it is a delivery."""
+        return bool(self.subject)
 
-    @property
-    def event(self) -> str:
-        """The subject that the event came from; "" for a delivery."""
-        return self.headers.get("Mss-Subject", "")
 
-    @property
-    def delivery(self) -> str:
-        """The id of the delivery, written or not; "" where an event as a whole was given up."""
-        return self.headers.get(_DELIVERY, "")
-
-    @property
-    def attempts(self) -> int:
-        text = self.headers.get("Mss-Attempts", "")
-        return int(text) if text.isdecimal() else 0
-
-    @property
-    def received(self) -> int:
-        """When the broker took the event, microseconds since the epoch."""
-        text = self.headers.get(_RECEIVED, "")
-        return int(text) if text.isdecimal() else self.at
-
-    @property
-    def is_truncated(self) -> bool:
-        return "Mss-Truncated" in self.headers
-
-    def header(self, name: str) -> str:
-        """One of its headers, for people: ``detail``, ``rule``, ``channel``, ``reqid``, ``revision``."""
-        return readable(self.headers.get(f"Mss-{name.title()}", ""))
+def _header(name: str) -> str:
+    return f"Mss-{name.title()}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadLetterFilter:
-    """Which letters are meant: those that agree with all that is said."""
+    """Conditions on dead letters. A field that is not set matches all."""
 
     kind: Kind | None = None
     reason: str = ""
@@ -96,111 +116,108 @@ class DeadLetterFilter:
     delivery: str = ""
     since: int = 0  # microseconds since the epoch
 
-    def matches(self, letter: DeadLetter) -> bool:
-        named = {"Rule": self.rule, "Channel": self.channel, "Reqid": self.reqid, "Delivery": self.delivery}
+    def matches(self, dead_letter: DeadLetter) -> bool:
+        """True if ``dead_letter`` meets all conditions. Texts are compared as they are in headers."""
         return (
-            self.kind in (None, letter.kind)
-            and self.reason in ("", letter.reason)
-            and letter.at >= self.since
+            self.kind in (None, dead_letter.kind)
+            and self.reason in ("", dead_letter.reason)
+            and dead_letter.at >= self.since
             and all(
-                letter.headers.get(f"Mss-{name}") == header_value(value)
-                for name, value in named.items()
-                if value
+                header_value(getattr(dead_letter, name)) == header_value(wanted)
+                for name in ("rule", "channel", "reqid", "delivery")
+                if (wanted := getattr(self, name))
             )
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventRedrive:
-    """An event to be published again, as it was."""
+    """An event to publish again, unchanged, with headers that name its dead letter."""
 
     subject: str
     payload: bytes
     headers: Mapping[str, str]
 
 
-def dead_letter_of(
-    subject: str, headers: Mapping[str, str], *, sequence: int, at: int, size: int
-) -> DeadLetter:
-    """The letter that lies on ``subject``, which ends with its kind and its reason."""
-    *_, kind, reason = subject.split(".")
-    return DeadLetter(sequence=sequence, at=at, kind=Kind(kind), reason=reason, headers=headers, size=size)
-
-
-def redrive_message(letter: DeadLetter, payload: bytes, *, at: int) -> Delivery | EventRedrive:
-    """What ``letter`` becomes when it is brought back. Raises StaysDead with the reason."""
-    if letter.is_truncated:
+def redrive_message(dead_letter: DeadLetter, payload: bytes, *, at: int) -> Delivery | EventRedrive:
+    """Return the delivery or event to publish for ``dead_letter``. Raises NotRedrivable with the reason."""
+    if dead_letter.truncated:
         raise NotRedrivable("only its beginning was kept: it was larger than the broker takes with headers")
-    revival = RedriveId(letter=letter.id, at=at)
-    if letter.is_event:
-        headers = {_LETTER: letter.id, _REVIVED: str(at), _RECEIVED: str(letter.received)}
-        if _RULE in letter.headers:  # the rest of its deliveries were stored
-            headers |= {name: letter.headers.get(name, "") for name in (_RULE, _CHANNEL, _DELIVERY)}
-        return EventRedrive(subject=letter.event, payload=payload, headers=headers)
+    redrive_id = RedriveId(letter=dead_letter.id, at=at)
+    if dead_letter.is_event:
+        redrive = Redrive(
+            id=redrive_id,
+            received=dead_letter.received,
+            # With a rule, the other deliveries of the event were stored.
+            rule=header_value(dead_letter.rule),
+            channel=header_value(dead_letter.channel),
+            delivery=header_value(dead_letter.delivery),
+        )
+        return EventRedrive(subject=dead_letter.subject, payload=payload, headers=redrive_headers(redrive))
     try:
         delivery = decode_delivery(payload)
     except UndecodableError as error:
         raise NotRedrivable(f"it cannot be read as a delivery: {error}") from error
-    return structs.replace(delivery, redrive=revival)
+    return structs.replace(delivery, redrive=redrive_id)
 
 
-def only_redriven(plan: Plan, again: Redrive) -> Plan:
-    """Of ``plan`` what ``again`` asks for, known as brought back."""
-    if again.is_partial:
-        plan = _part_of(plan, again)
+def only_redriven(plan: Plan, redrive: Redrive) -> Plan:
+    """Return the part of ``plan`` that ``redrive`` selects, marked as redriven."""
+    if redrive.is_partial:
+        plan = _part_of(plan, redrive)
     return replace(
         plan,
-        deliveries=tuple(structs.replace(each, redrive=again.id) for each in plan.deliveries),
-        redrive=again.id,
+        deliveries=tuple(structs.replace(each, redrive=redrive.id) for each in plan.deliveries),
+        redrive=redrive.id,
     )
 
 
-def _part_of(plan: Plan, again: Redrive) -> Plan:
-    def asked(each: Delivery | Failure | Suppressed) -> bool:
-        return (header_value(each.rule), header_value(each.channel)) == (again.rule, again.channel)
+def _part_of(plan: Plan, redrive: Redrive) -> Plan:
+    def is_selected(each: Delivery | Failure | Suppressed) -> bool:
+        return (header_value(each.rule), header_value(each.channel)) == (redrive.rule, redrive.channel)
 
-    deliveries = tuple(filter(asked, plan.deliveries))
-    failures = tuple(filter(asked, plan.failures))
-    same = tuple(each for each in deliveries if each.id == again.delivery)
-    failed = tuple(each for each in failures if each.delivery == again.delivery)
+    deliveries = tuple(filter(is_selected, plan.deliveries))
+    failures = tuple(filter(is_selected, plan.failures))
+    same = tuple(each for each in deliveries if each.id == redrive.delivery)
+    failed = tuple(each for each in failures if each.delivery == redrive.delivery)
     if same or failed:
-        # Its siblings, for other addresses of the same entry, were written the first time.
+        # The other deliveries of the entry, to other addresses, were stored the first time.
         deliveries, failures = same, failed
     return replace(
         plan,
-        matches=tuple(match for match in plan.matches if header_value(match.rule.id) == again.rule),
+        matches=tuple(match for match in plan.matches if header_value(match.rule.id) == redrive.rule),
         deliveries=deliveries,
-        suppressed=tuple(filter(asked, plan.suppressed)),
+        suppressed=tuple(filter(is_selected, plan.suppressed)),
         failures=failures,
     )
 
 
 def header_value(text: str) -> str:
-    """``text`` as the value of a header: ASCII, without line breaks, of bounded length."""
+    """Encode ``text`` as a header value: ASCII, one line, of bounded length."""
     return " ".join(text.split())[:MAX_HEADER_LENGTH].encode("ascii", "backslashreplace").decode()
 
 
 def readable(value: str) -> str:
-    """The text that ``header_value`` was made of, as far as it can be told."""
+    """Decode a header value, as far as ``header_value`` can be reversed."""
 
     def character(found: re.Match[str]) -> str:
         code = int(found[1] or found[2] or found[3], 16)
-        # What is below was written by somebody else: nothing of it is escaped by us.
+        # `header_value` escapes no other code point: such an escape was in the original text.
         is_ours = 0x80 <= code < 0xD800 or 0xE000 <= code < 0x110000
         return chr(code) if is_ours else found[0]
 
-    return _ESCAPED.sub(character, value)
+    return _ESCAPED.sub(character, value) if "\\" in value else value
 
 
 def sensitive_header(paths: tuple[tuple[str, ...], ...]) -> str:
-    """What a letter's header says of an event's sensitive fields; "" where there are none."""
+    """List the sensitive fields of an event for a header, as JSON; ``*`` if they do not fit, "" for none."""
     text = json.dumps(paths) if paths else ""
-    return text if len(text) <= MAX_HEADER_LENGTH and text.isascii() and "  " not in text else _EVERYTHING
+    return text if len(text) <= MAX_HEADER_LENGTH and text.isascii() and "  " not in text else _ALL_SENSITIVE
 
 
-def masked_payload(letter: DeadLetter, payload: bytes) -> Any:
-    """The payload for people and programs: JSON data, or words on why it cannot be shown."""
-    return _event(letter, payload) if letter.is_event else _delivery(payload)
+def masked_payload(dead_letter: DeadLetter, payload: bytes) -> Any:
+    """Return the payload as JSON data with secrets masked, or a text that says why it is not shown."""
+    return _event(dead_letter, payload) if dead_letter.is_event else _delivery(payload)
 
 
 def _delivery(payload: bytes) -> Any:
@@ -234,16 +251,16 @@ def _fields(delivery: Delivery) -> dict[str, Any]:
     }
 
 
-def _event(letter: DeadLetter, payload: bytes) -> Any:
-    listed = letter.header(SENSITIVE)
+def _event(dead_letter: DeadLetter, payload: bytes) -> Any:
+    listed = dead_letter.sensitive
     try:
         message = json.loads(payload.decode(errors="replace"), object_pairs_hook=_Fields)
-        paths = json.loads(listed) if listed and listed != _EVERYTHING else []
+        paths = json.loads(listed) if listed and listed != _ALL_SENSITIVE else []
     except (ValueError, RecursionError) as error:
         if listed:
             return f"(not shown: {len(payload)} bytes that are no JSON ({error}), of an event with secrets)"
         return payload.decode(errors="replace")
-    if listed == _EVERYTHING:
+    if listed == _ALL_SENSITIVE:
         return f"(not shown: {len(payload)} bytes of an event whose secrets are too many to list)"
     payloads = list(_payloads(message))
     found = (value for path in paths for payload in payloads for value in _at(payload, path))
@@ -252,7 +269,7 @@ def _event(letter: DeadLetter, payload: bytes) -> Any:
 
 
 def _payloads(message: Any) -> Iterator[Any]:
-    """That of the event; of a digest those of all events that it tells of."""
+    """Yield the payload of the event, or the payloads of all events of a digest."""
     yield from _at(message, ("payload",))
     for events in _at(message, ("batch", "events")):
         for event in events if isinstance(events, list) else ():
@@ -260,11 +277,11 @@ def _payloads(message: Any) -> Iterator[Any]:
 
 
 class _Fields(list[tuple[str, Any]]):
-    """An object as it is written: a key may come twice, in two spellings, and each value is a secret."""
+    """The pairs of a JSON object, with repeated keys: each of their values may be a secret."""
 
 
 def _at(value: Any, path: Sequence[str]) -> Iterator[Any]:
-    """Everything that ``path`` leads to, without regard to case, as the sender's programs read it."""
+    """Yield each value at ``path``. Keys match in any case, as in the Go client."""
     if not path:
         yield value
     elif isinstance(value, _Fields):
@@ -285,18 +302,22 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _plain(value: Any, secrets: tuple[str, ...]) -> Any:
-    """``value`` with mappings for objects; what is sensitive is masked however short it is."""
+    """Return ``value`` with mappings for objects, and with secrets masked."""
     if isinstance(value, _Fields):
         return {key: _plain(inside, secrets) for key, inside in value}
     if isinstance(value, list):
         return [_plain(inside, secrets) for inside in value]
     if isinstance(value, Mapping) or value is None or isinstance(value, bool):
         return value
-    return MASK if str(value) in secrets else masked(value, tuple(s for s in secrets if len(s) >= 4))
+    return (
+        MASK
+        if str(value) in secrets
+        else masked(value, tuple(secret for secret in secrets if len(secret) >= _MIN_PARTIAL_SECRET))
+    )
 
 
 def _spellings(secrets: tuple[str, ...]) -> tuple[str, ...]:
-    """The secrets as they stand in texts, in HTML and in links, the longest first."""
+    """Return the secrets as they appear in texts, in HTML and in links, the longest first."""
     spelled = {
         spelling
         for secret in secrets

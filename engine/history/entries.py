@@ -7,7 +7,7 @@ sensitive values are masked.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,7 @@ from ..planning.draft import DigestRef
 from ..planning.planner import Plan
 from ..planning.records import FallbackRecord, PlanRecord
 from ..rules.rulebook import Mode
-from .dead_letters import DeadLetter, header_value
+from .dead_letters import DeadLetter
 
 
 class _EventEntry(msgspec.Struct):
@@ -207,7 +207,7 @@ def drop_entry(topology: Topology, letter: DeadLetter, *, at: int) -> OutgoingMe
 
 
 def _decision_entry(topology: Topology, what: str, letter: DeadLetter, at: int) -> OutgoingMessage | None:
-    reqid = letter.header("reqid")
+    reqid = letter.reqid
     if not reqid:
         return None
     entry = {
@@ -215,8 +215,8 @@ def _decision_entry(topology: Topology, what: str, letter: DeadLetter, at: int) 
         "at": at,
         "letter": letter.id,
         "delivery": letter.delivery,
-        "rule": letter.header("rule"),
-        "channel": letter.header("channel"),
+        "rule": letter.rule,
+        "channel": letter.channel,
     }
     return OutgoingMessage(
         subject=topology.history_subject(letter.kind, token(reqid)),
@@ -274,32 +274,6 @@ class _ReceiptSummary(msgspec.Struct):
 
 
 _receipts = msgspec.json.Decoder(_ReceiptSummary)
-
-
-def dead_letter(
-    topology: Topology,
-    *,
-    kind: Kind,
-    reason: str,
-    detail: str,
-    id: str,  # noqa: A002 -- the message id
-    payload: bytes,
-    about: Mapping[str, Any],
-    room: int,
-) -> OutgoingMessage:
-    """A dead letter: what was given up, as it was, with the reason in the headers.
-
-    ``room`` is the largest payload in bytes; a longer one is cut and says so.
-    """
-    headers = {"Mss-Reason": reason, "Mss-Detail": header_value(detail)}
-    headers |= {f"Mss-{name.title()}": header_value(str(value)) for name, value in about.items()}
-    spare = max(0, room)
-    if len(payload) > spare:
-        headers["Mss-Truncated"] = str(len(payload))
-        payload = payload[:spare]
-    return OutgoingMessage(
-        subject=topology.dead_subject(kind, reason), payload=payload, id=f"dead.{id}", headers=headers
-    )
 
 
 class ReceiptRecord(msgspec.Struct, tag_field="type", tag="receipt"):

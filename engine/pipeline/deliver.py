@@ -32,6 +32,7 @@ from ..broker import (
 from ..broker.codec import decode_delivery, encode
 from ..channels import Channel
 from ..history import entries
+from ..history.dead_letters import DeadLetter
 from ..history.entries import DeliveryHistory
 from ..metrics import Metrics
 from ..model.errors import Deferred, Refused, UndecodableError, Unknown
@@ -265,31 +266,30 @@ class DeliveryWorker:
         self, msg: Msg, delivery: Delivery | None, reason: str, detail: str, *, attempts: int = 1
     ) -> None:
         """Put the delivery among the dead letters, whole, so that it can be sent after all."""
-        kind = delivery.kind if delivery else Kind(msg.subject.split(".")[-2])
-        about = {"channel": self.spec.name, "attempts": attempts}
-        if delivery:
-            about |= {
-                "delivery": delivery.id,
-                "reqid": delivery.reqid,
-                "rule": delivery.rule,
-                "revision": delivery.revision,
-            }
-            if delivery.fell_back_from:
-                about["chain"] = ", ".join((*delivery.fell_back_from.channels, delivery.channel))
-            detail = mask(detail, delivery.secrets)
-        letter = entries.dead_letter(
-            self.topology,
-            kind=kind,
+        dead_letter = DeadLetter(
+            kind=delivery.kind if delivery else Kind(msg.subject.split(".")[-2]),
             reason=reason,
-            detail=detail,
-            id=delivery.run_id if delivery else f"delivery.{message_metadata(msg.reply).sequence}",
-            payload=msg.data,
-            about=about,
-            room=self.connection.largest_payload,
+            detail=mask(detail, delivery.secrets) if delivery else detail,
+            channel=self.spec.name,
+            attempts=attempts,
         )
-        await self.publisher.store(letter)
-        self.metrics.dead.labels(kind, reason).inc()
-        log.warning("channel %s: dead letter: %s: %s", self.spec.name, reason, detail)
+        id_ = f"delivery.{message_metadata(msg.reply).sequence}"
+        if delivery:
+            id_, failed = delivery.run_id, delivery.fell_back_from
+            dead_letter = replace(
+                dead_letter,
+                reqid=delivery.reqid,
+                rule=delivery.rule,
+                delivery=delivery.id,
+                revision=delivery.revision,
+                chain=", ".join((*failed.channels, delivery.channel)) if failed else "",
+            )
+        largest = self.connection.largest_payload
+        await self.publisher.store(
+            dead_letter.to_message(self.topology, msg.data, id_=id_, max_payload=largest)
+        )
+        self.metrics.dead.labels(dead_letter.kind, reason).inc()
+        log.warning("channel %s: dead letter: %s: %s", self.spec.name, reason, dead_letter.detail)
 
     def _receipt(
         self,

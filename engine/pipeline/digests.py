@@ -24,7 +24,7 @@ from ..broker import (
 )
 from ..broker.codec import Redrive, redrive_of
 from ..history import entries
-from ..history.dead_letters import SENSITIVE, only_redriven, sensitive_header
+from ..history.dead_letters import DeadLetter, only_redriven, sensitive_header
 from ..history.plan_store import PlanStore, RecordedPlan
 from ..metrics import Metrics
 from ..model.masking import mask
@@ -205,24 +205,24 @@ class DigestFlusher:
         known = filter(None, (rulebook.catalogue.get(event.name) for event in planned.digest.events))
         secrets = dict.fromkeys(path for schema in known for path in schema.secrets)
         self.metrics.dead.labels(planned.event.kind, "digest-render-failed").inc()
-        return entries.dead_letter(
-            self.topology,
+        dead_letter = DeadLetter(
             kind=planned.event.kind,
             reason="digest-render-failed",
             detail=mask(failure.detail, planned.secrets),
-            id=f"{_name(planned)}.{failure.delivery}",
-            payload=msgspec.json.encode(_DeadDigest(key, failure.rule, batch)),
-            about={
-                "subject": self.topology.due_subject("digest", key),
-                "received": planned.event.received,
-                SENSITIVE: sensitive_header(tuple(secrets)),
-                "reqid": planned.event.reqid,
-                "rule": failure.rule,
-                "channel": failure.channel,
-                "delivery": failure.delivery,
-                "revision": planned.revision,
-            },
-            room=self.connection.largest_payload,
+            subject=self.topology.due_subject("digest", key),
+            reqid=planned.event.reqid,
+            rule=failure.rule,
+            channel=failure.channel,
+            delivery=failure.delivery,
+            revision=planned.revision,
+            received=planned.event.received,
+            sensitive=sensitive_header(tuple(secrets)),
+        )
+        return dead_letter.to_message(
+            self.topology,
+            msgspec.json.encode(_DeadDigest(key, failure.rule, batch)),
+            id_=f"{_name(planned)}.{failure.delivery}",
+            max_payload=self.connection.largest_payload,
         )
 
     async def _drop_orphaned(self, rulebook: Rulebook, alarm: DigestTimer) -> PendingAck:

@@ -29,7 +29,7 @@ from ..broker import (
 )
 from ..broker.codec import Redrive, decode_event, read_hops, redrive_of
 from ..history import entries
-from ..history.dead_letters import SENSITIVE, only_redriven, sensitive_header
+from ..history.dead_letters import DeadLetter, only_redriven, sensitive_header
 from ..history.plan_store import PlanStore, RecordedPlan
 from ..metrics import Metrics
 from ..model.errors import CacheMiss, NotStored, UndecodableError
@@ -222,22 +222,15 @@ class EventIngester:
         )
 
     def _dead_failure(self, arrival: ReceivedEvent, planned: Plan, failure: Failure) -> OutgoingMessage:
-        return entries.dead_letter(
-            self.topology,
-            kind=self.kind,
-            reason="render-failed",
-            detail=mask(failure.detail, planned.secrets),
-            id=f"{arrival.message_id}.{failure.delivery}",
-            payload=arrival.msg.data,
-            about={
-                **self._about(arrival.msg, arrival.rulebook),
-                "reqid": planned.event.reqid,
-                "rule": failure.rule,
-                "channel": failure.channel,
-                "delivery": failure.delivery,
-            },
-            room=self.connection.largest_payload,
+        detail = mask(failure.detail, planned.secrets)
+        dead_letter = replace(
+            self._dead_letter_of(arrival.msg, "render-failed", detail, arrival.rulebook),
+            reqid=planned.event.reqid,
+            rule=failure.rule,
+            channel=failure.channel,
+            delivery=failure.delivery,
         )
+        return self._dead_letter_message(arrival.msg, dead_letter, f"{arrival.message_id}.{failure.delivery}")
 
     def give_up(self, msg: Msg) -> PendingAck:
         """What becomes of an event that a bug keeps from being planned."""
@@ -247,39 +240,37 @@ class EventIngester:
     def _dead_letter(self, msg: Msg, reason: str, detail: str, rulebook: Rulebook) -> PendingAck:
         """The message goes among the dead letters."""
         log.warning("%s: dead letter: %s: %s", msg.subject, reason, detail)
-        letter = entries.dead_letter(
-            self.topology,
-            kind=self.kind,
-            reason=reason,
-            detail=detail,
-            id=f"{self.kind}.{message_metadata(msg.reply).sequence}",
-            payload=msg.data,
-            about=self._about(msg, rulebook),
-            room=self.connection.largest_payload,
-        )
+        dead_letter = self._dead_letter_of(msg, reason, detail, rulebook)
+        id_ = f"{self.kind}.{message_metadata(msg.reply).sequence}"
+        stored = self._dead_letter_message(msg, dead_letter, id_)
 
         def count() -> None:
             self.metrics.events.labels(self.kind, "dead").inc()
             self.metrics.dead.labels(self.kind, reason).inc()
 
-        return PendingAck(publisher=self.publisher, messages=(letter,), settled=count)
+        return PendingAck(publisher=self.publisher, messages=(stored,), settled=count)
 
-    def _about(self, msg: Msg, rulebook: Rulebook) -> dict[str, str]:
-        """What a dead letter says of the event in it."""
-        again = redrive_of(msg.headers)
-        taken = message_metadata(msg.reply).stored_at
+    def _dead_letter_message(self, msg: Msg, dead_letter: DeadLetter, id_: str) -> OutgoingMessage:
+        largest = self.connection.largest_payload
+        return dead_letter.to_message(self.topology, msg.data, id_=id_, max_payload=largest)
+
+    def _dead_letter_of(self, msg: Msg, reason: str, detail: str, rulebook: Rulebook) -> DeadLetter:
+        """Describe the event in ``msg`` as a dead letter."""
+        redrive = redrive_of(msg.headers)
         key = self.topology.key(self.kind, msg.subject)
-        known = rulebook.catalogue.get(f"{self.kind}.{key}" if key else str(self.kind))
-        about = {
-            "subject": msg.subject,
-            "revision": rulebook.revision,
-            "received": str(again.received if again else taken),
-        }
-        if again and again.is_partial:
-            about |= {"rule": again.rule, "channel": again.channel, "delivery": again.delivery}
-        if sensitive := sensitive_header(known.secrets if known else ()):
-            about[SENSITIVE] = sensitive
-        return about
+        schema = rulebook.catalogue.get(f"{self.kind}.{key}" if key else str(self.kind))
+        return DeadLetter(
+            kind=self.kind,
+            reason=reason,
+            detail=detail,
+            subject=msg.subject,
+            rule=redrive.rule if redrive else "",
+            channel=redrive.channel if redrive else "",
+            delivery=redrive.delivery if redrive else "",
+            revision=rulebook.revision,
+            received=redrive.received if redrive else message_metadata(msg.reply).stored_at,
+            sensitive=sensitive_header(schema.secrets if schema else ()),
+        )
 
 
 def _start_plan(

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from support.policy_builders import event, policy
 
+from engine.broker import Topology
 from engine.broker.codec import Redrive, encode, redrive_of
 from engine.history.dead_letters import (
     DeadLetter,
     DeadLetterFilter,
     EventRedrive,
-    dead_letter_of,
     header_value,
     masked_payload,
     only_redriven,
@@ -43,11 +43,29 @@ DELIVERY = Delivery(
 
 def letter(reason: str = "refused", size: int = 10, **headers: str) -> DeadLetter:
     named = {f"Mss-{name.title()}": value for name, value in headers.items()}
-    return dead_letter_of(f"mss.dead.notice.{reason}", named, sequence=7, at=1000, size=size)
+    return DeadLetter.from_message(f"mss.dead.notice.{reason}", named, sequence=7, at=1000, size=size)
 
 
 def of_event(**headers: str) -> DeadLetter:
     return letter("not-json", **{"subject": "kiam.console.notice.x", **headers})
+
+
+@given(st.lists(st.text(max_size=600), min_size=4, max_size=4), st.binary(max_size=200))
+def test_a_dead_letter_is_stored_and_read_with_all_its_fields(texts: list[str], payload: bytes) -> None:
+    detail, reqid, rule, channel = texts
+    dead_letter = DeadLetter(
+        kind=Kind.AUDIT, reason="refused", detail=detail, subject="kiam.console.audit.x", reqid=reqid, rule=rule,
+        channel=channel, delivery="d", revision="rev", chain="a, b", sensitive='[["a"]]', attempts=3, received=5,
+    )  # fmt: skip
+    stored = dead_letter.to_message(Topology(), payload, id_="x", max_payload=100)
+    assert (stored.id, stored.payload) == ("dead.x", payload[:100])
+    read = DeadLetter.from_message(stored.subject, stored.headers, sequence=7, at=1000, size=100)
+    assert (read.kind, read.reason, read.is_event, read.id) == (Kind.AUDIT, "refused", True, "7-1000")
+    assert read.truncated == (len(payload) if len(payload) > 100 else 0)
+    for name in DeadLetter.__slots__:
+        if name not in ("truncated", "sequence", "at", "size"):
+            expected, found = str(getattr(dead_letter, name)), str(getattr(read, name))
+            assert header_value(found) == header_value(expected)
 
 
 def test_a_delivery_comes_back_with_its_id_and_a_new_life() -> None:
