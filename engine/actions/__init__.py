@@ -62,16 +62,6 @@ class Lookup(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ServiceTerms:
-    """Under which conditions requests are served."""
-
-    prefix: str  # of the applications' subjects
-    namespace: str  # of our own
-    tolerance: float  # seconds that a sender's clock may be off, both ways
-    deadline: float  # seconds that a caller waits
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class HandlerResources:
     """What a handler may use of the process it runs in."""
 

@@ -19,7 +19,7 @@ from msc.errors import ConnectError
 from msc.options import ConnectOptions
 
 from ..actions import HandlerResources
-from ..actions.service import ActionService, make_actions
+from ..actions.service import ActionService
 from ..broker import AtomicStore, Connection, Consumer, Handle, Provisioner, Publisher, Topology, connect
 from ..channels import Channel, ChannelResources, open_channel
 from ..history.plan_store import PlanStore
@@ -242,7 +242,7 @@ async def open_session(
             is_enabled=lambda: Kind.NOTICE in live().kinds,
         ),
         preferences=preferences,
-        actions=make_actions(settings, connection, ledger, resources, clock=now),
+        actions=ActionService(live, ledger, resources, clock=now),
     )
 
 
@@ -365,9 +365,6 @@ class Service:
             up.workers.commit(rulebook.channels, opened)
             self._consume_kinds(up)
             up.tasks.create_task(self._flush(up.session, before, rulebook), name="flush")
-            up.session.actions.set_terms(
-                tolerance=settings.clock_tolerance, deadline=settings.action_deadline
-            )
 
     @property
     def actions(self) -> ActionService | None:

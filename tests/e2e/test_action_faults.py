@@ -36,7 +36,7 @@ DEFERRED = "not delivered: try again later"
 # No results, and not written down: on a machine that is too slow for the crowd a caller asks again.
 REFUSALS = (
     NOT_BEGUN,
-    "busy: too many requests in hand",
+    "busy: too many requests in flight",
     "not carried out: the ledger cannot be reached",
     "still being carried out: outcome not known yet",
 )

@@ -202,7 +202,7 @@ async def test_more_than_the_bound_is_refused_at_once(world: World, environment:
         await server.actions.apply(specs)
         replies = await asyncio.gather(*(ask(world.client, "sendverifyemail", verify(n)) for n in range(50)))
     codes = Counter((reply["code"], reply["message"]) for reply in replies)
-    assert set(codes) == {(0, "ok"), (1, "busy: too many requests in hand")}
+    assert set(codes) == {(0, "ok"), (1, "busy: too many requests in flight")}
     assert codes[0, "ok"] == len(world.caught.mails) >= 5
 
 
