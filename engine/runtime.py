@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import ParamSpec, TypeVar
 
 P = ParamSpec("P")
@@ -36,8 +37,19 @@ def now() -> int:
 
 
 async def run_in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """What ``work`` returns, done in a thread. It is done to its end also where nobody waits any more."""
-    return await asyncio.to_thread(_switch_interval.short()(work), *args, **kwargs)
+    """Return the result of ``work``, which runs in a thread, to its end even if the caller is cancelled.
+
+    When this returns, the thread holds neither the arguments nor the result. A thread of an executor keeps
+    both for a moment after the caller has its result; it would then be the one that frees them, all at once.
+    """
+    calls, results = [partial(work, *args, **kwargs)], list[T]()
+
+    def run() -> None:
+        with _switch_interval.short():
+            results.append(calls.pop()())
+
+    await asyncio.to_thread(run)
+    return results.pop()
 
 
 @dataclass(slots=True)

@@ -5,6 +5,10 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+from weakref import ref
 
 import pytest
 
@@ -44,3 +48,23 @@ async def test_what_fails_or_is_no_longer_waited_for_leaves_nothing_changed() ->
     go.set()
     while sys.getswitchinterval() != usual:
         await asyncio.sleep(0.001)
+
+
+async def test_a_thread_keeps_neither_the_arguments_nor_the_result() -> None:
+    kept: list[object] = []
+
+    class LateExecutor(ThreadPoolExecutor):
+        """Keeps what a worker thread of a loaded machine still holds when the caller has its result."""
+
+        def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+            future = super().submit(fn, *args, **kwargs)
+            kept.append((fn, args, kwargs, future))
+            return future
+
+    asyncio.get_running_loop().set_default_executor(LateExecutor(1))
+    argument: set[int] = {1}
+    result = await run_in_thread(frozenset.union, frozenset({2}), argument)
+    assert kept and result == {1, 2}
+    watched = [ref(argument), ref(result)]
+    del argument, result
+    assert [each() for each in watched] == [None, None]
