@@ -10,7 +10,6 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Collection, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Any, TypeVar
 from uuid import uuid4
@@ -22,6 +21,7 @@ from nats.aio.subscription import Subscription
 from nats.js.api import RawStreamMsg
 
 from ..model.errors import BrokerError, BrokerUnsupported, MessageNotFound, NotPermitted
+from ..model.times import iso_time
 from .connection import Connection
 
 _ACK = "$JS.ACK."
@@ -32,7 +32,6 @@ _SILENCE = 2.5 * _HEARTBEAT  # seconds without any: the consumer is lost
 _MAKINGS = 5  # of a consumer in a row, without anything heard between
 _IDLE = 30.0  # seconds after which the broker forgets a consumer nobody listens to
 _NO_STREAM, _NO_MESSAGE, _JETSTREAM_OFF = 10059, (10037, 10057), (10039, 10076)
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 T = TypeVar("T")
 
@@ -198,7 +197,7 @@ class StreamReader:
         self.caught_up = self.caught_up or not self.pending
 
     def _config(self, inbox: str) -> dict[str, Any]:
-        since = (_EPOCH + timedelta(microseconds=self._since)).isoformat().replace("+00:00", "Z")
+        since = iso_time(self._since)
         where: dict[str, Any] = {"deliver_policy": "by_start_sequence", "opt_start_seq": self._start}
         if self._since:
             where = {"deliver_policy": "by_start_time", "opt_start_time": since}

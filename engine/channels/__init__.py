@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from importlib import import_module
 from types import ModuleType
 from typing import Protocol, cast
@@ -16,9 +15,8 @@ from typing import Protocol, cast
 from ..model.errors import PolicyError
 from ..model.messages import Delivery
 from ..model.problems import Problem
+from ..model.times import iso_time
 from ..rules.rulebook import ChannelSpec
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Channel(Protocol):
@@ -107,10 +105,9 @@ def event_json(delivery: Delivery) -> bytes:
     ``type`` is ``KIND.KEY``, ``timestamp`` is when the broker took the event (RFC 3339, UTC), and
     ``data.payload`` is the event's payload.
     """
-    created = _EPOCH + timedelta(microseconds=delivery.created)
     body = {
         "type": f"{delivery.kind}.{delivery.key}" if delivery.key else str(delivery.kind),
-        "timestamp": created.isoformat(timespec="microseconds").replace("+00:00", "Z"),
+        "timestamp": iso_time(delivery.created),
         "data": {
             "id": delivery.id,
             "reqid": delivery.reqid,

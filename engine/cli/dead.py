@@ -21,14 +21,14 @@ from ..history.dead_letter_store import DeadLetterResult, DeadLetterStore, Redri
 from ..history.dead_letters import DeadLetter, DeadLetterFilter, masked_payload
 from ..model.errors import MessageNotFound
 from ..model.messages import Kind
-from ..model.times import parse_duration
+from ..model.times import iso_time, parse_duration
 from ..runtime import now
 from ..settings import Settings
 from . import output
 from .common import CONFIG, SERVER, settings_of, stderr, stdout
 from .connect import connect_to_broker, run, warn_hidden
 from .output import as_json, harmless, indented
-from .trace import iso, local
+from .trace import local
 
 _MAX_PROBLEMS_SHOWN = 20  # listed
 _TEXT_OR_JSON = click.option(
@@ -333,7 +333,7 @@ def letter_document(letter: DeadLetter) -> dict[str, Any]:
     """One letter for programs, without its payload."""
     return {
         "sequence": letter.sequence,
-        "at": iso(letter.at),
+        "at": iso_time(letter.at),
         "kind": str(letter.kind),
         "reason": letter.reason,
         "detail": letter.detail,

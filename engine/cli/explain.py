@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from ..model.masking import mask, masked
 from ..model.messages import Delivery, Event, Kind
 from ..model.problems import nearest
 from ..model.subjects import valid_key
-from ..model.times import in_units, parse_time
+from ..model.times import from_micros, in_units, iso_time, parse_time, to_micros
 from ..planning.explain import (
     Explanation,
     PreferenceReport,
@@ -38,8 +38,6 @@ from ..rules.rulebook import Budget, Dedupe, Digest, Mode, Rulebook, Throttle
 from . import output
 from .common import FOLDER, PAYLOAD, payload_of, rulebook_of, stdout
 from .output import indented
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @click.command(short_help="Say for one event which rules match and what is sent.")
@@ -79,7 +77,7 @@ def explain(
         raise click.UsageError("--payload: an event's payload is an object")
     choices = None if written is None else _parse_preferences(written)
     rulebook = rulebook_of(folder, load_policy(folder), json=format_ == "json")
-    now = round((time - _EPOCH).total_seconds() * 1_000_000)
+    now = to_micros(time)
     explanation = explain_event(
         rulebook,
         Event(
@@ -271,7 +269,7 @@ def explanation_document(explanation: Explanation) -> dict[str, Any]:
                 "rule": held.rule,
                 "channel": held.channel,
                 "reason": held.reason,
-                "until": (_EPOCH + timedelta(microseconds=held.until)).isoformat().replace("+00:00", "Z"),
+                "until": iso_time(held.until, "auto"),
             }
             for held in plan.held
         ]
@@ -340,7 +338,7 @@ def sentences_of(gate: StageReport, secrets: tuple[str, ...]) -> Iterator[str]:
 
 def time_of(at: int) -> str:
     """``at``, microseconds since the epoch, as people and programs read it."""
-    return (_EPOCH + timedelta(microseconds=at)).isoformat(timespec="seconds")
+    return from_micros(at).isoformat(timespec="seconds")
 
 
 def masked_finding(finding: ConditionResult, secrets: tuple[str, ...]) -> ConditionResult:

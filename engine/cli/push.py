@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..model.errors import InvalidBucket
+from ..model.times import iso_time
 from ..policy.bucket import PolicyBucket, Revisions, make_bucket, open_bucket, policy_diff
 from ..policy.loader import Files, load_files, read_folder
 from ..policy.testing.coverage import coverage
@@ -27,7 +28,7 @@ from .common import CONFIG, SERVER, rulebook_of, settings_of, stdout
 from .connect import connect_to_broker, run
 from .output import harmless
 from .test import show_tests
-from .trace import iso, local
+from .trace import local
 
 T = TypeVar("T")
 _BEFORE = "before"  # what --rollback means without a revision
@@ -216,7 +217,7 @@ def revisions_document(bucket: str, revisions: Revisions) -> dict[str, Any]:
     return {
         "bucket": bucket,
         "current": revisions.current,
-        "since": iso(revisions.moved_at),
+        "since": iso_time(revisions.moved_at),
         "by": revisions.moved_by,
         "revisions": [
             {
@@ -224,7 +225,7 @@ def revisions_document(bucket: str, revisions: Revisions) -> dict[str, Any]:
                 "revision": each.revision,
                 "current": each.number == revisions.current,
                 "who": each.who,
-                "at": iso(each.at),
+                "at": iso_time(each.at),
                 "message": each.message,
                 "before": each.parent,
                 "bytes": each.size,

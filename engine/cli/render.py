@@ -22,6 +22,7 @@ from ..model.errors import TemplateError
 from ..model.messages import Event, Kind, Message
 from ..model.problems import Place, nearest
 from ..model.subjects import ONE, REST
+from ..model.times import to_micros
 from ..planning.planner import template_context
 from ..planning.recipients import recipient_of
 from ..planning.requests import SHAPES
@@ -34,7 +35,7 @@ from ..templates.library import render_template
 from .common import payload_of, rulebook_of, stderr, stdout
 from .output import harmless, indented
 
-_NOW = round(DEFAULT_AT.timestamp() * 1_000_000)
+_NOW = to_micros(DEFAULT_AT)
 
 
 @click.command(short_help="Show a template as its reader will see it.")

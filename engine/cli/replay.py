@@ -22,7 +22,7 @@ from ..history.archive import Archive
 from ..history.replay.diff import FieldChange, ReplaySide
 from ..history.replay.replay import DeliveryChange, Replay, Sample
 from ..model.errors import BrokerUnsupported, InvalidPreferences, NotPermitted
-from ..model.times import parse_duration
+from ..model.times import iso_time, parse_duration
 from ..planning.recipients import Choices, ChoicesOf
 from ..policy.loader import Files, load_files, read_folder
 from ..preferences.document import parse
@@ -35,7 +35,7 @@ from .connect import connect_to_broker, run, warn_hidden
 from .output import harmless, indented
 from .preferences import all_preferences
 from .push import active_files, with_bucket
-from .trace import iso, local
+from .trace import local
 
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 
@@ -237,7 +237,7 @@ def replay_document(past: ReplayReport, names: Mapping[str, str], since: int) ->
     replay, archive = past.replay, past.archive
     totals = {str(each): sum(tally[each] for tally in replay.tallies.values()) for each in DeliveryChange}
     return {
-        "since": iso(since),
+        "since": iso_time(since),
         "events": replay.events.total(),
         "kinds": dict(replay.events),
         "undecodable": archive.undecodable.total(),
@@ -263,7 +263,7 @@ def _sample(sample: Sample) -> dict[str, Any]:
         "channel": sample.channel,
         "event": sample.event,
         "reqid": sample.reqid,
-        "received": iso(sample.received),
+        "received": iso_time(sample.received),
         "reason": sample.why,
         "fields": [_field(each) for each in sample.fields],
     }

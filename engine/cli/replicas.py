@@ -12,13 +12,14 @@ from rich.console import Console
 from rich.text import Text
 
 from ..model.problems import Problem
+from ..model.times import iso_time
 from ..server.control import ConsumerLag, ReloadResult, ReplicaReplies, ReplicaReply, Status, ask_replicas
 from ..settings import Settings
 from . import output
 from .common import CONFIG, SERVER, settings_of, stderr, stdout
 from .connect import connect_to_broker, run
 from .output import harmless, indented, problem_document
-from .trace import iso, local
+from .trace import local
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -261,7 +262,7 @@ def _problems(problems: Sequence[Problem]) -> list[dict[str, Any]]:
 
 
 def _when(at: float) -> str:
-    return iso(int(at * 1e6))
+    return iso_time(int(at * 1e6))
 
 
 def _span(seconds: float) -> str:

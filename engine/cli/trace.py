@@ -6,7 +6,6 @@ import asyncio
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import aclosing, suppress
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from ..history.dead_letters import DeadLetter
 from ..history.entries import DropRecord, HistoryEntry, ReceiptRecord, RedriveRecord
 from ..history.trace import DEAD, WAITING, DeliveryTrace, EventTrace, TraceReader, open_trace
 from ..model.messages import Kind, Outcome
+from ..model.times import from_micros, iso_time
 from ..planning.records import PlanRecord
 from ..settings import Settings
 from . import output
@@ -28,7 +28,6 @@ from .output import indented
 
 _PATIENCE = 10.0  # seconds that --follow waits for the first entry
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _COLOURS: dict[str, str] = {
     WAITING: "yellow", DEAD: "bold red", Outcome.SENT: "green", Outcome.DEFERRED: "yellow",
     Outcome.REFUSED: "bold red", Outcome.UNKNOWN: "bold yellow",
@@ -129,7 +128,7 @@ def _print(console: Console | None, kind: Kind, entry: HistoryEntry) -> None:
 
 def local(at: int) -> str:
     """A time in the local zone with its offset, to the millisecond; ``at`` in microseconds."""
-    return (_EPOCH + timedelta(microseconds=at)).astimezone().isoformat(" ", "milliseconds")
+    return from_micros(at).astimezone().isoformat(" ", "milliseconds")
 
 
 def show_trace(
@@ -275,11 +274,11 @@ def _story(reqid: str, story: EventTrace, letters: Sequence[DeadLetter]) -> dict
         "revision": story.plans[-1].revision if story.plans else "",
         "arrivals": [
             {
-                "sent": iso(plan.event.sent),
-                "received": iso(plan.event.received),
-                "planned": iso(plan.at),
+                "sent": iso_time(plan.event.sent),
+                "received": iso_time(plan.event.received),
+                "planned": iso_time(plan.at),
                 "revision": plan.revision,
-                "redriven": iso(plan.redrive.at) if plan.redrive else None,
+                "redriven": iso_time(plan.redrive.at) if plan.redrive else None,
             }
             for plan in story.plans
         ],
@@ -294,7 +293,7 @@ def _story(reqid: str, story: EventTrace, letters: Sequence[DeadLetter]) -> dict
                 "rule": h.rule,
                 "channel": h.channel,
                 "reason": h.reason,
-                "until": iso(h.until),
+                "until": iso_time(h.until),
                 "delivery": h.delivery,
                 "digest": h.digest,
             }
@@ -307,7 +306,7 @@ def _story(reqid: str, story: EventTrace, letters: Sequence[DeadLetter]) -> dict
         "dead": [
             {
                 "sequence": letter.sequence,
-                "at": iso(letter.at),
+                "at": iso_time(letter.at),
                 "reason": letter.reason,
                 "delivery": letter.delivery,
                 "detail": letter.detail,
@@ -329,18 +328,13 @@ def _delivery(delivery: DeliveryTrace) -> dict[str, Any]:
         "final": delivery.is_final,
         "fallback": delivery.fallback.id if delivery.fallback else None,
         "duplicated": delivery.is_duplicated,
-        "redriven": [iso(at) for at in delivery.revived],
-        "dropped": iso(delivery.dropped) if delivery.dropped else None,
+        "redriven": [iso_time(at) for at in delivery.revived],
+        "dropped": iso_time(delivery.dropped) if delivery.dropped else None,
         "attempts": [
-            {"at": iso(attempt.at), "outcome": str(attempt.outcome), "detail": attempt.detail}
+            {"at": iso_time(attempt.at), "outcome": str(attempt.outcome), "detail": attempt.detail}
             for attempt in delivery.attempts
         ],
     }
-
-
-def iso(at: int) -> str:
-    """A time for programs: UTC, ISO 8601; ``at`` in microseconds."""
-    return (_EPOCH + timedelta(microseconds=at)).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def _to(addresses: Sequence[str]) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from math import isfinite
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}  # seconds
 
@@ -64,3 +66,18 @@ def parse_time(text: str) -> datetime:
     if time.tzinfo is None:
         raise ValueError(f"{text!r} has no offset, as 2026-03-02T23:30:00+08:00 has")
     return time
+
+
+def from_micros(at: int) -> datetime:
+    """Return ``at``, microseconds since the epoch, as a datetime in UTC."""
+    return EPOCH + timedelta(microseconds=at)
+
+
+def to_micros(time: datetime) -> int:
+    """Return the microseconds from the epoch to ``time``, which must have an offset."""
+    return (time - EPOCH) // timedelta(microseconds=1)
+
+
+def iso_time(at: int, timespec: str = "microseconds") -> str:
+    """Return ``at``, microseconds since the epoch, in ISO 8601: 2026-01-01T12:00:00.000000Z."""
+    return from_micros(at).isoformat(timespec=timespec).replace("+00:00", "Z")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 
 from nats.aio.msg import Msg
@@ -16,6 +15,7 @@ from nats.aio.msg import Msg
 from ..broker import OutgoingMessage, PendingAck, Publisher, Topology, message_metadata
 from ..broker.codec import encode
 from ..model.messages import Delivery, Failure, Suppressed
+from ..model.times import iso_time
 from ..planning.draft import DigestTimer, drop_last_fallback
 from ..planning.planner import Plan
 
@@ -23,7 +23,6 @@ NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 ATTEMPTS = "Mss-Attempts"  # header: attempts that were made before the message was published
 _ID = "Mss-Delivery"
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def messages_for_plan(
@@ -118,8 +117,7 @@ def delivery_timer(
 
 def _schedule(at: int) -> str:
     """``at`` as the broker's header says it. It knows whole seconds: never too early."""
-    when = _EPOCH + timedelta(seconds=-(-at // 1_000_000))
-    return f"@at {when:%Y-%m-%dT%H:%M:%S}Z"
+    return f"@at {iso_time(-(-at // 1_000_000) * 1_000_000, 'seconds')}"
 
 
 def digest_timer(topology: Topology, wanted: DigestTimer, *, by: str = "") -> OutgoingMessage:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
 from typing import Any, TypeAlias
 
 from msgspec import structs
 
 from ..model.errors import TemplateError
 from ..model.messages import Delivery, Event, Failure, Held, Message, Recipient, RedriveId, Suppressed
+from ..model.times import from_micros
 from ..rules.rulebook import BudgetExhausted, ChannelSpec, Match, Notify, Rule, Rulebook
 from ..templates import library
 from ..templates.library import LocalizedTemplate, render_template
@@ -25,8 +25,6 @@ from .limits.digest import Batch, NotDueYet, digest_event, digest_key, route_dig
 from .limits.stages import apply_final_limits, apply_limits, apply_time_windows
 from .limits.state import StateSteps, run_in_memory
 from .recipients import ChoicesOf, no_preferences
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -267,8 +265,8 @@ def event_fields(event: Event, kind: str) -> dict[str, Any]:
         "kind": kind,
         "key": event.key,
         "reqid": event.reqid,
-        "sent": _EPOCH + timedelta(microseconds=event.sent),
-        "received": _EPOCH + timedelta(microseconds=event.received),
+        "sent": from_micros(event.sent),
+        "received": from_micros(event.received),
     }
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
@@ -27,7 +26,6 @@ from .draft import delivery_id
 from .planner import event_context, find_template
 from .recipients import texts
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _REFUSED = "not delivered: the other side refuses it"
 _DEFERRED = "not delivered: try again later"
 _IN_PART = "not delivered to everybody"

@@ -13,13 +13,14 @@ from calendar import monthrange
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta, tzinfo
+from datetime import date, datetime, timedelta, tzinfo
 from heapq import merge
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from ..model.times import from_micros, to_micros
+
 DAY = 24 * 60  # minutes
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _FAR = 400  # days; what stays closed for longer counts as closed for ever
 _MINUTE = 60_000_000  # microseconds
 
@@ -142,13 +143,13 @@ def _moments(day: date, minutes: Iterable[int], zone: ZoneInfo) -> Iterator[int]
     for minute in minutes:
         shown = midnight + timedelta(minutes=minute)
         for fold in (0, 1):
-            yield _micros(shown.replace(fold=fold))
+            yield to_micros(shown.replace(fold=fold))
 
     def has_changed(minute: int) -> bool:
         return _wall(minute * _MINUTE, zone).utcoffset() != offset
 
     # Searched in minutes since the epoch: a time of the wall clock may be missing or there twice.
-    first, last = (_micros(each) // _MINUTE for each in (midnight, midnight + timedelta(days=1)))
+    first, last = (to_micros(each) // _MINUTE for each in (midnight, midnight + timedelta(days=1)))
     offset = _wall(first * _MINUTE, zone).utcoffset()
     if has_changed(last):
         yield (first + bisect_left(range(first, last), True, key=has_changed)) * _MINUTE
@@ -160,11 +161,7 @@ def _day_of(day: int, length: int) -> int:
 
 
 def _wall(at: int, zone: tzinfo | None) -> datetime:
-    return (_EPOCH + timedelta(microseconds=at)).astimezone(zone)
-
-
-def _micros(moment: datetime) -> int:
-    return (moment - _EPOCH) // timedelta(microseconds=1)
+    return from_micros(at).astimezone(zone)
 
 
 ALWAYS = Schedule()

@@ -14,7 +14,7 @@ import re
 import unicodedata
 from binascii import b2a_base64
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from email.header import Header
 from email.utils import format_datetime
 from functools import lru_cache
@@ -22,8 +22,8 @@ from urllib.parse import quote
 
 from ...model.addresses import Mailbox
 from ...model.messages import Inline, Message
+from ...model.times import EPOCH
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MAX_HEADER_LINE_LENGTH = 76  # characters
 _MAX_WORD_LENGTH = 60  # characters; a longer one cannot be folded, so it is encoded
 _ENCODED_BYTES = 39  # in one encoded word: 52 characters, beside the longest field's name
@@ -78,7 +78,7 @@ def _head(letter: MailMessage) -> bytes:
 
 @lru_cache(maxsize=256)
 def _date(second: int) -> str:
-    return format_datetime(_EPOCH + timedelta(seconds=second))
+    return format_datetime(EPOCH + timedelta(seconds=second))
 
 
 def _mailboxes(mailboxes: tuple[Mailbox, ...]) -> str:

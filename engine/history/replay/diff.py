@@ -9,13 +9,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
-from datetime import UTC, datetime, timedelta
 from html import escape
 from itertools import zip_longest
 
 from ...model.errors import TemplateError
 from ...model.masking import longest_first, mask
 from ...model.messages import Delivery, Event
+from ...model.times import iso_time
 from ...planning.draft import Notification, Routing
 from ...planning.planner import find_template
 from ...rules.rulebook import Notify, NotifyEntry, Rule, Rulebook
@@ -25,7 +25,6 @@ from ...templates.library import as_text
 _ELSEWHERE_OF_RULES = ("priority", "place", "stop", "events", "when", "notify")
 _ELSEWHERE_OF_ENTRIES = ("when", "steps")
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MAX_TEXT_LENGTH = 200  # characters of a text
 _OF_ONE = (
     "to",
@@ -214,7 +213,7 @@ def _seen(delivery: Delivery | None) -> dict[str, str]:
         "user": delivery.user,
         "locale": delivery.locale if message.text or message.html else "",
         "severity": str(delivery.severity),
-        "waits until": _time(delivery.not_before) if delivery.not_before else "",
+        "waits until": iso_time(delivery.not_before, "seconds") if delivery.not_before else "",
         "title": message.title,
         "text": message.text,
         "html": message.html,
@@ -227,10 +226,6 @@ def _seen(delivery: Delivery | None) -> dict[str, str]:
         words = _seen(each).items()
         seen = {**seen, **{f"{name}, else over {each.channel}": value for name, value in words}}
     return {name: value for name, value in seen.items() if value}
-
-
-def _time(at: int) -> str:
-    return (_EPOCH + timedelta(microseconds=at)).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def _as_seen(mine: str, its: str) -> tuple[str, str]:

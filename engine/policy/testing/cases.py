@@ -12,7 +12,7 @@ from ...documents.cursor import Diagnostics, DocumentNode
 from ...model.errors import InvalidPreferences
 from ...model.messages import Event, Kind, Outcome
 from ...model.problems import Place
-from ...model.times import parse_duration, parse_time
+from ...model.times import parse_duration, parse_time, to_micros
 from ...planning.recipients import Choices
 from ...planning.requests import ActionRequest
 from ...preferences.document import parse
@@ -20,8 +20,6 @@ from ...rules.catalog import Catalogue
 from ...rules.rulebook import ActionSpec
 
 DEFAULT_AT = datetime(2026, 1, 1, 12, tzinfo=UTC)  # the virtual clock where a test sets none
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +101,7 @@ class CaseCompiler:
                     at += timedelta(seconds=parse_duration(after.value))
                 except (ValueError, OverflowError):
                     self.diagnostics.add(after, "bad-format", f"{after.value!r} leads beyond the year 9999")
-            now = (at - _EPOCH) // timedelta(microseconds=1)
+            now = to_micros(at)
             # Told apart, and the same whenever the test runs: words may show it.
             reqid = hashlib.sha256(f"{entry.place}#{position}".encode()).hexdigest()[:32]
             payload = given.value.get("payload", {})

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from difflib import SequenceMatcher
 from itertools import zip_longest
 from typing import Any, Generic, Protocol, TypeVar
 
 from ...model.addresses import usable_address
 from ...model.messages import Delivery, Suppressed
+from ...model.times import from_micros
 from ...planning.requests import ActionResponse
 from ...rules.rulebook import Rulebook
 from ...templates import library
 from ...templates.library import as_text
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MAX_TEXT_LENGTH = 300  # characters of a message in a comparison
 
 
@@ -154,7 +154,7 @@ def _folded(text: str) -> str:
 def _at(_: Rulebook, wanted: Any, delivery: Delivery) -> FieldComparison:
     """When it goes out, to the second, in the offset that the test writes."""
     expected = datetime.fromisoformat(wanted.strip().upper())
-    actual = _EPOCH + timedelta(microseconds=max(delivery.created, delivery.not_before))
+    actual = from_micros(max(delivery.created, delivery.not_before))
     actual = actual.astimezone(expected.tzinfo).replace(microsecond=0)
     return FieldComparison(
         field="at",

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.documents.schemas import load
-from engine.model.times import UNITS, parse_duration
+from engine.model.times import UNITS, from_micros, iso_time, parse_duration, to_micros
 
 
 @pytest.mark.parametrize(
@@ -71,3 +71,20 @@ def test_agrees_with_the_schemas(schema: str, text: str) -> None:
         assert not re.search(pattern, text)
     else:
         assert re.search(pattern, text)
+
+
+@pytest.mark.parametrize(
+    ("at", "timespec", "text"),
+    [
+        (0, "auto", "1970-01-01T00:00:00Z"),
+        (1_767_268_800_000_001, "microseconds", "2026-01-01T12:00:00.000001Z"),
+        (1_767_268_800_999_999, "seconds", "2026-01-01T12:00:00Z"),
+    ],
+)
+def test_a_time_is_written_in_utc(at: int, timespec: str, text: str) -> None:
+    assert iso_time(at, timespec) == text
+
+
+@given(st.integers(-(10**15), 10**17))
+def test_microseconds_survive_the_way_through_a_datetime(at: int) -> None:
+    assert to_micros(from_micros(at)) == at
