@@ -138,7 +138,7 @@ class DigestFlusher:
             return advance(plan_digest(rulebook, rule, key, batch, now=now, choices_of=choices_of))
 
         told: Plan | NotDueYet = await self.state.resume(await self.preferences.with_choices(make))
-        hops = max(gathered.hops for gathered in batch.events)
+        hops = max(event.hops for event in batch.events)
         for used_up in told.exhausted_budgets:
             await self.herald.notify_budget_exhausted(used_up, hops=hops)
         return told

@@ -21,8 +21,8 @@ from ..templates import library
 from ..templates.library import LocalizedTemplate, render_template
 from . import records
 from .draft import DigestRef, DigestTimer, Notification, Routing, link_fallbacks, route
-from .limits.digest import Batch, NotDueYet, digest_event, digest_key, route_digest
-from .limits.stages import apply_final_limits, apply_limits, apply_time_windows
+from .limits.digest import Batch, NotDueYet, digest_event, digest_key, digest_ref, route_digest
+from .limits.stages import apply_limits, apply_time_windows, limit_digest
 from .limits.state import StateSteps, run_in_memory
 from .recipients import ChoicesOf, no_preferences
 
@@ -81,7 +81,7 @@ def plan_digest(
     rulebook: Rulebook, rule: Rule, key: str, batch: Batch, *, now: int, choices_of: ChoicesOf
 ) -> StateSteps[Plan | NotDueYet]:
     """The digest of ``batch``, as an event of its own; Postponed where there is no budget for it."""
-    drafted = yield from apply_final_limits(route_digest(rulebook, rule, key, batch, choices_of), rule, now)
+    drafted = yield from limit_digest(rulebook, rule, key, batch, now=now, choices_of=choices_of)
     return drafted if isinstance(drafted, NotDueYet) else render_plan(drafted)
 
 
@@ -102,12 +102,11 @@ def replan_digest(
 
 def plan_dropped_digest(revision: str, rule: str, key: str, batch: Batch) -> Plan:
     """What is written down of a batch that nobody is told of, because its rule is gone."""
-    events = tuple(gathered.event for gathered in batch.events)
     return Plan(
         event=digest_event(key, batch),
         revision=revision,
         suppressed=(Suppressed(rule=rule, channel="", reason="removed"),),
-        digest=DigestRef(key=key, number=batch.number, events=events, more=batch.more),
+        digest=digest_ref(key, batch),
     )
 
 

@@ -1,7 +1,7 @@
 """Digests: buffer similar events, and merge a batch of them into one set of messages.
 
-Events beyond a throttle or a budget are buffered in the same way, under the name of that limit. A buffer is
-sealed when its time has come: the events in it become one digest, and later ones the next. A sealed batch
+Events beyond a throttle or a budget are buffered in the same way, under the name of that limit. When a
+buffer is due, it is sealed: its events become one digest, and later events become the next. A sealed batch
 stays until its digest is stored, so a crash loses nothing, and the same digest is made again.
 """
 
@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 from msgspec.structs import replace
 
 from ...model.masking import longest_first
-from ...model.messages import Event, Kind, Suppressed
-from ...rules.rulebook import BudgetExhausted, Digest, Limits, Match, Rule, Rulebook
+from ...model.messages import Event, Suppressed
+from ...rules.rulebook import BudgetExhausted, Digest, Limits, Match, Rule, Rulebook, Throttle
 from ..draft import (
     DigestContents,
     DigestRef,
@@ -27,27 +26,44 @@ from ..draft import (
     with_fallbacks,
 )
 from ..recipients import ChoicesOf
-from .state import REDELIVERY_WINDOW, StateSteps, StateUpdate, event_fingerprint, state_key
+from .state import REDELIVERY_WINDOW, StateSteps, T, event_fingerprint, state_key, update_state
 
-GATHERING = ("throttle", "digest", "budget")  # gates under whose names events are gathered
-SLACK = 86_400.0  # seconds that a value is kept beyond its use: a broker may be away
+GATHERING = ("throttle", "digest", "budget")  # the limits that buffer events
+SLACK = 86_400.0  # seconds that a value is kept beyond its use: the broker may be away
 
-_MAX_BUFFER_BYTES = 256 * 1024  # of one pool's events; the broker takes a megabyte
-_MAX_IDS = 2000  # that are remembered, to know an event that comes again
+_MAX_BUFFER_BYTES = 256 * 1024  # of the events in one buffer; the broker takes a megabyte
+_MAX_IDS = 2000  # of events that a buffer remembers, to recognise a redelivered one
+
+
+class Batch(msgspec.Struct, frozen=True):
+    """The events of one digest, in the order in which they came."""
+
+    number: int
+    events: tuple[Event, ...]
+    more: int  # events that are only counted
+    ids: tuple[str, ...]
+    at: int  # when it was sealed, microseconds since the epoch
+
+
+class FlushedDigest(msgspec.Struct, frozen=True):
+    """A digest that is stored, with the ids of its events."""
+
+    number: int
+    at: int  # when it was sealed, microseconds since the epoch
+    ids: tuple[str, ...]
 
 
 class DigestBuffer(msgspec.Struct, frozen=True):
-    """All that waits under one key."""
+    """The events that wait under one key."""
 
-    number: int = 0  # of the digest that it will be; 0: nothing was ever here
+    number: int = 0  # of the digest that they will be; 0: there was no event yet
     due: int = 0  # microseconds since the epoch
-    events: tuple[BufferedEvent, ...] = ()
-    more: int = 0
+    events: tuple[Event, ...] = ()
+    more: int = 0  # events that are only counted
     ids: tuple[str, ...] = ()
     sealed: Batch | None = None
-    earlier: tuple[FlushedDigest, ...] = ()  # digests, the newest last
-    last: int = 0  # when that was sealed
-    flushes: bool = True  # as the rule said when the pool was filled
+    earlier: tuple[FlushedDigest, ...] = ()  # the newest last
+    last: int = 0  # when the digest before was sealed
 
     @property
     def is_empty(self) -> bool:
@@ -55,192 +71,144 @@ class DigestBuffer(msgspec.Struct, frozen=True):
 
     @property
     def next_due(self) -> int:
-        """When what waits is due, microseconds since the epoch; 0 where nothing does."""
+        """When the waiting events are due, microseconds since the epoch; 0 if there are none."""
         return 0 if self.is_empty else self.due
 
     def find_digest(self, id_: str) -> Batch | FlushedDigest | None:
-        """The digest that an event was in, stored or about to be."""
+        """Return the digest, sealed or stored, that contains an event."""
         if self.sealed is not None and id_ in self.sealed.ids:
             return self.sealed
         return next((each for each in self.earlier if id_ in each.ids), None)
 
     def has_seen(self, id_: str) -> bool:
-        """Whether an event waits here, or did so a while ago."""
+        """Return whether an event waits here, or did so recently."""
         return id_ in self.ids or self.find_digest(id_) is not None
 
 
-class DigestState(msgspec.Struct, frozen=True):
-    """What lies under the key of one of these gates."""
+class DigestState(msgspec.Struct, frozen=True, rename={"buffer": "pool"}):
+    """The stored state of a limit that buffers events."""
 
-    passed: tuple[tuple[str, int], ...] = ()  # of a throttle: ids and times of what went through last
-    pool: DigestBuffer = DigestBuffer()
+    passed: tuple[tuple[str, int], ...] = ()  # of a throttle: ids and times of the last events that passed
+    buffer: DigestBuffer = DigestBuffer()
 
-    @classmethod
-    def decode(cls, value: bytes) -> DigestState:
-        return _states.decode(value) if value else cls()
+    def throttle_window(self, throttle: Throttle, now: int) -> tuple[tuple[tuple[str, int], ...], int, int]:
+        """Return the events that count at ``now``, the present, and the time from which another may pass.
 
-    def monotonic_now(self, now: int) -> int:
-        """The time that counts here: it never goes back, whoever is late or has a clock that is."""
-        return max((now, *(at for _, at in self.passed)))
-
-    def encode(self) -> bytes:
-        return msgspec.json.encode(self)
-
-
-class BufferedEvent(msgspec.Struct, frozen=True):
-    """One event in a pool."""
-
-    kind: Kind
-    key: str
-    reqid: str
-    payload: dict[str, Any]
-    sent: int
-    received: int
-    hops: int = 0
-
-    @classmethod
-    def of(cls, event: Event) -> BufferedEvent:
-        return cls(
-            event.kind, event.key, event.reqid, dict(event.payload), event.sent, event.received, event.hops
-        )
-
-    @property
-    def event(self) -> Event:
-        return Event(
-            kind=self.kind, key=self.key, reqid=self.reqid, payload=self.payload,
-            sent=self.sent, received=self.received, hops=self.hops,
-        )  # fmt: skip
-
-
-class Batch(msgspec.Struct, frozen=True):
-    """What one digest tells of, in the order in which it came."""
-
-    number: int
-    events: tuple[BufferedEvent, ...]
-    more: int  # that are only counted
-    ids: tuple[str, ...]
-    at: int  # when it was sealed, microseconds since the epoch
-
-
-class FlushedDigest(msgspec.Struct, frozen=True):
-    """That a digest is stored, and of which events it told."""
-
-    number: int
-    at: int  # when it was sealed, microseconds since the epoch
-    ids: tuple[str, ...]
-
-
-_states = msgspec.json.Decoder(DigestState)
+        The present never goes back, even if a replica is late or its clock is.
+        """
+        present, per = max((now, *(at for _, at in self.passed))), int(throttle.per * 1e6)
+        recent = tuple(each for each in self.passed if each[1] > present - per)
+        return recent, present, recent[-throttle.limit][1] + per if len(recent) >= throttle.limit else present
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NotDueYet:
-    """That a digest has to wait."""
+    """A digest that has to wait."""
 
     until: int  # microseconds since the epoch
     exhausted_budgets: tuple[BudgetExhausted, ...] = ()  # the budget that it waits for
 
 
-def apply_digest(rule: str, digest: Digest, event: Event, now: int, *, keep: float) -> StateSteps[Buffered]:
-    """Every event waits: for ``wait`` from the first, and for ``interval`` from the digest before."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Buffered:
+    """An event that waits in a buffer."""
 
-    def due(pool: DigestBuffer) -> int:
-        return max(now + int(digest.wait * 1e6), pool.last + int(digest.interval * 1e6))
+    key: str  # of the buffer
+    until: int  # microseconds since the epoch
+    number: int  # of the digest
+    needs_timer: bool  # it is the first event, so a timer has to be set
 
-    return buffer_event(state_key("digest", rule, digest.key, event), digest, event, due, keep)
+
+def apply_digest(rule: str, digest: Digest, event: Event, now: int, *, ttl: float) -> StateSteps[Buffered]:
+    """Buffer ``event`` until ``wait`` after the first event and ``interval`` after the last digest."""
+
+    def due(buffer: DigestBuffer) -> int:
+        return max(now + int(digest.wait * 1e6), buffer.last + int(digest.interval * 1e6))
+
+    return buffer_event(state_key("digest", rule, digest.key, event), digest, event, due, ttl)
 
 
 def buffer_event(
-    key: str, digest: Digest, event: Event, due: Callable[[DigestBuffer], int], keep: float
+    key: str, digest: Digest, event: Event, due: Callable[[DigestBuffer], int], ttl: float
 ) -> StateSteps[Buffered]:
-    """``event`` waits under ``key``; ``due`` says until when, if it is the first."""
-
-    def step(value: bytes) -> tuple[bytes | None, Buffered]:
-        state = DigestState.decode(value)
-        pool, joined = append(key, state.pool, event, digest, due=due(state.pool))
-        return None if pool is state.pool else DigestState(state.passed, pool).encode(), joined
-
-    joined: Buffered = yield StateUpdate(key, step, keep)
-    return joined
+    """Buffer ``event`` under ``key``; ``due`` returns the time of an empty buffer's digest."""
+    return _update_buffer(key, ttl, lambda buffer: append(key, buffer, event, digest, due=due(buffer)))
 
 
 def rejoin(key: str, limits: Limits, event: Event) -> StateSteps[Buffered | None]:
-    """Where ``event`` waits under ``key``, or did so a while ago; None where it never did."""
+    """Return where ``event`` waits under ``key``, or did so recently; None if it never did."""
     digest = digest_spec(limits, key)
     if digest is None:
         return None
 
-    def step(value: bytes) -> tuple[bytes | None, Buffered | None]:
-        pool = DigestState.decode(value).pool
-        return None, append(key, pool, event, digest, due=0)[1] if pool.has_seen(
-            event_fingerprint(event)
-        ) else None
+    def find(buffer: DigestBuffer) -> tuple[DigestBuffer, Buffered | None]:
+        known = buffer.has_seen(event_fingerprint(event))
+        return append(key, buffer, event, digest, due=0) if known else (buffer, None)
 
-    joined: Buffered | None = yield StateUpdate(key, step, ttl_of(limits))
-    return joined
+    return (yield from _update_buffer(key, ttl_of(limits), find))
 
 
 def leave(key: str, limits: Limits, event: Event) -> StateSteps[int]:
-    """``event`` waits under ``key`` no more. Says when the others there are due; 0 where there are none."""
+    """Remove ``event`` from the buffer under ``key``. Return when the others are due; 0 if none wait."""
+    return _replace_buffer(key, limits, lambda buffer: remove(buffer, event_fingerprint(event)))
 
-    def step(value: bytes) -> tuple[bytes | None, int]:
-        state = DigestState.decode(value)
-        pool = remove(state.pool, event_fingerprint(event))
-        return (None if pool is state.pool else DigestState(state.passed, pool).encode()), pool.next_due
 
-    due: int = yield StateUpdate(key, step, ttl_of(limits))
-    return due
+def confirm(key: str, limits: Limits, number: int) -> StateSteps[int]:
+    """Drop the sealed batch of the digest ``number``, which is stored now.
+
+    Return when the events that came meanwhile are due, microseconds since the epoch; 0 if there are none.
+    Their own timer may have fired while the batch was sealed.
+    """
+    return _replace_buffer(key, limits, lambda buffer: confirm_flush(buffer, number))
+
+
+def _replace_buffer(
+    key: str, limits: Limits, change: Callable[[DigestBuffer], DigestBuffer]
+) -> StateSteps[int]:
+    return _update_buffer(key, ttl_of(limits), lambda before: (after := change(before), after.next_due))
+
+
+def _update_buffer(
+    key: str, ttl: float, change: Callable[[DigestBuffer], tuple[DigestBuffer, T]]
+) -> StateSteps[T]:
+    def change_state(state: DigestState) -> tuple[DigestState | None, T]:
+        buffer, result = change(state.buffer)
+        return None if buffer is state.buffer else DigestState(state.passed, buffer), result
+
+    return update_state(key, DigestState, change_state, ttl)
 
 
 def take_due(
     key: str, limits: Limits, now: int, *, early: bool = False
 ) -> StateSteps[Batch | NotDueYet | None]:
-    """What is due under ``key``: None where there is nothing; ``early`` does not wait for its time.
+    """Seal the events under ``key`` if they are due, and return the batch; None if nothing waits.
 
-    A digest of a throttle is one of those that may pass, and waits until one may.
+    ``early`` seals them before they are due. A throttle counts a digest as one event, so its digest waits
+    until one may pass.
     """
     throttle = limits.throttle if _limit_of(key) == "throttle" else None
 
-    def step(value: bytes) -> tuple[bytes | None, Batch | NotDueYet | None]:
-        state = DigestState.decode(value)
-        pool, passed = state.pool, state.passed
-        if pool.sealed is not None:
-            return value, pool.sealed  # written again: it is kept for as long as it is asked for
-        if pool.is_empty:
+    def change(state: DigestState) -> tuple[DigestState | None, Batch | NotDueYet | None]:
+        buffer, passed = state.buffer, state.passed
+        if buffer.sealed is not None:
+            return state, buffer.sealed  # written again, so its TTL starts again
+        if buffer.is_empty:
             return None, None
-        if now < pool.due and not early:
-            return None, NotDueYet(until=pool.due)
+        if now < buffer.due and not early:
+            return None, NotDueYet(until=buffer.due)
         if throttle is not None:
-            per, present = int(throttle.per * 1e6), state.monotonic_now(now)
-            passed = tuple(each for each in passed if each[1] > present - per)
-            if len(passed) >= throttle.limit and not early:
-                return None, NotDueYet(until=passed[-throttle.limit][1] + per)
-            passed = (*passed, (f"digest {pool.number}", present))
-        after = seal(pool, now)
-        return DigestState(passed, after).encode(), after.sealed
+            recent, present, until = state.throttle_window(throttle, now)
+            if until > present and not early:
+                return None, NotDueYet(until=until)
+            passed = (*recent, (f"digest {buffer.number}", present))
+        after = seal(buffer, now)
+        return DigestState(passed, after), after.sealed
 
-    answer: Batch | NotDueYet | None = yield StateUpdate(key, step, ttl_of(limits))
-    return answer
-
-
-def confirm(key: str, limits: Limits, number: int) -> StateSteps[int]:
-    """The digest of that number is stored: its batch may go.
-
-    Says when what came meanwhile is due, in microseconds since the epoch; 0 where nothing did. Its own
-    alarm may have found the batch in its way, and be gone.
-    """
-
-    def step(value: bytes) -> tuple[bytes | None, int]:
-        state = DigestState.decode(value)
-        pool = confirm_flush(state.pool, number)
-        return (None if pool is state.pool else DigestState(state.passed, pool).encode()), pool.next_due
-
-    due: int = yield StateUpdate(key, step, ttl_of(limits))
-    return due
+    return update_state(key, DigestState, change, ttl_of(limits))
 
 
 def digest_spec(limits: Limits, key: str) -> Digest | None:
-    """The digest whose events lie under ``key``; None where the rule has none any more."""
+    """Return the digest that buffers under ``key``; None if the rule no longer has one."""
     match _limit_of(key):
         case "throttle":
             return limits.throttle.digest if limits.throttle else None
@@ -251,82 +219,67 @@ def digest_spec(limits: Limits, key: str) -> Digest | None:
 
 
 def _limit_of(key: str) -> str:
-    """The gate that gathers what lies under ``key``."""
     return key.partition(".")[0]
 
 
 def ttl_of(limits: Limits) -> float:
-    """Seconds after which what was gathered means nothing: a digest may have to wait for a budget too."""
+    """Return the seconds that a buffer is kept. A due digest may have to wait for a budget too."""
     return limits.longest_wait + SLACK
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Buffered:
-    """That an event waits, and for what."""
-
-    key: str  # of the pool
-    until: int  # microseconds since the epoch
-    number: int
-    needs_timer: bool  # somebody has to be told when the time has come
-
-
 def append(
-    key: str, pool: DigestBuffer, event: Event, digest: Digest, *, due: int
+    key: str, buffer: DigestBuffer, event: Event, digest: Digest, *, due: int
 ) -> tuple[DigestBuffer, Buffered]:
-    """``pool``, which lies under ``key``, with ``event``; an empty one is due at ``due``."""
+    """Return ``buffer``, stored under ``key``, with ``event``; an empty buffer becomes due at ``due``."""
     id_ = event_fingerprint(event)
-    if told := pool.find_digest(id_):
-        return pool, Buffered(key=key, until=told.at, number=told.number, needs_timer=False)
-    if id_ in pool.ids:
-        return pool, Buffered(key=key, until=pool.due, number=pool.number, needs_timer=True)
-    # What is kept of a pool is forgotten in the end: the next one must not count as the same digests.
-    number = pool.number or due // 1_000_000
-    opens = pool.is_empty
-    gathered = BufferedEvent.of(event)
-    room = not pool.events or (
-        len(pool.events) < digest.max_events
-        and len(msgspec.json.encode(pool.events)) + len(msgspec.json.encode(gathered)) <= _MAX_BUFFER_BYTES
+    if known := buffer.find_digest(id_):
+        return buffer, Buffered(key=key, until=known.at, number=known.number, needs_timer=False)
+    if id_ in buffer.ids:
+        return buffer, Buffered(key=key, until=buffer.due, number=buffer.number, needs_timer=True)
+    # The broker forgets an old buffer. The time keeps the number of a new one different from its numbers.
+    number = buffer.number or due // 1_000_000
+    opens = buffer.is_empty
+    has_room = not buffer.events or (
+        len(buffer.events) < digest.max_events
+        and len(msgspec.json.encode(buffer.events)) + len(msgspec.json.encode(event)) <= _MAX_BUFFER_BYTES
     )
-    after = msgspec.structs.replace(
-        pool,
+    after = replace(
+        buffer,
         number=number,
-        due=due if opens else pool.due,
-        events=(*pool.events, gathered) if room else pool.events,
-        more=pool.more + (not room),
-        ids=(*pool.ids, id_)[-_MAX_IDS:],
-        flushes=digest.flushes,
+        due=due if opens else buffer.due,
+        events=(*buffer.events, event) if has_room else buffer.events,
+        more=buffer.more + (not has_room),
+        ids=(*buffer.ids, id_)[-_MAX_IDS:],
     )
     return after, Buffered(key=key, until=after.due, number=after.number, needs_timer=opens)
 
 
-def remove(pool: DigestBuffer, id_: str) -> DigestBuffer:
-    """``pool`` as if an event had not joined; the same where it does not wait there."""
-    if id_ not in pool.ids:
-        return pool
-    events = tuple(each for each in pool.events if event_fingerprint(each.event) != id_)
-    only_counted = len(events) == len(pool.events)
-    ids = tuple(each for each in pool.ids if each != id_)
-    return msgspec.structs.replace(pool, events=events, more=pool.more - only_counted, ids=ids)
+def remove(buffer: DigestBuffer, id_: str) -> DigestBuffer:
+    """Return ``buffer`` without an event; the same object if the event does not wait there."""
+    if id_ not in buffer.ids:
+        return buffer
+    events = tuple(each for each in buffer.events if event_fingerprint(each) != id_)
+    only_counted = len(events) == len(buffer.events)
+    ids = tuple(each for each in buffer.ids if each != id_)
+    return replace(buffer, events=events, more=buffer.more - only_counted, ids=ids)
 
 
-def seal(pool: DigestBuffer, now: int) -> DigestBuffer:
-    """``pool`` with all that it has as a batch to be sent. It must have no other."""
-    batch = Batch(number=pool.number, events=pool.events, more=pool.more, ids=pool.ids, at=now)
-    return DigestBuffer(
-        number=pool.number + 1, sealed=batch, earlier=pool.earlier, last=now, flushes=pool.flushes
-    )
+def seal(buffer: DigestBuffer, now: int) -> DigestBuffer:
+    """Return ``buffer`` with all its events as the sealed batch. It must not have one yet."""
+    batch = Batch(number=buffer.number, events=buffer.events, more=buffer.more, ids=buffer.ids, at=now)
+    return DigestBuffer(number=buffer.number + 1, sealed=batch, earlier=buffer.earlier, last=now)
 
 
-def confirm_flush(pool: DigestBuffer, number: int) -> DigestBuffer:
-    """``pool`` once the digest of that number is stored."""
-    if pool.sealed is None or pool.sealed.number != number:
-        return pool
-    last = FlushedDigest(number=number, at=pool.sealed.at, ids=pool.sealed.ids)
-    return msgspec.structs.replace(pool, sealed=None, earlier=(*_of_late(pool.earlier, last), last))
+def confirm_flush(buffer: DigestBuffer, number: int) -> DigestBuffer:
+    """Return ``buffer`` with the digest ``number`` stored; the same object if that is not the sealed one."""
+    if buffer.sealed is None or buffer.sealed.number != number:
+        return buffer
+    last = FlushedDigest(number=number, at=buffer.sealed.at, ids=buffer.sealed.ids)
+    return replace(buffer, sealed=None, earlier=(*_recent(buffer.earlier, last), last))
 
 
-def _of_late(earlier: tuple[FlushedDigest, ...], last: FlushedDigest) -> tuple[FlushedDigest, ...]:
-    """Those whose events may still come again, as far as there is room beside ``last``."""
+def _recent(earlier: tuple[FlushedDigest, ...], last: FlushedDigest) -> tuple[FlushedDigest, ...]:
+    """Return the digests whose events may be redelivered, as many as fit together with ``last``."""
     room = _MAX_IDS - len(last.ids)
     kept: list[FlushedDigest] = []
     for each in reversed(earlier):
@@ -338,67 +291,69 @@ def _of_late(earlier: tuple[FlushedDigest, ...], last: FlushedDigest) -> tuple[F
 
 
 def route_digest(rulebook: Rulebook, rule: Rule, key: str, batch: Batch, choices_of: ChoicesOf) -> Routing:
-    """The draft of a digest: one order for each entry of ``notify`` and each recipient.
+    """Route a digest: one notification for each entry of ``notify`` and each recipient.
 
-    A recipient is told of the events that were for them, as they are to be reached by the last one.
+    A recipient gets the events that were for them, at the addresses and channels of the last one.
     """
     template = digest.template if (digest := digest_spec(rule.limits, key)) else ""
-    events = [gathered.event for gathered in batch.events]
-    whole = digest_event(key, batch)
-    match = Match(event=whole, rule=rule)
+    digested = digest_event(key, batch)
+    match = Match(event=digested, rule=rule)
     groups: dict[tuple[int, tuple[str, ...], str], list[tuple[Event, Notification]]] = {}
     suppressed: dict[Suppressed, None] = {}
-    for event in events:
-        readers = RecipientResolver(rulebook, event, choices_of)
+    for event in batch.events:
+        resolver = RecipientResolver(rulebook, event, choices_of)
         for position, notify in enumerate(rule.notify):
-            for result in route_entry(Match(event=event, rule=rule), notify, readers):
+            for result in route_entry(Match(event=event, rule=rule), notify, resolver):
                 if isinstance(result, Notification):
-                    # A channel that needs no address is one reader, whomever the events are about.
+                    # A channel without addresses is one recipient, whichever users the events are about.
                     place = position, result.to, result.recipient.user if result.to else ""
                     groups.setdefault(place, []).append((event, result))
                 else:
                     suppressed[result] = None
-    orders: dict[str, Notification] = {}
-    for told in groups.values():
-        last = told[-1][1]
-        merged = DigestContents(events=tuple(event for event, _ in told), more=batch.more, template=template)
+    notifications: dict[str, Notification] = {}
+    for group in groups.values():
+        last = group[-1][1]
+        merged = DigestContents(events=tuple(event for event, _ in group), more=batch.more, template=template)
         steps = [replace(step, match=match, merged=merged, id="") for step in last.steps]
-        orders.setdefault(steps[0].id, with_fallbacks(steps, last.fallback_after))
+        notifications.setdefault(steps[0].id, with_fallbacks(steps, last.fallback_after))
     known = rulebook.catalogue.get
     secrets = {
         secret
-        for event in events
+        for event in batch.events
         if (schema := known(event.name))
         for secret in schema.secrets_in(event.payload)
     }
     return Routing(
-        event=whole,
+        event=digested,
         rulebook=rulebook,
         matches=(match,),
-        notifications=tuple(orders.values()),
+        notifications=tuple(notifications.values()),
         suppressed=tuple(suppressed),
-        digest=DigestRef(key=key, number=batch.number, events=tuple(events), more=batch.more),
+        digest=digest_ref(key, batch),
         secrets=longest_first(secrets),
     )
 
 
+def digest_ref(key: str, batch: Batch) -> DigestRef:
+    """Return the reference of a digest that history shows."""
+    return DigestRef(key=key, number=batch.number, events=batch.events, more=batch.more)
+
+
 def digest_reqid(key: str, number: int) -> str:
-    """The reqid of a digest: its history lies under it."""
+    """Return the reqid of a digest. Its history is stored under it."""
     return f"{key.replace('.', '-')}-{number}"
 
 
 def digest_key(reqid: str) -> str:
-    """Where the events of the digest with that reqid lie."""
+    """Return the key of the buffer that the digest with that reqid came from."""
     return reqid.rpartition("-")[0].replace("-", ".")
 
 
 def digest_event(key: str, batch: Batch) -> Event:
-    """The digest as an event of its own; what templates see as payload is the last one's."""
-    events = [gathered.event for gathered in batch.events]
-    last = events[-1]
+    """Return the digest as an event of its own; its payload is that of the last event."""
     return replace(
-        last,
+        batch.events[-1],
         reqid=digest_reqid(key, batch.number),
         received=batch.at,
-        hops=max(event.hops for event in events),
+        hops=max(event.hops for event in batch.events),
     )

@@ -8,7 +8,7 @@ time; the caller reads and stores the state.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from zoneinfo import ZoneInfo
 
 from msgspec import structs
@@ -19,7 +19,7 @@ from ...rules.schedule import ALWAYS, Schedule
 from ..draft import DigestTimer, Notification, Routing, with_fallbacks
 from ..recipients import ChoicesOf
 from .counters import (
-    OverLimit,
+    Withheld,
     apply_dedupe,
     apply_throttle,
     budget_buffer_key,
@@ -28,7 +28,6 @@ from .counters import (
 )
 from .digest import (
     Batch,
-    Buffered,
     NotDueYet,
     apply_digest,
     digest_reqid,
@@ -42,221 +41,195 @@ from .digest import (
 from .state import StateSteps, state_key
 
 
-def apply_limits(drafted: Routing, now: int, *, comes_again: bool = False) -> StateSteps[Routing]:
-    """``drafted`` without what is held back, and with what waits marked so.
+def apply_limits(routing: Routing, now: int, *, comes_again: bool = False) -> StateSteps[Routing]:
+    """Return ``routing`` with the messages that the limits suppress or hold recorded as such.
 
-    ``now`` is in microseconds since the epoch. Of an event that ``comes_again`` it is found out first whether
-    it waits for a budget: the others know it without being told.
+    ``now`` is in microseconds since the epoch. ``comes_again`` means that the event may have been planned
+    before: then an event that already waits for a budget keeps waiting. The other limits recognise it.
     """
-    event, asked = drafted.event, {}
-    for rule in (match.rule for match in drafted.matches if not match.rule.limits.are_none):
-        asked[rule.id] = orders = drafted.notifications_of(rule)
-        if orders:
-            stopped = (yield from _find_deferred(rule, event, orders)) if comes_again else None
-            stopped = stopped or (yield from _apply_rule_limits(rule, event, now))
-            if stopped is not None:
-                drafted = _without(drafted, rule, stopped)
-    drafted = apply_time_windows(drafted, now)
-    for rule in (match.rule for match in drafted.matches if match.rule.limits.budgets):
-        used_up = yield from _consume_budgets(drafted, rule, now)
-        if used_up is not None:
-            joined = yield from defer_to_digest(rule.id, rule.limits, event, asked[rule.id], used_up)
-            drafted = replace(drafted, exhausted_budgets=(*drafted.exhausted_budgets, used_up))
-            drafted = _without(drafted, rule, _Withheld(reason="budget", joined=joined))
-    return drafted
+    event, unlimited = routing.event, {}
+    for rule in (match.rule for match in routing.matches if not match.rule.limits.are_none):
+        unlimited[rule.id] = notifications = routing.notifications_of(rule)
+        if notifications:
+            withheld = (yield from _find_deferred(rule, event, notifications)) if comes_again else None
+            withheld = withheld or (yield from _apply_rule_limits(rule, event, now))
+            if withheld is not None:
+                routing = _withhold(routing, rule, withheld)
+    routing = apply_time_windows(routing, now)
+    for rule in (match.rule for match in routing.matches if match.rule.limits.budgets):
+        exhausted = yield from _consume_budgets(routing, rule, now)
+        if exhausted is not None:
+            buffered = yield from defer_to_digest(rule.id, rule.limits, event, unlimited[rule.id], exhausted)
+            routing = replace(routing, exhausted_budgets=(*routing.exhausted_budgets, exhausted))
+            routing = _withhold(routing, rule, Withheld(reason="budget", buffered=buffered))
+    return routing
 
 
-def undo_buffering(drafted: Routing, gathered: Collection[str]) -> StateSteps[tuple[DigestTimer, ...]]:
-    """The event waits for no other rules than ``gathered``: something else was written down of it.
+def undo_buffering(routing: Routing, buffered: Collection[str]) -> StateSteps[tuple[DigestTimer, ...]]:
+    """Remove the event from the buffers of all rules but ``buffered``: its recorded plan has no others.
 
-    ``drafted`` is what it asks for before the gates. The alarms are for those who wait where it did: it may
-    have been the first, and theirs the one that it was to ring.
+    ``routing`` is the event's before the limits. Returns timers for the events that stay: the removed one
+    may have been the first, and have set their timer.
     """
-    alarms: list[DigestTimer] = []
-    for rule in (match.rule for match in drafted.matches if match.rule.id not in gathered):
-        for key in _buffer_keys(rule, drafted.event, drafted.notifications_of(rule)):
-            due = yield from leave(key, rule.limits, drafted.event)
-            alarms += [DigestTimer(key=key, rule=rule.id, at=due)] if due else []
-    return tuple(alarms)
+    timers: list[DigestTimer] = []
+    for rule in (match.rule for match in routing.matches if match.rule.id not in buffered):
+        for key in _buffer_keys(rule, routing.event, routing.notifications_of(rule)):
+            due = yield from leave(key, rule.limits, routing.event)
+            timers += [DigestTimer(key=key, rule=rule.id, at=due)] if due else []
+    return tuple(timers)
 
 
-def _buffer_keys(rule: Rule, event: Event, orders: Sequence[Notification]) -> Iterator[str]:
-    """The keys under which ``event`` may wait."""
+def _buffer_keys(rule: Rule, event: Event, notifications: Sequence[Notification]) -> Iterator[str]:
+    """Yield the keys under which ``event`` may wait."""
     limits = rule.limits
     if limits.throttle and limits.throttle.digest:
         yield state_key("throttle", rule.id, limits.throttle.key, event)
     if limits.digest:
         yield state_key("digest", rule.id, limits.digest.key, event)
-    if orders and digest_spec(limits, "budget."):
-        yield budget_buffer_key(rule.id, event, orders)
+    if notifications and digest_spec(limits, "budget."):
+        yield budget_buffer_key(rule.id, event, notifications)
 
 
-def apply_final_limits(drafted: Routing, rule: Rule, now: int) -> StateSteps[Routing | NotDueYet]:
-    """``drafted``, a digest, as far as time and budgets let it; all other gates it has passed."""
-    drafted = apply_time_windows(drafted, now)
-    used_up = yield from _consume_budgets(drafted, rule, now)
-    if used_up is None:
-        return drafted
-    if used_up.budget.digest is not None:
-        return NotDueYet(until=used_up.until, exhausted_budgets=(used_up,))
-    return replace(_without(drafted, rule, _Withheld(reason="budget")), exhausted_budgets=(used_up,))
+def limit_digest(
+    rulebook: Rulebook, rule: Rule, key: str, batch: Batch, *, now: int, choices_of: ChoicesOf
+) -> StateSteps[Routing | NotDueYet]:
+    """Route the digest of ``batch`` and apply time windows and budgets; its events passed the other limits.
+
+    Returns NotDueYet if a budget that has a digest is exhausted.
+    """
+    routing = apply_time_windows(route_digest(rulebook, rule, key, batch, choices_of), now)
+    exhausted = yield from _consume_budgets(routing, rule, now)
+    if exhausted is None:
+        return routing
+    if exhausted.budget.digest is not None:
+        return NotDueYet(until=exhausted.until, exhausted_budgets=(exhausted,))
+    return replace(_withhold(routing, rule, Withheld(reason="budget")), exhausted_budgets=(exhausted,))
 
 
-def _consume_budgets(drafted: Routing, rule: Rule, now: int) -> StateSteps[BudgetExhausted | None]:
+def _consume_budgets(routing: Routing, rule: Rule, now: int) -> StateSteps[BudgetExhausted | None]:
     budgets = rule.limits.budgets
-    orders = drafted.notifications_of(rule) if budgets else ()
-    return (yield from consume_budget(budgets, len(orders), now)) if orders else None
+    notifications = routing.notifications_of(rule) if budgets else ()
+    return (yield from consume_budget(budgets, len(notifications), now)) if notifications else None
 
 
 def route_due_digest(
     rulebook: Rulebook, rule: Rule, key: str, now: int, choices_of: ChoicesOf
 ) -> StateSteps[Routing | NotDueYet | None]:
-    """What lies under ``key`` as the draft of one digest, if it is due ``now``.
+    """Return the routing of the digest under ``key`` if it is due ``now``, and None if nothing waits there.
 
-    None where nothing is there; Postponed where its time has not come, or there is no budget for it. It lies
-    there until it is settled.
+    Returns NotDueYet if it is not due, or a budget is exhausted. The batch stays until it is confirmed.
     """
     batch = yield from take_due(key, rule.limits, now)
     if not isinstance(batch, Batch):
         return batch
-    return (yield from apply_final_limits(route_digest(rulebook, rule, key, batch, choices_of), rule, now))
+    return (yield from limit_digest(rulebook, rule, key, batch, now=now, choices_of=choices_of))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Withheld:
-    """That none of a rule's messages of one event goes out now."""
-
-    reason: str
-    joined: Buffered | None = None  # the pool that it waits in
-
-
-def _find_deferred(rule: Rule, event: Event, orders: Sequence[Notification]) -> StateSteps[_Withheld | None]:
-    """That ``event``, which comes again, waits for a budget since it came first."""
+def _find_deferred(
+    rule: Rule, event: Event, notifications: Sequence[Notification]
+) -> StateSteps[Withheld | None]:
+    """Return where ``event``, which comes again, waits for a budget."""
     if not rule.limits.budgets:
         return None
-    joined = yield from rejoin(budget_buffer_key(rule.id, event, orders), rule.limits, event)
-    return _Withheld(reason="budget", joined=joined) if joined else None
+    buffered = yield from rejoin(budget_buffer_key(rule.id, event, notifications), rule.limits, event)
+    return Withheld(reason="budget", buffered=buffered) if buffered else None
 
 
-def _apply_rule_limits(rule: Rule, event: Event, now: int) -> StateSteps[_Withheld | None]:
-    """What the rule's limits make of ``event``; the first that holds it back has the last word."""
-    limits = rule.limits
+def _apply_rule_limits(rule: Rule, event: Event, now: int) -> StateSteps[Withheld | None]:
+    """Apply dedupe, throttle and digest; the first that withholds ``event`` decides."""
+    limits, ttl = rule.limits, ttl_of(rule.limits)
     if limits.dedupe and not (yield from apply_dedupe(rule.id, limits.dedupe, event, now)):
-        return _Withheld(reason="dedupe")
+        return Withheld(reason="dedupe")
     if limits.throttle:
-        answer = yield from apply_throttle(rule.id, limits.throttle, event, now, keep=ttl_of(limits))
-        if isinstance(answer, Buffered):
-            return _Withheld(reason="throttle", joined=answer)
-        if isinstance(answer, OverLimit):
-            return _Withheld(reason="throttle")
+        withheld = yield from apply_throttle(rule.id, limits.throttle, event, now, ttl=ttl)
+        if withheld is not None:
+            return withheld
     if limits.digest:
-        joined = yield from apply_digest(rule.id, limits.digest, event, now, keep=ttl_of(limits))
-        return _Withheld(reason="digest", joined=joined)
+        buffered = yield from apply_digest(rule.id, limits.digest, event, now, ttl=ttl)
+        return Withheld(reason="digest", buffered=buffered)
     return None
 
 
-def _without(drafted: Routing, rule: Rule, stopped: _Withheld) -> Routing:
-    """``drafted`` without the rule's orders, each of them recorded."""
-    gone = drafted.notifications_of(rule)
-    ids = {order.id for order in gone}
-    drafted = replace(
-        drafted,
-        notifications=tuple(order for order in drafted.notifications if order.id not in ids),
-        held=tuple(held for held in drafted.held if held.delivery not in ids),
+def _withhold(routing: Routing, rule: Rule, withheld: Withheld) -> Routing:
+    """Return ``routing`` without the rule's notifications, each recorded as suppressed or held."""
+    gone = routing.notifications_of(rule)
+    ids = {each.id for each in gone}
+    routing = replace(
+        routing,
+        notifications=tuple(each for each in routing.notifications if each.id not in ids),
+        held=tuple(held for held in routing.held if held.delivery not in ids),
     )
-    joined = stopped.joined
-    if joined is None:
-        dropped = (
-            Suppressed(rule=rule.id, channel=order.channel.name, reason=stopped.reason) for order in gone
-        )
-        return replace(drafted, suppressed=(*drafted.suppressed, *dropped))
-    digest = digest_reqid(joined.key, joined.number)
+    reason, buffered = withheld.reason, withheld.buffered
+    if buffered is None:
+        dropped = (Suppressed(rule=rule.id, channel=each.channel.name, reason=reason) for each in gone)
+        return replace(routing, suppressed=(*routing.suppressed, *dropped))
+    until, digest = buffered.until, digest_reqid(buffered.key, buffered.number)
     held = (
-        Held(
-            rule=rule.id,
-            channel=order.channel.name,
-            reason=stopped.reason,
-            until=joined.until,
-            digest=digest,
-        )
-        for order in gone
+        Held(rule=rule.id, channel=each.channel.name, reason=reason, until=until, digest=digest)
+        for each in gone
     )
-    rings = (DigestTimer(key=joined.key, rule=rule.id, at=joined.until),) if joined.needs_timer else ()
-    return replace(drafted, held=(*drafted.held, *held), timers=(*drafted.timers, *rings))
+    timers = (DigestTimer(key=buffered.key, rule=rule.id, at=until),) if buffered.needs_timer else ()
+    return replace(routing, held=(*routing.held, *held), timers=(*routing.timers, *timers))
 
 
-def apply_time_windows(drafted: Routing, now: int) -> Routing:
-    """``drafted`` as far as it may be sent now, or later."""
-    if not any(has_schedule(step) for order in drafted.notifications for step in (order, *order.fallbacks)):
-        return drafted
-    orders: list[Notification] = []
+def apply_time_windows(routing: Routing, now: int) -> Routing:
+    """Return ``routing`` with each message sent now, held until its window opens, or suppressed."""
+    notifications: list[Notification] = []
     suppressed: list[Suppressed] = []
     held: list[Held] = []
-    changed = False
-    for whole in drafted.notifications:
+    if not any(has_schedule(step) for each in routing.notifications for step in (each, *each.fallbacks)):
+        return routing
+    for chain in routing.notifications:
         steps: list[Notification] = []
         waiting: list[Held] = []
-        for order in whole.steps:
-            match _timing_of(order, drafted.rulebook.defaults.zone, now):
+        for step in chain.steps:
+            match _check_windows(step, routing.rulebook.defaults.zone, now):
                 case None:
-                    steps.append(order)
+                    steps.append(step)
                 case Held() as waits:
-                    steps.append(structs.replace(order, not_before=waits.until))
+                    steps.append(structs.replace(step, not_before=waits.until))
                     waiting.append(waits)
                 case Suppressed() as dropped:
                     suppressed.append(dropped)
-        changed = changed or bool(waiting or len(steps) < len(whole.steps))
-        if steps:
-            # A chain begins with what may go out now; where nothing may, it waits.
-            first = next((place for place, step in enumerate(steps) if not step.not_before), 0)
-            orders.append(with_fallbacks(steps[first:], whole.fallback_after))
-            held += waiting[:1] if steps[first].not_before else ()
-            suppressed += (
-                Suppressed(rule=waits.rule, channel=waits.channel, reason=waits.reason)
-                for waits in waiting[:first]
-            )
-    if not changed:
-        return drafted
+        if not steps:
+            continue
+        # A chain begins with the first step that may be sent now. If there is none, its first step waits.
+        first = next((place for place, step in enumerate(steps) if not step.not_before), 0)
+        notifications.append(with_fallbacks(steps[first:], chain.fallback_after))
+        held += waiting[:1] if steps[first].not_before else ()
+        suppressed += (
+            Suppressed(rule=waits.rule, channel=waits.channel, reason=waits.reason)
+            for waits in waiting[:first]
+        )
     return replace(
-        drafted,
-        notifications=tuple(orders),
-        suppressed=(*drafted.suppressed, *suppressed),
-        held=(*drafted.held, *held),
+        routing,
+        notifications=tuple(notifications),
+        suppressed=(*routing.suppressed, *suppressed),
+        held=(*routing.held, *held),
     )
 
 
-def has_schedule(order: Notification) -> bool:
-    """Whether the time makes any difference to ``order``."""
-    return bool(order.quiet) or order.notify.timing.schedule is not ALWAYS
+def has_schedule(notification: Notification) -> bool:
+    """Return whether the time decides about ``notification``."""
+    return bool(notification.quiet) or notification.notify.timing.schedule is not ALWAYS
 
 
-def _timing_of(order: Notification, zone: ZoneInfo, now: int) -> Held | Suppressed | None:
-    """None where ``order`` may be sent ``now``; ``zone`` is for readers whose own is not known."""
-    if not has_schedule(order):
+def _check_windows(notification: Notification, zone: ZoneInfo, now: int) -> Held | Suppressed | None:
+    """Return None if ``notification`` may be sent ``now``; ``zone`` is for recipients without their own."""
+    if not has_schedule(notification):
         return None
-    timing, local = order.notify.timing, order.recipient.zone or zone
-    policy = timing.schedule
-
-    def suppress(reason: str, detail: str = "") -> Suppressed:
-        return Suppressed(rule=order.match.rule.id, channel=order.channel.name, reason=reason, detail=detail)
-
+    timing, local = notification.notify.timing, notification.recipient.zone or zone
+    policy, rule, channel = timing.schedule, notification.match.rule.id, notification.channel.name
     if not policy.is_active(now, local):
-        return suppress("outside_active_time")
+        return Suppressed(rule=rule, channel=channel, reason="outside_active_time")
     muted = policy.is_mute(now, local)
     if muted and not timing.defers:
-        return suppress("muted")
-    quiet = any(each.holds(now, local) for each in order.quiet)
-    if not muted and not quiet:
+        return Suppressed(rule=rule, channel=channel, reason="muted")
+    if not muted and not any(each.holds(now, local) for each in notification.quiet):
         return None
     reason = "muted" if muted else "quiet_hours"
-    both = Schedule(active=policy.active, mute=(*policy.mute, *order.quiet))
-    until = both.opens(now, local)
+    until = Schedule(active=policy.active, mute=(*policy.mute, *notification.quiet)).opens(now, local)
     if until is None:
-        return suppress(reason, "there is no time at which it might be sent")
-    return Held(
-        rule=order.match.rule.id,
-        channel=order.channel.name,
-        reason=reason,
-        until=until,
-        delivery=order.id,
-    )
+        detail = "there is no time at which it might be sent"
+        return Suppressed(rule=rule, channel=channel, reason=reason, detail=detail)
+    return Held(rule=rule, channel=channel, reason=reason, until=until, delivery=notification.id)

@@ -1,7 +1,7 @@
 """The state of limits between events: small values that all replicas share.
 
-A limit names the value and computes its change. The caller carries the change out, on the broker or in
-memory, and passes the result back.
+A limit names a value and computes its update. The caller applies the update, on the broker or in memory,
+and passes the result back.
 """
 
 from __future__ import annotations
@@ -11,21 +11,24 @@ from collections.abc import Callable, Generator, Iterable, MutableMapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+import msgspec
+
 from ...model.messages import Event
 from ...rules.paths import FieldPath, resolve
 
-REDELIVERY_WINDOW = 600.0  # seconds within which an event comes again whose plan was not written down
+REDELIVERY_WINDOW = 600.0  # seconds within which the broker redelivers an event whose plan was not stored
 
 T = TypeVar("T")
+S = TypeVar("S", bound=msgspec.Struct)
 
 
 @dataclass(frozen=True, slots=True)
 class StateUpdate:
-    """A value to be replaced by what ``step`` makes of it, all or nothing."""
+    """An atomic replacement of one value by the result of ``fn``."""
 
     key: str
-    fn: Callable[[bytes], tuple[bytes | None, Any]]  # b"" where there is none; None: stays as it is
-    ttl: float  # seconds after which the value means nothing any more
+    fn: Callable[[bytes], tuple[bytes | None, Any]]  # gets b"" without a value; None leaves it unchanged
+    ttl: float  # seconds after which the value may be forgotten
 
 
 StateSteps = Generator[StateUpdate, Any, T]
@@ -71,26 +74,42 @@ def run_in_memory(steps: StateSteps[T], values: MutableMapping[str, bytes]) -> T
     return run_steps(steps, apply)
 
 
-def state_key(gate: str, rule: str, key: Iterable[FieldPath], event: Event) -> str:
-    """The name of the value that ``gate`` of ``rule`` keeps for events like this one.
+def update_state(
+    key: str, type_: type[S], change: Callable[[S], tuple[S | None, T]], ttl: float
+) -> StateSteps[T]:
+    """Update the ``type_`` under ``key`` by ``change``, and return the second value of ``change``.
 
-    Kinds are kept apart: what an audit says never gets into a notice.
+    ``change`` gets an empty ``type_`` if nothing is stored. It returns None to leave the value unchanged.
+    """
+
+    def fn(value: bytes) -> tuple[bytes | None, T]:
+        changed, result = change(msgspec.json.decode(value, type=type_) if value else type_())
+        return None if changed is None else msgspec.json.encode(changed), result
+
+    returned: T = yield StateUpdate(key, fn, ttl)
+    return returned
+
+
+def state_key(limit: str, rule: str, key: Iterable[FieldPath], event: Event) -> str:
+    """Return the key of the state that ``limit`` of ``rule`` keeps for events like this one.
+
+    Each kind of event has its own state, so no notice can contain data of an audit.
     """
     found = [repr(resolve(event.payload, path)) for path in key]
-    return state_prefix(gate, rule) + stable_hash(event.kind, *found)
+    return state_prefix(limit, rule) + stable_hash(event.kind, *found)
 
 
-def state_prefix(gate: str, rule: str) -> str:
-    """What the names of all values begin with that ``gate`` of ``rule`` keeps."""
-    return f"{gate}.{stable_hash(rule)}."
+def state_prefix(limit: str, rule: str) -> str:
+    """Return the prefix of all state keys of ``limit`` of ``rule``."""
+    return f"{limit}.{stable_hash(rule)}."
 
 
 def event_fingerprint(event: Event) -> str:
-    """Tells an event from all others, and not from itself when it comes again."""
+    """Return an id of ``event`` that stays the same when the event is redelivered."""
     return stable_hash(event.kind, event.key, event.reqid)
 
 
 def stable_hash(*parts: str) -> str:
-    """24 hex digits."""
+    """Return 24 hex digits that depend on nothing but ``parts``."""
     text = b"".join(b"%d:%s" % (len(part), part.encode()) for part in map(str, parts))
     return hashlib.sha256(text).hexdigest()[:24]

@@ -18,7 +18,6 @@ from engine.planning.draft import DigestTimer, Routing, route
 from engine.planning.limits.counters import apply_throttle, consume_budget
 from engine.planning.limits.digest import (
     Batch,
-    Buffered,
     DigestBuffer,
     NotDueYet,
     append,
@@ -476,10 +475,11 @@ class Throttled:
     def take(self, number: int, user: int, now: int) -> None:
         for _ in range(self.times):
             about = event({"u": user}, reqid=str(number))
-            row = apply_throttle("r", self.throttle, about, now, keep=0.0)
-            answer = run_in_memory(row, self.cells)
-        if isinstance(answer, Buffered):
-            self.alarms.setdefault(answer.key, answer.until)
+            steps = apply_throttle("r", self.throttle, about, now, ttl=0.0)
+            withheld = run_in_memory(steps, self.cells)
+        if withheld is not None:
+            assert withheld.buffered is not None
+            self.alarms.setdefault(withheld.buffered.key, withheld.buffered.until)
         else:
             self.told.append(str(number))
             self.went.setdefault(user, []).append(now)
