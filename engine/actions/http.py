@@ -6,35 +6,38 @@ import asyncio
 import ssl
 from collections.abc import Iterator, Mapping
 from types import SimpleNamespace
-from typing import Any
-from urllib.parse import urlsplit
 
 import aiohttp
 
 from msc import errors, gojson, wire
 
+from ..channels.http_client import FAILURES, HttpClient, setting_problems
 from ..model.errors import PolicyError
 from ..model.problems import Problem
 from ..model.subjects import token
 from ..rules.rulebook import ActionSpec
 from . import NOT_BEGUN, OUTCOME_UNKNOWN, ActionRequest, ActionResponse, HandlerResources, failed, unusable
 
-_MAX_ANSWER = 512 * 1024  # bytes
+_MAX_RESPONSE_BYTES = 512 * 1024
 _UNREACHABLE = "not carried out: the service cannot be reached"
 _TOO_LARGE = "the service's answer is too large"
-_NO_OBJECT = "the service's answer is no JSON object"
-_NOT_HELD = (aiohttp.ClientError, OSError, ValueError)
+_NO_OBJECT = "the service's answer is not a JSON object"
 
 
 class HttpHandler:
-    """Posts each request to one address."""
+    """A handler that posts each request to one URL."""
 
-    def __init__(self, spec: ActionSpec) -> None:
-        self._spec = spec
-        self._url: str = spec.options["url"]
+    def __init__(self, spec: ActionSpec, resources: HandlerResources) -> None:
+        if found := list(problems(spec)):
+            raise PolicyError(found)
         self._headers: Mapping[str, str] = spec.options.get("headers", {})
-        self._context = _context(spec)
-        self._session: aiohttp.ClientSession | None = None
+        self._client = HttpClient(
+            spec.options["url"],
+            limit=spec.concurrency,
+            timeout=aiohttp.ClientTimeout(total=None),  # the deadline of the request limits it
+            tls=_context(spec),
+        )
+        self.close = self._client.close
 
     async def handle(self, request: ActionRequest, deadline: float) -> ActionResponse:
         try:
@@ -42,47 +45,23 @@ class HttpHandler:
         except errors.WireError as error:
             return failed(str(error))
         progress = SimpleNamespace(sent=False)
-        # It says which request this is, so that the service can tell a repeat.
         headers = {
-            "Content-Type": "application/json",
             "Accept": "application/json",
-            "Accept-Encoding": "identity",
-            "Idempotency-Key": f'"{token(request.reqid)}"',
+            "Idempotency-Key": f'"{token(request.reqid)}"',  # the service can detect a repeat by it
             **self._headers,
         }
         try:
             async with (
                 asyncio.timeout_at(deadline),
-                self._opened().post(
-                    self._url, data=body, headers=headers, allow_redirects=False, trace_request_ctx=progress
-                ) as response,
+                self._client.post(body, headers, progress) as response,
             ):
                 status, data = response.status, await _read(response)
         except TimeoutError:
             return failed(OUTCOME_UNKNOWN if progress.sent else NOT_BEGUN, "the time was up")
-        except _NOT_HELD as error:
+        except FAILURES as error:
             detail = f"{type(error).__name__}: {error}"
             return failed(OUTCOME_UNKNOWN if progress.sent else _UNREACHABLE, detail)
         return _judge(status, data)
-
-    async def close(self) -> None:
-        if self._session is not None:
-            await self._session.close()
-
-    def _opened(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            trace = aiohttp.TraceConfig()
-            trace.on_request_headers_sent.append(_note_sent)
-            trace.on_request_chunk_sent.append(_note_sent)
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=self._spec.concurrency, ssl=self._context),
-                timeout=aiohttp.ClientTimeout(total=None),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                headers={"User-Agent": "mss"},
-                auto_decompress=False,  # a small answer must not become a large one
-                trace_configs=[trace],
-            )
-        return self._session
 
 
 def _judge(status: int, data: bytes | None) -> ActionResponse:
@@ -93,7 +72,7 @@ def _judge(status: int, data: bytes | None) -> ActionResponse:
     if not data.strip():
         return ActionResponse()
     try:
-        # The names are of no field, so the object is only checked: depth, numbers, halves of characters.
+        # No field is decoded, the object is only checked: depth, numbers, lone surrogates.
         gojson.load_fields(data, frozenset())
         payload = wire.decode_request(b'{"payload":' + data + b"}").payload
     except errors.WireError as error:
@@ -102,33 +81,21 @@ def _judge(status: int, data: bytes | None) -> ActionResponse:
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes | None:
-    """The whole body, or None when it is larger than it may be."""
+    """Return the whole body, or None if it is too large."""
     data = bytearray()
     async for part in response.content.iter_chunked(64 * 1024):
         data += part
-        if len(data) > _MAX_ANSWER:
+        if len(data) > _MAX_RESPONSE_BYTES:
             return None
     return bytes(data)
 
 
-def open_handler(spec: ActionSpec, resources: HandlerResources) -> HttpHandler:
-    found = list(problems(spec))
-    if found:
-        raise PolicyError(found)
-    return HttpHandler(spec)
+open_handler = HttpHandler
 
 
 def problems(spec: ActionSpec) -> Iterator[Problem]:
-    try:
-        parts = urlsplit(spec.options["url"])
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname)
-    except ValueError:
-        usable = False
-    if not usable:
-        yield unusable(spec, "url is no http or https address")
-    for name, value in spec.options.get("headers", {}).items():
-        if not value.isprintable():
-            yield unusable(spec, f"the header {name} is not text on one line")
+    for problem in setting_problems(spec.options):
+        yield unusable(spec, problem)
     try:
         _context(spec)
     except OSError as error:
@@ -136,11 +103,5 @@ def problems(spec: ActionSpec) -> Iterator[Problem]:
 
 
 def _context(spec: ActionSpec) -> ssl.SSLContext:
-    """Certificates are verified, host names too; ``ca`` replaces the system's authorities."""
-    ca: Any = spec.options.get("ca")
-    return ssl.create_default_context(cafile=ca)
-
-
-async def _note_sent(session: aiohttp.ClientSession, context: SimpleNamespace, params: object) -> None:
-    """From here on the other side may have the request."""
-    context.trace_request_ctx.sent = True
+    """Return a context that verifies certificates; ``ca`` replaces the authorities of the system."""
+    return ssl.create_default_context(cafile=spec.options.get("ca"))

@@ -64,10 +64,10 @@ async def test_http_asks_and_answers(world: World, sides: Sides, tmp_path: Path)
         ({"body": b"null"}, 0, "ok"),
         ({"status": 503, "body": b"at /srv/app"}, 1, "the service answers HTTP 503"),
         ({"status": 302, "headers": {"Location": "http://127.0.0.1/"}}, 1, "the service answers HTTP 302"),
-        ({"body": b"[1]"}, 1, "the service's answer is no JSON object"),
-        ({"body": b"<html>"}, 1, "the service's answer is no JSON object"),
-        ({"body": b'{"a": NaN}'}, 1, "the service's answer is no JSON object"),
-        ({"body": b'{"a":1},"reqid":"x"'}, 1, "the service's answer is no JSON object"),
+        ({"body": b"[1]"}, 1, "the service's answer is not a JSON object"),
+        ({"body": b"<html>"}, 1, "the service's answer is not a JSON object"),
+        ({"body": b'{"a": NaN}'}, 1, "the service's answer is not a JSON object"),
+        ({"body": b'{"a":1},"reqid":"x"'}, 1, "the service's answer is not a JSON object"),
         ({"behaviour": "endless"}, 1, "the service's answer is too large"),
         ({"behaviour": SILENT}, 1, OUTCOME_UNKNOWN),
         ({"behaviour": DROP}, 1, OUTCOME_UNKNOWN),
@@ -117,7 +117,7 @@ async def test_forward_passes_the_reply_through(world: World, tmp_path: Path) ->
         )
         for how in broken:
             reply = await ask(world.client, "legacything", {"how": how})
-            assert (reply["code"], reply["message"]) == (1, "the program's answer is no reply")
+            assert (reply["code"], reply["message"]) == (1, "the program's answer is not a reply")
         await world.client.subscribe("legacy.gone", cb=silence)
 
 
@@ -202,7 +202,7 @@ async def test_handlers_that_do_not_open_change_nothing(world: World) -> None:
         assert server.actions is not None
         specs = dict(server.rulebook.actions)
         specs["bad"] = replace(specs["iplocation"], key="bad", handler="http", options={"url": "ftp://x"})
-        with pytest.raises(PolicyError, match="no http or https"):
+        with pytest.raises(PolicyError, match="not an http or https"):
             await server.actions.apply(specs)
         assert set(server.actions.keys) == set(server.rulebook.actions)
         assert (await ask(world.client, "sendverifyemail", verify()))["code"] == 0
