@@ -39,22 +39,21 @@ __all__ = [
 
 
 class ActionHandler(Protocol):
-    """Carries out an action.
+    """Carry out an action.
 
-    ``handle`` answers by ``deadline``, in seconds of the loop's clock, with ``OUTCOME_UNKNOWN`` where
-    it cannot tell what it did. It never raises (cancellation apart) and never tries again after a
+    ``handle`` returns by ``deadline``, in seconds of the loop's clock, with ``OUTCOME_UNKNOWN`` if it
+    cannot know the result of its work. It never raises (cancellation apart) and never retries after a
     failure that is not definite. It is called concurrently, at most ``spec.concurrency`` times at once.
     """
 
     async def handle(self, request: ActionRequest, deadline: float) -> ActionResponse: ...
 
     async def close(self) -> None:
-        """Let go of connections. Nothing is asked afterwards; never raises."""
-        ...
+        """Close connections. No request follows; never raises."""
 
 
 class Lookup(Protocol):
-    """Answers an action at once from what it has, changing nothing; never raises."""
+    """Answer an action at once from memory, changing nothing; never raises."""
 
     def answer(self, request: ActionRequest) -> ActionResponse: ...
 
@@ -63,7 +62,7 @@ class Lookup(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HandlerResources:
-    """What a handler may use of the process it runs in."""
+    """The parts of the process that a handler may use."""
 
     connection: Connection
     rulebook: Callable[[], Rulebook]
@@ -74,12 +73,12 @@ class HandlerResources:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HandlerType:
-    """What is known of a handler without importing it."""
+    """The properties of a handler that are known without importing it."""
 
-    module: str  # in this package; defines ``open_handler(spec, resources)`` and ``problems(spec)``
-    reads_only: bool = False  # a Lookup: doing it twice does no harm, so the ledger is skipped
-    skips_ledger: bool = False  # a Handler that changes nothing: skipped as well
-    personal: bool = False  # also asked for one token deeper than its key; the token is ``Request.person``
+    module: str  # in this package; defines ``open_handler(spec, resources)``, and ``problems(spec)`` if any
+    reads_only: bool = False  # a Lookup: a second execution does no harm, so it skips the ledger
+    skips_ledger: bool = False  # an ActionHandler that changes nothing: it skips the ledger too
+    personal: bool = False  # has a second subject, one token deeper: the token is ``ActionRequest.person``
 
 
 HANDLERS: dict[str, HandlerType] = {
@@ -94,7 +93,7 @@ HANDLERS: dict[str, HandlerType] = {
 
 
 def open_handler(spec: ActionSpec, resources: HandlerResources) -> ActionHandler | Lookup:
-    """Open what carries out ``spec``: a Lookup where the type reads only, else a Handler.
+    """Open the handler of ``spec``: a Lookup if it reads only, else an ActionHandler.
 
     Raises PolicyError for settings that no schema can judge.
     """
@@ -102,12 +101,13 @@ def open_handler(spec: ActionSpec, resources: HandlerResources) -> ActionHandler
 
 
 def check_handler(spec: ActionSpec) -> Iterable[Problem]:
-    """What would keep the handler of ``spec`` from working on this machine."""
-    return cast("Iterable[Problem]", _module(spec).problems(spec))
+    """Return the problems that would keep the handler of ``spec`` from working on this machine."""
+    problems = getattr(_module(spec), "problems", None)
+    return cast("Iterable[Problem]", problems(spec)) if problems else ()
 
 
 def unusable(spec: ActionSpec, message: str, severity: str = "") -> Problem:
-    """Something about an action's settings, with the action's place."""
+    """Return a problem of an action's settings, at the place of the action."""
     return Problem(
         place=spec.place,
         pointer=f"/actions/{spec.key}",

@@ -1,24 +1,22 @@
-"""Handler: forward the request to another subject, whose reply is the reply."""
+"""Handler: forward the request to another subject, and return its reply."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 
 import nats.errors
 
 from msc import errors, wire
 
-from ..model.problems import Problem
 from ..rules.rulebook import ActionSpec
 from . import NOT_BEGUN, OUTCOME_UNKNOWN, ActionRequest, ActionResponse, HandlerResources, failed
 
-_NOBODY = "not carried out: nobody serves it"
-_NO_REPLY = "the program's answer is no reply"
+_NO_RESPONDERS = "not carried out: nobody serves it"
+_NO_REPLY = "the program's answer is not a reply"
 
 
 class ForwardHandler:
-    """Passes each request on as it came."""
+    """A handler that forwards each request unchanged."""
 
     def __init__(self, spec: ActionSpec, resources: HandlerResources) -> None:
         self._subject: str = spec.options["subject"]
@@ -31,7 +29,7 @@ class ForwardHandler:
         try:
             msg = await self._client.request(self._subject, request.data, timeout=limit)
         except nats.errors.NoRespondersError:
-            return failed(_NOBODY, f"no responders on {self._subject}")
+            return failed(_NO_RESPONDERS, f"no responders on {self._subject}")
         except (nats.errors.Error, TimeoutError) as error:
             return failed(OUTCOME_UNKNOWN, f"{self._subject}: {str(error) or 'no answer'}")
         try:
@@ -43,13 +41,7 @@ class ForwardHandler:
         return ActionResponse(code=reply.code, message=reply.message, payload=reply.payload)
 
     async def close(self) -> None:
-        """The connection is not ours."""
+        """Close nothing: the connection belongs to the server."""
 
 
-def open_handler(spec: ActionSpec, resources: HandlerResources) -> ForwardHandler:
-    return ForwardHandler(spec, resources)
-
-
-def problems(spec: ActionSpec) -> Iterator[Problem]:
-    """There is nothing to see before somebody asks."""
-    yield from ()
+open_handler = ForwardHandler

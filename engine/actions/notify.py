@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ..channels import Channel
 from ..model.errors import ChannelError, Deferred, Refused
 from ..model.messages import Delivery, Outcome
-from ..model.problems import Problem
 from ..planning.requests import SendResult, delivery_steps, send_result
 from ..rules.rulebook import ActionSpec, ChannelSpec
 from . import NOT_BEGUN, ActionRequest, ActionResponse, HandlerResources, failed
@@ -17,7 +15,7 @@ from . import NOT_BEGUN, ActionRequest, ActionResponse, HandlerResources, failed
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _ActionChannel:
-    """A channel of this action's own: what waits for deliveries does not hold up a request."""
+    """A channel that only this action uses: deliveries that wait do not delay a request."""
 
     spec: ChannelSpec
     channel: Channel
@@ -25,13 +23,13 @@ class _ActionChannel:
 
 
 class NotifyHandler:
-    """Sends one message for each request."""
+    """A handler that sends one message for each request."""
 
     def __init__(self, spec: ActionSpec, resources: HandlerResources) -> None:
         self._spec = spec
         self._rulebook = resources.rulebook
         channels = resources.rulebook().channels
-        self._ways = {
+        self._channels = {
             name: _ActionChannel(
                 spec=channels[name],
                 channel=resources.open_channel(channels[name]),
@@ -39,31 +37,34 @@ class NotifyHandler:
             )
             for name in spec.channels
         }
+        self._specs = [each.spec for each in self._channels.values()]
 
     async def handle(self, request: ActionRequest, deadline: float) -> ActionResponse:
-        asked = delivery_steps(
-            self._rulebook(), self._spec, [way.spec for way in self._ways.values()], request
-        )
+        steps = delivery_steps(self._rulebook(), self._spec, self._specs, request)
         try:
-            delivery = next(asked)
+            delivery = next(steps)
             while True:
-                ended = await self._send(self._ways[delivery.channel], delivery, deadline)
-                delivery = asked.send(ended)
+                delivery = steps.send(await self._send(delivery, deadline))
         except StopIteration as end:
-            answer: ActionResponse = end.value
-            return answer
+            response: ActionResponse = end.value
+            return response
 
     async def close(self) -> None:
-        await asyncio.gather(*(way.channel.close() for way in self._ways.values()))
+        await asyncio.gather(*(each.channel.close() for each in self._channels.values()))
 
-    async def _send(self, way: _ActionChannel, delivery: Delivery, deadline: float) -> SendResult:
+    async def _send(self, delivery: Delivery, deadline: float) -> SendResult:
+        over = self._channels[delivery.channel]
         begun = False
         try:
-            async with asyncio.timeout_at(deadline), way.slots:
+            async with asyncio.timeout_at(deadline), over.slots:
                 begun = True
-                await way.channel.send(delivery)
+                await over.channel.send(delivery)
+        except Refused as error:
+            return send_result(Outcome.REFUSED, str(error))
+        except Deferred as error:
+            return send_result(Outcome.DEFERRED, str(error), in_part=bool(error.remaining))
         except ChannelError as error:
-            return _judged(error)
+            return send_result(Outcome.UNKNOWN, str(error))
         except TimeoutError:
             if begun:
                 return send_result(Outcome.UNKNOWN, "the time was up")
@@ -71,18 +72,4 @@ class NotifyHandler:
         return send_result(Outcome.SENT)
 
 
-def _judged(error: ChannelError) -> SendResult:
-    if isinstance(error, Refused):
-        return send_result(Outcome.REFUSED, str(error))
-    if isinstance(error, Deferred):
-        return send_result(Outcome.DEFERRED, str(error), in_part=bool(error.remaining))
-    return send_result(Outcome.UNKNOWN, str(error))
-
-
-def open_handler(spec: ActionSpec, resources: HandlerResources) -> NotifyHandler:
-    return NotifyHandler(spec, resources)
-
-
-def problems(spec: ActionSpec) -> Iterator[Problem]:
-    """The compiler knows the channels and templates, and has looked at them."""
-    yield from ()
+open_handler = NotifyHandler

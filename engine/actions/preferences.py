@@ -8,11 +8,10 @@ user id.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..model.errors import BrokerError, InvalidPreferences
-from ..model.problems import Problem
 from ..model.subjects import is_safe_token
 from ..planning.recipients import Choices
 from ..preferences.document import MAX_DOCUMENT_BYTES, check_choice, merged, parse
@@ -23,11 +22,11 @@ from . import OUTCOME_UNKNOWN, ActionRequest, ActionResponse, HandlerResources, 
 
 _MAX_USER_LENGTH = 256  # characters
 _UNAVAILABLE = "preferences are not available: the broker does not answer"
-_UNREADABLE = "what is kept cannot be read; it counts as nothing"
+_UNREADABLE = "the stored preferences cannot be read, and count as none"
 
 
 class PreferencesHandler:
-    """Answers one of the three."""
+    """A handler for one of the three actions."""
 
     def __init__(self, spec: ActionSpec, resources: HandlerResources) -> None:
         self._cache = resources.preferences
@@ -39,8 +38,8 @@ class PreferencesHandler:
         }[spec.handler]
         self._labels: Mapping[str, Mapping[str, Any]] = spec.options.get("labels", {})
         self._changes = spec.handler == "preferences.set"
-        # By revision: the rulebook itself, held until somebody asks again, could not be let go of meanwhile.
-        self._offers: tuple[str, PreferenceOptions] | None = None
+        # By revision: a reference to the rulebook would keep an old one in memory until the next request.
+        self._known_options: tuple[str, PreferenceOptions] | None = None
 
     async def handle(self, request: ActionRequest, deadline: float) -> ActionResponse:
         try:
@@ -53,7 +52,7 @@ class PreferencesHandler:
             return failed(OUTCOME_UNKNOWN if self._changes else _UNAVAILABLE, detail)
 
     async def close(self) -> None:
-        """Nothing is held."""
+        """Close nothing: it has no connection of its own."""
 
     async def _get(self, user: str, payload: Mapping[str, Any]) -> ActionResponse:
         document, note = await self._document_of(user)
@@ -63,13 +62,13 @@ class PreferencesHandler:
         changes = payload.get("preferences")
         if not isinstance(changes, Mapping):
             raise InvalidPreferences(["preferences: a mapping such as {security: [sms]}"])
-        anew = payload.get("replace") is True
-        offers = self._current_options()
+        replaces = payload.get("replace") is True
+        options = self._current_options()
 
         def change(present: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-            document = merged({} if anew else present, changes)
-            taken_back = {key for key in present if key not in document}
-            if reasons := check_choice(offers, document, {*changes, *taken_back}):
+            document = merged({} if replaces else present, changes)
+            removed = {key for key in present if key not in document}
+            if reasons := check_choice(options, document, {*changes, *removed}):
                 raise InvalidPreferences(reasons)
             return document, document
 
@@ -82,26 +81,28 @@ class PreferencesHandler:
             choices = parse(document)
         except InvalidPreferences as error:
             document, choices, note = {}, Choices(), f"{_UNREADABLE}: {error}"
-        rulebook, offers = self._rulebook(), self._current_options()
-        asked = payload.get("locale")
-        wanted = (choices.locale, asked if isinstance(asked, str) else "", rulebook.defaults.locale)
+        rulebook, options = self._rulebook(), self._current_options()
+        requested = payload.get("locale")
+        locales = library.locale_chain(
+            choices.locale, requested if isinstance(requested, str) else "", rulebook.defaults.locale
+        )
 
         def label(of: str, name: str) -> str:
-            return _label(self._labels.get(of, {}).get(name), library.locale_chain(*wanted)) or name
+            return _label(self._labels.get(of, {}).get(name), locales) or name
 
-        def shown(offer: CategoryOptions) -> dict[str, Any]:
+        def shown(category: CategoryOptions) -> dict[str, Any]:
             return {
-                "category": offer.category,
-                "label": label("categories", offer.category),
-                "critical": bool(offer.critical),
+                "category": category.category,
+                "label": label("categories", category.category),
+                "critical": bool(category.critical),
                 "channels": [
                     {
                         "channel": name,
                         "label": label("channels", name),
-                        "on": offer.is_on(choices, name),
-                        "always": name in offer.always_on,
+                        "on": category.is_on(choices, name),
+                        "always": name in category.always_on,
                     }
-                    for name in offer.channels
+                    for name in category.channels
                 ],
             }
 
@@ -109,16 +110,16 @@ class PreferencesHandler:
             payload={
                 "userid": user,
                 "preferences": document,
-                "categories": [shown(offer) for offer in offers.categories.values()],
-                "default": shown(offers.everything),
-                "languages": list(offers.languages),
-                "addresses": sorted(offers.addresses),
+                "categories": [shown(category) for category in options.categories.values()],
+                "default": shown(options.everything),
+                "languages": list(options.languages),
+                "addresses": sorted(options.addresses),
             },
             detail=note,
         )
 
     async def _document_of(self, user: str) -> tuple[dict[str, Any], str]:
-        """The person's document, and what is to be said to the operators of it."""
+        """Return the user's document, and a note for the operators if it cannot be read."""
         try:
             return await self._cache.document_of(user), ""
         except InvalidPreferences as error:
@@ -126,22 +127,16 @@ class PreferencesHandler:
 
     def _current_options(self) -> PreferenceOptions:
         rulebook = self._rulebook()
-        if self._offers is None or self._offers[0] != rulebook.revision:
-            self._offers = rulebook.revision, options_of(rulebook)
-        return self._offers[1]
+        if self._known_options is None or self._known_options[0] != rulebook.revision:
+            self._known_options = rulebook.revision, options_of(rulebook)
+        return self._known_options[1]
 
 
-def open_handler(spec: ActionSpec, resources: HandlerResources) -> PreferencesHandler:
-    return PreferencesHandler(spec, resources)
-
-
-def problems(spec: ActionSpec) -> Iterator[Problem]:
-    """They need nothing but the broker."""
-    yield from ()
+open_handler = PreferencesHandler
 
 
 def _read(request: ActionRequest) -> tuple[str, Mapping[str, Any]]:
-    """Whom it is about, and the rest of the payload. Raises BadPreferences."""
+    """Return the user id and the payload. Raises InvalidPreferences."""
     if len(request.data) > 4 * MAX_DOCUMENT_BYTES:
         raise InvalidPreferences(
             [f"{len(request.data)} bytes are too many: at most {MAX_DOCUMENT_BYTES} are kept"]
@@ -151,28 +146,28 @@ def _read(request: ActionRequest) -> tuple[str, Mapping[str, Any]]:
     user = _user(written)
     if person is None:
         if not user:
-            raise InvalidPreferences(["userid: whose preferences is not said"])
+            raise InvalidPreferences(["userid: the payload names no user"])
         return user, payload
     if not is_safe_token(person):
         raise InvalidPreferences(
-            ["userid: the subject names nobody: at most 64 letters, digits, '_' and '-'"]
+            ["userid: the subject has no user id: at most 64 letters, digits, '_' and '-'"]
         )
     if written not in (None, "") and user != person:
-        raise InvalidPreferences([f"userid: on this subject nobody but {person} is asked for"])
+        raise InvalidPreferences([f"userid: this subject is for {person} only"])
     return person, payload
 
 
 def _user(written: Any) -> str:
-    """The id as it would be in an event; ``""`` where it is none."""
+    """Return the id as it would be in an event; ``""`` if it is not one."""
     if isinstance(written, int) and not isinstance(written, bool):
         written = str(written)
     user = written.strip() if isinstance(written, str) else ""
     return user if len(user) <= _MAX_USER_LENGTH else ""
 
 
-def _label(written: Any, wanted: Sequence[str]) -> str:
-    """What stands there in the first of the languages that it is written in."""
+def _label(written: Any, locales: Sequence[str]) -> str:
+    """Return the label in the first of ``locales`` that it is written in."""
     if not isinstance(written, Mapping):
         return written or ""
     by_tag = {library.normalise_locale(tag): text for tag, text in written.items()}
-    return next((by_tag[tag] for tag in wanted if tag in by_tag), "")
+    return next((by_tag[tag] for tag in locales if tag in by_tag), "")

@@ -152,7 +152,7 @@ async def test_what_people_choose(
         changed = json.loads((await mss(commands["name=own"]))[0])
         assert changed["userid"] == "u-1024" and changed["preferences"]["quiet_hours"] == "21:00-08:00"
         (refused,) = await mss(commands["name=foreign"], code=1)
-        assert "userid: on this subject nobody but u-1024 is asked for" in refused
+        assert "userid: this subject is for u-1024 only" in refused
         assert appear(traced, lines(await run(commands["name=trace"], tmp_path, environment)))
 
 

@@ -103,7 +103,7 @@ async def test_what_is_chosen_is_followed(world: World, tmp_path: Path) -> None:
         assert reply["code"] == 1 and "bytes are too many" in reply["message"]
         assert (await ask(world.client, "preferences.get", {}))[
             "message"
-        ] == "userid: whose preferences is not said"
+        ] == "userid: the payload names no user"
 
         # One key is taken back; the same request again is answered, and not carried out again.
         reqid = uuid4().hex
@@ -232,7 +232,7 @@ async def test_a_user_of_the_broker_who_is_one_person(tmp_path: Path) -> None:
         for what in ("get", "set", "options"):
             await refused(client.request(f"preferences.{what}.u-1", change))
             await refused(client.request(f"preferences.{what}", {"userid": "u-1024", **change}))
-            with pytest.raises(msc.ActionFailed, match="userid: on this subject nobody but u-1024"):
+            with pytest.raises(msc.ActionFailed, match="userid: this subject is for u-1024 only"):
                 await client.request(f"preferences.{what}.u-1024", {"userid": "u-1", **change})
         assert await portal.request("preferences.get", {"userid": "u-1"}) == nothing
         assert await portal.request("preferences.get", {"userid": "u-1024"}) == chosen

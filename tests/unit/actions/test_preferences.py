@@ -80,7 +80,7 @@ def asked(
 @pytest.mark.parametrize("action", ["get", "set", "options"])
 def test_nobody_is_meant(rulebook: Rulebook, action: str, payload: Any) -> None:
     answer = asked(rulebook, action, Kept({}), payload)
-    assert (answer.code, answer.message) == (1, "userid: whose preferences is not said")
+    assert (answer.code, answer.message) == (1, "userid: the payload names no user")
 
 
 def test_an_id_may_be_a_number_as_in_events(rulebook: Rulebook) -> None:
@@ -112,7 +112,7 @@ def test_nobody_else_is_meant_on_the_subject_of_one_person(
     kept = Kept({"locale": "de"})
     payload = {"userid": userid, "preferences": {"locale": "en"}}
     answer = asked(rulebook, action, kept, payload, person="u")
-    reason = "userid: on this subject nobody but u is asked for"
+    reason = "userid: this subject is for u only"
     assert (answer.code, answer.message, answer.payload) == (1, reason, {"reasons": [reason]})
     assert kept.users == set() and kept.document == {"locale": "de"}
 
@@ -122,7 +122,7 @@ def test_nobody_else_is_meant_on_the_subject_of_one_person(
 def test_a_subject_of_nobody(rulebook: Rulebook, person: str, userid: Any) -> None:
     kept = Kept({})
     answer = asked(rulebook, "get", kept, {"userid": userid}, person=person)
-    assert answer.code == 1 and answer.message.startswith("userid: the subject names nobody")
+    assert answer.code == 1 and answer.message.startswith("userid: the subject has no user id")
     assert kept.users == set()
 
 
@@ -137,7 +137,7 @@ def test_what_cannot_be_read_counts_as_nothing_and_is_told_to_operators(rulebook
     for kept in (Kept(InvalidPreferences(["no JSON"])), Kept({"locale": 7})):
         answer = asked(rulebook, "options", kept, {"userid": "u"})
         assert answer.payload is not None and answer.payload["preferences"] == {}
-        assert answer.code == 0 and "counts as nothing" in answer.detail
+        assert answer.code == 0 and "count as none" in answer.detail
 
 
 @pytest.mark.parametrize("changes", [None, [], "x"])
