@@ -16,7 +16,8 @@ from rich.text import Text
 from ..broker import Topology
 from ..history.dead_letters import DeadLetter
 from ..history.entries import DropRecord, HistoryEntry, ReceiptRecord, RedriveRecord
-from ..history.trace import DEAD, WAITING, DeliveryTrace, EventTrace, TraceReader, open_trace
+from ..history.trace import DEAD, WAITING, DeliveryTrace, EventTrace
+from ..history.trace_reader import TraceReader, open_trace
 from ..model.messages import Kind, Outcome
 from ..model.times import from_micros, iso_time
 from ..planning.records import PlanRecord
@@ -71,24 +72,24 @@ async def _trace(settings: Settings, server: str | None, reqid: str, *, json: bo
         if follow:
             await _follow(tracer, None if json else stdout())
         else:
-            async for _ in tracer.present():
+            async for _ in tracer.stored_entries():
                 pass
-        if not tracer.stories:
+        if not tracer.traces:
             return False
         letters = await tracer.dead_letters()
         if json:
             click.echo(output.as_json(_document(tracer, letters)))
         elif follow:
-            click.echo(summary(tracer.stories))
+            click.echo(summary(tracer.traces))
         else:
-            show_trace(stdout(), reqid, tracer.stories, letters)
-        if tracer.cut:
+            show_trace(stdout(), reqid, tracer.traces, letters)
+        if tracer.is_truncated:
             stderr().print("there is more: only the beginning was read", style="yellow", soft_wrap=True)
     return True
 
 
 def _document(tracer: TraceReader, letters: Sequence[DeadLetter]) -> dict[str, object]:
-    return trace_document(tracer.reqid, tracer.stories, letters, tuple(tracer.hidden), cut=tracer.cut)
+    return trace_document(tracer.reqid, tracer.traces, letters, tuple(tracer.hidden), cut=tracer.is_truncated)
 
 
 async def _follow(tracer: TraceReader, console: Console | None) -> None:
@@ -106,18 +107,18 @@ async def _follow(tracer: TraceReader, console: Console | None) -> None:
 
 
 async def _print_all(tracer: TraceReader, console: Console | None) -> None:
-    async with aclosing(tracer.present()) as entries:
+    async with aclosing(tracer.stored_entries()) as entries:
         async for kind, entry in entries:
             _print(console, kind, entry)
-    if tracer.settled():
+    if tracer.is_final():
         return
-    patience = None if tracer.stories else _PATIENCE
+    patience = None if tracer.traces else _PATIENCE
     with suppress(TimeoutError):  # nothing came at all
-        async with asyncio.timeout(patience) as limit, aclosing(tracer.following()) as entries:
+        async with asyncio.timeout(patience) as limit, aclosing(tracer.new_entries()) as entries:
             async for kind, entry in entries:
                 limit.reschedule(None)
                 _print(console, kind, entry)
-                if tracer.settled():
+                if tracer.is_final():
                     return
 
 
@@ -199,11 +200,11 @@ def _remark(delivery: DeliveryTrace) -> str:
         )
     if delivery.fallback:
         return f"it goes on over {delivery.fallback.channel}"
-    if delivery.dropped and delivery.is_given_up:
+    if delivery.dropped and delivery.is_dead_lettered:
         return f"an operator dropped its dead letter {local(delivery.dropped)}"
-    if delivery.revived and not delivery.times_sent:
-        return f"brought back from the dead letters {local(delivery.revived[-1])}"
-    if delivery.is_given_up:
+    if delivery.redriven and not delivery.times_sent:
+        return f"brought back from the dead letters {local(delivery.redriven[-1])}"
+    if delivery.is_dead_lettered:
         may = "it may have gone out" if delivery.status == Outcome.UNKNOWN else "it did not go out"
         return f"given up after {_count(len(delivery.attempts), 'attempt')}: {may}"
     return "" if delivery.is_final or not delivery.attempts else "it will be tried again"
@@ -328,7 +329,7 @@ def _delivery(delivery: DeliveryTrace) -> dict[str, Any]:
         "final": delivery.is_final,
         "fallback": delivery.fallback.id if delivery.fallback else None,
         "duplicated": delivery.is_duplicated,
-        "redriven": [iso_time(at) for at in delivery.revived],
+        "redriven": [iso_time(at) for at in delivery.redriven],
         "dropped": iso_time(delivery.dropped) if delivery.dropped else None,
         "attempts": [
             {"at": iso_time(attempt.at), "outcome": str(attempt.outcome), "detail": attempt.detail}

@@ -1,176 +1,149 @@
-"""The entries of the history: written for each event and each attempt, and read back.
+"""The entries of the history: one for each plan, attempt, redrive, drop and claim. Written and read here.
 
-Entries are on ``mss.history.<kind>.<reqid>``, dead letters on ``mss.dead.<kind>.<reason>``. The subject
-contains the kind, so a user who may read notices cannot read audits. Entries contain no message text, and
-sensitive values are masked.
+Entries are on ``mss.history.<kind>.<reqid>``. The subject contains the kind, so a user who may read notices
+cannot read audits. Entries contain no message text, and secrets are masked. The structs that are written are
+the structs that are read; an optional field that has its default is not written.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
 import msgspec
-from msgspec import UNSET, UnsetType
+from msgspec import Struct, structs
 
 from ..broker import OutgoingMessage, Topology
 from ..broker.codec import encode
 from ..model.masking import mask
-from ..model.messages import Delivery, Event, Held, Kind, Outcome, Receipt, RedriveId
+from ..model.messages import Delivery, Event, Failure, Kind, Outcome, Receipt, RedriveId, Suppressed
 from ..model.subjects import token
-from ..planning.draft import DigestRef
 from ..planning.planner import Plan
-from ..planning.records import FallbackRecord, PlanRecord
+from ..planning.records import (
+    DeliveryRecord,
+    DigestedEvent,
+    DigestRecord,
+    EventRecord,
+    FallbackRecord,
+    PlanRecord,
+)
 from ..rules.rulebook import Mode
 from .dead_letters import DeadLetter
 
 
-class _EventEntry(msgspec.Struct):
-    kind: Kind
-    key: str
-    reqid: str
-    sent: int
-    received: int
+class ReceiptRecord(Struct, frozen=True, kw_only=True, tag_field="type", tag="receipt", omit_defaults=True):
+    """The result of one attempt at a delivery."""
 
-
-class _FallBackEntry(msgspec.Struct):
-    id: str
-    channel: str
-    to: tuple[str, ...]
-    locale: str
-
-
-class _DeliveryEntry(msgspec.Struct):
-    id: str
-    rule: str
-    channel: str
-    user: str
-    to: tuple[str, ...]
-    locale: str
-    fallbacks: list[_FallBackEntry] | UnsetType
-
-
-class _SuppressedEntry(msgspec.Struct):
-    rule: str
-    channel: str
-    reason: str
-    detail: str
-
-
-class _FailureEntry(msgspec.Struct):
-    rule: str
-    channel: str
-    delivery: str
-    detail: str
-
-
-class _PlannedEntry(msgspec.Struct, kw_only=True, tag="planned"):
-    """The first entry of an event. Structs are encoded in half the time of mappings."""
-
-    at: int
-    event: _EventEntry
-    revision: str
-    rules: list[str]
-    deliveries: list[_DeliveryEntry]
-    suppressed: list[_SuppressedEntry]
-    held: tuple[Held, ...]
-    failures: list[_FailureEntry]
-    shadow: list[str] | UnsetType
-    stopped: bool | UnsetType
-    redrive: RedriveId | UnsetType
-    digest: dict[str, Any] | UnsetType
-
-
-class _ReceiptEntry(msgspec.Struct, kw_only=True, tag="receipt"):
-    """One attempt at a delivery."""
-
-    at: int
+    at: int  # microseconds since the epoch
     delivery: str
     revision: str
     rule: str
     channel: str
     to: tuple[str, ...]
-    attempt: int
+    attempt: int  # from 1
     outcome: Outcome
     detail: str
-    final: bool
-    redrive: RedriveId | UnsetType
-    rest: str | UnsetType
-    fallback: _FallBackEntry | UnsetType
+    final: bool  # there will be no other attempt
+    redrive: RedriveId | None = None
+    rest: str = ""  # id of the delivery to the addresses that were not served
+    fallback: FallbackRecord | None = None  # the fallback that was sent instead
+
+
+class _DecisionRecord(Struct, frozen=True, kw_only=True, tag_field="type"):
+    """The decision of an operator on a dead letter."""
+
+    at: int  # microseconds since the epoch
+    letter: str
+    delivery: str
+    rule: str
+    channel: str
+
+
+class RedriveRecord(_DecisionRecord, frozen=True, kw_only=True, tag="redriven"):
+    """The redrive of a dead letter."""
+
+
+class DropRecord(_DecisionRecord, frozen=True, kw_only=True, tag="dropped"):
+    """The removal of a dead letter."""
+
+
+class ClaimRecord(Struct, frozen=True, kw_only=True, tag_field="type", tag="claimed"):
+    """The claim of a replica that plans an event again; see `plan_store`."""
+
+    at: int  # microseconds since the epoch
+    of: str  # run id of the event
+
+
+HistoryEntry = PlanRecord | ReceiptRecord | RedriveRecord | DropRecord | ClaimRecord
+_entries = msgspec.json.Decoder(HistoryEntry)
+_Part = TypeVar("_Part", Suppressed, Failure)
+
+
+def read_entry(data: bytes) -> HistoryEntry | None:
+    """Decode one entry. Returns None for data that is no entry of this version."""
+    try:
+        entry: HistoryEntry = _entries.decode(data)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return None
+    return entry
 
 
 def plan_entry(topology: Topology, plan: Plan, *, at: int, id_: str) -> OutgoingMessage:
-    """The first entry of an event: which rules, which deliveries, what was suppressed and why.
+    """Return the entry of a plan, with the rules that matched.
 
-    ``id_`` tells it from every other, and not from itself when it is planned again.
-
-    Of the rules only those that matched: there may be 100,000 others.
+    ``id_`` is the same each time that the same message is planned.
     """
-    event = plan.event
-    shadow = [match.rule.id for match in plan.matches if match.rule.mode is Mode.SHADOW]
+    event, secrets = plan.event, plan.secrets
     last = plan.matches[-1].rule if plan.matches else None
-    entry = _PlannedEntry(
+    record = PlanRecord(
         at=at,
-        event=_EventEntry(event.kind, event.key, event.reqid, event.sent, event.received),
+        event=EventRecord(event.kind, event.key, event.reqid, event.sent, event.received),
         revision=plan.revision,
-        rules=[match.rule.id for match in plan.matches],
-        deliveries=[
-            _DeliveryEntry(
-                d.id,
-                d.rule,
-                d.channel,
-                d.user,
-                d.to,
-                d.locale,
-                [_fall_back(each) for each in d.fallbacks] if d.fallbacks else UNSET,
-            )
-            for d in plan.deliveries
-        ],
-        suppressed=[
-            _SuppressedEntry(s.rule, s.channel, s.reason, mask(s.detail, plan.secrets))
-            for s in plan.suppressed
-        ],
+        rules=tuple([match.rule.id for match in plan.matches]),
+        deliveries=tuple(
+            [
+                DeliveryRecord(
+                    each.id,
+                    each.rule,
+                    each.channel,
+                    each.user,
+                    each.to,
+                    each.locale,
+                    tuple(map(_fallback, each.fallbacks)) if each.fallbacks else (),
+                )
+                for each in plan.deliveries
+            ]
+        ),
+        suppressed=tuple([_masked(each, secrets) for each in plan.suppressed])
+        if secrets
+        else plan.suppressed,
         held=plan.held,
-        failures=[
-            _FailureEntry(f.rule, f.channel, f.delivery, mask(f.detail, plan.secrets)) for f in plan.failures
-        ],
-        shadow=shadow or UNSET,
-        # By the last of the rules; those after it were not asked.
-        stopped=True if last is not None and last.stop and last.mode is not Mode.SHADOW else UNSET,
-        redrive=plan.redrive or UNSET,
-        digest=_digest(plan.digest) if plan.digest else UNSET,
+        failures=tuple([_masked(each, secrets) for each in plan.failures]) if secrets else plan.failures,
+        shadow=tuple([match.rule.id for match in plan.matches if match.rule.mode is Mode.SHADOW]),
+        stopped=last is not None and last.stop and last.mode is not Mode.SHADOW,
+        redrive=plan.redrive,
+        digest=DigestRecord(
+            tuple([DigestedEvent(each.key, each.reqid) for each in plan.digest.events]), plan.digest.more
+        )
+        if plan.digest
+        else None,
     )
-    return OutgoingMessage(
-        subject=topology.history_subject(event.kind, token(event.reqid)),
-        payload=encode(entry),
-        id=f"planned.{id_}",
-    )
+    return _message(topology, event.kind, event.reqid, record, f"planned.{id_}")
 
 
 def claim_entry(topology: Topology, event: Event, *, of: str, at: int, id_: str) -> OutgoingMessage:
-    """That a replica asks the gates anew about the event that is called ``of``.
+    """Return the claim of a replica that plans the event ``of`` again.
 
-    ``id_`` is that of the plan which whoever had the event before may still write down: the stream takes
-    only the first of the two.
+    It has the message id of the plan ``id_``, so the stream stores only the first of the two.
     """
-    return OutgoingMessage(
-        subject=topology.history_subject(event.kind, token(event.reqid)),
-        payload=encode({"type": "claimed", "at": at, "of": of}),
-        id=f"planned.{id_}",
-    )
-
-
-def _digest(digest: DigestRef) -> dict[str, Any]:
-    """Of what a digest tells: the events whose histories say that they wait for it."""
-    events = [{"key": event.key, "reqid": event.reqid} for event in digest.events]
-    return {"events": events, "more": digest.more}
+    return _message(topology, event.kind, event.reqid, ClaimRecord(at=at, of=of), f"planned.{id_}")
 
 
 def receipt_entry(topology: Topology, receipt: Receipt, *, id_: str) -> OutgoingMessage:
-    """One attempt at a delivery. ``id_`` tells it from every other."""
+    """Return the entry of one attempt at a delivery. ``id_`` is unique."""
     delivery = receipt.delivery
-    entry = _ReceiptEntry(
+    record = ReceiptRecord(
         at=receipt.at,
         delivery=delivery.id,
         revision=delivery.revision,
@@ -181,161 +154,76 @@ def receipt_entry(topology: Topology, receipt: Receipt, *, id_: str) -> Outgoing
         outcome=receipt.outcome,
         detail=mask(receipt.detail, delivery.secrets),
         final=receipt.final,
-        redrive=delivery.redrive or UNSET,
-        rest=receipt.rest or UNSET,
-        fallback=_fall_back(receipt.fallback) if receipt.fallback else UNSET,
+        redrive=delivery.redrive,
+        rest=receipt.rest,
+        fallback=_fallback(receipt.fallback) if receipt.fallback else None,
     )
-    return OutgoingMessage(
-        subject=topology.history_subject(delivery.kind, token(delivery.reqid)),
-        payload=encode(entry),
-        id=f"receipt.{id_}",
-    )
+    return _message(topology, delivery.kind, delivery.reqid, record, f"receipt.{id_}")
 
 
-def _fall_back(delivery: Delivery) -> _FallBackEntry:
-    return _FallBackEntry(delivery.id, delivery.channel, delivery.to, delivery.locale)
+def redrive_entry(topology: Topology, dead_letter: DeadLetter, *, at: int) -> OutgoingMessage | None:
+    """Return the entry of a redriven dead letter; None if its reqid is not known."""
+    return _decision_entry(topology, RedriveRecord, dead_letter, at)
 
 
-def redrive_entry(topology: Topology, letter: DeadLetter, *, at: int) -> OutgoingMessage | None:
-    """That an operator has brought a letter back; None where its reqid is not known."""
-    return _decision_entry(topology, "redriven", letter, at)
+def drop_entry(topology: Topology, dead_letter: DeadLetter, *, at: int) -> OutgoingMessage | None:
+    """Return the entry of a dropped dead letter; None if its reqid is not known."""
+    return _decision_entry(topology, DropRecord, dead_letter, at)
 
 
-def drop_entry(topology: Topology, letter: DeadLetter, *, at: int) -> OutgoingMessage | None:
-    """That an operator has thrown a letter away; None where its reqid is not known."""
-    return _decision_entry(topology, "dropped", letter, at)
-
-
-def _decision_entry(topology: Topology, what: str, letter: DeadLetter, at: int) -> OutgoingMessage | None:
-    reqid = letter.reqid
-    if not reqid:
+def _decision_entry(
+    topology: Topology, decision: type[RedriveRecord | DropRecord], dead_letter: DeadLetter, at: int
+) -> OutgoingMessage | None:
+    if not dead_letter.reqid:
         return None
-    entry = {
-        "type": what,
-        "at": at,
-        "letter": letter.id,
-        "delivery": letter.delivery,
-        "rule": letter.rule,
-        "channel": letter.channel,
-    }
-    return OutgoingMessage(
-        subject=topology.history_subject(letter.kind, token(reqid)),
-        payload=encode(entry),
-        id=f"{what}.{letter.id}",
+    record = decision(
+        at=at,
+        letter=dead_letter.id,
+        delivery=dead_letter.delivery,
+        rule=dead_letter.rule,
+        channel=dead_letter.channel,
     )
+    id_ = f"{decision.__struct_config__.tag}.{dead_letter.id}"
+    return _message(topology, dead_letter.kind, dead_letter.reqid, record, id_)
+
+
+def _message(topology: Topology, kind: Kind, reqid: str, record: HistoryEntry, id_: str) -> OutgoingMessage:
+    subject = topology.history_subject(kind, token(reqid))
+    return OutgoingMessage(subject=subject, payload=encode(record), id=id_)
+
+
+def _fallback(delivery: Delivery) -> FallbackRecord:
+    return FallbackRecord(delivery.id, delivery.channel, delivery.to, delivery.locale)
+
+
+def _masked(part: _Part, secrets: tuple[str, ...]) -> _Part:
+    return structs.replace(part, detail=mask(part.detail, secrets))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeliveryHistory:
-    """What the history says of a delivery that may have been handed out before."""
+    """The receipts of a delivery since its last redrive."""
 
-    attempt: int = 0  # the last one that has a receipt
-    sent: bool = False
-    not_sent: frozenset[int] = frozenset()  # attempts that definitely did not go out
-    is_unsure: bool = False  # an attempt may have gone out
-    fell_back_at: int = 0  # when its fall-back went on, microseconds since the epoch; 0: it did not
+    attempt: int = 0  # the last one that has a receipt; 0: none
+    sent: bool = False  # also before its last redrive
+    not_sent: frozenset[int] = frozenset()  # attempts that definitely sent nothing
+    is_unsure: bool = False  # an attempt may have sent it
+    fell_back_at: int = 0  # when its fallback was sent, microseconds since the epoch; 0: it was not
 
 
 def delivery_history(delivery: Delivery, entries: Iterable[bytes]) -> DeliveryHistory:
-    """Read from all that lies on the delivery's history subject, oldest first."""
-    attempt, sent, not_sent, is_unsure, taken_over = 0, False, set(), False, 0
-    for data in entries:
-        try:
-            entry = _receipts.decode(data)
-        except msgspec.MsgspecError:
-            continue
-        if entry.delivery != delivery.id:
-            continue
-        sent = sent or entry.outcome == Outcome.SENT
-        if entry.redrive == delivery.redrive:  # attempts are counted anew after a return
-            attempt = entry.attempt
-            is_unsure = is_unsure or entry.outcome == Outcome.UNKNOWN
-            taken_over = entry.at if entry.fallback else taken_over
-            if entry.outcome == Outcome.DEFERRED:
-                not_sent.add(attempt)
+    """Summarise the receipts of ``delivery``. ``entries`` are all those of its reqid, oldest first."""
+    own = [
+        entry
+        for entry in map(read_entry, entries)
+        if isinstance(entry, ReceiptRecord) and entry.delivery == delivery.id
+    ]
+    # Attempts are counted from 1 again after a redrive.
+    current = [receipt for receipt in own if receipt.redrive == delivery.redrive]
     return DeliveryHistory(
-        attempt=attempt,
-        sent=sent,
-        not_sent=frozenset(not_sent),
-        is_unsure=is_unsure,
-        fell_back_at=taken_over,
+        attempt=current[-1].attempt if current else 0,
+        sent=any(receipt.outcome is Outcome.SENT for receipt in own),
+        not_sent=frozenset(each.attempt for each in current if each.outcome is Outcome.DEFERRED),
+        is_unsure=any(receipt.outcome is Outcome.UNKNOWN for receipt in current),
+        fell_back_at=max((receipt.at for receipt in current if receipt.fallback), default=0),
     )
-
-
-class _ReceiptSummary(msgspec.Struct):
-    """The part of a receipt's entry that tells whether to send again."""
-
-    delivery: str = ""
-    attempt: int = 0
-    outcome: str = ""
-    at: int = 0
-    fallback: dict[str, Any] | None = None
-    redrive: RedriveId | None = None
-
-
-_receipts = msgspec.json.Decoder(_ReceiptSummary)
-
-
-class ReceiptRecord(msgspec.Struct, tag_field="type", tag="receipt"):
-    """An entry: how one attempt ended."""
-
-    at: int
-    delivery: str
-    rule: str
-    channel: str
-    attempt: int
-    outcome: Outcome
-    final: bool
-    revision: str = ""
-    to: tuple[str, ...] = ()
-    detail: str = ""
-    rest: str = ""  # the delivery that goes on for the addresses that were not served
-    fallback: FallbackRecord | None = None  # that goes on over the next channel
-    redrive: RedriveId | None = None
-
-
-class _DecisionRecord(msgspec.Struct):
-    """What an operator did with a dead letter."""
-
-    at: int
-    letter: str
-    delivery: str = ""
-    rule: str = ""
-    channel: str = ""
-
-
-class RedriveRecord(_DecisionRecord, tag_field="type", tag="redriven"):
-    """An entry: an operator brought a dead letter back."""
-
-
-class DropRecord(_DecisionRecord, tag_field="type", tag="dropped"):
-    """An entry: an operator threw a dead letter away."""
-
-
-class ClaimRecord(msgspec.Struct, tag_field="type", tag="claimed"):
-    """An entry: a replica asks the gates anew about an event. It tells nothing of what becomes of it."""
-
-    at: int
-    of: str  # the event
-
-
-HistoryEntry = PlanRecord | ReceiptRecord | RedriveRecord | DropRecord
-_entries = msgspec.json.Decoder(HistoryEntry)
-_claims = msgspec.json.Decoder(ClaimRecord)
-
-
-def read_entry(data: bytes) -> HistoryEntry | None:
-    """The entry in ``data``; None where it is none that is known here."""
-    try:
-        entry: HistoryEntry = _entries.decode(data)
-    except (msgspec.MsgspecError, UnicodeError, RecursionError):
-        return None
-    return entry
-
-
-def read_claim(data: bytes) -> ClaimRecord | None:
-    """The claim in ``data``; None where it is something else."""
-    try:
-        return _claims.decode(data)
-    except (msgspec.MsgspecError, UnicodeError, RecursionError):
-        return None

@@ -10,7 +10,7 @@ from ..model.messages import Event, RedriveId
 from ..model.subjects import token
 from ..planning.records import PlanRecord
 from . import entries
-from .entries import read_claim, read_entry
+from .entries import ClaimRecord, read_entry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,11 +40,11 @@ class PlanStore:
         subject = self.topology.history_subject(event.kind, token(event.reqid))
         is_known, claims = False, 0
         async for msg in messages_on(self.connection, self.topology.history_stream, subject):
-            data = msg.data or b""
-            if claim := read_claim(data):
-                claims += claim.of == name
+            entry = read_entry(msg.data or b"")
+            if isinstance(entry, ClaimRecord):
+                claims += entry.of == name
                 continue
-            is_known, entry = True, read_entry(data)
+            is_known = True
             if (
                 isinstance(entry, PlanRecord)
                 and (entry.event.key, entry.event.reqid) == (event.key, event.reqid)

@@ -1,48 +1,38 @@
-"""Trace a reqid: its events and all that became of them, built from the history.
+"""The trace of a reqid: its events, their deliveries and every attempt, built from history entries.
 
-Entries may arrive in any order, twice, or without the first of them, which the broker may no longer have.
+Entries may arrive twice and in any order, and the plan may be missing: the broker keeps entries for a
+limited time.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 
-from ..broker import Connection, Topology
-from ..broker.reader import StreamReader
-from ..model.errors import BrokerError, NotPermitted
-from ..model.messages import Held, Kind, Outcome, Suppressed
-from ..model.subjects import token
-from ..planning.records import EventRecord, FailureRecord, FallbackRecord, PlanRecord
-from .dead_letter_store import DeadLetterStore
-from .dead_letters import DeadLetter, DeadLetterFilter
-from .entries import DropRecord, HistoryEntry, ReceiptRecord, RedriveRecord, read_entry
+from ..model.messages import Failure, Held, Kind, Outcome, Suppressed
+from ..planning.records import FallbackRecord, PlanRecord
+from .entries import DropRecord, HistoryEntry, ReceiptRecord, RedriveRecord
 
-WAITING, DEAD = "waiting", "dead"  # a delivery's status, where it is not the outcome of its last attempt
-
-_MAX_ENTRIES = 10_000  # of one kind: a sender may use one reqid for everything
-_CLOCKS_APART = 60_000_000  # microseconds by which an engine's clock and the broker's may differ
-_SEARCH_LIMIT = 3.0  # seconds for the dead letters, of which there may be very many
+WAITING, DEAD = "waiting", "dead"  # statuses of a delivery that are not outcomes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeliveryTrace:
-    """One delivery, and every attempt at it in order."""
+    """One delivery and every attempt at it, in order."""
 
     id: str
     rule: str
     channel: str
-    to: tuple[str, ...]
-    locale: str
+    to: tuple[str, ...] = ()
+    locale: str = ""
     attempts: tuple[ReceiptRecord, ...] = ()
-    revived: tuple[int, ...] = ()  # when it was brought back from the dead letters
-    dropped: int = 0  # when its dead letter was thrown away; 0: it was not
+    redriven: tuple[int, ...] = ()  # when its dead letters were redriven, microseconds since the epoch
+    dropped: int = 0  # when its dead letter was dropped, microseconds since the epoch; 0: it was not
 
     @property
     def status(self) -> str:
-        """waiting, sent, deferred, refused, unknown, or dead: given up after it was deferred."""
+        """An outcome, ``waiting`` or ``dead``: MSS gave up after the last attempt was deferred."""
         if self.times_sent:
             return Outcome.SENT
         last = self._last
@@ -53,21 +43,22 @@ class DeliveryTrace:
 
     @property
     def is_final(self) -> bool:
-        """Whether nothing more is tried."""
+        """True if there will be no other attempt."""
         return bool(self.times_sent) or (self._last is not None and self._last.final)
 
     @property
     def fallback(self) -> FallbackRecord | None:
-        """What goes on for it over the next channel of its chain."""
+        """The fallback that was sent instead."""
         return self._last.fallback if self._last and not self.times_sent else None
 
     @property
-    def is_given_up(self) -> bool:
+    def is_dead_lettered(self) -> bool:
+        """True if it was not sent, and neither were its fallbacks."""
         return self.is_final and not self.times_sent and not self.fallback
 
     @property
     def is_duplicated(self) -> bool:
-        """Whether its reader may have it twice: sent after an attempt nobody knows the end of."""
+        """True if the recipient may have received it twice: an earlier attempt was sent or unknown."""
         outcomes = [attempt.outcome for attempt in self.attempts]
         if Outcome.SENT not in outcomes:
             return False
@@ -76,31 +67,31 @@ class DeliveryTrace:
 
     @property
     def times_sent(self) -> int:
+        """How many attempts were sent."""
         return sum(attempt.outcome is Outcome.SENT for attempt in self.attempts)
 
     @property
     def _last(self) -> ReceiptRecord | None:
-        """The last attempt since it was brought back, if it was."""
+        """The last attempt since the last redrive."""
         last = self.attempts[-1] if self.attempts else None
-        back = max(self.revived, default=0)
-        return None if last is None or _life(last) < back else last
+        return None if last is None or _redriven_at(last) < max(self.redriven, default=0) else last
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventTrace:
-    """One event, however often it was published, and what it led to."""
+    """One event, its plans and its deliveries."""
 
     kind: Kind
-    name: str  # KIND.KEY; the kind alone where the plan is forgotten
-    plans: tuple[PlanRecord, ...]  # one for each time that it came
+    name: str  # KIND.KEY; only the kind if its plan has expired
+    plans: tuple[PlanRecord, ...]  # one for each time that it was published
     deliveries: tuple[DeliveryTrace, ...]
     suppressed: tuple[Suppressed, ...]
-    held: tuple[Held, ...]  # that wait, or have waited
-    failures: tuple[FailureRecord, ...]  # still not written
+    held: tuple[Held, ...]  # also those that were sent since then
+    failures: tuple[Failure, ...]  # without those that were rendered since then
 
     @property
     def rules(self) -> Mapping[str, str]:
-        """By id, of the rules that matched: ``matched``, ``shadow``, or ``stopped`` those after it."""
+        """The rules that matched, by id: ``matched``, ``shadow``, or ``stopped`` for one with ``stop``."""
         verdicts: dict[str, str] = {}
         for plan in self.plans:
             for rule in plan.rules:
@@ -111,250 +102,117 @@ class EventTrace:
 
     @property
     def is_final(self) -> bool:
+        """True if there will be no other attempt at any of its deliveries."""
         return all(delivery.is_final for delivery in self.deliveries)
 
 
-@dataclass(slots=True)
-class _DeliveryTraceBuilder:
-    """A delivery while its entries are being gathered."""
-
-    id: str
-    rule: str
-    channel: str
-    to: tuple[str, ...]
-    locale: str = ""
-    attempts: list[ReceiptRecord] = field(default_factory=list)
-    revived: list[int] = field(default_factory=list)
-    dropped: int = 0
-    is_unused_fallback: bool = False  # a fall-back of which nothing is known yet
-
-    def build(self) -> DeliveryTrace:
-        return DeliveryTrace(
-            id=self.id, rule=self.rule, channel=self.channel, to=self.to, locale=self.locale,
-            # In the order of its lives: another stream tells of a return than of what follows.
-            attempts=tuple(sorted(self.attempts, key=_life)),
-            revived=tuple(sorted(set(self.revived))), dropped=self.dropped,
-        )  # fmt: skip
-
-
 def build_traces(kind: Kind, entries: Iterable[HistoryEntry]) -> tuple[EventTrace, ...]:
-    """The events of one kind, in the order in which they came first."""
-    known = list(entries)
-    plans = [entry for entry in known if isinstance(entry, PlanRecord)]
-    by_name: dict[str, list[PlanRecord]] = {}
-    for plan in plans:
-        by_name.setdefault(_name(plan.event), []).append(plan)
-    drafts = {name: _builders(of_event) for name, of_event in by_name.items()}
-    for entry in known:
-        if not isinstance(entry, PlanRecord):
-            _apply(entry, drafts, kind)
-    return tuple(
-        _event_trace(
-            kind,
-            name,
-            by_name.get(name, []),
-            [draft.build() for draft in of_event.values() if not draft.is_unused_fallback],
-        )
-        for name, of_event in drafts.items()
-    )
+    """Return the events of one kind, in the order of their first plans."""
+    builder, later = _TraceBuilder(kind), []
+    for entry in entries:
+        if isinstance(entry, PlanRecord):
+            builder.add_plan(entry)
+        else:
+            later.append(entry)
+    for entry in later:
+        match entry:
+            case ReceiptRecord():
+                builder.add_receipt(entry)
+            case RedriveRecord() | DropRecord():
+                builder.add_decision(entry)
+    return builder.build()
 
 
-def _builders(plans: Iterable[PlanRecord]) -> dict[str, _DeliveryTraceBuilder]:
-    found: dict[str, _DeliveryTraceBuilder] = {}
-    for plan in plans:
+class _TraceBuilder:
+    """The events of one kind while entries are added."""
+
+    def __init__(self, kind: Kind) -> None:
+        self._kind = kind
+        self._plans: dict[str, list[PlanRecord]] = defaultdict(list)  # by the name of the event
+        self._deliveries: dict[str, dict[str, DeliveryTrace]] = {}  # by the name of the event, and by id
+        self._unused: set[tuple[str, str]] = set()  # name and id of fallbacks without a receipt so far
+
+    def add_plan(self, plan: PlanRecord) -> None:
+        name = f"{plan.event.kind}.{plan.event.key}" if plan.event.key else str(plan.event.kind)
+        self._plans[name].append(plan)
+        deliveries = self._deliveries.setdefault(name, {})
         for each in plan.deliveries:
-            found.setdefault(
-                each.id, _DeliveryTraceBuilder(each.id, each.rule, each.channel, each.to, each.locale)
+            deliveries.setdefault(
+                each.id,
+                DeliveryTrace(
+                    id=each.id, rule=each.rule, channel=each.channel, to=each.to, locale=each.locale
+                ),
             )
             for step in each.fallbacks:
-                reserve = _DeliveryTraceBuilder(
-                    step.id, each.rule, step.channel, step.to, step.locale, is_unused_fallback=True
+                if step.id not in deliveries:
+                    deliveries[step.id] = _fallback_trace(step, each.rule)
+                    self._unused.add((name, step.id))
+
+    def add_receipt(self, receipt: ReceiptRecord) -> None:
+        id_, rule, channel, name = receipt.delivery, receipt.rule, receipt.channel, self._event_of(receipt)
+        deliveries = self._deliveries.setdefault(name, {})
+        found = deliveries.get(id_) or DeliveryTrace(id=id_, rule=rule, channel=channel)
+        attempts = found.attempts
+        if receipt not in attempts:
+            # By redrive: entries of a redrive may be read before those that led to the dead letter.
+            attempts = tuple(sorted((*attempts, receipt), key=_redriven_at))
+        deliveries[id_] = replace(found, to=found.to or receipt.to, attempts=attempts)
+        self._unused.discard((name, id_))
+        if step := receipt.fallback:
+            deliveries.setdefault(step.id, _fallback_trace(step, rule))
+            self._unused.discard((name, step.id))
+        if receipt.rest:
+            deliveries.setdefault(receipt.rest, DeliveryTrace(id=receipt.rest, rule=rule, channel=channel))
+
+    def add_decision(self, decision: RedriveRecord | DropRecord) -> None:
+        """Add a redrive or a drop. That of a delivery that was never rendered is ignored."""
+        id_, at = decision.delivery, decision.at
+        for deliveries in self._deliveries.values():
+            if found := deliveries.get(id_):
+                is_drop = isinstance(decision, DropRecord)
+                redriven = found.redriven if is_drop else tuple(sorted({*found.redriven, at}))
+                deliveries[id_] = replace(found, redriven=redriven, dropped=at if is_drop else found.dropped)
+                return
+
+    def build(self) -> tuple[EventTrace, ...]:
+        return tuple(self._event_trace(name) for name in self._deliveries)
+
+    def _event_of(self, receipt: ReceiptRecord) -> str:
+        """Return the name of the event with this delivery, or else with a delivery of its rule and channel.
+
+        A delivery that is in no plan is the rest of another one, or its plan has expired. Without any
+        match, the name is that of an event without a plan.
+        """
+        rule_and_channel = receipt.rule, receipt.channel
+        candidates = [name for name, known in self._deliveries.items() if receipt.delivery in known] or [
+            name
+            for name, known in self._deliveries.items()
+            if any((each.rule, each.channel) == rule_and_channel for each in known.values())
+        ]
+        return candidates[0] if candidates else str(self._kind)
+
+    def _event_trace(self, name: str) -> EventTrace:
+        plans, known = self._plans.get(name, []), self._deliveries[name]
+        deliveries = tuple(each for id_, each in known.items() if (name, id_) not in self._unused)
+        rendered = {each.id for each in deliveries}
+        return EventTrace(
+            kind=self._kind,
+            name=name,
+            plans=tuple(plans),
+            deliveries=deliveries,
+            suppressed=tuple(dict.fromkeys(each for plan in plans for each in plan.suppressed)),
+            held=tuple(dict.fromkeys(each for plan in plans for each in plan.held)),
+            failures=tuple(
+                dict.fromkeys(
+                    each for plan in plans for each in plan.failures if each.delivery not in rendered
                 )
-                found.setdefault(step.id, reserve)
-    return found
-
-
-def _apply(
-    entry: ReceiptRecord | RedriveRecord | DropRecord,
-    drafts: dict[str, dict[str, _DeliveryTraceBuilder]],
-    kind: Kind,
-) -> None:
-    draft = _builder_for(entry, drafts, kind)
-    match entry:
-        case ReceiptRecord() if draft and entry not in draft.attempts:
-            draft.attempts.append(entry)
-            draft.is_unused_fallback = False
-            if step := entry.fallback:
-                home = next(of_event for of_event in drafts.values() if entry.delivery in of_event)
-                reserve = _DeliveryTraceBuilder(step.id, entry.rule, step.channel, step.to, step.locale)
-                home.setdefault(step.id, reserve).is_unused_fallback = False
-            if entry.rest:
-                _event_of(entry, drafts, kind).setdefault(
-                    entry.rest, _DeliveryTraceBuilder(entry.rest, entry.rule, entry.channel, ())
-                )
-        case RedriveRecord() if draft:
-            draft.revived.append(entry.at)
-        case DropRecord() if draft:
-            draft.dropped = entry.at
-
-
-def _builder_for(
-    entry: ReceiptRecord | RedriveRecord | DropRecord,
-    drafts: dict[str, dict[str, _DeliveryTraceBuilder]],
-    kind: Kind,
-) -> _DeliveryTraceBuilder | None:
-    known = next((of_event for of_event in drafts.values() if entry.delivery in of_event), None)
-    if known is None and not isinstance(entry, ReceiptRecord):
-        return None  # of something that was never written
-    home = _event_of(entry, drafts, kind) if known is None else known
-    found = home.setdefault(
-        entry.delivery, _DeliveryTraceBuilder(entry.delivery, entry.rule, entry.channel, ())
-    )
-    if isinstance(entry, ReceiptRecord):
-        found.to = found.to or entry.to
-    return found
-
-
-def _event_of(
-    entry: ReceiptRecord | RedriveRecord | DropRecord,
-    drafts: dict[str, dict[str, _DeliveryTraceBuilder]],
-    kind: Kind,
-) -> dict[str, _DeliveryTraceBuilder]:
-    """The event with deliveries of the same rule and channel; one without a name where there is none.
-
-    What is not planned is the rest of another delivery, or its plan is forgotten.
-    """
-    for of_event in drafts.values():
-        if any((each.rule, each.channel) == (entry.rule, entry.channel) for each in of_event.values()):
-            return of_event
-    return drafts.setdefault(str(kind), {})
-
-
-def _event_trace(
-    kind: Kind, name: str, plans: list[PlanRecord], deliveries: list[DeliveryTrace]
-) -> EventTrace:
-    written = {delivery.id for delivery in deliveries}
-    return EventTrace(
-        kind=kind,
-        name=name,
-        plans=tuple(plans),
-        deliveries=tuple(deliveries),
-        suppressed=tuple(dict.fromkeys(each for plan in plans for each in plan.suppressed)),
-        held=tuple(dict.fromkeys(each for plan in plans for each in plan.held)),
-        failures=tuple(
-            dict.fromkeys(each for plan in plans for each in plan.failures if each.delivery not in written)
-        ),
-    )
-
-
-def _name(event: EventRecord) -> str:
-    return f"{event.kind}.{event.key}" if event.key else event.kind
-
-
-def _life(receipt: ReceiptRecord) -> int:
-    """Which of a delivery's lives: 0 for the first, else when it was brought back."""
-    return receipt.redrive.at if receipt.redrive else 0
-
-
-@dataclass(slots=True, kw_only=True)
-class TraceReader:
-    """What is known of one reqid so far. Made by ``tracing``."""
-
-    connection: Connection
-    topology: Topology
-    reqid: str
-    hidden: dict[Kind, NotPermitted] = field(default_factory=dict)  # kinds that we may not read
-    cut: bool = False  # there is more than was read
-    _entries: dict[Kind, list[HistoryEntry]] = field(default_factory=dict)
-    _readings: dict[Kind, StreamReader] = field(default_factory=dict)
-
-    @property
-    def stories(self) -> tuple[EventTrace, ...]:
-        """One for each event of the reqid."""
-        return tuple(
-            story for kind, entries in self._entries.items() for story in build_traces(kind, entries)
+            ),
         )
 
-    def settled(self) -> bool:
-        """Whether there is something and nothing of it is waited for."""
-        stories = self.stories
-        return bool(stories) and all(story.is_final for story in stories)
 
-    async def present(self) -> AsyncGenerator[tuple[Kind, HistoryEntry], None]:
-        """The entries that are there, kind by kind, each from the oldest on."""
-        for kind, reading in self._readings.items():
-            for _ in range(_MAX_ENTRIES):
-                if (stored := await reading.next_existing()) is None:
-                    break
-                if (entry := self._take(kind, stored.payload)) is not None:
-                    yield kind, entry
-            self.cut = self.cut or not reading.caught_up
-
-    async def following(self) -> AsyncGenerator[tuple[Kind, HistoryEntry], None]:
-        """The entries that come after those, for ever."""
-        coming: dict[asyncio.Task[bytes], Kind] = {}
-
-        def await_next(kind: Kind) -> None:
-            coming[asyncio.create_task(_payload(self._readings[kind]), name=f"trace {kind}")] = kind
-
-        for kind in self._readings:
-            await_next(kind)
-        try:
-            while coming:
-                arrived, _ = await asyncio.wait(coming, return_when=asyncio.FIRST_COMPLETED)
-                for task in arrived:
-                    kind = coming.pop(task)
-                    if (entry := self._take(kind, task.result())) is not None:
-                        yield kind, entry
-                    await_next(kind)
-        finally:
-            for task in coming:
-                task.cancel()
-
-    async def dead_letters(self) -> list[DeadLetter]:
-        """The letters that lie among the dead because of it, as far as they are found in short time."""
-        found: list[DeadLetter] = []
-        for story in self.stories:
-            ends = [each.attempts[-1].at for each in story.deliveries if each.is_given_up]
-            ends += [plan.at for plan in story.plans if plan.failures]
-            if not ends:
-                continue
-            wanted = DeadLetterFilter(kind=story.kind, reqid=self.reqid, since=min(ends) - _CLOCKS_APART)
-            try:
-                async with asyncio.timeout(_SEARCH_LIMIT):
-                    found += [
-                        letter
-                        async for letter in DeadLetterStore(
-                            connection=self.connection, topology=self.topology
-                        ).search(wanted)
-                    ]
-            except (TimeoutError, BrokerError):
-                continue  # the history says that there is one: where it lies is an extra
-        return found
-
-    def _take(self, kind: Kind, payload: bytes) -> HistoryEntry | None:
-        entry = read_entry(payload)
-        if entry is not None:
-            self._entries.setdefault(kind, []).append(entry)
-        return entry
+def _fallback_trace(step: FallbackRecord, rule: str) -> DeliveryTrace:
+    return DeliveryTrace(id=step.id, rule=rule, channel=step.channel, to=step.to, locale=step.locale)
 
 
-async def _payload(reading: StreamReader) -> bytes:
-    return (await reading.next_message()).payload
-
-
-@asynccontextmanager
-async def open_trace(connection: Connection, topology: Topology, reqid: str) -> AsyncIterator[TraceReader]:
-    """Begin to read the history of ``reqid``. Raises NotPermitted where no kind may be read, BrokerError."""
-    tracer = TraceReader(connection=connection, topology=topology, reqid=reqid)
-    async with AsyncExitStack() as stack:
-        for kind in Kind:
-            subject = topology.history_subject(kind, token(reqid))
-            reading = StreamReader(connection, topology.history_stream, subject)
-            try:
-                tracer._readings[kind] = await stack.enter_async_context(reading)  # noqa: SLF001 -- it is ours
-            except NotPermitted as error:
-                tracer.hidden[kind] = error
-                if len(tracer.hidden) == len(Kind):
-                    raise
-        yield tracer
+def _redriven_at(receipt: ReceiptRecord) -> int:
+    return receipt.redrive.at if receipt.redrive else 0

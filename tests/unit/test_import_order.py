@@ -50,6 +50,7 @@ PURE = [
     "history/dead_letters.py",
     "history/entries.py",
     "history/replay",
+    "history/trace.py",
     "policy/testing",
     "preferences/options.py",
 ]

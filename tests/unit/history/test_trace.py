@@ -10,7 +10,7 @@ from support.policy_builders import RECEIVED
 
 from engine.broker import Topology
 from engine.broker.codec import encode
-from engine.history.entries import HistoryEntry, plan_entry, read_entry, receipt_entry
+from engine.history.entries import HistoryEntry, RedriveRecord, plan_entry, read_entry, receipt_entry
 from engine.history.trace import DeliveryTrace, EventTrace, build_traces
 from engine.model.messages import (
     Delivery,
@@ -60,7 +60,7 @@ def receipt(of: Delivery, number: int, outcome: Outcome, **more: Any) -> History
 
 
 def revived(name: str, at: int) -> HistoryEntry:
-    return entry(encode({"type": "redriven", "at": at, "letter": "1-1", "delivery": name}))
+    return entry(encode(RedriveRecord(at=at, letter="1-1", delivery=name, rule="r", channel="email")))
 
 
 def one(*entries: HistoryEntry) -> DeliveryTrace:
@@ -120,7 +120,7 @@ def test_a_chain_shows_where_it_went_on_and_not_what_was_not_needed() -> None:
     for order in (entries, [first_end, plan_of(whole)]):
         (story,) = build_traces(Kind.NOTICE, order)
         first, after = story.deliveries
-        assert (first.status, first.is_final, first.is_given_up) == ("deferred", True, False)
+        assert (first.status, first.is_final, first.is_dead_lettered) == ("deferred", True, False)
         assert first.fallback is not None and first.fallback.id == after.id == second.id
         assert (after.channel, after.to, after.status) == ("sms", ("d2@x.test",), "waiting")
         assert not story.is_final
