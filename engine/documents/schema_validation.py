@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any
 
+import jsonschema_rs
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 from jsonschema.validators import extend as _library_extend
@@ -202,150 +203,41 @@ STRICT: Any = _extend(
 
 
 def fast_validator(schema: Schema) -> Any:
-    """STRICT for ``schema``, with the same errors, but much faster where a value fits."""
-    predicates = Predicates(schema)
+    """Return STRICT for ``schema``: the same errors, but much faster where a value fits."""
     slow = STRICT.VALIDATORS["$ref"]
+    fits: dict[str, Callable[[Any], bool]] = {}
 
     def ref(validator: Any, target: str, instance: Any, parent: Any) -> Iterator[ValidationError]:
-        # The library takes half a millisecond a rule; what fits is not worth it.
-        if not predicates.ref(target)(instance):
+        # The slow validator takes half a millisecond a rule.
+        if target not in fits:
+            fits[target] = predicate({"$ref": target, "$defs": schema["$defs"]})
+        if not fits[target](instance):
             yield from slow(validator, target, instance, parent)
 
     return _extend(STRICT, validators={"$ref": ref})(schema)
 
 
-_Predicate = Callable[[Any], bool]
-_IGNORED = frozenset({"$schema", "$id", "$defs", "title", "description", "default", "examples", "then"})
+def predicate(schema: Schema) -> Callable[[Any], bool]:
+    """Return a fast function that is true only of values in which STRICT finds no error.
 
-
-class Predicates:
-    """A schema as functions that only say whether a value fits, and say it fast.
-
-    They know the keywords that the packaged schemas use. A definition with any other never "fits",
-    which leaves it to the library. A test holds the two together.
+    It is false of some others too: those on which the two validators may not agree.
     """
-
-    def __init__(self, root: Schema) -> None:
-        self._root = root
-        self._refs: dict[str, _Predicate] = {}
-
-    def ref(self, target: str) -> _Predicate:
-        if target not in self._refs:
-
-            def later(value: Any) -> bool:  # for a definition that is inside itself
-                return self._refs[target](value)
-
-            self._refs[target] = later
-            self._refs[target] = self.of(dereference(self._root, {"$ref": target}))
-        return self._refs[target]
-
-    def of(self, schema: Any) -> _Predicate:
-        if isinstance(schema, bool):
-            return lambda _value: schema
-        parts = [
-            self._part(keyword, value, schema)
-            for keyword, value in schema.items()
-            if keyword not in _IGNORED and not keyword.startswith("x-")
-        ]
-        if len(parts) == 1:
-            return parts[0]
-        return lambda value: all(part(value) for part in parts)
-
-    def _part(self, keyword: str, wanted: Any, schema: Schema) -> _Predicate:  # noqa: PLR0911  a line a keyword
-        if keyword in _SIMPLE:
-            return _SIMPLE[keyword](wanted)
-        if keyword == "$ref":
-            return self.ref(wanted)
-        if keyword in ("anyOf", "allOf"):
-            branches = [self.of(branch) for branch in wanted]
-            some = any if keyword == "anyOf" else all
-            return lambda value: some(branch(value) for branch in branches)
-        if keyword == "items":
-            item = self.of(wanted)
-            return lambda value: not isinstance(value, list) or all(item(entry) for entry in value)
-        if keyword == "propertyNames":
-            name = self.of(wanted)
-            return lambda value: not isinstance(value, dict) or all(name(key) for key in value)
-        if keyword in ("properties", "additionalProperties"):
-            return self._properties(keyword, schema)
-        if keyword == "if" and "else" not in schema:
-            condition, then = self.of(wanted), self.of(schema.get("then", True))
-            return lambda value: not condition(value) or then(value)
-        return lambda _value: False
-
-    def _properties(self, keyword: str, schema: Schema) -> _Predicate:
-        known = {name: self.of(inside) for name, inside in schema.get("properties", {}).items()}
-        if keyword == "properties":
-            return lambda value: (
-                not isinstance(value, dict)
-                or all(known[key](inside) for key, inside in value.items() if key in known)
-            )
-        other = self.of(schema["additionalProperties"]) if "patternProperties" not in schema else _never
-        return lambda value: (
-            not isinstance(value, dict)
-            or all(other(inside) for key, inside in value.items() if key not in known)
-        )
+    is_valid = jsonschema_rs.Draft202012Validator(dict(schema)).is_valid
+    return lambda value: not _is_ambiguous(value) and is_valid(value)
 
 
-def _never(_value: Any) -> bool:
-    return False
+# White space to Python and not to JSON Schema; surrogates, which the fast validator cannot take.
+_AMBIGUOUS = re.compile(r"[\x1c-\x1f\x85\ud800-\udfff]")
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-_TYPES: dict[str, _Predicate] = {
-    "string": lambda value: isinstance(value, str),
-    "number": _is_number,
-    "integer": lambda value: isinstance(value, int) and not isinstance(value, bool),
-    "boolean": lambda value: isinstance(value, bool),
-    "array": lambda value: isinstance(value, list),
-    "object": lambda value: isinstance(value, dict),
-    "null": lambda value: value is None,
-}
-
-
-def _of_type(wanted: str | list[str]) -> _Predicate:
-    if isinstance(wanted, str):
-        return _TYPES[wanted]
-    kinds = [_TYPES[name] for name in wanted]
-    return lambda value: any(kind(value) for kind in kinds)
-
-
-def _one_of(wanted: list[Any]) -> _Predicate:
-    """Scalars only; true is not 1, and 1 is 1.0."""
-    pairs = [(isinstance(word, bool), word) for word in wanted]
-    return lambda value: (isinstance(value, bool), value) in pairs
-
-
-def _matching(pattern: str) -> _Predicate:
-    search = regex(pattern).search
-    return lambda value: not isinstance(value, str) or search(value) is not None
-
-
-def _together(wanted: Mapping[str, list[str]]) -> _Predicate:
-    return lambda value: (
-        not isinstance(value, dict)
-        or all(key in value for beside, keys in wanted.items() if beside in value for key in keys)
-    )
-
-
-_SIMPLE: dict[str, Callable[[Any], _Predicate]] = {
-    "type": _of_type,
-    "enum": _one_of,
-    "const": lambda wanted: _one_of([wanted]),
-    "pattern": _matching,
-    "dependentRequired": _together,
-    "minLength": lambda least: lambda value: not isinstance(value, str) or len(value) >= least,
-    "minItems": lambda least: lambda value: not isinstance(value, list) or len(value) >= least,
-    "minProperties": lambda least: lambda value: not isinstance(value, dict) or len(value) >= least,
-    "minimum": lambda least: lambda value: not _is_number(value) or value >= least,
-    "maximum": lambda most: lambda value: not _is_number(value) or value <= most,
-    "required": lambda wanted: (
-        lambda value: not isinstance(value, dict) or all(key in value for key in wanted)
-    ),
-}
+def _is_ambiguous(value: Any) -> bool:
+    if isinstance(value, str):
+        return _AMBIGUOUS.search(value) is not None
+    if isinstance(value, float):
+        return value.is_integer()  # an integer to the fast validator
+    if isinstance(value, dict):
+        return any(map(_is_ambiguous, value)) or any(map(_is_ambiguous, value.values()))
+    return isinstance(value, list) and any(map(_is_ambiguous, value))
 
 
 def describe(error: ValidationError) -> Wording:
