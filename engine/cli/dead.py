@@ -17,7 +17,7 @@ from rich.progress import Progress
 from rich.text import Text
 
 from ..broker import Topology
-from ..history.dead_letter_store import DeadLetterResult, DeadLetterStore, Redriver, disposal
+from ..history.dead_letter_store import DeadLetterResult, DeadLetterStore, Redriver, open_redriver
 from ..history.dead_letters import DeadLetter, DeadLetterFilter, masked_payload
 from ..model.errors import MessageNotFound
 from ..model.messages import Kind
@@ -216,7 +216,7 @@ async def _process_letters(
     problems = [f"{name}: there is no such dead letter" for name in missing]
     done = 0
     async with AsyncExitStack() as stack:
-        desk = await stack.enter_async_context(disposal(letters, now))
+        desk = await stack.enter_async_context(open_redriver(letters, now))
         console = stderr()
         progress = stack.enter_context(
             Progress(console=console, transient=True, disable=not console.is_terminal)
@@ -227,7 +227,7 @@ async def _process_letters(
             async for each in treat(desk, found):
                 progress.advance(task)
                 if each.problem:
-                    problems.append(f"{each.letter.sequence}: {each.problem}")
+                    problems.append(f"{each.dead_letter.sequence}: {each.problem}")
                 else:
                     done += 1
         finally:

@@ -1,4 +1,4 @@
-"""The events that the archive still has, read in bulk."""
+"""Read archived events in bulk."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from ..model.errors import BrokerUnsupported, NotPermitted, UndecodableError
 from ..model.messages import Event, Kind
 from ..rules.catalog import Catalogue
 
-_AT_ONCE = 256  # events; what else the process has to do waits for so many
-_ANY_CLOCK = 100 * 365 * 86400.0  # seconds: how well the sender's clock went was judged when it came
-_SPELLED_AS_IT_CAME = Catalogue()
+_BATCH = 256  # events that are decoded before the event loop runs again
+_ANY_CLOCK = 100 * 365 * 86400.0  # seconds: the sender's clock was checked when the event was received
+_NO_SCHEMAS = Catalogue()  # payloads stay as they were sent
 
 
 @dataclass(slots=True, kw_only=True)
 class Archive:
-    """What was planned once, of the kinds that may be read."""
+    """The archive of past events."""
 
     connection: Connection
     topology: Topology
-    hidden: dict[Kind, NotPermitted] = field(default_factory=dict)  # kinds that we may not read
-    missing: dict[Kind, BrokerUnsupported] = field(default_factory=dict)  # kinds that have no archive
+    hidden: dict[Kind, NotPermitted] = field(default_factory=dict)  # kinds that this user may not read
+    missing: dict[Kind, BrokerUnsupported] = field(default_factory=dict)  # kinds without an archive
     undecodable: Counter[str] = field(default_factory=Counter)  # by reason
-    waiting: int = 0  # messages of the present reading that are still to come
+    waiting: int = 0  # messages of the current kind that were not read so far
 
     async def events(self, kinds: Collection[Kind], since: int) -> AsyncGenerator[Sequence[Event], None]:
-        """Those archived since then (microseconds since the epoch), kind by kind, the oldest first.
+        """Yield batches of events by kind, the oldest first, from ``since``, microseconds since the epoch.
 
-        Their payloads are spelled as they came. ``received`` is when the archive took them. Raises
-        NotPermitted or BrokerUnfit where no kind can be read, BrokerError.
+        Payloads are as they were sent. ``received`` is the time of archiving. Messages that cannot be decoded
+        are counted. Raises NotPermitted or BrokerUnsupported if no kind can be read, and BrokerError.
         """
         for kind in kinds:
             try:
@@ -50,12 +50,12 @@ class Archive:
 
     async def _stored(self, kind: Kind, since: int) -> AsyncGenerator[list[StoredMessage], None]:
         stream = self.topology.archive_stream(kind)
-        # A bare log has no key; nothing else lies in the stream of logs.
+        # The subject of a log without a key ends with its kind; the stream has only logs.
         subject = self.topology.archive_subject(kind, ">")
         subject = f"{self.topology.namespace}.archive.>" if kind is Kind.LOG else subject
-        async with StreamReader(self.connection, stream, subject, since=since) as reading:
-            while batch := await reading.read_batch(_AT_ONCE):
-                self.waiting = reading.pending
+        async with StreamReader(self.connection, stream, subject, since=since) as reader:
+            while batch := await reader.read_batch(_BATCH):
+                self.waiting = reader.pending
                 yield batch
 
     def _decoded(self, kind: Kind, batch: Sequence[StoredMessage]) -> list[Event]:
@@ -69,7 +69,7 @@ class Archive:
                     key=key,
                     received=stored.at,
                     tolerance=_ANY_CLOCK,
-                    catalogue=_SPELLED_AS_IT_CAME,
+                    catalogue=_NO_SCHEMAS,
                     hops=read_hops(stored.headers),
                 )
             except UndecodableError as error:

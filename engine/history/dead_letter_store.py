@@ -1,7 +1,7 @@
-"""The dead letters on the broker: list, redrive, drop.
+"""The stored dead letters: list, redrive, drop.
 
-A dead letter is removed only after the broker has stored its successor. If a command was killed in between
-and run again, the successor is stored twice; the delivery worker detects the copy.
+A dead letter is removed only after the broker has stored its successor. If a command is killed in between
+and runs again, the successor is stored twice; the delivery worker detects the copy.
 """
 
 from __future__ import annotations
@@ -21,171 +21,160 @@ from ..model.messages import Kind
 from . import entries
 from .dead_letters import DeadLetter, DeadLetterFilter, EventRedrive, redrive_message
 
-_MAX_SEQUENCE_LENGTH = 19  # digits; a delivery's id has 32, and may have nothing else
-_AT_ONCE = 32  # letters in hand: each may be as large as the broker takes
+_MAX_SEQUENCE_LENGTH = 19  # digits; the id of a delivery has 32 characters, and may be all digits
+_MAX_IN_FLIGHT = 32  # dead letters: each may be as large as the largest message
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadLetterStore:
-    """The dead letters of one MSS."""
+    """The dead letters in the stream of one MSS."""
 
     connection: Connection
     topology: Topology
-    hidden: dict[Kind, NotPermitted] = field(default_factory=dict)  # kinds that we may not read
+    hidden: dict[Kind, NotPermitted] = field(default_factory=dict)  # kinds that this user may not read
 
-    async def search(self, wanted: DeadLetterFilter, *, start: int = 1) -> AsyncIterator[DeadLetter]:
-        """The letters that are meant and there at this moment, by kind, then from the oldest on.
+    async def search(
+        self, wanted: DeadLetterFilter, *, start: int = 1, first_only: bool = False
+    ) -> AsyncIterator[DeadLetter]:
+        """Yield the dead letters that match and are stored now, by kind, each from the oldest.
 
-        Only headers are read. Where no kind is named, those that may not be read are left out and
-        noted as hidden. Raises NotPermitted, BrokerError.
+        ``start`` is the first sequence to read. With ``first_only``, only the first of each kind is read.
+        Payloads are not read. Kinds that may not be read are added to ``hidden``. Raises NotPermitted if
+        that is so for all that are wanted, and BrokerError.
         """
         kinds = tuple(Kind) if wanted.kind is None else (wanted.kind,)
         for kind in kinds:
+            subject = self.topology.dead_subject(kind, wanted.reason or "*")
+            stream, since = self.topology.dead_stream, wanted.since
+            reader = StreamReader(
+                self.connection, stream, subject, start=start, since=since, headers_only=True
+            )
             try:
-                async for letter in self._of(kind, wanted, start):
-                    yield letter
+                async with reader:
+                    while (stored := await reader.next_existing()) is not None:
+                        dead_letter = DeadLetter.from_message(stored)
+                        if wanted.matches(dead_letter):
+                            yield dead_letter
+                        if first_only:
+                            break
             except NotPermitted as error:
                 self.hidden[kind] = error
                 if self.hidden.keys() >= set(kinds):
                     raise
 
-    async def resolve(self, name: str, kind: Kind | None = None) -> list[DeadLetter]:
-        """The letters that an operator calls ``name``: a sequence in the stream, or a delivery's id."""
-        if len(name) > _MAX_SEQUENCE_LENGTH or not (name.isascii() and name.isdecimal()):
-            return [each async for each in self.search(DeadLetterFilter(kind=kind, delivery=name))]
-        kinds = tuple(Kind) if kind is None else (kind,)
-        for each in kinds:
-            try:
-                async for letter in self._of(each, DeadLetterFilter(), int(name)):
-                    if letter.sequence == int(name):
-                        return [letter]
-                    break
-            except NotPermitted as error:
-                self.hidden[each] = error
-        if self.hidden.keys() >= set(kinds):
-            raise self.hidden[kinds[0]]
-        return []
+    async def resolve(self, name: str) -> list[DeadLetter]:
+        """Return the dead letters named ``name``: a sequence in the stream, or the id of a delivery.
 
-    async def payload(self, letter: DeadLetter) -> bytes:
-        """What is in a letter. Raises NotThere when it was removed, NotPermitted, BrokerError."""
+        Raises NotPermitted if no kind may be read, and BrokerError.
+        """
+        if len(name) > _MAX_SEQUENCE_LENGTH or not (name.isascii() and name.isdecimal()):
+            return [each async for each in self.search(DeadLetterFilter(delivery=name))]
+        firsts = self.search(DeadLetterFilter(), start=int(name), first_only=True)
+        return [each async for each in firsts if each.sequence == int(name)]
+
+    async def payload(self, dead_letter: DeadLetter) -> bytes:
+        """Return the payload. Raises MessageNotFound if it was removed, NotPermitted, and BrokerError."""
         subject = f"$JS.API.STREAM.MSG.GET.{self.topology.dead_stream}"
-        answer = await request_jetstream(self.connection, subject, {"seq": letter.sequence})
+        answer = await request_jetstream(self.connection, subject, {"seq": dead_letter.sequence})
         return base64.b64decode(answer["message"].get("data", ""))
 
-    async def remove(self, letter: DeadLetter) -> None:
-        """Take a letter off the stream; somebody else may have done it at the same time."""
+    async def remove(self, dead_letter: DeadLetter) -> None:
+        """Remove a dead letter, unless another command has removed it already."""
         subject = f"$JS.API.STREAM.MSG.DELETE.{self.topology.dead_stream}"
+        # Erasing it on disk would be some fifty times slower.
+        request = {"seq": dead_letter.sequence, "no_erase": True}
         with contextlib.suppress(MessageNotFound):
-            # Without overwriting it on disk, which is some fifty times slower.
-            await request_jetstream(self.connection, subject, {"seq": letter.sequence, "no_erase": True})
-
-    async def _of(self, kind: Kind, wanted: DeadLetterFilter, start: int) -> AsyncIterator[DeadLetter]:
-        subject = self.topology.dead_subject(kind, wanted.reason or "*")
-        async with StreamReader(
-            self.connection,
-            self.topology.dead_stream,
-            subject,
-            start=start,
-            since=wanted.since,
-            headers_only=True,
-        ) as reading:
-            while (stored := await reading.next_existing()) is not None:
-                letter = DeadLetter.from_message(
-                    stored.subject, stored.headers, sequence=stored.sequence, at=stored.at, size=stored.size
-                )
-                if wanted.matches(letter):
-                    yield letter
+            await request_jetstream(self.connection, subject, request)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadLetterResult:
-    """What became of one letter that was to be brought back or thrown away."""
+    """The result of a redrive or a drop."""
 
-    letter: DeadLetter
-    problem: str = ""  # why nothing did; "" when it went well
+    dead_letter: DeadLetter
+    problem: str = ""  # why it failed; "" for success
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Redriver:
-    """Ends the stay of letters among the dead, one way or the other."""
+    """Redrives and drops dead letters. ``open_redriver`` creates it."""
 
-    letters: DeadLetterStore
+    store: DeadLetterStore
     publisher: Publisher
     clock: Callable[[], int]  # microseconds since the epoch
 
-    async def redrive(self, letters: Sequence[DeadLetter]) -> AsyncIterator[DeadLetterResult]:
-        """Bring each back to where it came from; the rest goes on when one cannot be."""
-        async for done in _each(letters, self._redrive):
-            yield done
+    async def redrive(self, dead_letters: Sequence[DeadLetter]) -> AsyncIterator[DeadLetterResult]:
+        """Redrive each dead letter. One that fails does not stop the others. Raises BrokerError."""
+        async for result in _run_all(self._redrive, dead_letters):
+            yield result
 
-    async def drop(self, letters: Sequence[DeadLetter]) -> AsyncIterator[DeadLetterResult]:
-        """Remove each for good; what was thrown away is written into its history."""
-        async for done in _each(letters, self._drop):
-            yield done
+    async def drop(self, dead_letters: Sequence[DeadLetter]) -> AsyncIterator[DeadLetterResult]:
+        """Remove each dead letter, and record that in the history. Raises BrokerError."""
+        async for result in _run_all(self._drop, dead_letters):
+            yield result
 
-    async def _redrive(self, letter: DeadLetter) -> DeadLetterResult:
+    async def _redrive(self, dead_letter: DeadLetter) -> DeadLetterResult:
+        at, topology = self.clock(), self.store.topology
         try:
-            back = self._redrive_messages(letter, await self.letters.payload(letter))
+            redriven = redrive_message(dead_letter, await self.store.payload(dead_letter), at=at)
         except MessageNotFound:
-            return DeadLetterResult(letter=letter, problem="it is not there any more")
+            return DeadLetterResult(dead_letter=dead_letter, problem="it was removed in the meantime")
         except NotRedrivable as error:
-            return DeadLetterResult(letter=letter, problem=str(error))
-        return await self._replaced_by(letter, back)
-
-    def _redrive_messages(self, letter: DeadLetter, payload: bytes) -> list[OutgoingMessage]:
-        at, topology = self.clock(), self.letters.topology
-        what = redrive_message(letter, payload, at=at)
-        name = f"revived.{letter.id}"  # and not the delivery's id, which the stream may know from before
-        if isinstance(what, EventRedrive):
-            back = OutgoingMessage(subject=what.subject, payload=what.payload, id=name, headers=what.headers)
+            return DeadLetterResult(dead_letter=dead_letter, problem=str(error))
+        id_ = f"redriven.{dead_letter.id}"  # the stream may still know the id of the delivery
+        if isinstance(redriven, EventRedrive):
+            message = OutgoingMessage(
+                subject=redriven.subject, payload=redriven.payload, id=id_, headers=redriven.headers
+            )
         else:
-            subject = topology.delivery_subject(what.kind, what.channel)
-            back = OutgoingMessage(subject=subject, payload=encode(what), id=name)
-        noted = entries.redrive_entry(topology, letter, at=at)
-        return [back, noted] if noted else [back]
+            subject = topology.delivery_subject(redriven.kind, redriven.channel)
+            message = OutgoingMessage(subject=subject, payload=encode(redriven), id=id_)
+        return await self._replace(dead_letter, message, entries.redrive_entry(topology, dead_letter, at=at))
 
-    async def _drop(self, letter: DeadLetter) -> DeadLetterResult:
-        noted = entries.drop_entry(self.letters.topology, letter, at=self.clock())
-        return await self._replaced_by(letter, [noted] if noted else [])
+    async def _drop(self, dead_letter: DeadLetter) -> DeadLetterResult:
+        entry = entries.drop_entry(self.store.topology, dead_letter, at=self.clock())
+        return await self._replace(dead_letter, entry)
 
-    async def _replaced_by(self, letter: DeadLetter, messages: Sequence[OutgoingMessage]) -> DeadLetterResult:
-        subjects = [message.subject for message in messages]
+    async def _replace(
+        self, dead_letter: DeadLetter, *successors: OutgoingMessage | None
+    ) -> DeadLetterResult:
+        messages = [message for message in successors if message is not None]
+        storing = self.publisher.store(*messages)
         try:
-            await await_permitted(self.letters.connection, self.publisher.store(*messages), subjects)
+            await await_permitted(self.store.connection, storing, [message.subject for message in messages])
         except (NotStored, MaxPayloadExceeded) as error:
-            return DeadLetterResult(letter=letter, problem=str(error))
-        await self.letters.remove(letter)  # only now: the broker has what became of it
-        return DeadLetterResult(letter=letter)
+            return DeadLetterResult(dead_letter=dead_letter, problem=str(error))
+        await self.store.remove(dead_letter)
+        return DeadLetterResult(dead_letter=dead_letter)
 
 
-async def _each(
-    letters: Sequence[DeadLetter], treat: Callable[[DeadLetter], Awaitable[DeadLetterResult]]
+async def _run_all(
+    step: Callable[[DeadLetter], Awaitable[DeadLetterResult]], dead_letters: Sequence[DeadLetter]
 ) -> AsyncIterator[DeadLetterResult]:
-    for position in range(0, len(letters), _AT_ONCE):
-        begun = asyncio.gather(
-            *(treat(each) for each in letters[position : position + _AT_ONCE]), return_exceptions=True
-        )
+    for position in range(0, len(dead_letters), _MAX_IN_FLIGHT):
+        batch = dead_letters[position : position + _MAX_IN_FLIGHT]
+        running = asyncio.gather(*map(step, batch), return_exceptions=True)
         try:
-            finished = await asyncio.shield(begun)
+            results = await asyncio.shield(running)
         except asyncio.CancelledError:
-            await begun  # what has been stored is to be removed, however impatient somebody is
+            await running  # dead letters whose successors are stored must be removed
             raise
-        for done in finished:
-            if isinstance(done, DeadLetterResult):
-                yield done
-        for trouble in finished:
-            if isinstance(trouble, BaseException):
-                raise trouble
+        for result in results:
+            if isinstance(result, DeadLetterResult):
+                yield result
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
 
 
 @asynccontextmanager
-async def disposal(letters: DeadLetterStore, clock: Callable[[], int]) -> AsyncIterator[Redriver]:
-    """With a publisher at work."""
-    publisher = Publisher(letters.connection)
+async def open_redriver(store: DeadLetterStore, clock: Callable[[], int]) -> AsyncIterator[Redriver]:
+    """Run a publisher for a redriver, and close it at the end."""
+    publisher = Publisher(store.connection)
     await publisher.start()
     running = asyncio.create_task(publisher.run(), name="publisher")
     try:
-        yield Redriver(letters=letters, publisher=publisher, clock=clock)
+        yield Redriver(store=store, publisher=publisher, clock=clock)
     finally:
         running.cancel()
         await publisher.close()

@@ -21,6 +21,7 @@ from msgspec import structs
 
 from ..broker import OutgoingMessage, Topology
 from ..broker.codec import Redrive, decode_delivery, redrive_headers
+from ..broker.reader import StoredMessage
 from ..model.errors import NotRedrivable, UndecodableError
 from ..model.masking import MASK, longest_first, masked
 from ..model.messages import Delivery, Failure, Kind, RedriveId, Suppressed
@@ -62,17 +63,17 @@ class DeadLetter:
     size: int = 0  # bytes of the stored payload
 
     @classmethod
-    def from_message(
-        cls, subject: str, headers: Mapping[str, str], *, sequence: int, at: int, size: int
-    ) -> DeadLetter:
+    def from_message(cls, stored: StoredMessage) -> DeadLetter:
         """Parse a stored dead letter. Its subject ends with the kind and the reason."""
-        *_, kind, reason = subject.split(".")
+        headers = stored.headers
+        *_, kind, reason = stored.subject.split(".")
         values: dict[str, Any] = {name: readable(headers.get(_header(name), "")) for name in _TEXTS}
         for name in _NUMBERS:
             text = headers.get(_header(name), "")
             values[name] = int(text) if text.isdecimal() else 0
-        values["received"] = values["received"] or at
-        return cls(kind=Kind(kind), reason=reason, sequence=sequence, at=at, size=size, **values)
+        values["received"] = values["received"] or stored.at
+        values |= {"sequence": stored.sequence, "at": stored.at, "size": stored.size}
+        return cls(kind=Kind(kind), reason=reason, **values)
 
     def to_message(
         self, topology: Topology, payload: bytes, *, id_: str, max_payload: int

@@ -1,4 +1,4 @@
-"""The store of recorded plans: the plan that was recorded first wins."""
+"""Recorded plans: the first plan that is stored for an event is valid."""
 
 from __future__ import annotations
 
@@ -15,28 +15,30 @@ from .entries import ClaimRecord, read_entry
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordedPlan:
-    """What the history has of an event."""
+    """The entries of one event in the history."""
 
     plan: PlanRecord | None = None
-    is_known: bool = False  # something of it went further: what it led to may be stored, and forgotten
-    claims: int = 0  # how often it was planned anew
+    # There are other entries. Its messages may be stored, and the broker may have forgotten their ids.
+    is_known: bool = False
+    claims: int = 0  # how often a replica claimed it to plan it again
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanStore:
-    """The plans in the history.
+    """The plans in the history: the first plan of an event is valid.
 
-    Of an event that the gates are asked about one plan is written. A replica that was cut off may still have
-    one on its way when another asks anew, when windows are over: so that one claims the event first, by
-    writing in the place of that plan. Places are numbered: each claim takes the last one and opens the next.
+    A plan that depends on limits may not be made twice: time windows may have ended in between. A partitioned
+    replica may still submit its plan when another one plans the event again. The second replica therefore
+    claims the event first: it stores a claim in the slot of that plan. Slots are numbered; a claim takes the
+    last slot and opens the next.
     """
 
     topology: Topology
     connection: Connection
     publisher: Publisher
 
-    async def find(self, event: Event, name: str, revival: RedriveId | None = None) -> RecordedPlan:
-        """The first plan of ``event``, called ``name``, in its life since ``revival``. Raises BrokerError."""
+    async def find(self, event: Event, name: str, redrive: RedriveId | None = None) -> RecordedPlan:
+        """Return the first plan of ``event`` since ``redrive``. ``name`` is its run id. Raises BrokerError."""
         subject = self.topology.history_subject(event.kind, token(event.reqid))
         is_known, claims = False, 0
         async for msg in messages_on(self.connection, self.topology.history_stream, subject):
@@ -48,15 +50,15 @@ class PlanStore:
             if (
                 isinstance(entry, PlanRecord)
                 and (entry.event.key, entry.event.reqid) == (event.key, event.reqid)
-                and entry.redrive == revival
+                and entry.redrive == redrive
             ):
                 return RecordedPlan(plan=entry, is_known=True, claims=claims)
         return RecordedPlan(is_known=is_known, claims=claims)
 
     async def claim_slot(self, event: Event, name: str, found: RecordedPlan | None, *, at: int) -> str:
-        """Where a plan of ``event`` is to be written; of one that came before it is claimed first.
+        """Return the slot for a plan of ``event``. An event that was ``found`` is claimed first.
 
-        Raises NotStored where somebody else has it, and BrokerError.
+        Raises NotStored if another replica has claimed it, and BrokerError.
         """
         if found is None:
             return f"{name}.0"

@@ -20,7 +20,7 @@ from support.waiting import until
 from support.wire_messages import envelope
 
 from engine.broker import Connection, Provisioner, Topology, connect
-from engine.history.dead_letter_store import DeadLetterStore, disposal
+from engine.history.dead_letter_store import DeadLetterStore, open_redriver
 from engine.history.dead_letters import DeadLetter, DeadLetterFilter
 from engine.runtime import now
 
@@ -248,7 +248,7 @@ async def test_a_second_copy_that_the_stream_takes_is_not_sent(
     found = [letter async for letter in letters.search(DeadLetterFilter())]
 
     async def two_copies() -> bool:
-        async with disposal(letters, now) as desk:
+        async with open_redriver(letters, now) as desk:
             assert [done.problem async for done in desk.redrive(found)] == [""]
         return await bench.world.stored(stream) == 2
 

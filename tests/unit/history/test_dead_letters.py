@@ -14,6 +14,7 @@ from support.policy_builders import event, policy
 
 from engine.broker import Topology
 from engine.broker.codec import Redrive, encode, redrive_of
+from engine.broker.reader import StoredMessage
 from engine.history.dead_letters import (
     DeadLetter,
     DeadLetterFilter,
@@ -43,7 +44,11 @@ DELIVERY = Delivery(
 
 def letter(reason: str = "refused", size: int = 10, **headers: str) -> DeadLetter:
     named = {f"Mss-{name.title()}": value for name, value in headers.items()}
-    return DeadLetter.from_message(f"mss.dead.notice.{reason}", named, sequence=7, at=1000, size=size)
+    return DeadLetter.from_message(
+        StoredMessage(
+            subject=f"mss.dead.notice.{reason}", sequence=7, at=1000, headers=named, payload=b"", size=size
+        )
+    )
 
 
 def of_event(**headers: str) -> DeadLetter:
@@ -59,7 +64,11 @@ def test_a_dead_letter_is_stored_and_read_with_all_its_fields(texts: list[str], 
     )  # fmt: skip
     stored = dead_letter.to_message(Topology(), payload, id_="x", max_payload=100)
     assert (stored.id, stored.payload) == ("dead.x", payload[:100])
-    read = DeadLetter.from_message(stored.subject, stored.headers, sequence=7, at=1000, size=100)
+    read = DeadLetter.from_message(
+        StoredMessage(
+            subject=stored.subject, sequence=7, at=1000, headers=stored.headers, payload=b"", size=100
+        )
+    )
     assert (read.kind, read.reason, read.is_event, read.id) == (Kind.AUDIT, "refused", True, "7-1000")
     assert read.truncated == (len(payload) if len(payload) > 100 else 0)
     for name in DeadLetter.__slots__:
