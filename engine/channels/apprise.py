@@ -30,6 +30,7 @@ from apprise.exception import AppriseException
 from apprise.plugins import NotifyBase
 
 from ..model.errors import ChannelError, Deferred, Refused, Unknown
+from ..model.masking import longest_first, mask
 from ..model.messages import Delivery, Message, Severity
 from ..rules.rulebook import ChannelSpec
 from . import ChannelResources, unusable
@@ -88,9 +89,8 @@ class AppriseChannel:
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="apprise")
         self._services = _Services(timeout)
         # Pieces of the URL that may be secrets, and so do not belong in a receipt.
-        self._masked = {
-            piece for piece in re.split(r"[/:@?&=#,;]+", settings.url) if len(piece) >= 8 and "{" not in piece
-        }
+        pieces = re.split(r"[/:@?&=#,;]+", settings.url)
+        self._secrets = longest_first(piece for piece in pieces if len(piece) >= 8 and "{" not in piece)
 
     async def send(self, delivery: Delivery) -> str:
         url = self._settings.for_address(delivery.to)
@@ -151,9 +151,7 @@ class AppriseChannel:
         reasons = [text for level, text in lines if level != "DEBUG" or _CAUSE.match(text)]
         words = " ".join(_REQUESTED.sub("", " ".join(reasons)).split())
         status = _STATUS.search(words)
-        for piece in self._masked:
-            words = words.replace(piece, "***")
-        words = f"{name}: {words}"[:_MAX_DETAIL_LENGTH]
+        words = f"{name}: {mask(words, self._secrets)}"[:_MAX_DETAIL_LENGTH]
         if status is not None:
             return (Refused if int(status[1]) in _DEFINITE else Deferred)(words)
         if _NEVER_CONNECTED.search(words):

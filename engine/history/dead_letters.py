@@ -23,14 +23,13 @@ from ..broker import OutgoingMessage, Topology
 from ..broker.codec import Redrive, decode_delivery, redrive_headers
 from ..broker.reader import StoredMessage
 from ..model.errors import NotRedrivable, UndecodableError
-from ..model.masking import MASK, longest_first, masked
+from ..model.masking import MASK, longest_first, maskable, masked
 from ..model.messages import Delivery, Failure, Kind, RedriveId, Suppressed
 from ..planning.planner import Plan
 
 MAX_HEADER_LENGTH = 500  # characters
 _ESCAPED = re.compile(r"\\(?:x([0-9a-f]{2})|u([0-9a-f]{4})|U([0-9a-f]{8}))")
 _ALL_SENSITIVE = "*"
-_MIN_PARTIAL_SECRET = 4  # characters; a shorter secret is masked only if it is the whole value
 
 # Fields of a dead letter that are headers, for example `Mss-Reqid`.
 _TEXTS = (
@@ -310,11 +309,7 @@ def _plain(value: Any, secrets: tuple[str, ...]) -> Any:
         return [_plain(inside, secrets) for inside in value]
     if isinstance(value, Mapping) or value is None or isinstance(value, bool):
         return value
-    return (
-        MASK
-        if str(value) in secrets
-        else masked(value, tuple(secret for secret in secrets if len(secret) >= _MIN_PARTIAL_SECRET))
-    )
+    return MASK if str(value) in secrets else masked(value, maskable(secrets))
 
 
 def _spellings(secrets: tuple[str, ...]) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from typing import Any
 
 from ..model.addresses import usable_address
 from ..model.errors import TemplateError, UndecodableError
-from ..model.masking import mask
+from ..model.masking import mask, maskable
 from ..model.messages import Delivery, Event, Kind, Message, Outcome, Severity
 from ..rules.catalog import LOCALE_ROLE, USER_ROLE
 from ..rules.paths import resolve
@@ -30,7 +30,6 @@ _REFUSED = "not delivered: the other side refuses it"
 _DEFERRED = "not delivered: try again later"
 _IN_PART = "not delivered to everybody"
 _NO_WORDS = "not delivered: the message cannot be written"
-_MIN_SECRET_LENGTH = 4  # characters; masking "1" wherever it occurs would destroy the text
 
 _MAX_VALUE_LENGTH = 100  # characters of a value in a message
 
@@ -153,8 +152,7 @@ def build_delivery(
 
 def secrets_in(spec: ActionSpec, payload: Mapping[str, Any]) -> tuple[str, ...]:
     """The sensitive values of a payload, longest first, so that no part of one is left over."""
-    values = {text for path in spec.sensitive for text in texts(resolve(payload, path))}
-    return tuple(sorted((v for v in values if len(v) >= _MIN_SECRET_LENGTH), key=len, reverse=True))
+    return maskable(text for path in spec.sensitive for text in texts(resolve(payload, path)))
 
 
 def _addresses(channel: ChannelSpec, found: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+from ..model.masking import maskable
+
 USER_ROLE, LOCALE_ROLE = "user", "locale"
 ROLE_MARK, SECRET_MARK = "x-mss-role", "x-mss-sensitive"
-_MIN_SECRET_LENGTH = 4  # characters; masking "1" wherever it occurs would destroy the text
 
 
 # A key of a payload, as it stands in the schema or in lower case: its spelling, and that of what is inside.
@@ -40,8 +41,7 @@ class EventSchema:
         """The sensitive values of one payload, longest first, so that no part of one is left over."""
         if not self.secrets:
             return ()
-        values = {text for path in self.secrets for text in _strings(_at(payload, path))}
-        return tuple(sorted((v for v in values if len(v) >= _MIN_SECRET_LENGTH), key=len, reverse=True))
+        return maskable(text for path in self.secrets for text in _strings(_at(payload, path)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
