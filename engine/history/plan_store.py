@@ -38,7 +38,7 @@ class PlanStore:
     publisher: Publisher
 
     async def find(self, event: Event, name: str, redrive: RedriveId | None = None) -> RecordedPlan:
-        """Return the first plan of ``event`` since ``redrive``. ``name`` is its run id. Raises BrokerError."""
+        """Find the first plan of ``event`` since ``redrive``; its run id is ``name``. Raises BrokerError."""
         subject = self.topology.history_subject(event.kind, token(event.reqid))
         is_known, claims = False, 0
         async for msg in messages_on(self.connection, self.topology.history_stream, subject):

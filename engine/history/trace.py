@@ -165,7 +165,7 @@ class _TraceBuilder:
             deliveries.setdefault(receipt.rest, DeliveryTrace(id=receipt.rest, rule=rule, channel=channel))
 
     def add_decision(self, decision: RedriveRecord | DropRecord) -> None:
-        """Add a redrive or a drop. That of a delivery that was never rendered is ignored."""
+        """Add a redrive or a drop, unless its delivery was never rendered."""
         id_, at = decision.delivery, decision.at
         for deliveries in self._deliveries.values():
             if found := deliveries.get(id_):
