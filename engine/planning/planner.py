@@ -7,7 +7,7 @@ may be exhausted, so a new plan could send a message that was suppressed, or the
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
@@ -29,7 +29,7 @@ from .recipients import ChoicesOf, no_preferences
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What one event leads to."""
+    """The deliveries of one event, and the reasons for the messages that are not sent."""
 
     event: Event
     revision: str
@@ -38,20 +38,20 @@ class Plan:
     suppressed: tuple[Suppressed, ...] = ()
     held: tuple[Held, ...] = ()  # finished deliveries, and messages that will be in a digest
     timers: tuple[DigestTimer, ...] = ()  # when the digests are due
-    exhausted_budgets: tuple[BudgetExhausted, ...] = ()  # budgets that had not enough left
-    failures: tuple[Failure, ...] = ()
-    secrets: tuple[str, ...] = field(default=(), repr=False)  # to mask wherever it is shown
-    redrive: RedriveId | None = None  # it was a dead letter
-    digest: DigestRef | None = None  # it is one
+    exhausted_budgets: tuple[BudgetExhausted, ...] = ()
+    failures: tuple[Failure, ...] = ()  # messages that could not be rendered
+    secrets: tuple[str, ...] = field(default=(), repr=False)  # to mask wherever the plan is shown
+    redrive: RedriveId | None = None  # set if the event was a dead letter
+    digest: DigestRef | None = None  # set if the event is a digest
 
 
 def plan(
     rulebook: Rulebook, event: Event, now: int | None = None, choices_of: ChoicesOf = no_preferences
 ) -> Plan:
-    """All that ``event`` leads to under ``rulebook`` if no other came before it.
+    """Plan ``event`` under ``rulebook`` as if no other event came before it.
 
-    Equal arguments give equal plans. ``now``, microseconds since the epoch, is when the event was taken
-    where nothing else is said.
+    Equal arguments give equal plans. ``now`` is in microseconds since the epoch; by default it is the time
+    at which the event was received.
     """
     return run_in_memory(plan_steps(rulebook, event, event.received if now is None else now, choices_of), {})
 
@@ -64,25 +64,25 @@ def plan_steps(
     *,
     comes_again: bool = False,
 ) -> StateSteps[Plan]:
-    """The same with what the gates remember of other events, which it asks for.
+    """Plan ``event`` with the state of the limits, in steps that ask for it.
 
-    ``comes_again``: they may have been asked of this one before, and nothing was written down.
+    ``comes_again`` means that the event may have been planned before, and no plan was recorded.
     """
-    drafted = route(rulebook, event, choices_of)
-    return render_plan((yield from apply_limits(drafted, now, comes_again=comes_again)))
+    routing = route(rulebook, event, choices_of)
+    return render_plan((yield from apply_limits(routing, now, comes_again=comes_again)))
 
 
-def plan_from_record(drafted: Routing, recorded: records.PlanRecord, now: int) -> Plan:
-    """The plan that was written down of an event, with its words; ``drafted`` is what it asks for."""
-    return render_plan(apply_record(drafted, recorded, now))
+def plan_from_record(routing: Routing, record: records.PlanRecord, now: int) -> Plan:
+    """Return the recorded plan of an event, rendered; ``routing`` is the event's."""
+    return render_plan(apply_record(routing, record, now))
 
 
 def plan_digest(
     rulebook: Rulebook, rule: Rule, key: str, batch: Batch, *, now: int, choices_of: ChoicesOf
 ) -> StateSteps[Plan | NotDueYet]:
-    """The digest of ``batch``, as an event of its own; Postponed where there is no budget for it."""
-    drafted = yield from limit_digest(rulebook, rule, key, batch, now=now, choices_of=choices_of)
-    return drafted if isinstance(drafted, NotDueYet) else render_plan(drafted)
+    """Plan the digest of ``batch`` as an event of its own; NotDueYet if its budget is exhausted."""
+    routing = yield from limit_digest(rulebook, rule, key, batch, now=now, choices_of=choices_of)
+    return routing if isinstance(routing, NotDueYet) else render_plan(routing)
 
 
 def replan_digest(
@@ -95,13 +95,13 @@ def replan_digest(
     choices_of: ChoicesOf,
     recorded: records.PlanRecord | None = None,
 ) -> Plan:
-    """The same of one that has passed the gates before: as it was ``recorded``, or was a dead letter."""
-    drafted = route_digest(rulebook, rule, key, batch, choices_of)
-    return render_plan(apply_record(drafted, recorded, now) if recorded else apply_time_windows(drafted, now))
+    """Plan a digest without limits: by its record, or by time windows alone if it has none."""
+    routing = route_digest(rulebook, rule, key, batch, choices_of)
+    return render_plan(apply_record(routing, recorded, now) if recorded else apply_time_windows(routing, now))
 
 
 def plan_dropped_digest(revision: str, rule: str, key: str, batch: Batch) -> Plan:
-    """What is written down of a batch that nobody is told of, because its rule is gone."""
+    """Return the plan of a batch that nobody is notified of, because its rule was removed."""
     return Plan(
         event=digest_event(key, batch),
         revision=revision,
@@ -110,136 +110,148 @@ def plan_dropped_digest(revision: str, rule: str, key: str, batch: Batch) -> Pla
     )
 
 
-def render_plan(drafted: Routing) -> Plan:
-    """The plan with the words of every order that is left in a draft."""
+def render_plan(routing: Routing) -> Plan:
+    """Render every notification of ``routing``. A step of a chain that cannot be rendered is left out."""
     deliveries: list[Delivery] = []
     failures: list[Failure] = []
-    known: _Known = {}
-    skipped: list[Failure] = []  # of chains that do without
-    for order in drafted.notifications:
-        written, unwritten = _render_steps(drafted, order, known)
-        if written:
-            deliveries.append(link_fallbacks(written, order.fallback_after))
+    skipped: list[Failure] = []  # of chains that are sent without them
+    rendered: _Rendered = {}
+    for notification in routing.notifications:
+        steps: list[Delivery] = []
+        failed: list[Failure] = []
+        for step in (notification, *notification.fallbacks):
+            try:
+                steps.append(render_delivery(routing.rulebook, step, routing.secrets, rendered))
+            except TemplateError as error:
+                rule, channel = step.match.rule.id, step.channel.name
+                failed.append(Failure(rule=rule, channel=channel, detail=str(error), delivery=step.id))
+        if steps:
+            deliveries.append(link_fallbacks(steps, notification.fallback_after))
         else:
-            failures.append(unwritten.pop(0))
-        skipped += unwritten
+            failures.append(failed.pop(0))
+        skipped += failed
     return Plan(
-        event=drafted.event,
-        revision=drafted.rulebook.revision,
-        matches=drafted.matches,
+        event=routing.event,
+        revision=routing.rulebook.revision,
+        matches=routing.matches,
         deliveries=tuple(deliveries),
         suppressed=(
-            *drafted.suppressed,
+            *routing.suppressed,
             *(
                 Suppressed(rule=f.rule, channel=f.channel, reason="not_rendered", detail=f.detail)
                 for f in skipped
             ),
         ),
-        held=drafted.held,
-        timers=drafted.timers,
-        exhausted_budgets=drafted.exhausted_budgets,
-        digest=drafted.digest,
+        held=routing.held,
+        timers=routing.timers,
+        exhausted_budgets=routing.exhausted_budgets,
+        digest=routing.digest,
         failures=tuple(failures),
-        secrets=drafted.secrets,
+        secrets=routing.secrets,
     )
-
-
-def _render_steps(
-    drafted: Routing, order: Notification, known: _Known
-) -> tuple[list[Delivery], list[Failure]]:
-    """The order and its fall-backs, as far as their words can be written."""
-    written: list[Delivery] = []
-    failures: list[Failure] = []
-    for step in (order, *order.fallbacks):
-        try:
-            written.append(_render_delivery(drafted, step, known))
-        except TemplateError as error:
-            rule, channel = step.match.rule.id, step.channel.name
-            failures.append(Failure(rule=rule, channel=channel, detail=str(error), delivery=step.id))
-    return written, failures
 
 
 def find_template(
     rulebook: Rulebook, template: str, channel: ChannelSpec, locale: str
 ) -> LocalizedTemplate | None:
-    """The words of ``template`` for a reader of ``locale``; None for a channel that says nothing.
+    """Return ``template`` for a recipient of ``locale``; None for a channel that renders no text.
 
-    Raises TemplateError where a channel that speaks has none.
+    Raises TemplateError if a channel that renders text has none.
     """
     wanted = library.locale_chain(locale, rulebook.defaults.locale)
-    words = rulebook.library.find(template, (channel.name, channel.type), wanted)
-    if words is None and channel.renders_text:
-        raise TemplateError(f"template {template!r} has no words for channel {channel.name!r}")
-    return words
+    found = rulebook.library.find(template, (channel.name, channel.type), wanted)
+    if found is None and channel.renders_text:
+        raise TemplateError(f"template {template!r} has no text for channel {channel.name!r}")
+    return found
 
 
-# Messages of one event that are written already, by what their words depend on.
-_Known: TypeAlias = dict[tuple[object, ...], Message]
+# The messages of one event that are rendered already, by what their content depends on.
+_Rendered: TypeAlias = dict[tuple[object, ...], Message]
 
 
-def _render_delivery(drafted: Routing, order: Notification, known: _Known) -> Delivery:
-    """The finished delivery that ``order`` asks for. Raises TemplateError."""
-    rulebook, event, channel, recipient = drafted.rulebook, drafted.event, order.channel, order.recipient
-    words = find_template(rulebook, order.template, channel, recipient.locale)
+def render_delivery(
+    rulebook: Rulebook,
+    notification: Notification,
+    secrets: tuple[str, ...],
+    rendered: _Rendered,
+    kind: str = "",
+) -> Delivery:
+    """Return the finished delivery of ``notification``. Raises TemplateError.
+
+    ``kind`` is what templates see as the kind of the event, if it differs.
+    """
+    rule, channel, recipient = notification.match.rule, notification.channel, notification.recipient
+    event, merged, message = notification.match.event, notification.merged, Message()
+    template = find_template(rulebook, notification.template, channel, recipient.locale)
+    if template is not None:
+        reader = (id(recipient), notification.to) if template.depends_on_recipient else ()
+        variables = id(notification.notify) if notification.notify.vars else 0
+        key = (id(template), rule.id, variables, id(merged) if merged else 0, *reader)
+        known = rendered.get(key)
+        if known is None:
+            known = rendered[key] = render_template(template, _context(rulebook, notification, kind))
+        message = known
+    payload: Mapping[str, Any] | None = None
+    if not channel.renders_text:  # it sends the payload: of a digest those of all its events
+        payload = event.payload
+        if merged:
+            payload = {"events": [each.payload for each in merged.events], "more": merged.more}
     return Delivery(
-        id=order.id,
+        id=notification.id,
         kind=event.kind,
         key=event.key,
         reqid=event.reqid,
-        rule=order.match.rule.id,
+        rule=rule.id,
         revision=rulebook.revision,
         channel=channel.name,
         user=recipient.user,
-        to=order.to,
-        locale=(words.locale if words else "") or rulebook.defaults.locale,
-        severity=order.match.rule.severity,
-        message=_message(rulebook, order, words, known) if words else Message(),
-        payload=None if channel.renders_text else _payload(order),
-        secrets=drafted.secrets,
+        to=notification.to,
+        locale=(template.locale if template else "") or rulebook.defaults.locale,
+        severity=rule.severity,
+        message=message,
+        payload=payload,
+        secrets=secrets,
         created=event.received,
         hops=event.hops,
-        not_before=order.not_before,
+        not_before=notification.not_before,
     )
 
 
-def _payload(order: Notification) -> Mapping[str, Any]:
-    """What a machine is given: the event's payload, of a digest all of them."""
-    if order.merged is None:
-        return order.match.event.payload
-    return {"events": [event.payload for event in order.merged.events], "more": order.merged.more}
-
-
-def _message(rulebook: Rulebook, order: Notification, words: LocalizedTemplate, known: _Known) -> Message:
-    reader = (id(order.recipient), order.to) if words.depends_on_recipient else ()
-    told = id(order.merged) if order.merged else 0
-    key = (id(words), order.match.rule.id, id(order.notify) if order.notify.vars else 0, told, *reader)
-    message = known.get(key)
-    if message is None:
-        message = known[key] = render_template(words, _order_context(rulebook, order))
-    return message
-
-
-def _order_context(rulebook: Rulebook, order: Notification) -> dict[str, Any]:
-    event, rule, address = order.match.event, order.match.rule, order.to[0] if order.to else ""
-    whole = template_context(rulebook, event, rule, order.notify, order.recipient, address=address)
-    return {**whole, **digest_context(order.merged.events, order.merged.more)} if order.merged else whole
-
-
-def digest_context(events: Sequence[Event], more: int) -> dict[str, Any]:
-    """What a template sees of all that a digest tells of; ``payload`` is the last one's."""
-    return {
-        "payload": events[-1].payload,
-        "events": [{**event_fields(each, str(each.kind)), "payload": each.payload} for each in events],
-        "more": more,
-    }
+def _context(rulebook: Rulebook, notification: Notification, kind: str) -> dict[str, Any]:
+    match, merged = notification.match, notification.merged
+    address = notification.to[0] if notification.to else ""
+    context = template_context(
+        rulebook,
+        match.event,
+        match.rule,
+        notification.notify,
+        notification.recipient,
+        address=address,
+        kind=kind,
+    )
+    if merged:
+        events = [{**_event_fields(each, str(each.kind)), "payload": each.payload} for each in merged.events]
+        context |= {"payload": merged.events[-1].payload, "events": events, "more": merged.more}
+    return context
 
 
 def template_context(
-    rulebook: Rulebook, event: Event, rule: Rule, notify: Notify, recipient: Recipient, *, address: str
+    rulebook: Rulebook,
+    event: Event,
+    rule: Rule,
+    notify: Notify,
+    recipient: Recipient,
+    *,
+    address: str,
+    kind: str = "",
 ) -> dict[str, Any]:
-    """What a template sees. Times are aware datetimes in UTC."""
+    """Return the variables of a template. Times are aware datetimes in UTC."""
+    fields = _event_fields(event, kind or str(event.kind))
     return {
-        **event_context(event, str(event.kind)),
+        "payload": event.payload,
+        "event": fields,
+        "events": [{**fields, "payload": event.payload}],
+        "more": 0,
         "rule": {"id": rule.id, "description": rule.description, "severity": str(rule.severity)},
         "recipient": {"user": recipient.user, "address": address, "locale": recipient.locale},
         "vars": {**rule.vars, **notify.vars},
@@ -247,19 +259,7 @@ def template_context(
     }
 
 
-def event_context(event: Event, kind: str) -> dict[str, Any]:
-    """What a template sees of the one event that its message tells of."""
-    words = event_fields(event, kind)
-    return {
-        "payload": event.payload,
-        "event": words,
-        "events": [{**words, "payload": event.payload}],
-        "more": 0,
-    }
-
-
-def event_fields(event: Event, kind: str) -> dict[str, Any]:
-    """``event`` as templates see it; times are aware datetimes in UTC."""
+def _event_fields(event: Event, kind: str) -> dict[str, Any]:
     return {
         "kind": kind,
         "key": event.key,
@@ -269,38 +269,38 @@ def event_fields(event: Event, kind: str) -> dict[str, Any]:
     }
 
 
-def apply_record(drafted: Routing, entry: records.PlanRecord, now: int) -> Routing:
-    """``drafted`` as far as ``entry`` has it, without asking a gate.
+def apply_record(routing: Routing, record: records.PlanRecord, now: int) -> Routing:
+    """Return ``routing`` with the messages of ``record``, without asking a limit.
 
-    A rule that recorded a message which it does not ask for any more, since the policy or its reader's
-    choices have changed, tells as it would ``now``, in microseconds since the epoch: rather twice than never.
+    If the policy or the user's preferences changed, a rule may no longer ask for a recorded message. Then
+    its other messages are sent as of ``now``, microseconds since the epoch: twice is better than never.
     """
-    # What could not be written is tried again: its dead letter may not be stored.
-    wanted = {each.id for each in entry.deliveries} | {each.delivery for each in entry.failures}
-    waits = {each.delivery: each.until for each in entry.held if each.delivery}
-    orders = tuple(
-        structs.replace(order, not_before=until)
-        if (until := waits.get(order.id, 0)) != order.not_before
-        else order
-        for order in apply_time_windows(drafted, entry.at).notifications
-        if order.id in wanted
+    # A failed message is rendered again: its dead letter may not be stored.
+    wanted = {each.id for each in record.deliveries} | {each.delivery for each in record.failures}
+    waits = {each.delivery: each.until for each in record.held if each.delivery}
+    notifications = tuple(
+        structs.replace(each, not_before=until)
+        if (until := waits.get(each.id, 0)) != each.not_before
+        else each
+        for each in apply_time_windows(routing, record.at).notifications
+        if each.id in wanted
     )
-    found = {order.id for order in orders}
-    changed = {each.rule for each in entry.deliveries if each.id not in found}
-    instead = (
-        order
-        for order in (apply_time_windows(drafted, now).notifications if changed else ())
-        if order.match.rule.id in changed and order.id not in found
+    found = {each.id for each in notifications}
+    changed = {each.rule for each in record.deliveries if each.id not in found}
+    replacements = (
+        each
+        for each in (apply_time_windows(routing, now).notifications if changed else ())
+        if each.match.rule.id in changed and each.id not in found
     )
     return replace(
-        drafted,
-        matches=tuple(match for match in drafted.matches if match.rule.id in entry.rules),
-        notifications=(*orders, *instead),
-        suppressed=entry.suppressed,
-        held=entry.held,
+        routing,
+        matches=tuple(match for match in routing.matches if match.rule.id in record.rules),
+        notifications=(*notifications, *replacements),
+        suppressed=record.suppressed,
+        held=record.held,
         timers=tuple(
             DigestTimer(key=digest_key(each.digest), rule=each.rule, at=each.until)
-            for each in entry.held
+            for each in record.held
             if each.digest
         ),
     )

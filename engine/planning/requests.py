@@ -17,23 +17,25 @@ from typing import Any
 from ..model.addresses import usable_address
 from ..model.errors import TemplateError, UndecodableError
 from ..model.masking import mask, maskable
-from ..model.messages import Delivery, Event, Kind, Message, Outcome, Severity
+from ..model.messages import Delivery, Event, Kind, Outcome, Recipient
 from ..rules.catalog import LOCALE_ROLE, USER_ROLE
+from ..rules.conditions import Block
 from ..rules.paths import resolve
-from ..rules.rulebook import ActionSpec, ChannelSpec, Rulebook
-from ..templates.library import render_template
-from .draft import delivery_id
-from .planner import event_context, find_template
+from ..rules.rulebook import ActionSpec, ChannelSpec, Match, Notify, Rule, Rulebook
+from .draft import Notification
+from .planner import render_delivery
 from .recipients import texts
 
 _REFUSED = "not delivered: the other side refuses it"
 _DEFERRED = "not delivered: try again later"
 _IN_PART = "not delivered to everybody"
-_NO_WORDS = "not delivered: the message cannot be written"
+_NOT_RENDERED = "not delivered: the message cannot be written"
+NOT_BEGUN = "not carried out: no time left"
+OUTCOME_UNKNOWN = "outcome unknown: it may have been carried out"
 
-_MAX_VALUE_LENGTH = 100  # characters of a value in a message
+_MAX_VALUE_LENGTH = 100  # characters of a value in an error message
 
-# Field -> what the original calls it in its messages. All are texts.
+# By handler, the text fields of its payload -> their names in the original's error messages.
 SHAPES: dict[str, Mapping[str, str]] = {
     "iplocation": {"ipaddr": "IpAddr", "locale": "Locale"},
     "sendverifyemail": {
@@ -45,23 +47,54 @@ SHAPES: dict[str, Mapping[str, str]] = {
         "expire": "Expire",
     },
 }
-ANY: Mapping[str, str] = {}  # the shape of an action that is known to nobody
+ANY: Mapping[str, str] = {}  # the shape of any other action
 
 
 class UnreachableError(Exception):
-    """There is no usable address; the text is what the caller hears."""
+    """The request has no usable address. The text goes to the caller."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActionRequest:
+    """A received request for an action."""
+
+    key: str  # the subject's tokens after the prefix and ``action.``
+    reqid: str
+    payload: Any  # any JSON
+    data: bytes  # the whole envelope
+    sent: int  # the sender's clock, microseconds since the epoch
+    received: int  # this process's clock, microseconds since the epoch
+    person: str | None = None  # the user whom it is about: the token after the key, if there is one
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActionResponse:
+    """The response to the caller. ``message`` and ``payload`` contain nothing about this server."""
+
+    code: int = 0
+    message: str = "ok"
+    payload: dict[str, Any] | None = None
+    detail: str = ""  # only for the operators' log
+
+
+def failed(message: str, detail: str = "") -> ActionResponse:
+    """Return the response of an action that failed."""
+    return ActionResponse(code=1, message=message, detail=detail)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SendResult:
-    """How a send over one channel ended."""
+    """The result of a send over one channel."""
 
     answer: ActionResponse
     is_last: bool  # no other channel may be tried
 
 
 def send_result(outcome: Outcome, detail: str = "", *, in_part: bool = False) -> SendResult:
-    """Of a send. ``in_part``: others have the message, and another channel would tell them twice."""
+    """Return the result of a send.
+
+    ``in_part`` means that some recipients have the message: another channel would send it to them twice.
+    """
     match outcome:
         case Outcome.SENT:
             return SendResult(answer=ActionResponse(), is_last=True)
@@ -76,12 +109,12 @@ def send_result(outcome: Outcome, detail: str = "", *, in_part: bool = False) ->
 def delivery_steps(
     rulebook: Rulebook, spec: ActionSpec, channels: Sequence[ChannelSpec], request: ActionRequest
 ) -> Generator[Delivery, SendResult, ActionResponse]:
-    """Hand out what is to be sent, be told how each ended, and return what the caller hears."""
+    """Yield each delivery to send, receive its result, and return the response to the caller."""
     try:
         payload = read_payload(request.payload, SHAPES.get(spec.key, ANY))
     except UndecodableError as error:
         return failed(str(error))
-    said: list[str] = []
+    details: list[str] = []
     answer = failed(NOT_BEGUN)
     for channel in channels:
         try:
@@ -90,16 +123,16 @@ def delivery_steps(
             answer = failed(str(error))
             continue
         except TemplateError as error:
-            answer = failed(_NO_WORDS)
-            said.append(f"{channel.name}: {error}")
+            answer = failed(_NOT_RENDERED)
+            details.append(f"{channel.name}: {error}")
             continue
-        ended = yield delivery
-        answer = ended.answer
+        result = yield delivery
+        answer = result.answer
         if answer.detail:
-            said.append(mask(f"{channel.name}: {answer.detail}", delivery.secrets))
-        if ended.is_last:
+            details.append(mask(f"{channel.name}: {answer.detail}", delivery.secrets))
+        if result.is_last:
             break
-    return ActionResponse() if answer.code == 0 else failed(answer.message, "; ".join(said))
+    return ActionResponse() if answer.code == 0 else failed(answer.message, "; ".join(details))
 
 
 def build_delivery(
@@ -109,13 +142,10 @@ def build_delivery(
     request: ActionRequest,
     payload: Mapping[str, Any],
 ) -> Delivery:
-    """The delivery that ``request`` asks for. Raises UnreachableError or TemplateError."""
+    """Return the delivery that ``request`` asks for. Raises UnreachableError or TemplateError."""
     found = {role: tuple(texts(resolve(payload, path))) for role, path in spec.to.items()}
-    to = _addresses(channel, found)
-    user = next(iter(found.get(USER_ROLE, ())), "")
-    wanted = next(iter(found.get(LOCALE_ROLE, ())), "")
-    words = find_template(rulebook, spec.template, channel, wanted)
-    # A channel knows three kinds; what an action says is for one person's eyes, as an audit is.
+    user, locale = (next(iter(found.get(role, ())), "") for role in (USER_ROLE, LOCALE_ROLE))
+    # A delivery has one of three kinds. The content of an action is for one person, as an audit's is.
     event = Event(
         kind=Kind.AUDIT,
         key=request.key,
@@ -124,39 +154,32 @@ def build_delivery(
         sent=request.sent,
         received=request.received,
     )
-    context = {
-        **event_context(event, "action"),
-        "rule": {"id": spec.key, "description": "", "severity": str(Severity.NONE)},
-        "recipient": {"user": user, "address": to[0] if to else "", "locale": wanted},
-        "vars": spec.vars,
-        "site": rulebook.defaults.site,
-    }
-    return Delivery(
-        id=delivery_id(event, spec.key, channel.name, spec.template, to or (user,)),
-        kind=event.kind,
-        key=request.key,
-        reqid=request.reqid,
-        rule=spec.key,
-        revision=rulebook.revision,
-        channel=channel.name,
-        user=user,
-        to=to,
-        locale=(words.locale if words else "") or rulebook.defaults.locale,
-        severity=Severity.NONE,
-        message=render_template(words, context) if words else Message(),
-        payload=None if channel.renders_text else payload,
-        secrets=secrets_in(spec, payload),
-        created=request.received,
+    rule = Rule(
+        id=spec.key,
+        events=(),
+        when=Block(),
+        notify=(),
+        template=spec.template,
+        vars=spec.vars,
+        place=spec.place,
     )
+    notification = Notification(
+        match=Match(event=event, rule=rule),
+        notify=Notify(channel=channel.name),
+        channel=channel,
+        recipient=Recipient(user=user, locale=locale),
+        to=_addresses(channel, found),
+    )
+    return render_delivery(rulebook, notification, secrets_in(spec, payload), {}, "action")
 
 
 def secrets_in(spec: ActionSpec, payload: Mapping[str, Any]) -> tuple[str, ...]:
-    """The sensitive values of a payload, longest first, so that no part of one is left over."""
+    """Return the sensitive values of a payload, in the order in which to mask them."""
     return maskable(text for path in spec.sensitive for text in texts(resolve(payload, path)))
 
 
 def _addresses(channel: ChannelSpec, found: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
-    """Where the channel is to send: all in one message, or the request is refused as a whole."""
+    """Return the addresses of the one message. Raises UnreachableError if any of them is unusable."""
     kind = channel.address
     if kind is None:
         return ()
@@ -172,44 +195,12 @@ def _addresses(channel: ChannelSpec, found: Mapping[str, tuple[str, ...]]) -> tu
 
 
 def _bad_address(kind: str, why: str) -> str:
-    """For mail in the words of the original, which are those of Go's parser."""
+    """Return the error message; for mail it is that of the original, which comes from Go's parser."""
     return f"email address invalid: mail: {why}" if kind == "email" else f"{kind} address invalid"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ActionRequest:
-    """One request for an action, as received."""
-
-    key: str  # what stands after the prefix and ``action.``
-    reqid: str
-    payload: Any  # any JSON
-    data: bytes  # the whole envelope
-    sent: int  # the sender's clock, microseconds since the epoch
-    received: int  # when this process had it, microseconds since the epoch
-    person: str | None = None  # the token after the key, where the subject has one: whom it is about
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ActionResponse:
-    """What the caller hears. Neither ``message`` nor ``payload`` tells anything of this server."""
-
-    code: int = 0
-    message: str = "ok"
-    payload: dict[str, Any] | None = None
-    detail: str = ""  # for the operators' log alone
-
-
-NOT_BEGUN = "not carried out: no time left"
-OUTCOME_UNKNOWN = "outcome unknown: it may have been carried out"
-
-
-def failed(message: str, detail: str = "") -> ActionResponse:
-    """The answer of an action that failed."""
-    return ActionResponse(code=1, message=message, detail=detail)
-
-
 def read_payload(payload: Any, shape: Mapping[str, str]) -> dict[str, Any]:
-    """``payload`` with every field of ``shape`` in it, as a text."""
+    """Return ``payload`` with every field of ``shape`` as a text. Raises UndecodableError."""
     if payload is None:
         payload = {}
     if not isinstance(payload, dict):
@@ -237,7 +228,7 @@ def read_payload(payload: Any, shape: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _go_type(value: Any) -> str:
-    """What Go calls the type that its JSON decoder makes of ``value``."""
+    """Return the name of the type that Go's JSON decoder makes of ``value``."""
     if isinstance(value, bool):
         return "bool"
     if isinstance(value, int | float):
@@ -248,7 +239,7 @@ def _go_type(value: Any) -> str:
 
 
 def _go_value(value: Any) -> str:
-    """``value`` as Go's ``%v`` prints it; nested values only as far as a message shows them."""
+    """Return ``value`` as Go's ``%v`` prints it; nested values only as far as a message shows them."""
     if value is None:
         return "<nil>"
     if isinstance(value, bool):
@@ -264,7 +255,7 @@ def _go_value(value: Any) -> str:
 
 
 def _go_number(value: float) -> str:
-    """A double in its shortest form, with an exponent from 1e21 on and below 1e-4."""
+    """Return a double in its shortest form, with an exponent from 1e21 on and below 1e-4."""
     exact = Decimal(repr(float(value)))
     if not exact or Decimal("1e-4") <= abs(exact) < Decimal("1e21"):
         return f"{exact:f}".removesuffix(".0")
