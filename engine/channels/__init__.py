@@ -1,4 +1,4 @@
-"""The channel registry: the types of channels, what each needs, and how one is opened. Entry: `open_channel`.
+"""The channel registry: the types of channels, their needs, and how one is opened. Entry: `open_channel`.
 
 A type's module is imported when its first channel opens, so that ``mss check`` stays quick.
 """
@@ -22,23 +22,22 @@ from ..rules.rulebook import ChannelSpec
 class Channel(Protocol):
     """Send deliveries somewhere.
 
-    ``send`` returns a short note, the other side's words, when it has taken the message. It raises
-    ``Refused`` when trying again is pointless, ``Deferred`` when nothing went out and it may later
-    (with ``remaining`` when it went out to all but these), ``Unknown`` when it may have gone out. It
-    never raises anything else (cancellation apart), never retries and never logs: the deliverer does.
-    Every await on the outside ends within ``spec.timeout``. ``send`` is called concurrently, at most
-    ``spec.concurrency`` times at once.
+    ``send`` returns a short note, the answer of the receiving system, once it has accepted the message.
+    It raises ``Refused`` if a retry is pointless, and ``Deferred`` if nothing was sent and a retry can
+    succeed (with ``remaining`` if all but these addresses have the message). It raises ``Unknown`` if the
+    message may have been sent. It never raises anything else (cancellation apart), never retries and never
+    logs: the delivery worker does. Every await on the outside ends within ``spec.timeout``. ``send`` is
+    called concurrently, at most ``spec.concurrency`` times at once.
     """
 
     async def send(self, delivery: Delivery) -> str: ...
 
     async def close(self) -> None:
-        """Let go of connections. Nothing is sent afterwards; never raises."""
-        ...
+        """Close connections. No delivery follows; never raises."""
 
 
 class Publish(Protocol):
-    """Publish on NATS and return once the server has it; raises BrokerError when it has not."""
+    """Publish on NATS and return once the server has the message; raises BrokerError if it has not."""
 
     def __call__(self, subject: str, payload: bytes, headers: Mapping[str, str]) -> Awaitable[None]: ...
 
@@ -50,7 +49,7 @@ def print_now(text: str) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChannelResources:
-    """What a channel may use of the process it runs in."""
+    """The parts of the process that a channel may use."""
 
     publish: Publish
     write: Callable[[str], None] = print_now  # prints one block of text for people
@@ -58,16 +57,16 @@ class ChannelResources:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChannelType:
-    """What is known of a type without importing it."""
+    """The properties of a type that are known without importing it."""
 
     module: str  # in this package; defines ``open_channel(spec, resources)`` and ``read_settings(spec)``
-    address: str | None = None  # the kind of address it needs unless its settings say so
-    many: bool = False  # one message may carry several addresses
-    renders_text: bool = True  # it says something to people; without words it carries the event to a machine
+    address: str | None = None  # the kind of address it needs, unless its settings name another
+    many: bool = False  # one message can have several addresses
+    renders_text: bool = True  # for people; without a template, a type for programs gets the event
 
 
 TYPES: dict[str, ChannelType] = {
-    "email": ChannelType(module="email", address="email", many=True),
+    "email": ChannelType(module="email.channel", address="email", many=True),
     "apprise": ChannelType(module="apprise"),
     "webhook": ChannelType(module="webhook", renders_text=False),
     "nats": ChannelType(module="nats", renders_text=False),
@@ -76,10 +75,10 @@ TYPES: dict[str, ChannelType] = {
 
 
 def open_channel(spec: ChannelSpec, resources: ChannelResources) -> Channel:
-    """Open the channel that ``spec`` describes. Connections are made at the first send.
+    """Open the channel that ``spec`` describes; it connects at the first send.
 
-    Raises PolicyError for settings that no schema can judge: a certificate file that is not there,
-    a reference that turned out to be no port.
+    Raises PolicyError for settings that no schema can judge: a missing certificate file, a resolved
+    reference that is not a port.
     """
     return cast(Channel, _module(spec).open_channel(spec, resources))
 
@@ -94,16 +93,16 @@ def _module(spec: ChannelSpec) -> ModuleType:
 
 
 def unusable(spec: ChannelSpec, message: str) -> PolicyError:
-    """What ``open_channel`` raises for settings that cannot work, with the channel's place."""
+    """Return the error for settings that cannot work, at the place of the channel."""
     problem = Problem(place=spec.place, code="unusable-channel", message=f"channel {spec.name}: {message}")
     return PolicyError([problem])
 
 
 def event_json(delivery: Delivery) -> bytes:
-    """``{"type", "timestamp", "data": {...}}``, compact and the same at every attempt.
+    """Return ``{"type", "timestamp", "data": {...}}``, compact and the same at every attempt.
 
-    ``type`` is ``KIND.KEY``, ``timestamp`` is when the broker took the event (RFC 3339, UTC), and
-    ``data.payload`` is the event's payload.
+    ``type`` is ``KIND.KEY``, ``timestamp`` the time at which the broker received the event (RFC 3339,
+    UTC), and ``data.payload`` the payload of the event.
     """
     body = {
         "type": f"{delivery.kind}.{delivery.key}" if delivery.key else str(delivery.kind),
@@ -121,5 +120,5 @@ def event_json(delivery: Delivery) -> bytes:
         },
     }
     text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
-    # Half a character has no UTF-8; written as \udXXX it is legal JSON.
+    # A lone surrogate has no UTF-8; written as \udXXX it is legal JSON.
     return text.encode("utf-8", "backslashreplace")

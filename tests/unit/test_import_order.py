@@ -60,7 +60,7 @@ NOT_PURE = {
 }  # fmt: skip
 
 # Packages that hand names on: registries, the broker, and the command itself. Every other `__init__` is a docstring.
-HANDS_ON = ["actions", "broker", "channels", "channels/email", "cli", "policy/lint"]
+HANDS_ON = ["actions", "broker", "channels", "cli", "policy/lint"]
 
 
 def files(folder: Path = ENGINE) -> list[Path]:

@@ -1,10 +1,11 @@
 """Email over SMTP, with spare servers.
 
-The next server is tried only after the one before has definitely not taken the mail.
+The next server is tried only if the previous one has definitely not accepted the mail.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import ssl
 import time
 from collections.abc import Mapping
@@ -17,7 +18,7 @@ from ...model.messages import Delivery
 from ...rules.rulebook import ChannelSpec
 from .. import ChannelResources, unusable
 from .message import MailMessage, compose, with_prefix
-from .smtp import Envelope, SmtpPool, SmtpServer, Tls, is_loopback
+from .smtp import Envelope, SmtpPool, SmtpServer, Tls
 
 _PORTS: dict[Tls, int] = {"implicit": 465, "starttls": 587, "none": 25}
 
@@ -34,67 +35,72 @@ class EmailSettings:
 
 
 class EmailChannel:
-    """Sends each delivery as one mail through the first server that takes it."""
+    """A channel that sends each delivery as one mail over the first server that accepts it."""
 
-    def __init__(self, settings: EmailSettings, servers: tuple[SmtpPool, ...]) -> None:
+    def __init__(self, settings: EmailSettings, pools: tuple[SmtpPool, ...]) -> None:
         self._settings = settings
-        self._servers = servers
+        self._pools = pools
 
     async def send(self, delivery: Delivery) -> str:
         to = _recipients(delivery)
-        failures: list[Refused | Deferred] = []
-        said: list[str] = []
-        for server in self._servers:
+        deferred: list[Deferred] = []
+        failures: list[str] = []
+        for pool in self._pools:
+            name = pool.server.name
             try:
-                self._spare(server)
-                return f"{server.mta.name}: {await server.send(self._envelope(delivery, to, server.mta))}"
-            except (Refused, Deferred) as error:
-                if isinstance(error, Deferred) and error.remaining:
-                    raise _partly(delivery, server.mta.name, error) from error
-                failures.append(error)
-                said.append(f"{server.mta.name}: {error}")
-        deferred = [failure for failure in failures if isinstance(failure, Deferred)]
+                self._check_breaker(pool)
+                return f"{name}: {await pool.send(self._envelope(delivery, to, pool.server))}"
+            except Refused as error:
+                failures.append(f"{name}: {error}")
+            except Deferred as error:
+                if error.remaining:
+                    remaining = _remaining(delivery, error)
+                    raise Deferred(f"{name}: {error}", remaining=remaining) from error
+                deferred.append(error)
+                failures.append(f"{name}: {error}")
         if not deferred:
-            raise Refused("; ".join(said))
-        raise Deferred("; ".join(said), of_recipient=any(each.of_recipient for each in deferred))
+            raise Refused("; ".join(failures))
+        raise Deferred("; ".join(failures), of_recipient=any(each.of_recipient for each in deferred))
 
-    def _spare(self, server: SmtpPool) -> None:
-        """Pass over a server that fails steadily, but for probes: each mail would wait for its time-out."""
-        if len(self._servers) > 1 and (wait := server.breaker.wait(time.monotonic())) > 0:
-            raise Deferred(f"left alone for {wait:.0f} s, as it fails steadily")
+    def _check_breaker(self, pool: SmtpPool) -> None:
+        """Skip a server that keeps failing, except for probes: each mail would wait for its time-out."""
+        if len(self._pools) > 1 and (wait := pool.breaker.wait(time.monotonic())) > 0:
+            raise Deferred(f"skipped for {wait:.0f} s, because it keeps failing")
 
     async def close(self) -> None:
-        for server in self._servers:
-            await server.close()
+        for pool in self._pools:
+            await pool.close()
 
-    def _envelope(self, delivery: Delivery, to: tuple[Mailbox, ...], mta: SmtpServer) -> Envelope:
-        """The mail as ``mta`` gets it: what its settings add is in no other server's mail."""
+    def _envelope(self, delivery: Delivery, to: tuple[Mailbox, ...], server: SmtpServer) -> Envelope:
+        """Return the mail for ``server``: the addresses of its settings are in no other server's mail."""
         sender = self._settings.sender
-        letter = MailMessage(
+        mail = MailMessage(
             id=delivery.id,
             domain=self._settings.message_id_domain,
             created=delivery.created,
             sender=sender,
             to=to[0],
-            cc=tuple(dict.fromkeys(to[1:] + mta.cc)),
-            reply_to=mta.reply_to or self._settings.reply_to,
+            cc=tuple(dict.fromkeys(to[1:] + server.cc)),
+            reply_to=server.reply_to or self._settings.reply_to,
             subject=with_prefix(self._settings.subject_prefix, delivery.message.title),
             message=delivery.message,
         )
-        shown = (sender, *to, *mta.cc, *letter.reply_to)
         return Envelope(
             sender=sender.address,
             recipients=tuple(dict.fromkeys(mailbox.address for mailbox in to)),
-            copies=tuple(mailbox.address for mailbox in mta.cc + mta.bcc),
-            message=compose(letter),
-            international=not all(mailbox.address.isascii() for mailbox in shown + mta.bcc),
+            copies=tuple(mailbox.address for mailbox in server.cc + server.bcc),
+            message=compose(mail),
+            international=not all(
+                mailbox.address.isascii()
+                for mailbox in (sender, *to, *server.cc, *server.bcc, *mail.reply_to)
+            ),
         )
 
 
 def open_channel(spec: ChannelSpec, resources: ChannelResources) -> EmailChannel:
     settings = read_settings(spec)
-    servers = tuple(SmtpPool(mta, timeout=spec.timeout, keep=spec.concurrency) for mta in settings.mtas)
-    return EmailChannel(settings, servers)
+    pools = tuple(SmtpPool(server, timeout=spec.timeout, keep=spec.concurrency) for server in settings.mtas)
+    return EmailChannel(settings, pools)
 
 
 def _recipients(delivery: Delivery) -> tuple[Mailbox, ...]:
@@ -102,21 +108,20 @@ def _recipients(delivery: Delivery) -> tuple[Mailbox, ...]:
     for text in delivery.to:
         mailbox = parse_mailbox(text)
         if mailbox is None:
-            raise Refused(f"{text!r} is no mail address")
+            raise Refused(f"{text!r} is not a mail address")
         found.append(mailbox.in_ascii)
     if not found:
         raise Refused("the delivery has no address")
     return tuple(found)
 
 
-def _partly(delivery: Delivery, server: str, error: Deferred) -> Deferred:
-    """Some have the mail: the others come again alone, as the delivery spells them."""
-    left = tuple(
+def _remaining(delivery: Delivery, error: Deferred) -> tuple[str, ...]:
+    """Return the addresses without the mail, as the delivery writes them."""
+    return tuple(
         text
         for text in delivery.to
         if (mailbox := parse_mailbox(text)) and mailbox.in_ascii.address in error.remaining
     )
-    return Deferred(f"{server}: {error}", remaining=left)
 
 
 def read_settings(spec: ChannelSpec) -> EmailSettings:
@@ -127,19 +132,24 @@ def read_settings(spec: ChannelSpec) -> EmailSettings:
         subject_prefix=options.get("subject_prefix", ""),
         reply_to=_mailboxes(spec, options.get("reply_to")),
         message_id_domain=_domain(spec, options.get("message_id_domain")) or sender.domain,
-        mtas=tuple(_mta(spec, each) for each in options["mtas"]),
+        mtas=tuple(_server(spec, each) for each in options["mtas"]),
     )
 
 
-def _mta(spec: ChannelSpec, options: Mapping[str, Any]) -> SmtpServer:
-    """Without ``tls``, what goes with the port; plain text to this machine only, unless it is asked for."""
+def _server(spec: ChannelSpec, options: Mapping[str, Any]) -> SmtpServer:
+    """Read the settings of a server.
+
+    Without ``tls``, the port decides. Unencrypted mail goes to this machine only, unless ``tls: none`` says
+    otherwise.
+    """
     given = _port(spec, options)
     host = options["host"].removeprefix("[").removesuffix("]")
-    usual: Tls = "none" if is_loopback(host) and not options.get("ca") else "starttls"
-    tls: Tls = options.get("tls") or ("implicit" if given == _PORTS["implicit"] else usual)
+    local = _is_loopback(host)
+    default: Tls = "none" if local and not options.get("ca") else "starttls"
+    tls: Tls = options.get("tls") or ("implicit" if given == _PORTS["implicit"] else default)
     if not host.isprintable() or " " in host:
-        raise unusable(spec, f"{host!r} is no host name")
-    mta = SmtpServer(
+        raise unusable(spec, f"{host!r} is not a host name")
+    server = SmtpServer(
         name=options.get("name") or host,
         host=host,
         port=given or _PORTS[tls],
@@ -151,9 +161,17 @@ def _mta(spec: ChannelSpec, options: Mapping[str, Any]) -> SmtpServer:
         bcc=_mailboxes(spec, options.get("bcc")),
         reply_to=_mailboxes(spec, options.get("reply_to")),
     )
-    if mta.user and mta.tls == "none" and not mta.on_loopback:
-        raise unusable(spec, f"mail server {mta.name}: a password is not sent without TLS")
-    return mta
+    if server.user and server.tls == "none" and not local:
+        raise unusable(spec, f"mail server {server.name}: a password is not sent without TLS")
+    return server
+
+
+def _is_loopback(host: str) -> bool:
+    """Return whether ``host`` is the name or an address of this machine: no one can listen in between."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
 
 
 def _domain(spec: ChannelSpec, text: str | None) -> str:
@@ -168,12 +186,12 @@ def _port(spec: ChannelSpec, options: Mapping[str, Any]) -> int | None:
     except ValueError:
         port = 0
     if not 0 < port < 65536:
-        raise unusable(spec, f"{options['port']!r} is no port")
+        raise unusable(spec, f"{options['port']!r} is not a port")
     return port
 
 
 def _context(spec: ChannelSpec, ca: str | None) -> ssl.SSLContext:
-    """Certificates are verified, host names too; ``ca`` replaces the system's authorities."""
+    """Return a context that verifies certificates; ``ca`` replaces the authorities of the system."""
     try:
         return ssl.create_default_context(cafile=ca)
     except OSError as error:  # ssl.SSLError is one
@@ -188,5 +206,5 @@ def _mailboxes(spec: ChannelSpec, given: str | list[str] | None) -> tuple[Mailbo
 def _mailbox(spec: ChannelSpec, text: str) -> Mailbox:
     mailbox = parse_mailbox(text)
     if mailbox is None:
-        raise unusable(spec, f"{text!r} is no mail address")
+        raise unusable(spec, f"{text!r} is not a mail address")
     return mailbox.in_ascii

@@ -1,17 +1,16 @@
 """SMTP: connections that are kept for the next mail, commands in a pipeline, and the outcome of each step.
 
-An error before the message body starts is definite: the server does not have the mail. After that only an
-error reply is definite; silence or a lost connection leaves the outcome unknown.
+An error before the message body starts is definite: the server does not have the mail. After that, only an
+error reply is definite. If the server is silent or the connection is lost, the outcome is unknown.
 
 The library connects, encrypts and logs in. It waits for each reply before the next command, which would
-limit how many mails a process can send. So after the login the protocol here takes the connection over.
+limit how many mails a process can send. So after the login, the protocol here takes over the connection.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import re
 import socket
 import ssl
@@ -29,21 +28,13 @@ from ..circuit_breaker import CircuitBreaker
 
 Tls = Literal["none", "starttls", "implicit"]
 
-_GO_AHEAD, _CLOSING = 354, 421  # codes of replies
+_SEND_DATA, _CLOSING = 354, 421  # codes of replies
 _MAX_DETAIL_LENGTH = 300  # characters of a server's reply that go into a receipt
 
-_MAX_REPLY_BYTES = 64 * 1024  # bytes; what sends more is no mail server
+_MAX_REPLY_BYTES = 64 * 1024  # no mail server sends more
 _LINE = re.compile(rb"([2-5][0-9]{2})([ -]?)([^\r\n]*)\r?\n")
 
 _IDLE_LIMIT = 30.0  # seconds a connection is kept without a mail; servers wait longer than that
-
-
-def is_loopback(host: str) -> bool:
-    """Whether ``host`` is this machine by its very name."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,58 +52,53 @@ class SmtpServer:
     bcc: tuple[Mailbox, ...] = ()
     reply_to: tuple[Mailbox, ...] = ()
 
-    @property
-    def on_loopback(self) -> bool:
-        """Whether nobody else can listen on the way to it."""
-        return is_loopback(self.host)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Envelope:
-    """What a server is asked to take."""
+    """A mail and its addresses, ready for a server."""
 
     sender: str
     recipients: tuple[str, ...]  # the delivery's own addresses
-    copies: tuple[str, ...] = ()  # those that the server's settings add
+    copies: tuple[str, ...] = ()  # the addresses that the server's settings add
     message: bytes
-    international: bool = False  # some address is not ASCII: the server must offer SMTPUTF8
+    international: bool = False  # an address is not ASCII: the server must offer SMTPUTF8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RejectedRecipients:
-    """The recipients that a server did not take while it took others."""
+    """The recipients that a server rejected while it accepted others."""
 
-    words: tuple[str, ...]  # the server's, for each
-    for_now: tuple[str, ...]  # of the delivery's own addresses, those it may take later
+    replies: tuple[str, ...]  # the server's text for each
+    for_now: tuple[str, ...]  # the delivery's own addresses that it may accept later
 
 
-async def connect(mta: SmtpServer, *, timeout: float, own_name: str) -> SmtpConnection:
-    """A connection that is encrypted and logged in as the settings want it; else Deferred.
+async def connect(server: SmtpServer, *, timeout: float, own_name: str) -> SmtpConnection:
+    """Return a connection, encrypted and logged in as the settings of ``server`` say; else raise Deferred.
 
-    ``timeout`` is in seconds and limits connecting, each command and the body; ``own_name`` is what
-    EHLO says.
+    ``timeout`` is in seconds and limits the connecting, each command and the body. ``own_name`` is the
+    name for EHLO.
     """
     smtp = SMTP(
-        hostname=mta.host,
-        port=mta.port,
+        hostname=server.host,
+        port=server.port,
         timeout=timeout,
-        use_tls=mta.tls == "implicit",
-        start_tls=False,  # done below, where its absence can be told from its failure
-        tls_context=mta.context,
+        use_tls=server.tls == "implicit",
+        start_tls=False,  # done below, where a missing STARTTLS differs from a failed one
+        tls_context=server.context,
         local_hostname=own_name,
     )
     try:
         await smtp.connect()
         await _greet(smtp)
-        if mta.tls == "starttls":
+        if server.tls == "starttls":
             await _encrypt(smtp)
-        if mta.user:
-            await smtp.login(mta.user, mta.password)
+        if server.user:
+            await smtp.login(server.user, server.password)
         return SmtpConnection(smtp)
     except (SMTPException, OSError, ValueError) as error:
         smtp.close()
-        # Even a 5xx: the server turns us away, it has not seen the mail.
-        raise Deferred(_described(error)) from error
+        # A 5xx too: the server rejects the connection, it has not seen the mail.
+        raise Deferred(_describe(error)) from error
     except BaseException:
         smtp.close()
         raise
@@ -120,106 +106,106 @@ async def connect(mta: SmtpServer, *, timeout: float, own_name: str) -> SmtpConn
 
 async def _encrypt(smtp: SMTP) -> None:
     if not smtp.supports_extension("starttls"):
-        raise Deferred("the server offers no STARTTLS, and nothing is sent in the clear")
+        raise Deferred("the server offers no STARTTLS, and nothing is sent unencrypted")
     await smtp.starttls()
     await _greet(smtp)
 
 
-async def send_envelope(line: SmtpConnection, envelope: Envelope) -> RejectedRecipients:
-    """Everything up to the server's "go ahead"; returns the recipients it does not take.
+async def send_envelope(connection: SmtpConnection, envelope: Envelope) -> RejectedRecipients:
+    """Send the commands up to DATA; returns the recipients that the server rejects.
 
-    Raises Refused or Deferred. Where the server goes ahead all the same, the line is no good any more.
+    Raises Refused or Deferred. If the server then waits for the mail, the connection is closed.
     """
     recipients = tuple(dict.fromkeys(envelope.recipients + envelope.copies))
-    sender, *receivers, data = await _ask(line, _commands(line, envelope, recipients))
+    sender, *receivers, data = await _send_commands(connection, _commands(connection, envelope, recipients))
     if not 200 <= sender.code < 300:
-        raise _unwanted(line, data, _judged(sender))
+        raise _abandon(connection, data, _error_of(sender))
     refused = {
         recipient: reply
         for recipient, reply in zip(recipients, receivers, strict=True)
         if not 200 <= reply.code < 300
     }
-    words = [f"{recipient}: {_reply_text(reply)}" for recipient, reply in refused.items()]
+    texts = [f"{recipient}: {reply}" for recipient, reply in refused.items()]
     if all(recipient in refused for recipient in envelope.recipients):
-        # A copy for the archive alone is no delivery.
+        # A mail to the copies alone delivers nothing.
         if min(refused[recipient].code for recipient in envelope.recipients) >= 500:
-            raise _unwanted(line, data, Refused("; ".join(words)))
-        raise _unwanted(line, data, Deferred("; ".join(words), of_recipient=True))
-    if data.code != _GO_AHEAD:
-        raise _judged(data)
+            raise _abandon(connection, data, Refused("; ".join(texts)))
+        raise _abandon(connection, data, Deferred("; ".join(texts), of_recipient=True))
+    if data.code != _SEND_DATA:
+        raise _error_of(data)
     return RejectedRecipients(
-        words=tuple(f"refused: {each}" for each in words),
+        replies=tuple(f"refused: {each}" for each in texts),
         for_now=tuple(each for each in envelope.recipients if each in refused and refused[each].code < 500),
     )
 
 
-async def _ask(line: SmtpConnection, commands: list[bytes]) -> list[SmtpReply]:
-    """A reply to each command; commands that an earlier reply makes pointless share that reply."""
+async def _send_commands(connection: SmtpConnection, commands: list[bytes]) -> list[SmtpReply]:
+    """Return a reply to each command; a command that an earlier reply makes pointless gets that reply."""
     replies: list[SmtpReply] = []
-    together = "pipelining" in line.extensions
+    pipelined = "pipelining" in connection.extensions
     try:
-        if together:
-            line.write(*commands)
+        if pipelined:
+            connection.write(*commands)
         for command in commands:
-            if not together and _is_settled(replies, len(commands)):
-                replies.append(replies[-1])
-                continue
-            if not together:
-                line.write(command)
-            replies.append(await line.reply())
+            if not pipelined:
+                if _is_settled(replies, len(commands)):
+                    replies.append(replies[-1])
+                    continue
+                connection.write(command)
+            replies.append(await connection.reply())
     except ConnectionLost as error:
-        line.abort()
+        connection.abort()
         raise _closing_error(replies) or Deferred(str(error)) from error
     if closing := _closing_error(replies):
-        line.abort()
+        connection.abort()
         raise closing
     return replies
 
 
 def _is_settled(replies: list[SmtpReply], commands: int) -> bool:
-    """Whether the server takes nothing, whatever else it is told."""
+    """Return whether the server accepts nothing, whatever command follows."""
     if not replies:
         return False
-    nobody = len(replies) == commands - 1 and all(reply.code >= 400 for reply in replies[1:])
-    return replies[0].code >= 400 or replies[-1].code == _CLOSING or nobody
+    no_recipient = len(replies) == commands - 1 and all(reply.code >= 400 for reply in replies[1:])
+    return replies[0].code >= 400 or replies[-1].code == _CLOSING or no_recipient
 
 
 def _closing_error(replies: list[SmtpReply]) -> ChannelError | None:
-    return next((_judged(reply) for reply in replies if reply.code == _CLOSING), None)
+    return next((_error_of(reply) for reply in replies if reply.code == _CLOSING), None)
 
 
-def _unwanted(line: SmtpConnection, data: SmtpReply, error: ChannelError) -> ChannelError:
-    """``error``, the line closed if the server waits for a mail that is not to come."""
-    if data.code == _GO_AHEAD:
-        line.abort()
+def _abandon(connection: SmtpConnection, data: SmtpReply, error: ChannelError) -> ChannelError:
+    """Return ``error``; closes the connection if the server waits for a mail that will not come."""
+    if data.code == _SEND_DATA:
+        connection.abort()
     return error
 
 
-async def send_data(line: SmtpConnection, message: bytes) -> str:
-    """The message itself, and what the server says to it."""
+async def send_data(connection: SmtpConnection, message: bytes) -> str:
+    """Send the message and return the server's reply. Raises ChannelError."""
     try:
-        line.write(message.replace(b"\n.", b"\n.."), b".\r\n")
+        connection.write(message.replace(b"\n.", b"\n.."), b".\r\n")
     except ConnectionLost as error:
         raise Deferred(f"{error}, before the message") from error
     try:
-        reply = await line.reply()
+        reply = await connection.reply()
     except ConnectionLost as error:
-        line.abort()
-        raise Unknown(f"{error}, after the message had gone out") from error
+        connection.abort()
+        raise Unknown(f"{error}, after the message was sent") from error
     if 200 <= reply.code < 300:
-        return _reply_text(reply)
+        return str(reply)
     if reply.code == _CLOSING:
-        line.abort()
+        connection.abort()
     if 400 <= reply.code < 600:
-        raise _judged(reply)
-    raise Unknown(f"the server answered {_reply_text(reply)} to the message")
+        raise _error_of(reply)
+    raise Unknown(f"the server answered {reply} to the message")
 
 
-async def reset(line: SmtpConnection) -> bool:
-    """Forget the mail that was not taken; whether the line can serve another one."""
+async def reset(connection: SmtpConnection) -> bool:
+    """Make the server forget a mail that it rejected; False if the connection can send no other mail."""
     try:
-        line.write(b"RSET\r\n")
-        reply = await line.reply()
+        connection.write(b"RSET\r\n")
+        reply = await connection.reply()
     except ConnectionLost:
         return False
     return 200 <= reply.code < 300
@@ -232,20 +218,20 @@ async def _greet(smtp: SMTP) -> None:
         await smtp.helo()
 
 
-def _commands(line: SmtpConnection, envelope: Envelope, recipients: tuple[str, ...]) -> list[bytes]:
-    """MAIL, a RCPT for each recipient, DATA; Refused where the server could not take the mail."""
+def _commands(connection: SmtpConnection, envelope: Envelope, recipients: tuple[str, ...]) -> list[bytes]:
+    """Return MAIL, a RCPT for each recipient, and DATA; Refused if the server cannot accept the mail."""
     options = ""
     size = len(envelope.message)
-    limit = line.extensions.get("size")
+    limit = connection.extensions.get("size")
     if limit is not None:
         if limit.isdecimal() and 0 < int(limit) < size:
-            raise Refused(f"the mail has {size} bytes, and the server takes {limit}")
+            raise Refused(f"the mail has {size} bytes, and the server accepts {limit}")
         options += f" SIZE={size}"
     if envelope.international:
-        if "smtputf8" not in line.extensions:
+        if "smtputf8" not in connection.extensions:
             raise Refused("an address is not ASCII, and the server does not offer SMTPUTF8")
         options += " SMTPUTF8"
-        if "8bitmime" in line.extensions:
+        if "8bitmime" in connection.extensions:
             options += " BODY=8BITMIME"
     lines = [f"MAIL FROM:<{envelope.sender}>{options}", *(f"RCPT TO:<{each}>" for each in recipients), "DATA"]
     if any(not each.isprintable() for each in lines):
@@ -253,51 +239,46 @@ def _commands(line: SmtpConnection, envelope: Envelope, recipients: tuple[str, .
     return [f"{each}\r\n".encode() for each in lines]
 
 
-def _judged(reply: SmtpReply) -> ChannelError:
-    return (Refused if 500 <= reply.code < 600 else Deferred)(_reply_text(reply))
+def _error_of(reply: SmtpReply) -> ChannelError:
+    return (Refused if 500 <= reply.code < 600 else Deferred)(str(reply))
 
 
-def _reply_text(reply: SmtpReply | SMTPResponseException) -> str:
-    """A reply's code and words on one line."""
-    text = reply.text if isinstance(reply, SmtpReply) else reply.message
-    words = " ".join(text.split()).encode("utf-8", "replace").decode()
-    return f"{reply.code} {words}"[:_MAX_DETAIL_LENGTH]
+def _describe(error: Exception) -> str:
+    """Return the text of the library, the system or the server on one line."""
+    text = f"{error.code} {error.message}" if isinstance(error, SMTPResponseException) else str(error)
+    text = " ".join(text.split()).encode("utf-8", "replace").decode()
+    return text[:_MAX_DETAIL_LENGTH] or type(error).__name__
 
 
-def _described(error: Exception) -> str:
-    """What happened, in the words of the library or the system."""
-    if isinstance(error, SMTPResponseException):
-        return _reply_text(error)
-    return " ".join(str(error).split())[:_MAX_DETAIL_LENGTH] or type(error).__name__
-
-
-class ConnectionLost(Exception):  # noqa: N818 -- what happened, for the caller to judge
-    """The server hung up, fell silent or talks nonsense; the text says which."""
+class ConnectionLost(Exception):  # noqa: N818 -- a state; the caller decides which error it is
+    """The server closed the connection, is silent or does not speak SMTP; the text says which."""
 
 
 @dataclass(frozen=True, slots=True)
 class SmtpReply:
-    """What the server says to one command."""
+    """The server's reply to one command."""
 
     code: int
     text: str  # on one line
 
     def __str__(self) -> str:
-        return f"{self.code} {self.text}"
+        return f"{self.code} {self.text}"[:_MAX_DETAIL_LENGTH]
 
 
 class SmtpConnection(asyncio.Protocol):
-    """An open line to a mail server, greeted and logged in."""
+    """A connection to a mail server, greeted and logged in."""
+
+    idle_since = 0.0  # seconds of the loop's clock, while the pool keeps it
 
     def __init__(self, smtp: SMTP) -> None:
-        """Take over the connection of ``smtp``, which is not to be used any more."""
+        """Take over the connection of ``smtp``, which must not be used any more."""
         self._loop = asyncio.get_running_loop()
         self._smtp = smtp  # kept: it would close the connection when it is collected
         self._transport = cast(asyncio.Transport, smtp.transport)
         self.extensions = {name.lower(): value for name, value in smtp.esmtp_extensions.items()}
         self._timeout = smtp.timeout
         self._buffer = b""
-        self._text: list[str] = []  # of a reply of several lines that is not whole yet
+        self._text: list[str] = []  # of a reply of several lines that is not complete yet
         self._replies: deque[SmtpReply] = deque()
         self._waiter: asyncio.Future[None] | None = None
         self._lost = ""
@@ -309,32 +290,38 @@ class SmtpConnection(asyncio.Protocol):
 
     @property
     def is_quiet(self) -> bool:
-        """Whether the server has said nothing that nobody asked for: a line to keep."""
+        """True if the server has sent nothing unasked: a connection to keep."""
         return self.is_open and not self._replies and not self._buffer and not self._text
 
     def write(self, *commands: bytes) -> None:
-        """Send ``commands``; each needs a ``reply``. Raises LineLost."""
+        """Send ``commands``; each needs a ``reply``. Raises ConnectionLost."""
         if not self.is_open:
             raise ConnectionLost(self._lost or "the server closed the connection")
         self._transport.write(b"".join(commands))
 
     async def reply(self) -> SmtpReply:
-        """The next reply, within the time-out. Raises LineLost."""
+        """Return the next reply, within the time-out. Raises ConnectionLost."""
         if not self._replies:
-            await self._arrival()
+            await self._wait_for_reply()
         return self._replies.popleft()
 
     def close(self) -> None:
-        """Hang up; what the transport has not sent yet may still go."""
+        """Close the connection after the rest of the buffer is sent."""
         self._lost = self._lost or "closed"
         self._transport.close()
 
+    def quit(self) -> None:
+        """Send QUIT without waiting for the reply, which changes nothing, and close."""
+        with contextlib.suppress(ConnectionLost):
+            self.write(b"QUIT\r\n")
+        self.close()
+
     def abort(self) -> None:
-        """Hang up at once: a server that reads nothing would keep the rest of a message here for ever."""
+        """Close at once: a server that reads nothing would keep the buffer here for ever."""
         self._lost = self._lost or "closed"
         self._transport.abort()
 
-    async def _arrival(self) -> None:
+    async def _wait_for_reply(self) -> None:
         if self._lost:
             raise ConnectionLost(self._lost)
         self._waiter = self._loop.create_future()
@@ -368,7 +355,7 @@ class SmtpConnection(asyncio.Protocol):
                 self._text.clear()
         if b"\n" in self._buffer or len(self._buffer) + sum(map(len, self._text)) > _MAX_REPLY_BYTES:
             said = " ".join(self._buffer[:100].decode("utf-8", "replace").split())
-            self._fail(f"the server said {said!r}, which is no reply")
+            self._fail(f"the server said {said!r}, which is not a reply")
             self._transport.abort()
         elif self._replies:
             self._wake()
@@ -385,96 +372,87 @@ class SmtpConnection(asyncio.Protocol):
         self._wake()
 
 
-@dataclass(frozen=True, slots=True)
-class _IdleConnection:
-    line: SmtpConnection
-    since: float  # the loop's clock, seconds
-
-
 class SmtpPool:
-    """The connections to one MTA; the one used last is used first."""
+    """The connections to one server; the one used last is used first."""
 
-    def __init__(self, mta: SmtpServer, *, timeout: float, keep: int) -> None:
-        self.mta = mta
+    def __init__(self, server: SmtpServer, *, timeout: float, keep: int) -> None:
+        self.server = server
         self.breaker = CircuitBreaker()
         self._timeout = timeout  # seconds for connecting, for each command and for the body
-        self._keep_at_most = keep
-        self._kept: list[_IdleConnection] = []
+        self._max_idle = keep
+        self._idle: list[SmtpConnection] = []  # the one used last is last
         self._closed = False
         self._reaper: asyncio.TimerHandle | None = None
         self._own_name = ""
 
     async def send(self, envelope: Envelope) -> str:
-        """Hand the mail over and return the server's words; raises as ``Channel.send`` does."""
+        """Send the mail and return the server's reply; raises as ``Channel.send`` does."""
         works = False
         try:
-            words = await self._send(envelope)
+            note = await self._send(envelope)
             works = True
-        except Refused:
-            works = True
-            raise
-        except Deferred as error:
-            works = error.provider_works
+        except (Refused, Deferred) as error:
+            works = isinstance(error, Refused) or error.provider_works
             raise
         finally:
             if works:
                 self.breaker.record_success()
             else:
                 self.breaker.record_failure(time.monotonic())
-        return words
+        return note
 
     async def _send(self, envelope: Envelope) -> str:
-        kept = self._acquire()
-        if kept is not None:
+        idle = self._acquire()
+        if idle is not None:
             try:
-                return await self._send_over(kept, envelope)
+                return await self._send_over(idle, envelope)
             except Deferred as error:
-                if kept.is_open or error.remaining:
+                if idle.is_open or error.remaining:
                     raise
-                # The server had closed it meanwhile, and does not have the mail.
+                # The server had closed it in the meantime, and does not have the mail.
         return await self._send_over(await self._connect(), envelope)
 
     async def close(self) -> None:
         self._closed = True
         if self._reaper is not None:
             self._reaper.cancel()
-        kept, self._kept = self._kept, []
-        await asyncio.gather(*(self._quit(each.line) for each in kept))
+        idle, self._idle = self._idle, []
+        await asyncio.gather(*(self._quit(each) for each in idle))
 
-    async def _quit(self, line: SmtpConnection) -> None:
+    async def _quit(self, connection: SmtpConnection) -> None:
         try:
             async with asyncio.timeout(min(self._timeout, 2.0)):
-                line.write(b"QUIT\r\n")
-                await line.reply()
+                connection.write(b"QUIT\r\n")
+                await connection.reply()
         except (ConnectionLost, TimeoutError):
-            pass  # every mail on it has been acknowledged
+            pass  # every mail on it was acknowledged
         finally:
-            line.close()
+            connection.close()
 
-    async def _send_over(self, line: SmtpConnection, envelope: Envelope) -> str:
+    async def _send_over(self, connection: SmtpConnection, envelope: Envelope) -> str:
         keep = False
         try:
-            turned = await send_envelope(line, envelope)
-            note = await send_data(line, envelope.message)
+            rejected = await send_envelope(connection, envelope)
+            note = await send_data(connection, envelope.message)
             keep = True
         except (Refused, Deferred):
-            keep = line.is_open and await reset(line)
+            keep = connection.is_open and await reset(connection)
             raise
         finally:
             if keep:
-                self._release(line)
+                self._release(connection)
             else:
-                line.abort()
-        words = "; ".join([note, *turned.words])
-        if turned.for_now:
-            raise Deferred(words, remaining=turned.for_now)
-        return words
+                connection.abort()
+        text = "; ".join([note, *rejected.replies])
+        if rejected.for_now:
+            raise Deferred(text, remaining=rejected.for_now)
+        return text
 
     async def _connect(self) -> SmtpConnection:
-        return await connect(self.mta, timeout=self._timeout, own_name=await self._introduction())
+        return await connect(self.server, timeout=self._timeout, own_name=await self._ehlo_name())
 
-    async def _introduction(self) -> str:
-        """This machine's name for EHLO; asking DNS for it takes long where DNS is broken."""
+    async def _ehlo_name(self) -> str:
+        """Return this machine's name for EHLO. The DNS look-up is slow if DNS is broken, so it is limited."""
         if not self._own_name:
             try:
                 name = await asyncio.wait_for(asyncio.to_thread(socket.getfqdn), self._timeout)
@@ -485,38 +463,33 @@ class SmtpPool:
         return self._own_name
 
     def _acquire(self) -> SmtpConnection | None:
-        """The connection that was used last, if it is still good as far as can be seen."""
+        """Return the connection that was used last, if it still looks usable."""
         self._reap()
-        while self._kept:
-            line = self._kept.pop().line
-            if line.is_quiet:
-                return line
-            line.abort()
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.is_quiet:
+                return connection
+            connection.abort()
         return None
 
-    def _release(self, line: SmtpConnection) -> None:
-        if self._closed or not line.is_quiet or len(self._kept) >= self._keep_at_most:
-            _quit_without_reply(line)
+    def _release(self, connection: SmtpConnection) -> None:
+        if self._closed or not connection.is_quiet or len(self._idle) >= self._max_idle:
+            connection.quit()
             return
         loop = asyncio.get_running_loop()
-        self._kept.append(_IdleConnection(line, loop.time()))
+        connection.idle_since = loop.time()
+        self._idle.append(connection)
         if self._reaper is None:
             self._reaper = loop.call_later(_IDLE_LIMIT, self._reap)
 
     def _reap(self) -> None:
-        """Hang up what has been idle for too long, and come back for the rest."""
+        """Close the connections that were idle for too long, and schedule the next check."""
         loop = asyncio.get_running_loop()
-        now = loop.time()
-        while self._kept and (now - self._kept[0].since >= _IDLE_LIMIT or not self._kept[0].line.is_quiet):
-            _quit_without_reply(self._kept.pop(0).line)
+        while self._idle and not (
+            self._idle[0].is_quiet and loop.time() - self._idle[0].idle_since < _IDLE_LIMIT
+        ):
+            self._idle.pop(0).quit()
         if self._reaper is not None:
             self._reaper.cancel()
-        oldest = self._kept[0].since if self._kept else None
-        self._reaper = None if oldest is None else loop.call_at(oldest + _IDLE_LIMIT, self._reap)
-
-
-def _quit_without_reply(line: SmtpConnection) -> None:
-    """Say QUIT without waiting for the answer, which changes nothing."""
-    with contextlib.suppress(ConnectionLost):
-        line.write(b"QUIT\r\n")
-    line.close()
+        next_check = self._idle[0].idle_since + _IDLE_LIMIT if self._idle else None
+        self._reaper = None if next_check is None else loop.call_at(next_check, self._reap)

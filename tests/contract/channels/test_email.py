@@ -327,11 +327,11 @@ async def test_no_payload_adds_a_header_or_a_recipient(evil: str, world: World, 
     (mail,) = side.mails
     assert "Bcc" not in mail
     assert sum(each.startswith("RCPT") for each in side.commands) == 1
-    with pytest.raises(Refused, match="no mail address"):
+    with pytest.raises(Refused, match="not a mail address"):
         await channel.send(
             replace(delivery, to=(f"{evil} <a@x.test>",) if "=?" in evil else (f"a@x.test{evil}",))
         )
-    with pytest.raises(Refused, match="no mail address"):
+    with pytest.raises(Refused, match="not a mail address"):
         await channel.send(replace(delivery, to=("a@x.test> SIZE=1\r\nRCPT TO:<evil@x.test",)))
 
 
@@ -361,7 +361,7 @@ async def test_an_international_address_needs_a_server_that_takes_it(
 
 async def test_a_mail_beyond_the_servers_limit_is_not_offered(world: World, delivery: Delivery) -> None:
     side = await world.smtp(extensions=("SIZE 100",))
-    with pytest.raises(Refused, match="the server takes 100"):
+    with pytest.raises(Refused, match="the server accepts 100"):
         await world.mail(side).send(delivery)
     assert not any(each.startswith("MAIL") for each in side.commands)
 
