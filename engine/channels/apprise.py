@@ -1,11 +1,11 @@
 """Any service that Apprise supports: SMS, chat, push.
 
-Its plugins block, so they run on threads of the channel's own. A thread cannot be stopped: one that hangs
+The plugins of Apprise block, so each channel has threads for them. A thread cannot be stopped: one that hangs
 occupies its slot until it ends, and there are few slots.
 
-Apprise imports its 130 plugins before it parses a URL, which takes longer than the rest of a check. A
-plugin names its schemas in the class attributes ``protocol`` and ``secure_protocol``. By these its file is
-found and imported alone; where none is found, Apprise itself is asked.
+Apprise imports its 130 plugins before it parses a URL, which takes longer than the rest of a check. A plugin
+names its schemas in the class attributes ``protocol`` and ``secure_protocol``. This module finds the file of
+a plugin by them, and imports it alone. If it finds none, it asks Apprise.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ from ..model.messages import Delivery, Message, Severity
 from ..rules.rulebook import ChannelSpec
 from . import ChannelResources, unusable
 
-_SAMPLE_ADDRESS = ("+15550001111",)  # for a URL that is looked at and not called
+_SAMPLE_ADDRESS = ("+15550001111",)  # for a URL that is checked and not called
 _MAX_THREADS = 8
-_MAX_IDLE_SERVICES = 256  # services kept for the next message, over all addresses
+_MAX_IDLE_SERVICES = 256  # services kept for the next message, for all addresses
 _MAX_DETAIL_LENGTH = 500  # characters
-_DEFINITE = (400, 401, 403, 404, 410, 422)  # statuses with which another try ends the same
+_PERMANENT = (400, 401, 403, 404, 410, 422)  # statuses after which a retry ends the same
 
 _STATUS = re.compile(r"\berror=(\d{3})\b")
-_REQUESTED = re.compile(r"with url: \S+")  # what was asked for, tokens and all
+_REQUEST_URL = re.compile(r"with url: \S+")  # may have tokens
 _CAUSE = re.compile(r"^(?:Socket|I/O) Exception|^Response Details", re.IGNORECASE)
 _NEVER_CONNECTED = re.compile(r"NewConnectionError|ConnectTimeout|NameResolution|SSLError|connect timeout")
-_FELL_SILENT = re.compile(
+_NO_RESPONSE = re.compile(
     r"Read ?timed ?out|ReadTimeout|read timeout|RemoteDisconnected|Connection aborted|IncompleteRead"
     r"|Connection reset|Connection broken",
     re.IGNORECASE,
@@ -79,7 +79,7 @@ class AppriseSettings:
 
 
 class AppriseChannel:
-    """Sends each delivery through the service that the URL names."""
+    """A channel that sends each delivery over the service that the URL names."""
 
     def __init__(self, settings: AppriseSettings, *, timeout: float, concurrency: int) -> None:
         threads = min(concurrency, _MAX_THREADS)
@@ -88,9 +88,9 @@ class AppriseChannel:
         self._slots = asyncio.Semaphore(threads)
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="apprise")
         self._services = _Services(timeout)
-        # Pieces of the URL that may be secrets, and so do not belong in a receipt.
-        pieces = re.split(r"[/:@?&=#,;]+", settings.url)
-        self._secrets = longest_first(piece for piece in pieces if len(piece) >= 8 and "{" not in piece)
+        # Parts of the URL that may be secrets: they must not be in a receipt.
+        parts = re.split(r"[/:@?&=#,;]+", settings.url)
+        self._secrets = longest_first(part for part in parts if len(part) >= 8 and "{" not in part)
 
     async def send(self, delivery: Delivery) -> str:
         url = self._settings.for_address(delivery.to)
@@ -102,11 +102,11 @@ class AppriseChannel:
         loop = asyncio.get_running_loop()
         try:
             call = loop.run_in_executor(self._threads, self._call, url, delivery)
-        except RuntimeError:  # closed meanwhile
+        except RuntimeError:  # closed in the meantime
             self._slots.release()
             raise Deferred("the channel is closed") from None
-        call.add_done_callback(self._free)
-        # Not wait_for: that would cancel the call, which the thread does not notice.
+        call.add_done_callback(self._release)
+        # Not wait_for: it would cancel the call, which the thread does not notice.
         await asyncio.wait({call}, timeout=self._timeout)
         if not call.done():
             raise Unknown(f"the service has not finished within {self._timeout:g} s")
@@ -118,19 +118,20 @@ class AppriseChannel:
     async def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _free(self, call: asyncio.Future[str | ChannelError]) -> None:
+    def _release(self, call: asyncio.Future[str | ChannelError]) -> None:
         self._slots.release()
         if not call.cancelled():
-            call.exception()  # looked at, so that nobody warns when the sender is gone
+            call.exception()  # else asyncio logs it if the sender is gone
 
     def _call(self, url: str, delivery: Delivery) -> str | ChannelError:
-        """On a thread: one service, one message."""
+        """Send one message with one service, on a thread."""
         try:
             service = self._services.acquire(url)
         except Refused as error:
             return error
-        body, body_format = _content(delivery.message, service.plugin)
-        with service.sender.notify(
+        plugin = service[0]
+        body, body_format = _content(delivery.message, plugin)
+        with service.notify(
             body=body,
             title=delivery.message.title,
             body_format=body_format,
@@ -138,27 +139,24 @@ class AppriseChannel:
             log_level=logging.DEBUG,
         ) as result:
             lines = [(entry.level, entry.message) for entry in result.logs()]
-            name = service.plugin.service_name
             timed_out = result.status == apprise.AppriseResultStatus.TIMEOUT
-            taken = bool(result)
+            sent = bool(result)
         self._services.release(url, service)
-        if taken:
-            return f"{name}: sent"
-        return self._judge(str(name), lines, timed_out=timed_out)
+        if sent:
+            return f"{plugin.service_name}: sent"
+        return self._judge(str(plugin.service_name), lines, timed_out=timed_out)
 
     def _judge(self, name: str, lines: list[tuple[str, str]], *, timed_out: bool) -> ChannelError:
-        """What a failure amounts to, read from the plugin's own words: it returns nothing else."""
+        """Return the error that the log lines of the plugin stand for: it returns nothing else."""
         reasons = [text for level, text in lines if level != "DEBUG" or _CAUSE.match(text)]
-        words = " ".join(_REQUESTED.sub("", " ".join(reasons)).split())
-        status = _STATUS.search(words)
-        words = f"{name}: {mask(words, self._secrets)}"[:_MAX_DETAIL_LENGTH]
+        detail = " ".join(_REQUEST_URL.sub("", " ".join(reasons)).split())
+        status = _STATUS.search(detail)
+        detail = f"{name}: {mask(detail, self._secrets)}"[:_MAX_DETAIL_LENGTH]
         if status is not None:
-            return (Refused if int(status[1]) in _DEFINITE else Deferred)(words)
-        if _NEVER_CONNECTED.search(words):
-            return Deferred(words)
-        if timed_out or _FELL_SILENT.search(words):
-            return Unknown(words)
-        return Deferred(words)
+            return (Refused if int(status[1]) in _PERMANENT else Deferred)(detail)
+        if not _NEVER_CONNECTED.search(detail) and (timed_out or _NO_RESPONSE.search(detail)):
+            return Unknown(detail)
+        return Deferred(detail)
 
 
 def open_channel(spec: ChannelSpec, resources: ChannelResources) -> AppriseChannel:
@@ -167,7 +165,7 @@ def open_channel(spec: ChannelSpec, resources: ChannelResources) -> AppriseChann
 
 
 def read_settings(spec: ChannelSpec) -> AppriseSettings:
-    _silence()
+    _keep_logs_apart()
     settings = AppriseSettings(url=spec.options["url"])
     try:
         url = settings.for_address(_SAMPLE_ADDRESS)
@@ -180,31 +178,25 @@ def read_settings(spec: ChannelSpec) -> AppriseSettings:
 
 
 def instantiate(url: str, asset: apprise.AppriseAsset | None) -> Any:
-    """The plugin that ``url`` names; Refused when there is none, or the URL lacks what it needs."""
+    """Return the plugin that ``url`` names. Raises Refused if it cannot."""
     try:
         plugin = apprise.Apprise.instantiate(url, asset=asset, suppress_exceptions=False)
     except (TypeError, ValueError, LookupError, AttributeError, AppriseException) as error:
         raise Refused(f"Apprise cannot use the URL: {error}") from error
     if plugin is None:
-        raise Refused("the URL is none that Apprise knows")
+        raise Refused("Apprise does not know the URL")
     return plugin
 
 
-@dataclass(frozen=True, slots=True)
-class _AppriseService:
-    plugin: Any  # apprise.NotifyBase
-    sender: apprise.Apprise
-
-
 class _Services:
-    """Services ready for the next message, by URL. Each serves one call at a time; threads share this."""
+    """Services for the next message, by URL, each with one plugin and for one call at a time. Thread-safe."""
 
     def __init__(self, timeout: float) -> None:
-        # A plugin's own limits end a call before ours does, and it then says what it waited for.
+        # The plugin's own limits end a call before the channel's: its log then says why.
         self._connect_limit = min(4.0, timeout * 0.4)
         self._read_limit = timeout * 0.5
         self._lock = threading.Lock()
-        self._idle: OrderedDict[str, list[_AppriseService]] = OrderedDict()  # used last stands last
+        self._idle: OrderedDict[str, list[apprise.Apprise]] = OrderedDict()  # the one used last is last
         self._count = 0
         self._asset = apprise.AppriseAsset(
             async_mode=False,  # on our thread, not on one of its own
@@ -212,15 +204,15 @@ class _Services:
             storage_mode=apprise.PersistentStoreMode.MEMORY,
         )
 
-    def acquire(self, url: str) -> _AppriseService:
-        """A service for this call alone; Refused when the URL means none."""
+    def acquire(self, url: str) -> apprise.Apprise:
+        """Return a service that only this call uses. Raises Refused if the URL names none."""
         with self._lock:
             if idle := self._idle.get(url):
                 self._count -= 1
                 return idle.pop()
-        return self._made(url)
+        return self._new(url)
 
-    def release(self, url: str, service: _AppriseService) -> None:
+    def release(self, url: str, service: apprise.Apprise) -> None:
         with self._lock:
             self._idle.setdefault(url, []).append(service)
             self._idle.move_to_end(url)
@@ -229,61 +221,61 @@ class _Services:
                 _, dropped = self._idle.popitem(last=False)
                 self._count -= len(dropped)
 
-    def _made(self, url: str) -> _AppriseService:
+    def _new(self, url: str) -> apprise.Apprise:
         plugin = instantiate(url, self._asset)
-        plugin.request_rate_per_sec = 0.0  # it would sleep on our thread; the deliverer paces
-        plugin.retry = 0  # the deliverer repeats
+        plugin.request_rate_per_sec = 0.0  # it would sleep on our thread; the rate of the channel counts
+        plugin.retry = 0  # the delivery worker retries
         if plugin.socket_connect_timeout == apprise.URLBase.socket_connect_timeout:
             plugin.socket_connect_timeout = self._connect_limit
         if plugin.socket_read_timeout == apprise.URLBase.socket_read_timeout:
             plugin.socket_read_timeout = self._read_limit
-        sender = apprise.Apprise(asset=self._asset)
-        sender.add(plugin)
-        return _AppriseService(plugin, sender)
+        service = apprise.Apprise(asset=self._asset)
+        service.add(plugin)
+        return service
 
 
 def _content(message: Message, plugin: Any) -> tuple[str, apprise.NotifyFormat]:
-    """The words in the form that suits the service, and which form that is."""
+    """Return the content that suits the service, and its format."""
     if message.html and (plugin.notify_format == apprise.NotifyFormat.HTML or not message.text):
         return message.html, apprise.NotifyFormat.HTML
     markdown = apprise.NotifyFormat.MARKDOWN if message.markdown else apprise.NotifyFormat.TEXT
     return message.text, markdown
 
 
-def _silence() -> None:
+def _keep_logs_apart() -> None:
     log = logging.getLogger("apprise")
-    # Its lines hold tokens and messages: they go into receipts, weeded, and into no log.
+    # Its lines have tokens and messages: they go into receipts, masked, and into no log.
     log.propagate = False
-    log.setLevel(logging.DEBUG)  # the cause of a failure is told at this level
+    log.setLevel(logging.DEBUG)  # it logs the cause of a failure at this level
     if not log.handlers:
         log.addHandler(logging.NullHandler())
 
 
 def _load() -> None:
-    """Load every plugin now rather than within the first message's time limit."""
-    _silence()
+    """Load every plugin now: the time limit of the first message is too short for it."""
+    _keep_logs_apart()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of what the plugins import
         apprise.Apprise.instantiate("json://localhost")
 
 
 def usable_alone(url: str) -> bool:
-    """Whether the plugin that ``url`` names takes it. False is no answer: ask Apprise."""
+    """Return whether the plugin that ``url`` names accepts it. If False, only Apprise knows."""
     schema = _SCHEMA.match(url)
     plugin = plugin_of(schema[1].lower()) if schema is not None else None
     if plugin is None or not plugin.enabled:
         return False
     try:
-        # As apprise.Apprise.instantiate does it, which would load the others first.
+        # apprise.Apprise.instantiate does the same, after it has loaded all plugins.
         settings = plugin.parse_url(url.replace("/#", "/%23"))
         return bool(settings and plugin(**settings, tag=set(), asset=apprise.AppriseAsset()).enabled)
     except (TypeError, ValueError, LookupError, AttributeError, AppriseException):
-        return False  # Apprise says it in its own words
+        return False  # Apprise reports it
 
 
 @cache
 def plugin_of(schema: str) -> Any | None:
-    """The class that serves ``schema``; None where no one file says that it does."""
+    """Return the class that serves ``schema``; None unless exactly one file names the schema."""
     names = [name for name, text in _sources() if _serves(text, schema)]
     if len(names) != 1:
         return None
@@ -298,7 +290,7 @@ def plugin_of(schema: str) -> Any | None:
 
 
 def _sources() -> list[tuple[str, str]]:
-    """The plugins as modules and the text of each file; one that is a package has several."""
+    """Return the module and the text of each plugin file; a package has several files."""
     folder = Path(str(import_module(_PACKAGE).__file__)).parent
     files = [(path.relative_to(folder).parts[0].removesuffix(".py"), path) for path in folder.rglob("*.py")]
     return [(name, path.read_text("utf-8")) for name, path in files if name not in ("__init__", "base")]

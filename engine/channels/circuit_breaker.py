@@ -1,6 +1,6 @@
 """A circuit breaker: pause a channel that keeps failing, and probe it from time to time.
 
-Pure: it is given the time and the result of each send, and returns how long to wait.
+Pure: it gets the time and the result of each send, and returns how long to wait.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-_STEADILY = 5  # failures in a row
+_THRESHOLD = 5  # failures in a row that open the breaker
 
 
 class BreakerState(StrEnum):
@@ -21,55 +21,55 @@ class BreakerState(StrEnum):
 
 @dataclass(slots=True, kw_only=True)
 class CircuitBreaker:
-    """Whether something that may be out of order is to be used. Times are seconds of one clock."""
+    """The breaker of one channel or server. Times are seconds of one clock."""
 
-    first: float = 2.0  # seconds to leave it alone after it failed steadily; doubled after each probe
+    first: float = 2.0  # seconds of the first pause; doubled after each failed probe
     longest: float = 60.0  # seconds
     _failures: int = 0  # in a row
-    _closed_until: float = 0.0  # it is not used before
-    _probe: float | None = None  # when the probe that is out began
+    _paused_until: float = 0.0
+    _probe: float | None = None  # when the running probe began
 
     @property
     def is_open(self) -> bool:
-        """Whether it is left alone but for probes."""
-        return self._failures >= _STEADILY
+        """True if only probes may use it."""
+        return self._failures >= _THRESHOLD
 
     def state(self, now: float) -> BreakerState:
         """Return whether deliveries go through: all (closed), none (open), one as a probe (half-open)."""
         if not self.is_open:
             return BreakerState.CLOSED
-        return BreakerState.OPEN if now < self._closed_until else BreakerState.HALF_OPEN
+        return BreakerState.OPEN if now < self._paused_until else BreakerState.HALF_OPEN
 
     def wait(self, now: float) -> float:
-        """Seconds to keep away; 0.0 lets the caller use it, who then must say how it went.
+        """Return the seconds to wait; after 0.0, the caller must record the result of its use.
 
-        While it is out of order one caller at a time gets through: the probe. A probe that never
-        says how it went does not keep the others out for longer than the longest wait.
+        While the breaker is open, one caller at a time gets 0.0: the probe. A probe that never records
+        its result blocks the others for the longest wait at most.
         """
         if not self.is_open:
             return 0.0
-        if now < self._closed_until:
-            return self._closed_until - now
+        if now < self._paused_until:
+            return self._paused_until - now
         if self._probe is not None and now < self._probe + self.longest:
             return self._probe + self.longest - now
         self._probe = now
         return 0.0
 
     def record_success(self) -> None:
-        """It works: whoever waits may go on."""
+        """Close the breaker."""
         self._failures = 0
         self._probe = None
 
     def release(self) -> None:
-        """Who was let through did not use it after all."""
+        """Record that the caller did not use it."""
         self._probe = None
 
     def record_failure(self, now: float, *, asked: float | None = None) -> None:
-        """It does not. ``asked`` is how many seconds it wants to be left alone, where it said so."""
+        """Record a failure; ``asked`` is the pause in seconds that the other side asked for, if any."""
         if self.is_open and self._probe is None:
-            return  # begun before it was left alone: many of those would add up to the longest wait
+            return  # begun before the pause: many of these would add up to the longest wait
         self._failures += 1
         self._probe = None
         if self.is_open:
-            doubled = self.first * 2.0 ** min(self._failures - _STEADILY, 30)
-            self._closed_until = now + min(self.longest, max(doubled, asked or 0.0))
+            doubled = self.first * 2.0 ** min(self._failures - _THRESHOLD, 30)
+            self._paused_until = now + min(self.longest, max(doubled, asked or 0.0))

@@ -1,4 +1,4 @@
-"""Print messages to the terminal, to try a policy out."""
+"""Print messages to the terminal, to try out a policy."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from . import ChannelResources, event_json
 
 
 class ConsoleChannel:
-    """Prints each delivery as one block, whole: secrets are part of the message."""
+    """A channel that prints each delivery as one block, with its secrets: they are part of the message."""
 
     def __init__(self, resources: ChannelResources) -> None:
         self._write = resources.write
@@ -22,7 +22,7 @@ class ConsoleChannel:
         return "printed"
 
     async def close(self) -> None:
-        """Nothing is kept open."""
+        """Close nothing: it has no connection."""
 
 
 def open_channel(spec: ChannelSpec, resources: ChannelResources) -> ConsoleChannel:
@@ -30,7 +30,7 @@ def open_channel(spec: ChannelSpec, resources: ChannelResources) -> ConsoleChann
 
 
 def read_settings(spec: ChannelSpec) -> None:
-    """There are none."""
+    """Return nothing: the type has no settings."""
 
 
 def _block(delivery: Delivery) -> str:
@@ -42,13 +42,13 @@ def _block(delivery: Delivery) -> str:
     ]
     lines = [f"--- {delivery.channel} " + "-" * max(4, 60 - len(delivery.channel))]
     lines += [f"{name + ':':<8}{_safe(value)}" for name, value in about if value]
-    words = message.text or message.html or event_json(delivery).decode("utf-8", "replace")
-    lines += ["", *(_safe(line) for line in words.splitlines()), ""]
+    text = message.text or message.html or event_json(delivery).decode("utf-8", "replace")
+    lines += ["", *(_safe(line) for line in text.splitlines()), ""]
     return "\n".join(lines)
 
 
 def _safe(line: str) -> str:
-    """``line`` without what a terminal would obey."""
+    """Return ``line`` without control characters that a terminal would execute."""
     if line.isprintable():
         return line
     return "".join(c if c.isprintable() or c == "\t" else "\N{REPLACEMENT CHARACTER}" for c in line)

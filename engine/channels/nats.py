@@ -20,10 +20,10 @@ class NatsSettings:
 
 
 class NatsChannel:
-    """Publishes each delivery on one fixed subject.
+    """A channel that publishes each delivery on one subject.
 
-    ``Nats-Msg-Id`` is the delivery's id, so that a stream on the subject drops a repeat; ``Mss-Hops``
-    keeps a subject that MSS listens to from going round for ever.
+    ``Nats-Msg-Id`` is the id of the delivery, so a stream on the subject drops a repeat. ``Mss-Hops``
+    counts the messages that led to this one, which ends a loop over a subject that MSS reads.
     """
 
     def __init__(self, settings: NatsSettings, resources: ChannelResources, timeout: float) -> None:
@@ -46,7 +46,7 @@ class NatsChannel:
         return f"published on {subject}"
 
     async def close(self) -> None:
-        """The connection is the server's."""
+        """Close nothing: the connection belongs to the server."""
 
 
 def open_channel(spec: ChannelSpec, resources: ChannelResources) -> NatsChannel:
@@ -56,5 +56,5 @@ def open_channel(spec: ChannelSpec, resources: ChannelResources) -> NatsChannel:
 def read_settings(spec: ChannelSpec) -> NatsSettings:
     subject = spec.options["subject"]
     if not valid_key(subject):
-        raise unusable(spec, f"{subject!r} is no NATS subject to publish on")
+        raise unusable(spec, f"{subject!r} is not a NATS subject to publish on")
     return NatsSettings(subject=subject)
