@@ -8,6 +8,7 @@ actions were executed.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import itertools
 import json
@@ -18,11 +19,9 @@ from dataclasses import dataclass
 
 import msgspec
 import nats.errors
-import nats.js.errors
 from nats.aio.msg import Msg
-from nats.js.kv import KeyValue
 
-from ..broker import Connection
+from ..broker import Bucket
 from ..model.errors import BrokerError, NotStored
 
 log = logging.getLogger(__name__)
@@ -87,27 +86,20 @@ class _Heartbeat:
     looked: float
 
 
-class _ConflictError(BrokerError):
-    """The key is not at the revision that was expected."""
-
-
 class Ledger:
     """One replica's hand in the ledger."""
 
     def __init__(
         self,
-        connection: Connection,
-        bucket: KeyValue,
+        bucket: Bucket,
         *,
-        name: str,
         owner: str,
         clock: Callable[[], int],
         beat: float = HEARTBEAT_INTERVAL,
         dead_after: float = DEAD_AFTER,
     ) -> None:
-        self._connection = connection
+        self._connection = connection = bucket.connection
         self._bucket = bucket
-        self._subject = f"$KV.{name}"
         self._owner = owner
         self._clock = clock
         self._beat = beat
@@ -148,10 +140,8 @@ class Ledger:
         nonce = str(next(self._tokens))
         value = msgspec.json.encode(_LedgerRecord(owner=self._owner, nonce=nonce, until=until))
         async with asyncio.timeout(limit):
-            try:
-                return Lease(key=key, revision=await self._write(key, value, over.revision if over else 0))
-            except _ConflictError:
-                pass
+            if revision := await self._write(key, value, over.revision if over else 0):
+                return Lease(key=key, revision=revision)
             while True:
                 revision, entry = await self._read(key)
                 if (entry.owner, entry.nonce) == (self._owner, nonce):
@@ -191,15 +181,15 @@ class Ledger:
         value = msgspec.json.encode(_LedgerRecord(reply=msgspec.Raw(reply)))
         try:
             async with asyncio.timeout(_RECORD_LIMIT):
-                await self._write(lease.key, value, lease.revision, sent=sent)
-        except _ConflictError:
-            try:
-                _, entry = await self._read(lease.key)
-            except _TROUBLE:
-                return reply
-            return bytes(entry.reply) if isinstance(entry.reply, msgspec.Raw) else reply
+                is_recorded = bool(await self._write(lease.key, value, lease.revision, sent=sent))
         except _TROUBLE as error:
             log.warning("ledger: a reply is not written down: %s", str(error) or type(error).__name__)
+            return reply
+        if not is_recorded:
+            with contextlib.suppress(*_TROUBLE):
+                _, entry = await self._read(lease.key)
+                if isinstance(entry.reply, msgspec.Raw):
+                    return bytes(entry.reply)
         return reply
 
     @property
@@ -211,7 +201,7 @@ class Ledger:
         """Leave without a trace: nothing of ours is running."""
         if self._connection.client.is_connected:
             await self._connection.publish(
-                f"{self._subject}.{_life(self._owner)}", b"",
+                self._bucket.subject(_life(self._owner)), b"",
                 headers={"KV-Operation": "PURGE", "Nats-Rollup": "sub"},
             )  # fmt: skip
 
@@ -248,21 +238,21 @@ class Ledger:
 
     async def _read(self, key: str) -> tuple[int, _LedgerRecord]:
         """The revision and the entry of a key; 0 where there is none."""
-        try:
-            entry = await self._bucket.get(key)
-        except nats.js.errors.KeyNotFoundError:
+        found = await self._bucket.get(key)
+        if not found.data:
             return 0, _LedgerRecord()
         try:
-            return entry.revision or 0, msgspec.json.decode(entry.value or b"{}", type=_LedgerRecord)
+            return found.revision, msgspec.json.decode(found.data, type=_LedgerRecord)
         except (msgspec.MsgspecError, UnicodeError) as error:
             raise NotStored(f"{key} holds what is no entry") from error
 
     async def _write(
         self, key: str, value: bytes, expected: int | None, sent: Callable[[], Awaitable[None]] | None = None
     ) -> int:
-        """Write ``value`` if the key is at ``expected`` (0: is not there); returns the new revision.
+        """Write ``value`` if the key is at revision ``expected``; return the new revision, or 0 if it is not.
 
-        It is tried until it is acknowledged: limit it. Raises _ConflictError, and NotStored when refused.
+        An ``expected`` of 0 is a key that does not exist. The write is repeated until it is acknowledged, so
+        limit its time. Raises NotStored if the broker refuses it.
         """
         headers = None if expected is None else {"Nats-Expected-Last-Subject-Sequence": str(expected)}
         while True:
@@ -271,7 +261,7 @@ class Ledger:
             self._waiting[token] = acknowledged
             try:
                 await self._connection.publish(
-                    f"{self._subject}.{key}", value, reply=f"{self._inbox}.{token}", headers=headers
+                    self._bucket.subject(key), value, reply=f"{self._inbox}.{token}", headers=headers
                 )
                 if sent is not None:
                     now, sent = sent, None
@@ -293,7 +283,7 @@ class Ledger:
         if error is None:
             acknowledged.set_result(answer["seq"])
         elif error.get("err_code") == _WRONG_REVISION:
-            acknowledged.set_exception(_ConflictError("another revision"))
+            acknowledged.set_result(0)
         else:
             acknowledged.set_exception(NotStored(f"the ledger: {error.get('description')}"))
 

@@ -20,11 +20,11 @@ from typing import cast
 import nats.errors
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
-from nats.js.kv import KeyValue
 from prometheus_client import Counter, Histogram
 
 from msc import wire
 
+from ..broker import Bucket
 from ..model.errors import BrokerError, PolicyError
 from ..rules.rulebook import ActionSpec, ChannelSpec
 from ..settings import Settings
@@ -60,7 +60,7 @@ class ActionService:
     def __init__(
         self,
         settings: Callable[[], Settings],
-        ledger: KeyValue,
+        ledger: Bucket,
         resources: HandlerResources,
         *,
         clock: Callable[[], int],
@@ -80,9 +80,7 @@ class ActionService:
         self._resources = resources
         self._connection = resources.connection
         # A new owner for each session: nobody works any more on requests that an earlier session had.
-        self._ledger = Ledger(
-            self._connection, ledger, name=f"{names.stream_prefix}_LEDGER", owner=replica, clock=clock
-        )
+        self._ledger = Ledger(ledger, owner=replica, clock=clock)
         self._clock = clock
         self._active: dict[str, ActiveAction] = {}  # by key
         self._subscriptions: dict[str, ActionSubscription] = {}  # by subject

@@ -17,7 +17,7 @@ from msc.wire import RESENT_HEADER
 
 from .connection import Connection, MessageMetadata, connect, message_metadata
 from .consumer import Consumer, Handle
-from .kv import AtomicStore
+from .kv import AtomicStore, Bucket
 from .provisioning import Provisioner
 from .publisher import OutgoingMessage, PendingAck, Publisher
 from .reader import messages_on
@@ -26,6 +26,7 @@ from .topology import Topology
 __all__ = [
     "RESENT_HEADER",
     "AtomicStore",
+    "Bucket",
     "Connection",
     "Consumer",
     "Handle",

@@ -4,62 +4,159 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
 import nats.errors
 import nats.js.errors
-from nats.js.kv import KeyValue
+from nats.js.kv import KV_DEL, KV_OP, KV_PURGE
 
 from ..model.errors import BrokerError
 from ..planning.limits.state import PendingSteps, StateSteps, advance
+from .connection import Connection
+from .reader import StoredMessage, StreamReader, await_permitted
 
-_TRIES = 50  # of a compare-and-set that others win
+_TRIES = 50  # of a compare-and-set that other replicas win
+_WRONG_REVISION = (10071, 10164)
+_NO_MESSAGE = (10037, None)  # in a direct answer the error has no code
 
 T = TypeVar("T")
 UpdateFunction: TypeAlias = Callable[[bytes], tuple[bytes | None, T]]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Value:
+    """The data under one key: ``b""`` where there is none, or where it was removed."""
+
+    data: bytes = b""
+    revision: int = 0  # of the data or of its removal; 0: the key was never written
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """A key-value bucket.
+
+    Its methods raise NotPermitted where the broker's permissions are too narrow, and BrokerError for every
+    other failure. After a write that failed, the value may be written or not.
+    """
+
+    connection: Connection
+    name: str
+    # The server made this bucket and checked its permissions: the reads are cheaper, and may be a moment old.
+    is_own: bool = False
+
+    @property
+    def stream(self) -> str:
+        return f"KV_{self.name}"
+
+    def subject(self, key: str) -> str:
+        """Return the subject of a key; ``key`` may have wildcards."""
+        return f"$KV.{self.name}.{key}"
+
+    async def get(self, key: str) -> Value:
+        """Return the value of ``key``."""
+        reading = self.connection.js.get_msg(self.stream, subject=self.subject(key), direct=self.is_own)
+        try:
+            found = await self._permitted(reading, f"$JS.API.STREAM.MSG.GET.{self.stream}")
+        except nats.js.errors.NotFoundError as error:
+            if error.err_code not in _NO_MESSAGE:
+                raise self._failure(key, "read", error) from error
+            return Value()
+        except (nats.errors.Error, TimeoutError) as error:
+            raise self._failure(key, "read", error) from error
+        is_removed = (found.headers or {}).get(KV_OP) in (KV_DEL, KV_PURGE)
+        return Value(data=b"" if is_removed else found.data or b"", revision=found.seq or 0)
+
+    async def put(self, key: str, data: bytes, *, last: int | None = None, ttl: float | None = None) -> int:
+        """Write ``data`` and return its revision; 0 where the key is not at revision ``last``.
+
+        Without data, the key and its history are removed. The broker removes it after ``ttl`` seconds.
+        """
+        headers = {} if last is None else {"Nats-Expected-Last-Subject-Sequence": str(last)}
+        if not data:
+            headers |= {KV_OP: KV_PURGE, "Nats-Rollup": "sub"}
+        subject = self.subject(key)
+        writing = self.connection.js.publish(subject, data, headers=headers, msg_ttl=ttl and math.ceil(ttl))
+        try:
+            return (await self._permitted(writing, subject)).seq
+        except nats.js.errors.APIError as error:
+            if error.err_code in _WRONG_REVISION:
+                return 0
+            raise self._failure(key, "written", error) from error
+        except (nats.errors.Error, TimeoutError) as error:
+            raise self._failure(key, "written", error) from error
+
+    async def update(
+        self, key: str, step: UpdateFunction[T], *, known: Value | None = None, ttl: float | None = None
+    ) -> tuple[T, Value]:
+        """Replace a value by compare-and-set; return the result of ``step``, and the value after it.
+
+        ``step`` gets the present data and returns the new data, or None to keep the present data, with a
+        result. It is called again when another replica was faster. ``known`` is the present value, if the
+        caller has it; ``ttl`` is as for ``put``.
+        """
+        for _ in range(_TRIES):
+            before = known or await self.get(key)
+            data, result = step(before.data)
+            if data is None:
+                return result, before
+            if revision := await self.put(key, data, last=before.revision, ttl=ttl):
+                return result, Value(data=data, revision=revision)
+            known = None
+        raise BrokerError(f"{self.name}: {key} cannot be written: too many replicas change it at once")
+
+    async def present(self, keys: str, *, headers_only: bool = False) -> AsyncIterator[StoredMessage]:
+        """Yield the last message of each key that matches ``keys`` and was not removed, the oldest first."""
+        async with StreamReader(
+            self.connection, self.stream, self.subject(keys), latest=True, headers_only=headers_only
+        ) as reading:
+            while (stored := await reading.next_existing()) is not None:
+                if stored.size:
+                    yield stored
+
+    async def keys_with_prefix(self, prefix: str) -> list[str]:
+        """Return the keys that begin with ``prefix``, which ends with a dot."""
+        start = len(self.subject(""))
+        return [each.subject[start:] async for each in self.present(f"{prefix}>", headers_only=True)]
+
+    def _permitted(self, work: Awaitable[T], subject: str) -> Awaitable[T]:
+        return work if self.is_own else await_permitted(self.connection, work, (subject,))
+
+    def _failure(self, key: str, done: str, error: Exception) -> BrokerError:
+        self.connection.require_open()
+        return BrokerError(f"{self.name}: {key} cannot be {done}: {str(error) or 'no answer'}")
+
+
 @dataclass(frozen=True, slots=True)
 class _PendingUpdate:
-    """One change, and who waits for it."""
+    """One update, and the future of its caller."""
 
     fn: UpdateFunction[Any]
     ttl: float | None  # seconds
     result: asyncio.Future[Any]
 
 
-@dataclass(frozen=True, slots=True)
-class _Value:
-    """What lies under a key; revision 0 where nothing does."""
-
-    revision: int
-    data: bytes
-
-
+@dataclass(frozen=True, slots=True, eq=False)
 class AtomicStore:
-    """The values of one bucket.
+    """The values of a bucket that many tasks update at the same time.
 
-    Changes of one value that come together are made together, in the order in which they came: each for
-    itself, a hundred of them would spoil one another's.
+    Updates of one value that arrive together are one compare-and-set, in the order in which they arrived:
+    one by one, a hundred of them would make each other's fail.
     """
 
-    def __init__(self, bucket: KeyValue) -> None:
-        self._bucket = bucket
-        self._waiting: dict[str, list[_PendingUpdate]] = {}  # by key, while something is done about it
-        self._work: set[asyncio.Task[None]] = set()
+    bucket: Bucket
+    _waiting: dict[str, list[_PendingUpdate]] = field(default_factory=dict)  # by key, while a task updates it
+    _work: set[asyncio.Task[None]] = field(default_factory=set)
 
-    async def update(self, key: str, step: UpdateFunction[T], *, keep: float | None = None) -> T:
-        """Replace what lies under ``key`` by what ``step`` makes of it, and return what it says besides.
+    async def update(self, key: str, step: UpdateFunction[T], *, ttl: float | None = None) -> T:
+        """Replace a value as ``Bucket.update`` does, and return the result of ``step``.
 
-        After ``keep`` seconds the broker forgets it.
-
-        ``step`` gets ``b""`` where there is nothing yet, and gives None for what is to stay; it may be
-        called several times. Raises BrokerError, and then nothing was written or nobody knows.
+        ``ttl`` is as for ``Bucket.put``. Raises BrokerError; the value may be written then.
         """
         result: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        wanted = _PendingUpdate(step, keep, result)
+        wanted = _PendingUpdate(step, ttl, result)
         if key in self._waiting:
             self._waiting[key].append(wanted)
         else:
@@ -77,96 +174,49 @@ class AtomicStore:
         """Return the value of steps that have begun. Raises BrokerError."""
         while isinstance(current, PendingSteps):
             update = current.update
-            result = await self.update(update.key, update.fn, keep=update.ttl)
+            result = await self.update(update.key, update.fn, ttl=update.ttl)
             current = advance(current.steps, result)
         return current
 
-    async def keys_with_prefix(self, prefix: str) -> list[str]:
-        """The keys that begin with ``prefix``, which ends with a dot. Raises BrokerError."""
-        keys: list[str] = []
-        try:
-            watcher = await self._bucket.watch(f"{prefix}>", ignore_deletes=True, meta_only=True)
-            try:
-                async for entry in watcher:
-                    if entry is None:  # that was all
-                        break
-                    keys.append(entry.key)
-            finally:
-                await watcher.stop()  # type: ignore[no-untyped-call]
-        except (nats.errors.Error, TimeoutError) as error:
-            raise BrokerError(f"{prefix}*: the keys cannot be read: {error or 'no answer'}") from error
-        return keys
-
     async def _update_all(self, key: str) -> None:
-        """Make what is wanted of one value, until nothing is."""
-        value: _Value | None = None
+        """Update one value until no update of it waits."""
+        value: Value | None = None
         together: list[_PendingUpdate] = []
         try:
             while together := self._waiting[key]:
                 self._waiting[key] = []
+                ttl = max(math.inf if wanted.ttl is None else wanted.ttl for wanted in together)
                 try:
-                    value = await self._update_batch(key, together, value)
+                    results, value = await self.bucket.update(
+                        key,
+                        partial(_apply_updates, together),
+                        known=value,
+                        ttl=None if ttl == math.inf else ttl,
+                    )
                 except BrokerError as error:
-                    value = None
-                    for wanted in together:
-                        _fail(wanted, BrokerError(str(error)))
-                except Exception as error:  # noqa: BLE001 -- a bug is for those who met it: they would wait for ever
-                    value = None
-                    for wanted in together:
-                        _fail(wanted, error)
+                    value, results = None, [BrokerError(str(error)) for _ in together]
+                except Exception as error:  # noqa: BLE001 -- a bug goes to the callers: they would wait for ever
+                    value, results = None, [error] * len(together)
+                for wanted, result in zip(together, results, strict=True):
+                    if wanted.result.done():
+                        continue
+                    if isinstance(result, Exception):
+                        wanted.result.set_exception(result)
+                    else:
+                        wanted.result.set_result(result)
         finally:
             for wanted in (*together, *self._waiting.pop(key)):  # where this was cancelled
                 wanted.result.cancel()
 
-    async def _update_batch(self, key: str, together: list[_PendingUpdate], value: _Value | None) -> _Value:
-        """``value`` after all of them; None where it is not known and has to be asked for."""
-        try:
-            for _ in range(_TRIES):
-                before = value or await self._read(key)
-                data, outcomes = _apply_updates(before.data, together)
-                after = before
-                if data is not None:
-                    keep = max(math.inf if wanted.ttl is None else wanted.ttl for wanted in together)
-                    ttl = None if keep == math.inf else float(math.ceil(keep))
-                    try:
-                        # ``update`` does the same, and takes no time to live.
-                        revision = await self._bucket._update(key, data, last=before.revision, msg_ttl=ttl)  # noqa: SLF001
-                    except nats.js.errors.KeyWrongLastSequenceError:
-                        value = None
-                        continue
-                    after = _Value(revision, data)
-                for wanted, outcome in zip(together, outcomes, strict=True):
-                    if isinstance(outcome, Exception):
-                        _fail(wanted, outcome)
-                    elif not wanted.result.done():
-                        wanted.result.set_result(outcome)
-                return after
-        except (nats.errors.Error, TimeoutError) as error:
-            raise BrokerError(f"{key} cannot be read or written: {error or 'no answer'}") from error
-        raise BrokerError(f"{key} cannot be written: too many replicas change it at once")
 
-    async def _read(self, key: str) -> _Value:
-        try:
-            entry = await self._bucket.get(key)
-        except nats.js.errors.KeyNotFoundError as error:
-            deleted = error.entry.revision if error.entry else None
-            return _Value(deleted or 0, b"")
-        return _Value(entry.revision or 0, entry.value or b"")
-
-
-def _apply_updates(data: bytes, together: list[_PendingUpdate]) -> tuple[bytes | None, list[Any]]:
-    """What one change after the other makes of ``data``, None where nothing does, and what each says."""
+def _apply_updates(together: list[_PendingUpdate], data: bytes) -> tuple[bytes | None, list[Any]]:
+    """Return ``data`` after every update, None where none changes it, and the result or error of each."""
     changed, outcomes = None, []
     for wanted in together:
         try:
             after, outcome = wanted.fn(data if changed is None else changed)
-        except Exception as error:  # noqa: BLE001 -- it is for the one who wanted this, and for nobody else
+        except Exception as error:  # noqa: BLE001 -- it goes to the caller of this update alone
             after, outcome = None, error
         changed = changed if after is None else after
         outcomes.append(outcome)
     return changed, outcomes
-
-
-def _fail(wanted: _PendingUpdate, error: Exception) -> None:
-    if not wanted.result.done():
-        wanted.result.set_exception(error)

@@ -17,12 +17,11 @@ from typing import Any
 import nats.errors
 import nats.js.errors
 from nats.js import api
-from nats.js.kv import KeyValue
 
 from ..model.errors import BrokerUnsupported
 from ..model.messages import Kind
 from .connection import Connection
-from .kv import AtomicStore
+from .kv import AtomicStore, Bucket
 from .topology import Topology
 
 log = logging.getLogger(__name__)
@@ -131,11 +130,15 @@ class Provisioner:
             await self.connection.js.add_stream(memory)
             await self.connection.js.publish(subject, b"", headers=first)
 
-    async def ledger(self) -> KeyValue:
-        return await self.connection.js.key_value(self.names.bucket("LEDGER"))
+    @property
+    def ledger(self) -> Bucket:
+        """The bucket of the claims and of the actions' leases."""
+        return Bucket(self.connection, self.names.bucket("LEDGER"), is_own=True)
 
-    async def state(self) -> AtomicStore:
-        return AtomicStore(await self.connection.js.key_value(self.names.bucket("STATE")))
+    @property
+    def state(self) -> AtomicStore:
+        """The state that all replicas share: limits, rates, notices."""
+        return AtomicStore(Bucket(self.connection, self.names.bucket("STATE"), is_own=True))
 
     def _own_streams(self) -> list[api.StreamConfig]:
         def limits(name: str, subject: str, age: float) -> api.StreamConfig:

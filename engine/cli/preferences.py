@@ -15,7 +15,7 @@ import click
 import msgspec
 from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn
 
-from ..broker import Topology
+from ..broker import Bucket, Topology
 from ..model.errors import InvalidPreferences
 from ..policy.loader import load_policy
 from ..preferences.document import check_choice, decode, merged
@@ -213,6 +213,4 @@ async def _connect_and_run(
     settings: Settings, server: str | None, work: Callable[[PreferenceStore], Any]
 ) -> Any:
     async with connect_to_broker(settings, server) as connection:
-        return await work(
-            PreferenceStore(connection=connection, name=Topology.of(settings).bucket("PREFERENCES"))
-        )
+        return await work(PreferenceStore(Bucket(connection, Topology.of(settings).bucket("PREFERENCES"))))

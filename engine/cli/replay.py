@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from ..broker import Topology
+from ..broker import Bucket, Topology
 from ..history.archive import Archive
 from ..history.replay.diff import FieldChange, ReplaySide
 from ..history.replay.replay import DeliveryChange, Replay, Sample
@@ -119,7 +119,7 @@ async def _replay(
     columns = (TextColumn("replaying"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     async with connect_to_broker(settings, server) as connection:
         topology = Topology.of(settings)
-        store = PreferenceStore(connection=connection, name=topology.bucket("PREFERENCES"))
+        store = PreferenceStore(Bucket(connection, topology.bucket("PREFERENCES")))
         documents = await _documents(store)
         replay = compare(choices_of=_choices_in(documents or {}))
         archive = Archive(connection=connection, topology=topology)

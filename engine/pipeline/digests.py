@@ -176,7 +176,7 @@ class DigestFlusher:
             for name in GATHERING:
                 digest = digest_spec(rule.limits, f"{name}.")
                 if digest and digest.flushes and not (now and digest_spec(now.limits, f"{name}.")):
-                    for key in await self.state.keys_with_prefix(state_prefix(name, rule.id)):
+                    for key in await self.state.bucket.keys_with_prefix(state_prefix(name, rule.id)):
                         while await self.flush_due(before, rule, key, early=True):
                             pass  # what was sealed before went first
 

@@ -93,5 +93,5 @@ class OperatorNotifier:
         """Whether no replica has announced it in this window."""
         present = str(window).encode()
         return await self.state.update(
-            key, lambda value: (None, False) if value == present else (present, True), keep=2 * _QUIET
+            key, lambda value: (None, False) if value == present else (present, True), ttl=2 * _QUIET
         )

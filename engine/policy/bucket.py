@@ -19,9 +19,8 @@ import msgspec
 import nats.errors
 import nats.js.errors
 from nats.js import api
-from nats.js.kv import KeyValue
 
-from ..broker import AtomicStore, Connection
+from ..broker import Bucket, Connection
 from ..broker.codec import encode
 from ..broker.reader import StreamReader, await_permitted
 from ..model.errors import BrokerError, InvalidBucket, RevisionNotFound
@@ -42,54 +41,45 @@ MAX_UNPACKED_BYTES = (
 _files_decoder = msgspec.json.Decoder(dict[str, bytes])
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class PolicyBucket:
     """One bucket with policies. Made by ``open_bucket`` or ``make_bucket``."""
 
-    connection: Connection
-    name: str
-    values: KeyValue
-
-    @property
-    def stream(self) -> str:
-        return f"KV_{self.name}"
-
-    @property
-    def pointer(self) -> str:
-        """The subject that the pointer lies on."""
-        return f"$KV.{self.name}.{CURRENT}"
+    bucket: Bucket
 
     async def revisions(self) -> Revisions:
-        """What was pushed, and what is in force. Raises BadBucket, BrokerError."""
-        return read_revisions(await self._value(CURRENT) or b"")
+        """Return the pushed revisions and which one is active. Raises InvalidBucket, BrokerError."""
+        return read_revisions((await self.bucket.get(CURRENT)).data)
 
     async def previous_pointers(self) -> list[Revisions]:
-        """The readable values that the pointer had before, the newest first. Raises BrokerError."""
+        """Return the readable values that the pointer had before, the newest first. Raises BrokerError."""
         found: list[Revisions] = []
-        async with StreamReader(self.connection, self.stream, self.pointer) as reading:
+        bucket = self.bucket
+        async with StreamReader(bucket.connection, bucket.stream, bucket.subject(CURRENT)) as reading:
             while (stored := await reading.next_existing()) is not None:
                 with suppress(InvalidBucket):
                     found.append(read_revisions(stored.payload))
         return found[::-1]
 
     async def files(self, pushed: PushedRevision) -> Files:
-        """The files of one revision. Raises BadBucket, BrokerError."""
-        parts = [await self._value(_part(pushed.blob, number)) for number in range(pushed.parts)]
-        if None in parts:
+        """Return the files of one revision. Raises InvalidBucket, BrokerError."""
+        parts = [(await self.bucket.get(_part(pushed.blob, n))).data for n in range(pushed.parts)]
+        if not all(parts):
             raise InvalidBucket(f"{pushed}: files are missing")
-        packed = join_parts([part for part in parts if part is not None], pushed.blob)
+        packed = join_parts(parts, pushed.blob)
         return Files(contents=await run_in_thread(unpack, packed))
 
     async def push(self, files: Files, over: Revisions, *, who: str, at: int, message: str) -> Revisions:
-        """Store ``files`` and have everybody go by them.
+        """Store ``files`` and make them the active revision.
 
-        Raises NotPushed where another one is in force than in ``over``: what somebody else has pushed
-        meanwhile is not overwritten unseen. Raises BrokerError, and then nobody goes by them or nobody knows.
+        Raises RevisionNotFound if the active revision is not the one of ``over``: a push of somebody else
+        is not overwritten unseen. Raises BrokerError; the revision is not active then, or that is unknown.
         """
         packed = pack(files.contents)
         blob = blob_name(packed)
-        parts = split(packed, min(_PART, self.connection.largest_payload))
-        await self._put(blob, parts)
+        parts = split(packed, min(_PART, self.bucket.connection.largest_payload))
+        for number, part in enumerate(parts):
+            await self.bucket.put(_part(blob, number), part)
         pushed = PushedRevision(
             number=0, revision=files.revision, blob=blob, parts=len(parts), size=len(packed), who=who, at=at,
             message=message,
@@ -103,73 +93,52 @@ class PolicyBucket:
         return after
 
     async def activate(self, number: int, over: Revisions, *, who: str, at: int) -> Revisions:
-        """Have everybody go by a revision that is there. Raises as ``push`` does."""
+        """Make a revision of the bucket the active one. Raises as ``push`` does."""
         return await self._change(over, lambda revisions: revisions.with_active(number, who=who, at=at))
 
     async def _change(self, over: Revisions, step: Callable[[Revisions], Revisions]) -> Revisions:
-        def changed(value: bytes) -> tuple[bytes, Revisions]:
+        def change(value: bytes) -> tuple[bytes, Revisions]:
             after = step(_require_unchanged(value, over))
             return after.encoded(), after
 
-        return await await_permitted(
-            self.connection, AtomicStore(self.values).update(CURRENT, changed), (self.pointer,)
-        )
-
-    async def _put(self, blob: str, parts: list[bytes]) -> None:
-        for number, part in enumerate(parts):
-            key = _part(blob, number)
-            try:
-                await await_permitted(
-                    self.connection, self.values.put(key, part), (f"$KV.{self.name}.{key}",)
-                )
-            except (nats.errors.Error, TimeoutError) as error:
-                raise BrokerError(f"{self.name}: files are not stored: {error or 'no answer'}") from error
+        return (await self.bucket.update(CURRENT, change))[0]
 
     async def _delete_unused(self, some: Iterable[PushedRevision], after: Revisions) -> None:
-        """Remove the files that no revision has any more; what is not removed does no harm."""
+        """Remove the files that no revision has any more; a file that stays does no harm."""
         kept = {each.blob for each in after.pushed}
         for each in some:
             if each.blob not in kept:
                 for number in range(each.parts):
-                    with suppress(nats.errors.Error, TimeoutError):
-                        await self.values.purge(_part(each.blob, number))
-
-    async def _value(self, key: str) -> bytes | None:
-        subject = f"$JS.API.STREAM.MSG.GET.{self.stream}"
-        try:
-            return (await await_permitted(self.connection, self.values.get(key), (subject,))).value or b""
-        except nats.js.errors.KeyNotFoundError:
-            return None
-        except (nats.errors.Error, TimeoutError) as error:
-            self.connection.require_open()
-            raise BrokerError(f"{self.name} cannot be read: {error or 'no answer'}") from error
+                    with suppress(BrokerError):
+                        await self.bucket.put(_part(each.blob, number), b"")
 
 
 async def open_bucket(connection: Connection, name: str) -> PolicyBucket:
-    """The bucket of that name. Raises BadBucket where there is none, BrokerError."""
-    subject = f"$JS.API.STREAM.INFO.KV_{name}"
+    """Return the bucket of that name. Raises InvalidBucket if there is none, and BrokerError."""
+    bucket = Bucket(connection, name)
+    asking = connection.js.stream_info(bucket.stream)
     try:
-        values = await await_permitted(connection, connection.js.key_value(name), (subject,))
+        await await_permitted(connection, asking, (f"$JS.API.STREAM.INFO.{bucket.stream}",))
     except nats.js.errors.NotFoundError as error:
         raise InvalidBucket("there is no such bucket; mss push DIR makes it") from error
     except (nats.errors.Error, TimeoutError) as error:
         connection.require_open()
         raise BrokerError(f"{name} cannot be opened: {error or 'no answer'}") from error
-    return PolicyBucket(connection=connection, name=name, values=values)
+    return PolicyBucket(bucket)
 
 
 async def make_bucket(connection: Connection, name: str, replicas: int) -> PolicyBucket:
-    """The bucket of that name, made where there is none. Raises BrokerError."""
+    """Return the bucket of that name, and create it if there is none. Raises BrokerError."""
     with suppress(InvalidBucket):
         return await open_bucket(connection, name)
-    # Read from the stream's leader: a follower may not have heard of what the pointer points to.
+    # No direct reads: a follower may not have stored the files yet that the pointer names.
     config = api.KeyValueConfig(bucket=name, history=_POINTERS, replicas=replicas, direct=False)
     making = connection.js.create_key_value(config)
     try:
-        values = await await_permitted(connection, making, (f"$JS.API.STREAM.CREATE.KV_{name}",))
+        await await_permitted(connection, making, (f"$JS.API.STREAM.CREATE.KV_{name}",))
     except (nats.errors.Error, TimeoutError) as error:
         raise BrokerError(f"{name} cannot be made: {error or 'no answer'}") from error
-    return PolicyBucket(connection=connection, name=name, values=values)
+    return PolicyBucket(Bucket(connection, name))
 
 
 def _part(blob: str, number: int) -> str:

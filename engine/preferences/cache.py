@@ -39,6 +39,7 @@ class PreferenceCache:
     def __init__(self, store: PreferenceStore, metrics: Metrics, *, most: int = MAX_CACHED) -> None:
         self.following = asyncio.Event()  # what is changed from now on is noticed
         self._store = store
+        self._connection = store.bucket.connection
         self._metrics = metrics
         self._max_size = most
         self._known: OrderedDict[str, Choices | None] = OrderedDict()  # by token, the latest last
@@ -128,7 +129,7 @@ class PreferenceCache:
     async def run(self) -> None:
         """Follow the bucket for ever, until cancelled."""
         moved = asyncio.Event()
-        self._store.connection.on_reconnect(moved.set)
+        self._connection.on_reconnect(moved.set)
         while True:
             moved.clear()
             follow = asyncio.create_task(self._follow(), name="preferences follow")
@@ -147,16 +148,16 @@ class PreferenceCache:
     @property
     def _is_current(self) -> bool:
         """Whether nothing can have been changed without our knowing."""
-        return self._connected == self._store.connection.reconnections
+        return self._connected == self._connection.reconnections
 
     async def _follow(self) -> None:
-        store = self._store
-        connected = store.connection.reconnections
+        bucket, connection = self._store.bucket, self._connection
+        connected = connection.reconnections
         try:
-            info = await store.connection.js.stream_info(store.stream)
+            info = await connection.js.stream_info(bucket.stream)
             start = info.state.last_seq + 1
             async with StreamReader(
-                store.connection, store.stream, store.subjects, start=start, headers_only=True
+                connection, bucket.stream, self._store.subjects, start=start, headers_only=True
             ) as news:
                 self._forget()
                 self._is_empty = not info.state.messages

@@ -10,18 +10,9 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import nats.errors
-import nats.js.errors
-from nats.js.kv import KV_DEL, KV_OP, KV_PURGE
-
-from ..broker import Connection
-from ..broker.reader import StreamReader, await_permitted
-from ..model.errors import BrokerError, InvalidPreferences
+from ..broker import Bucket
+from ..model.errors import InvalidPreferences
 from .document import decode, encode
-
-_TRIES = 50  # of a compare-and-set that others win
-_WRONG_REVISION, _NO_MESSAGE = 10071, 10037
-_TROUBLE = (nats.errors.Error, TimeoutError)
 
 T = TypeVar("T")
 
@@ -48,89 +39,53 @@ def token_of(user: str) -> str:
     return hashlib.sha256(user.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class PreferenceStore:
-    """The bucket of the preferences. What is asked for comes from the stream's leader: it is never old."""
+    """The preferences of all users. A read is never old: the stream's leader answers it."""
 
-    connection: Connection
-    name: str  # of the bucket
-
-    @property
-    def stream(self) -> str:
-        return f"KV_{self.name}"
+    bucket: Bucket
 
     @property
     def subjects(self) -> str:
-        """What is told of every record."""
-        return self._subject("*")
+        """The subjects of every record."""
+        return self.bucket.subject("user.*")
 
     async def get(self, user: str) -> Record:
-        """What lies there for ``user``. Raises BrokerError."""
-        asking = self.connection.js.get_last_msg(self.stream, self._subject(token_of(user)))
-        subject = f"$JS.API.STREAM.MSG.GET.{self.stream}"
-        try:
-            found = await await_permitted(self.connection, asking, (subject,))
-        except nats.js.errors.NotFoundError as error:
-            if error.err_code == _NO_MESSAGE:
-                return Record()
-            raise self._trouble("read", error) from error
-        except _TROUBLE as error:
-            raise self._trouble("read", error) from error
-        is_gone = (found.headers or {}).get(KV_OP) in (KV_DEL, KV_PURGE)
-        return Record(data=b"" if is_gone else found.data or b"", revision=found.seq or 0)
+        """Return the record of ``user``. Raises BrokerError."""
+        found = await self.bucket.get(_key(user))
+        return Record(data=found.data, revision=found.revision)
 
     async def change(
         self, user: str, step: Callable[[dict[str, Any]], tuple[Mapping[str, Any] | None, T]]
     ) -> tuple[T, int]:
-        """Replace a person's document by what ``step`` makes of it.
+        """Replace the document of ``user`` with the one that ``step`` returns.
 
-        Returns what ``step`` says besides, and the revision that is there now.
+        Return the result of ``step``, and the revision that the record has then.
 
-        ``step`` may be called several times; it gets {} where there is none or none that can be read,
-        gives {} for what is to be forgotten with all that was there before, and None for what is to
-        stay. Raises BadPreferences where the new one is too large, and BrokerError: nothing was
-        written then, or nobody knows.
+        ``step`` gets {} if there is no document or it cannot be read. It returns the new document, {} to
+        remove the record with its history, or None to keep it. It may be called several times. Raises
+        InvalidPreferences if the new document is too large, and BrokerError: nothing was written then, or
+        that is unknown.
         """
-        for _ in range(_TRIES):
-            record = await self.get(user)
+
+        def change(data: bytes) -> tuple[bytes | None, T]:
             try:
-                present = record.document_of(user) or {}
+                present = Record(data=data).document_of(user) or {}
             except InvalidPreferences:
                 present = {}
-            changed, result = step(present)
-            if changed is None or (not changed and not record.data):
-                return result, record.revision
-            if revision := await self._write(user, changed, record.revision):
-                return result, revision
-        raise BrokerError(f"{self.name} cannot be written: too many change it at once")
+            document, result = step(present)
+            if document is None or not (document or data):
+                return None, result
+            return encode(user, document) if document else b"", result
+
+        result, value = await self.bucket.update(_key(user), change)
+        return result, value.revision
 
     async def records(self) -> AsyncIterator[Record]:
-        """Every record there is, the one that was changed longest ago first. Raises BrokerError."""
-        async with StreamReader(self.connection, self.stream, self.subjects, latest=True) as reading:
-            while (stored := await reading.next_existing()) is not None:
-                if stored.payload:
-                    yield Record(data=stored.payload, revision=stored.sequence)
+        """Yield every record, the one that was changed longest ago first. Raises BrokerError."""
+        async for stored in self.bucket.present("user.*"):
+            yield Record(data=stored.payload, revision=stored.sequence)
 
-    async def _write(self, user: str, document: Mapping[str, Any], revision: int) -> int:
-        """The new revision; 0 where somebody has changed it since ``revision``."""
-        subject = self._subject(token_of(user))
-        headers = {"Nats-Expected-Last-Subject-Sequence": str(revision)}
-        if not document:
-            headers |= {KV_OP: KV_PURGE, "Nats-Rollup": "sub"}
-        data = encode(user, document) if document else b""
-        try:
-            storing = self.connection.js.publish(subject, data, headers=headers)
-            return (await await_permitted(self.connection, storing, (subject,))).seq
-        except nats.js.errors.APIError as error:
-            if error.err_code == _WRONG_REVISION:
-                return 0
-            raise self._trouble("written", error) from error
-        except _TROUBLE as error:
-            raise self._trouble("written", error) from error
 
-    def _subject(self, token: str) -> str:
-        return f"$KV.{self.name}.user.{token}"
-
-    def _trouble(self, done: str, error: Exception) -> BrokerError:
-        self.connection.require_open()
-        return BrokerError(f"{self.name} cannot be {done}: {str(error) or 'no answer'}")
+def _key(user: str) -> str:
+    return f"user.{token_of(user)}"

@@ -13,14 +13,23 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 import nats.errors
-from nats.js.kv import KeyValue
 
 from msc.errors import ConnectError
 from msc.options import ConnectOptions
 
 from ..actions import HandlerResources
 from ..actions.service import ActionService
-from ..broker import AtomicStore, Connection, Consumer, Handle, Provisioner, Publisher, Topology, connect
+from ..broker import (
+    AtomicStore,
+    Bucket,
+    Connection,
+    Consumer,
+    Handle,
+    Provisioner,
+    Publisher,
+    Topology,
+    connect,
+)
 from ..channels import Channel, ChannelResources, open_channel
 from ..history.plan_store import PlanStore
 from ..metrics import ChannelState, Metrics
@@ -63,7 +72,7 @@ class Session:
     topology: Topology
     connection: Connection
     publisher: Publisher
-    ledger: KeyValue
+    ledger: Bucket
     state: AtomicStore
     herald: OperatorNotifier
     preferences: PreferenceCache
@@ -214,8 +223,8 @@ async def open_session(
     publisher = Publisher(connection)
     await publisher.start()
     stack.push_async_callback(publisher.close)
-    ledger, state = await groundwork.ledger(), await groundwork.state()
-    store = PreferenceStore(connection=connection, name=topology.bucket("PREFERENCES"))
+    ledger, state = groundwork.ledger, groundwork.state
+    store = PreferenceStore(Bucket(connection, topology.bucket("PREFERENCES")))
     preferences = PreferenceCache(store, metrics)
     resources = HandlerResources(
         connection=connection,

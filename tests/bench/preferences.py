@@ -26,7 +26,7 @@ sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
 from support.processes import NatsServer, client_options  # noqa: E402
 
-from engine.broker import Connection, OutgoingMessage, Provisioner, Publisher, Topology, connect  # noqa: E402
+from engine.broker import Bucket, Connection, OutgoingMessage, Provisioner, Publisher, Topology, connect  # noqa: E402
 from engine.metrics import Metrics  # noqa: E402
 from engine.preferences.cache import PreferenceCache  # noqa: E402
 from engine.preferences.document import encode  # noqa: E402
@@ -89,7 +89,7 @@ async def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]
     connection = await connect(client_options(server))
     await Provisioner(Topology(), connection).provision()
     metrics = Metrics()
-    store = PreferenceStore(connection=connection, name="MSS_PREFERENCES")
+    store = PreferenceStore(Bucket(connection, "MSS_PREFERENCES"))
     cache = PreferenceCache(store, metrics, most=arguments.most)
     written = await fill(connection, arguments.people)
     following = asyncio.create_task(cache.run())
@@ -127,7 +127,7 @@ async def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]
     for task in (following, refilling):
         task.cancel()
     await asyncio.wait((following, refilling))
-    stored = (await connection.js.stream_info(store.stream)).state
+    stored = (await connection.js.stream_info(store.bucket.stream)).state
     result = {
         "people": stored.messages,
         "bytes_on_disk": stored.bytes,

@@ -284,7 +284,7 @@ async def test_a_push_that_comes_too_late_overwrites_nothing_and_old_files_are_r
         assert (await desk.push(words)).code == 0
     pushed = (await bucket.revisions()).pushed
     assert [each.number for each in pushed] == [3, 4]
-    kept = {key for key in await bucket.values.keys() if key.startswith("files.")}
+    kept = set(await bucket.bucket.keys_with_prefix("files."))
     assert kept == {f"files.{each.blob}.0" for each in pushed}
     assert (await bucket.files(pushed[-1])).contents["templates/t/default.txt"] == b"hello"
     await connection.close()

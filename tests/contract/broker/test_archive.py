@@ -10,7 +10,7 @@ from support.documented_permissions import permissions
 from support.processes import NatsServer, client_options
 from support.wire_messages import envelope
 
-from engine.broker import OutgoingMessage, Publisher, Topology, connect
+from engine.broker import Bucket, OutgoingMessage, Publisher, Topology, connect
 from engine.history.archive import Archive
 from engine.model.errors import BrokerUnsupported, NotPermitted
 from engine.model.messages import Event, Kind
@@ -62,9 +62,9 @@ async def test_every_event_once_in_order_and_only_what_is_permitted(tmp_path: Pa
     with pytest.raises(NotPermitted):
         await read(Archive(connection=limited, topology=Topology()), [Kind.LOG])
     await everybody.js.create_key_value(bucket="MSS_PREFERENCES")
-    chosen = PreferenceStore(connection=everybody, name="MSS_PREFERENCES")
+    chosen = PreferenceStore(Bucket(everybody, "MSS_PREFERENCES"))
     await chosen.change("u1", lambda _: ({"locale": "de"}, None))
-    assert [record async for record in replace(chosen, connection=limited).records()]
+    assert [record async for record in PreferenceStore(replace(chosen.bucket, connection=limited)).records()]
     await limited.close()
     await everybody.close()
     await server.kill()

@@ -118,11 +118,11 @@ async def delivering(
             place=Place(file="x"),
         ),
         entrance=entrance,
-        claims=AttemptClaims(bucket=await Provisioner(topology, connection).ledger()),
+        claims=AttemptClaims(bucket=Provisioner(topology, connection).ledger),
         herald=OperatorNotifier(
             topology=topology,
             publisher=publisher,
-            state=await Provisioner(topology, connection).state(),
+            state=Provisioner(topology, connection).state,
             clock=clock,
         ),
         channel=bench.channel,
@@ -342,7 +342,7 @@ async def test_a_claim_without_a_receipt_is_not_sent_again(
 ) -> None:
     async with prepared(connection) as bench:
         await handed_out_and_lost(bench, delivery())
-        await (await Provisioner(bench.topology, connection).ledger()).create(f"delivery.{'d' * 32}", b"1")
+        await Provisioner(bench.topology, connection).ledger.put(f"delivery.{'d' * 32}", b"1", last=0)
         if before:
             await bench.publisher.store(receipt_of(delivery(), before))
     async with delivering(connection, repeats_unknown=False) as bench:

@@ -104,9 +104,7 @@ async def test_what_only_waited_in_a_worker_that_died_may_still_fall_back(
     async with prepared(connection) as bench:
         await handed_out_and_lost(bench, whole)
         if has_begun:
-            await AttemptClaims(bucket=await Provisioner(bench.topology, connection).ledger()).note(
-                whole.run_id, 1
-            )
+            await AttemptClaims(bucket=Provisioner(bench.topology, connection).ledger).note(whole.run_id, 1)
     async with delivering(connection, Refused("550 no")) as bench:
         await bench.done()
         outcomes = [outcome for _, outcome, _ in await receipts(bench)]
@@ -120,7 +118,7 @@ async def test_what_only_waited_in_a_worker_that_died_may_still_fall_back(
 
 async def test_each_attempt_of_a_chain_is_noted_before_it_begins(connection: Connection) -> None:
     async with delivering(connection, Deferred("451 later"), "250 ok") as bench:
-        claims, whole = AttemptClaims(bucket=await Provisioner(bench.topology, connection).ledger()), chain()
+        claims, whole = AttemptClaims(bucket=Provisioner(bench.topology, connection).ledger), chain()
         assert await claims.begun(whole.run_id) == 0
         await bench.store(whole)
         await bench.done()

@@ -1,17 +1,19 @@
-"""Values that all replicas change at the same time: every change is made once, and none spoils another."""
+"""Key-value buckets: single reads and writes, and values that all replicas change at the same time."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from nats.js import api
 from support.processes import NatsServer, client_options
 from support.waiting import LIMIT, until
 
-from engine.broker import AtomicStore, Connection, connect
+from engine.broker import AtomicStore, Bucket, Connection, connect
+from engine.broker.kv import Value
 from engine.model.errors import BrokerError
 
 
@@ -24,105 +26,144 @@ def look(value: bytes) -> tuple[None, int]:
     return None, int(value or b"0")
 
 
-async def cells_of(connection: Connection) -> AtomicStore:
-    return AtomicStore(await connection.js.key_value("B"))
+@pytest.fixture
+async def bucket(connection: Connection) -> Bucket:
+    await connection.js.create_key_value(api.KeyValueConfig(bucket="B", history=1, direct=True))
+    return Bucket(connection, "B", is_own=True)
 
 
 @pytest.fixture
-async def cells(connection: Connection) -> AsyncIterator[AtomicStore]:
-    config = api.KeyValueConfig(bucket="B", history=1)
-    yield AtomicStore(await connection.js.create_key_value(config))
+def store(bucket: Bucket) -> AtomicStore:
+    return AtomicStore(bucket)
+
+
+@pytest.mark.parametrize("is_own", [True, False])
+async def test_a_value_is_written_only_at_the_expected_revision(bucket: Bucket, is_own: bool) -> None:
+    bucket = replace(bucket, is_own=is_own)
+    assert await bucket.get("k") == Value()
+    first = await bucket.put("k", b"1", last=0)
+    assert first and await bucket.get("k") == Value(data=b"1", revision=first)
+    assert await bucket.put("k", b"2", last=0) == await bucket.put("k", b"2", last=first + 1) == 0
+    second = await bucket.put("k", b"2", last=first)
+    assert second > first and await bucket.put("k", b"3") > second
+    assert (await bucket.get("k")).data == b"3"
+
+
+async def test_a_removed_value_has_no_data_and_can_be_written_again(bucket: Bucket) -> None:
+    await bucket.put("p.k", b"1")
+    await bucket.put("p.l", b"1")
+    removed = await bucket.put("p.k", b"")
+    assert await bucket.get("p.k") == Value(revision=removed)
+    assert await bucket.keys_with_prefix("p.") == ["p.l"]
+    assert [each.payload async for each in bucket.present("p.*")] == [b"1"]
+    assert await bucket.put("p.k", b"2", last=0) == 0
+    assert await bucket.put("p.k", b"2", last=removed) > removed
+
+
+@pytest.mark.parametrize("is_own", [True, False])
+async def test_a_bucket_that_does_not_exist_is_an_error_and_no_empty_value(
+    connection: Connection, is_own: bool
+) -> None:
+    missing = Bucket(connection, "MISSING", is_own=is_own)
+    with pytest.raises(BrokerError, match="MISSING: k cannot be read"):
+        await missing.get("k")
+    with pytest.raises(BrokerError, match="MISSING: k cannot be written"):
+        await missing.put("k", b"1")
 
 
 async def test_hundreds_of_changes_at_once_by_several_replicas_are_all_made(
-    server: NatsServer, cells: AtomicStore
+    server: NatsServer, store: AtomicStore
 ) -> None:
     other = await connect(client_options(server))
     try:
-        replicas = [cells, await cells_of(other)]
+        replicas = [store, AtomicStore(Bucket(other, "B", is_own=True))]
         results = await asyncio.gather(*(each.update("k", count) for _ in range(400) for each in replicas))
     finally:
         await other.close()
     assert sorted(results) == list(range(1, 801))
-    assert await cells.update("k", look) == 800
+    assert await store.update("k", look) == 800
 
 
-async def test_keys_do_not_wait_for_one_another_and_nothing_is_kept_of_them(cells: AtomicStore) -> None:
-    results = await asyncio.gather(*(cells.update(f"k.{number % 50}", count) for number in range(200)))
+async def test_keys_do_not_wait_for_one_another_and_nothing_is_kept_of_them(store: AtomicStore) -> None:
+    results = await asyncio.gather(*(store.update(f"k.{number % 50}", count) for number in range(200)))
     assert sorted(results) == sorted([1, 2, 3, 4] * 50)
-    assert len(await cells.keys_with_prefix("k.")) == 50
-    assert await cells.keys_with_prefix("other.") == []
-    assert not cells._waiting and not cells._work
+    assert len(await store.bucket.keys_with_prefix("k.")) == 50
+    assert await store.bucket.keys_with_prefix("other.") == []
+    assert not store._waiting and not store._work
 
 
-async def test_a_change_that_cannot_be_reckoned_fails_alone(cells: AtomicStore) -> None:
+async def test_a_change_that_cannot_be_reckoned_fails_alone(store: AtomicStore) -> None:
     def broken(value: bytes) -> tuple[bytes, int]:
         raise ValueError("x")
 
     steps = [count, broken, look, count]
-    results = await asyncio.gather(*(cells.update("k", step) for step in steps), return_exceptions=True)
+    results = await asyncio.gather(*(store.update("k", step) for step in steps), return_exceptions=True)
     assert [results[0], results[2], results[3]] == [1, 1, 2]
     assert isinstance(results[1], ValueError)
 
 
-async def test_who_does_not_wait_for_the_end_takes_nothing_from_the_others(cells: AtomicStore) -> None:
-    impatient = [asyncio.create_task(cells.update("k", count)) for _ in range(10)]
-    patient = [asyncio.create_task(cells.update("k", count)) for _ in range(10)]
+async def test_who_does_not_wait_for_the_end_takes_nothing_from_the_others(store: AtomicStore) -> None:
+    impatient = [asyncio.create_task(store.update("k", count)) for _ in range(10)]
+    patient = [asyncio.create_task(store.update("k", count)) for _ in range(10)]
     await asyncio.sleep(0)
     for task in impatient:
         task.cancel()
     assert await asyncio.gather(*patient) == list(range(11, 21))
 
 
-async def test_what_was_deleted_begins_anew(connection: Connection, cells: AtomicStore) -> None:
-    await cells.update("k", count)
+async def test_what_was_deleted_begins_anew(connection: Connection, store: AtomicStore) -> None:
+    await store.update("k", count)
     await (await connection.js.key_value("B")).delete("k")
-    assert await cells.update("k", count) == 1
+    assert await store.update("k", count) == 1
 
 
 async def test_without_a_broker_everybody_hears_of_it_and_afterwards_it_works(
-    server: NatsServer, cells: AtomicStore
+    server: NatsServer, store: AtomicStore
 ) -> None:
-    assert await cells.update("k", count) == 1
+    assert await store.update("k", count) == 1
     await server.kill()
-    ends = await asyncio.gather(*(cells.update("k", count) for _ in range(20)), return_exceptions=True)
+    ends = await asyncio.gather(*(store.update("k", count) for _ in range(20)), return_exceptions=True)
     assert all(isinstance(each, BrokerError) for each in ends)
     await server.start()
 
     async def works() -> bool:
         with contextlib.suppress(BrokerError):
-            return await cells.update("k", count) >= 2
+            return await store.update("k", count) >= 2
         return False
 
     await until(works, what="a change that is made")
 
 
-async def test_a_bug_leaves_nobody_waiting(cells: AtomicStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def broken(*_: object, **__: object) -> int:
-        await asyncio.sleep(0)
-        raise RuntimeError("x")
+async def test_a_bug_leaves_nobody_waiting(bucket: Bucket) -> None:
+    bugs = [RuntimeError("x")]
 
-    monkeypatch.setattr(cells._bucket, "_update", broken)
+    class Broken(Bucket):
+        async def put(self, *arguments: Any, **options: Any) -> int:
+            await asyncio.sleep(0)
+            if bugs:
+                raise bugs.pop()
+            return await bucket.put(*arguments, **options)
+
+    store = AtomicStore(Broken(bucket.connection, bucket.name, is_own=True))
     async with asyncio.timeout(LIMIT):
-        ends = await asyncio.gather(*(cells.update("k", count) for _ in range(3)), return_exceptions=True)
+        ends = await asyncio.gather(*(store.update("k", count) for _ in range(3)), return_exceptions=True)
     assert all(isinstance(each, RuntimeError) for each in ends)
-    monkeypatch.undo()
-    assert await cells.update("k", count) == 1
+    assert await store.update("k", count) == 1
 
 
-async def test_who_is_cancelled_in_the_middle_leaves_nobody_waiting(
-    cells: AtomicStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_who_is_cancelled_in_the_middle_leaves_nobody_waiting(bucket: Bucket) -> None:
     writing = asyncio.Event()
 
-    async def hanging(*_: object, **__: object) -> None:
-        writing.set()
-        await asyncio.Event().wait()
+    class Hanging(Bucket):
+        async def put(self, *_: Any, **__: Any) -> int:
+            writing.set()
+            await asyncio.Event().wait()
+            return 0
 
-    monkeypatch.setattr(cells._bucket, "_update", hanging)
-    changes = [asyncio.create_task(cells.update("k", count)) for _ in range(3)]
+    store = AtomicStore(Hanging(bucket.connection, bucket.name, is_own=True))
+    changes = [asyncio.create_task(store.update("k", count)) for _ in range(3)]
     await writing.wait()
-    for work in cells._work:
+    for work in store._work:
         work.cancel()
     async with asyncio.timeout(LIMIT):
         ends = await asyncio.gather(*changes, return_exceptions=True)

@@ -27,9 +27,7 @@ async def ledger(connection: Connection, owner: str, *, quick: bool = True) -> L
     topology = Topology()
     await Provisioner(topology, connection).provision()
     made = Ledger(
-        connection,
-        await Provisioner(topology, connection).ledger(),
-        name="MSS_LEDGER",
+        Provisioner(topology, connection).ledger,
         owner=owner,
         clock=now,
         beat=0.1,

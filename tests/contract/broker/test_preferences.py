@@ -15,7 +15,7 @@ from support.policy_builders import policy
 from support.processes import NatsServer, client_options
 from support.waiting import until
 
-from engine.broker import Connection, Provisioner, Topology, connect
+from engine.broker import Bucket, Connection, Provisioner, Topology, connect
 from engine.cli import cli
 from engine.metrics import Metrics
 from engine.model.errors import BrokerError, CacheMiss, InvalidPreferences, NotPermitted
@@ -32,7 +32,7 @@ class Desk:
 
     def __init__(self, connection: Connection, *, most: int = 100) -> None:
         self.metrics = Metrics()
-        self.store = PreferenceStore(connection=connection, name="MSS_PREFERENCES")
+        self.store = PreferenceStore(Bucket(connection, "MSS_PREFERENCES"))
         self.cache = PreferenceCache(self.store, self.metrics, most=most)
 
     async def put(self, user: str, document: Mapping[str, Any]) -> int:
@@ -78,7 +78,7 @@ async def test_a_record_is_kept_changed_and_forgotten(desk: Desk) -> None:
     await desk.put("u1", {})
     assert (await store.get("u1")).document_of("u1") is None
     assert [each async for each in store.records() if b"u1" in each.data] == []
-    info = await store.connection.js.stream_info(store.stream, subjects_filter=">")
+    info = await store.bucket.connection.js.stream_info(store.bucket.stream, subjects_filter=">")
     assert info.state.subjects is not None and sorted(info.state.subjects.values()) == [1, 1]  # no history
 
     await desk.put("u1", {"locale": "fr"})
@@ -122,7 +122,7 @@ async def test_the_cache_follows(desk: Desk, server: NatsServer) -> None:
     )
     assert await cache.change("u2", lambda _: ({"locale": "de"}, "said")) == "said"
     assert not desk.is_at_hand("u2")  # at once: whoever was told that it is done sees it
-    await other.store.connection.close()
+    await other.store.bucket.connection.close()
 
 
 async def test_a_record_that_cannot_be_read_counts_as_none(desk: Desk) -> None:
@@ -130,7 +130,7 @@ async def test_a_record_that_cannot_be_read_counts_as_none(desk: Desk) -> None:
     assert await desk.cache.look_up("u1") is None
     await desk.put("u2", {"locale": "de"})
     (record,) = [each.data async for each in desk.store.records() if b"u2" in each.data]
-    bucket = await desk.store.connection.js.key_value(desk.store.name)
+    bucket = await desk.store.bucket.connection.js.key_value(desk.store.bucket.name)
     for key in await bucket.keys():
         await bucket.put(key, record[:-5])
     assert await desk.cache.look_up("u2") is None
@@ -148,7 +148,7 @@ async def test_an_answer_that_is_older_than_the_news_is_asked_for_again(desk: De
         async def get(self, user: str) -> Any:
             return answers.pop() if answers else await desk.store.get(user)
 
-    desk.cache._store = Slow(connection=desk.store.connection, name=desk.store.name)
+    desk.cache._store = Slow(desk.store.bucket)
     assert await desk.cache.look_up("u1") == desk.cache.choices_of("u1") == Choices(locale="fr")
 
 
@@ -171,7 +171,7 @@ async def test_after_the_broker_was_away_nothing_counts_as_known(desk: Desk, ser
     await until(lambda: not desk.is_at_hand("u1"), what="the change is heard of")
     await desk.cache.look_up("u1")
     assert desk.is_at_hand("u1")
-    connection = desk.store.connection
+    connection = desk.store.bucket.connection
     at_once: list[bool] = []
     connection.on_reconnect(lambda: at_once.append(desk.is_at_hand("u1")))
     await server.kill()
@@ -240,7 +240,7 @@ async def test_the_permissions_of_the_operating_page_do(tmp_path: Path) -> None:
     with pytest.raises(NotPermitted):
         await stranger.store.get("u1")
     for desk in (operator, stranger):
-        await desk.store.connection.close()
+        await desk.store.bucket.connection.close()
     await owner.close()
     await server.kill()
 
