@@ -1,7 +1,7 @@
 """Handler: look an IP address up in a MaxMind database, which is reopened when it is replaced.
 
-MSS reads a copy of the database: a file that is overwritten in place would take the memory from under a
-lookup, and the process with it. Replies have the original server's text.
+MSS maps a copy of the database: if the mapped file were overwritten in place, a lookup could crash the
+process. Replies have the original server's text.
 """
 
 from __future__ import annotations
@@ -25,32 +25,32 @@ from . import ActionRequest, ActionResponse, HandlerResources, failed, unusable
 
 log = logging.getLogger(__name__)
 
-_LOOK_EVERY = 1.0  # seconds between two looks at the file
+_CHECK_INTERVAL = 1.0  # seconds between two checks of the file
 _UNAVAILABLE = "the location of addresses is not available"
 _UNREADABLE = (OSError, maxminddb.InvalidDatabaseError, ValueError)
 
 _Version = tuple[int, int, int]  # inode, size, nanosecond of the last change
 
-_MAX_ADDRESS_LENGTH = 100  # characters of what was asked, in a message
+_MAX_ADDRESS_LENGTH = 100  # characters of the requested address, in a message
 _ENGLISH = "en"
 
 
 class IpLocationHandler:
-    """Answers from the database as it was at the last look."""
+    """A lookup in the database as it was at the last check."""
 
     def __init__(self, spec: ActionSpec, resources: HandlerResources) -> None:
         self._path = Path(spec.options["database"])
         self._key = spec.key
-        self._up = resources.metrics.databases.labels(spec.key)
+        self._readable = resources.metrics.databases.labels(spec.key)
         self._reader: maxminddb.Reader | None = None
         self._version: _Version | None = None
-        self._looked = time.monotonic()
+        self._checked = time.monotonic()
         self._reopening: asyncio.Task[None] | None = None
-        self._complained = ""
+        self._trouble = ""
         self._use(*_read(self._path))
 
     def answer(self, request: ActionRequest) -> ActionResponse:
-        if time.monotonic() - self._looked > _LOOK_EVERY:
+        if time.monotonic() - self._checked > _CHECK_INTERVAL:
             self._check_for_update()
         try:
             payload = read_payload(request.payload, SHAPES["iplocation"])
@@ -58,7 +58,7 @@ class IpLocationHandler:
         except (UndecodableError, NotLocatableError) as error:
             return failed(str(error))
         if self._reader is None:
-            return failed(_UNAVAILABLE, f"{self._path}: {self._complained}")
+            return failed(_UNAVAILABLE, f"{self._path}: {self._trouble}")
         try:
             return ActionResponse(payload=locate(self._reader, address, payload["locale"]))
         except _UNREADABLE as error:
@@ -71,8 +71,8 @@ class IpLocationHandler:
             self._reader.close()
 
     def _check_for_update(self) -> None:
-        """Have the file read again, beside the requests, when it is not what it was."""
-        self._looked = time.monotonic()
+        """Reload the file in a thread if it has changed."""
+        self._checked = time.monotonic()
         if self._reopening is None and _version(self._path) != self._version:
             self._reopening = asyncio.create_task(self._reopen(), name=f"database {self._key}")
 
@@ -83,27 +83,25 @@ class IpLocationHandler:
             self._reopening = None
 
     def _use(self, version: _Version | None, reader: maxminddb.Reader | None, trouble: str) -> None:
-        """Use ``reader``; without one, go on with the last that could be read."""
-        self._version, self._complained = version, trouble
-        self._up.set(0 if reader is None else 1)
+        """Use ``reader``; without one, keep the last database that could be read."""
+        self._version, self._trouble = version, trouble
+        self._readable.set(0 if reader is None else 1)
         if reader is None:
             log.warning("action %s: the database cannot be read: %s: %s", self._key, self._path, trouble)
             return
         if self._reader is not None:
-            log.info("action %s: the database was opened anew", self._key)
+            log.info("action %s: the database was reloaded", self._key)
             self._reader.close()
         self._reader = reader
 
 
-def open_handler(spec: ActionSpec, resources: HandlerResources) -> IpLocationHandler:
-    return IpLocationHandler(spec, resources)
+open_handler = IpLocationHandler
 
 
 def problems(spec: ActionSpec) -> Iterator[Problem]:
-    """A database that cannot be read: the action will answer code 1 until it can.
+    """Yield a problem if the database cannot be read: the action replies with code 1 until it can.
 
-    Where nobody has said which one, the default of the reference counting as nobody, it is no more
-    than worth a word.
+    It is only info if no policy and no environment variable names the database.
     """
     path = Path(spec.options["database"])
     _, reader, trouble = _read(path)
@@ -115,12 +113,14 @@ def problems(spec: ActionSpec) -> Iterator[Problem]:
 
 
 def _read(path: Path) -> tuple[_Version | None, maxminddb.Reader | None, str]:
-    """The version of the file, a reader of a copy of it, and what kept it from being read."""
+    """Return the version of the file, a reader of a copy of it, and the reason if it cannot be read."""
     version = _version(path)
     try:
         return version, _open(path.read_bytes()), ""
     except _UNREADABLE as error:
-        trouble = error.strerror if isinstance(error, OSError) and error.strerror else "no MaxMind database"
+        trouble = (
+            error.strerror if isinstance(error, OSError) and error.strerror else "not a MaxMind database"
+        )
         return version, None, trouble
 
 
@@ -128,7 +128,7 @@ def _open(data: bytes) -> maxminddb.Reader:
     with tempfile.NamedTemporaryFile(prefix="mss-geo-") as copy:
         copy.write(data)
         copy.flush()
-        reader: Any = maxminddb.open_database(copy.name)  # what it has mapped outlives the name
+        reader: Any = maxminddb.open_database(copy.name)  # the mapping outlives the name
     reader.get("192.0.2.1")
     return reader  # type: ignore[no-any-return]
 
@@ -142,12 +142,12 @@ def _version(path: Path) -> _Version | None:
 
 
 def _ranges(*networks: str) -> tuple[tuple[int, int], ...]:
-    """First and last address of each, as numbers: the library's own tests take ten times as long."""
+    """Return the first and last address of each as numbers: ten times as fast as the library's tests."""
     known = map(ipaddress.ip_network, networks)
     return tuple((int(network.network_address), int(network.broadcast_address)) for network in known)
 
 
-# By version of the address: what it is called, and which addresses are.
+# By version of the address: the kind of the addresses, and their ranges.
 _UNLOCATABLE = {
     4: (
         ("loopback", _ranges("127.0.0.0/8")),
@@ -165,17 +165,17 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 class Database(Protocol):
-    """What is needed of a ``maxminddb`` reader."""
+    """The methods of a ``maxminddb`` reader that a lookup needs."""
 
     def get(self, ip_address: Address) -> Any: ...
 
 
 class NotLocatableError(ValueError):
-    """An address that no database is asked for; the text is what the caller hears."""
+    """An address that no database has; the text is for the caller."""
 
 
 def public_address(text: str) -> Address:
-    """The address that ``text`` is; an IPv4-mapped one is IPv4. Raises NotLocatableError."""
+    """Parse ``text``; an IPv4-mapped address becomes IPv4. Raises NotLocatableError."""
     shown = text[:_MAX_ADDRESS_LENGTH]
     try:
         address = ipaddress.ip_address(text)
@@ -194,13 +194,13 @@ def public_address(text: str) -> Address:
 
 
 def locate(database: Database, address: Address, locale: str) -> dict[str, Any]:
-    """The reply's payload; what the database does not know is ``""`` or 0.
+    """Return the payload of the reply; a value that the database does not know is ``""`` or 0.
 
-    ``locale`` is one of the database's own, as written there; any other means English.
+    A ``locale`` that the database does not have means English.
     """
     try:
         record = _mapping(database.get(address))
-    except ValueError:  # an IPv6 address, and a database of IPv4 alone
+    except ValueError:  # an IPv6 address in a database of IPv4 only
         record = {}
     location = _mapping(record.get("location"))
     return {
@@ -227,7 +227,7 @@ def _text(value: Any) -> str:
 
 
 def _number(value: Any) -> float:
-    """As Go writes it: a whole number without a fraction."""
+    """Return the number as Go writes it: a whole number without a fraction."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return 0
     return int(value) if float(value).is_integer() else value

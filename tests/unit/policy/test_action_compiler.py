@@ -156,7 +156,7 @@ def test_a_database_that_is_not_there(
     (tmp_path / "b.mmdb").write_bytes(b"no database")
     checked = load_policy(tmp_path, {"DB": str(tmp_path / "b.mmdb")})
     if "DB" in database:
-        assert "no MaxMind database" in checked.problems[0].message
+        assert "not a MaxMind database" in checked.problems[0].message
 
 
 def test_registry_and_schema_know_the_same_handlers() -> None:
