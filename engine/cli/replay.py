@@ -220,12 +220,12 @@ def _show_table(console: Console, replay: Replay) -> None:
 def _show_sample(console: Console, sample: Sample) -> None:
     console.print()
     head = Text.assemble(
-        (sample.verdict, _COLOURS[sample.verdict]), "  ", (sample.rule, "bold"), f" over {sample.channel}"
+        (sample.change, _COLOURS[sample.change]), "  ", (sample.rule, "bold"), f" over {sample.channel}"
     )
     indented(console, head, 0)
     indented(console, Text(f"{sample.event}, reqid {sample.reqid}, {local(sample.received)}", "dim"), 2)
     if sample.why:
-        indented(console, f"{_WHOSE[sample.verdict]} policy: {sample.why}", 2)
+        indented(console, f"{_WHOSE[sample.change]} policy: {sample.why}", 2)
     for each in sample.fields:
         for sign, value, colour in (("-", each.live, "red"), ("+", each.new, "green")):
             if value:
@@ -258,7 +258,7 @@ def replay_document(past: ReplayReport, names: Mapping[str, str], since: int) ->
 
 def _sample(sample: Sample) -> dict[str, Any]:
     return {
-        "change": str(sample.verdict),
+        "change": str(sample.change),
         "rule": sample.rule,
         "channel": sample.channel,
         "event": sample.event,
@@ -274,7 +274,7 @@ def _field(field: FieldChange) -> dict[str, str]:
 
 
 def _sides(replay: Replay) -> tuple[tuple[str, ReplaySide, int], ...]:
-    return ("live", replay.live, replay.of_live), ("new", replay.new, replay.of_new)
+    return ("live", replay.live, replay.live_deliveries), ("new", replay.new, replay.new_deliveries)
 
 
 def _deliveries(count: int) -> str:

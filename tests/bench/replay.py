@@ -124,7 +124,7 @@ async def main(count: int, as_json: bool) -> None:
                 change(folder)
                 replay = Replay(live, side(folder))
                 took = await seconds(address, replay)
-                assert replay.events.total() == count and replay.of_live == count
+                assert replay.events.total() == count and replay.live_deliveries == count
                 result[f"{title} differs, events/s"] = round(count / took)
                 result[f"{title} differs, s"] = round(took, 1)
             for limit in LIMITS:
@@ -133,7 +133,10 @@ async def main(count: int, as_json: bool) -> None:
                 edit(folder / "abnormal-login.yaml", "severity: high\n", f"severity: high\n    {limit}\n")
                 replay = Replay(side(folder), side(folder))
                 result[f"both with {limit}, events/s"] = round(count / await seconds(address, replay))
-                assert replay.events.total() == count and 0 < replay.of_live == replay.of_new <= count
+                assert (
+                    replay.events.total() == count
+                    and 0 < replay.live_deliveries == replay.new_deliveries <= count
+                )
             result["both planned in full, events/s"] = round(await in_full(address, live, side(folder), 2000))
     result["memory at most, MB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     print(json.dumps(result) if as_json else "\n".join(f"{key:64} {value}" for key, value in result.items()))

@@ -21,26 +21,26 @@ from ...planning.recipients import ChoicesOf, no_preferences
 from ...planning.simulation import Simulator
 from .diff import FieldChange, PolicyDiff, ReplaySide, differ, fields_between
 
-_WINDOW = 120_000_000  # microseconds within which the broker drops a delivery that it has stored already
-_MAX_REMEMBERED = 100_000  # deliveries, however many come within that time
-_MAX_WAITING = 10_000  # digests
+_WINDOW = 120_000_000  # microseconds in which the broker drops a second copy of a delivery
+_MAX_RECENT = 100_000  # deliveries in one half of the memory of copies
+_MAX_PENDING = 10_000  # digests of one policy that wait for those of the other
 
 
 class DeliveryChange(StrEnum):
-    """What becomes of one delivery under the new policy."""
+    """The change of one delivery from the live policy to the new one."""
 
     SAME = "same"
     CHANGES = "changes"
     APPEARS = "appears"
     VANISHES = "vanishes"
-    UNWRITABLE = "unwritable"  # the new policy makes it, and its words cannot be written
+    UNWRITABLE = "unwritable"  # the new policy asks for it, but cannot render it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """One delivery that does not stay as it is. Secrets are masked."""
+    """One delivery that changes. Secrets are masked."""
 
-    verdict: DeliveryChange
+    change: DeliveryChange
     rule: str
     channel: str
     event: str  # KIND.KEY
@@ -50,18 +50,24 @@ class Sample:
     fields: tuple[FieldChange, ...] = ()
 
 
-_Orders = dict[str, Notification]  # by id of the delivery
+_Notifications = dict[str, Notification]  # by id of the delivery
 _RuleChannel = tuple[str, str]  # rule and channel
 
 
 class Replay:
-    """Takes events one by one, of each kind in the order of their times; then it is finished.
+    """The comparison of two policies over past events, as counts and a few samples.
 
-    It keeps counts, and a few samples of each kind of difference.
+    Add the events of each kind in the order of their times, then finish.
     """
 
     def __init__(
-        self, live: ReplaySide, new: ReplaySide, *, choices_of: ChoicesOf = no_preferences, samples: int = 3
+        self,
+        live: ReplaySide,
+        new: ReplaySide,
+        *,
+        choices_of: ChoicesOf = no_preferences,
+        samples: int = 3,
+        max_pending: int = _MAX_PENDING,
     ) -> None:
         self.live, self.new = live, new
         self.events: Counter[str] = Counter()  # by kind
@@ -69,57 +75,57 @@ class Replay:
             Counter
         )  # by rule and channel
         self.samples: dict[tuple[str, str, DeliveryChange], list[Sample]] = {}
-        self.of_live = self.of_new = 0  # deliveries
+        self.live_deliveries = self.new_deliveries = 0
         self._max_samples = samples
         self._by_live, self._by_new = PolicyReplay(live, choices_of), PolicyReplay(new, choices_of)
-        self._alone_in_live, self._alone_in_new = PendingDigests(), PendingDigests()
-        self._likeness = PolicyDiff(live, new)
+        self._unpaired_live, self._unpaired_new = PendingDigests(max_pending), PendingDigests(max_pending)
+        self._diff = PolicyDiff(live, new)
 
     def add(self, event: Event) -> None:
-        """Compare what both policies make of ``event``, whose payload is as it came."""
+        """Compare the deliveries of ``event`` under both policies. Its payload is as it was sent."""
         self.events[event.kind] += 1
         self._compare_digests(event.kind, event.received)
         before = self._by_live.process(self._by_live.canonical(event))
-        of_new = self._by_new.canonical(event)
-        if self._likeness.drafts_alike(before.draft, of_new):
+        canonical = self._by_new.canonical(event)
+        if self._diff.routes_equally(before.routing, canonical):
             self._by_new.record_known(before.notifications, event.received)
-            for order in before.notifications.values():
-                self._count(_group(order), DeliveryChange.SAME)
+            for notification in before.notifications.values():
+                self._count(_group(notification), DeliveryChange.SAME)
         else:
-            self._compare(before, self._by_new.process(of_new))
+            self._compare(before, self._by_new.process(canonical))
 
     def finish(self, now: int) -> None:
-        """After all events: compare the digests due by ``now``, microseconds since the epoch."""
+        """Compare the digests that are due by ``now``, microseconds since the epoch, after all events."""
         for kind in Kind:
             self._compare_digests(kind, now)
-        for told in self._alone_in_live.drain():
-            self._compare(told, _nothing(self.new, told))
-        for told in self._alone_in_new.drain():
-            self._compare(_nothing(self.live, told), told)
+        for digest in self._unpaired_live.drain():
+            self._compare(digest, _no_digest(self.new, digest))
+        for digest in self._unpaired_new.drain():
+            self._compare(_no_digest(self.live, digest), digest)
 
     def _compare_digests(self, kind: Kind, until: int) -> None:
-        """Compare those that fall due, each with the other policy's that tells of the same events."""
-        for told in self._by_live.digests(kind, until):
-            if (its := self._alone_in_new.pop_match(told)) is not None:
-                self._compare(told, its)
+        """Compare the digests due by ``until`` with those of the other policy for the same events."""
+        for digest in self._by_live.digests(kind, until):
+            if (its := self._unpaired_new.pop_match(digest)) is not None:
+                self._compare(digest, its)
             else:
-                for alone in self._alone_in_live.add(told):
-                    self._compare(alone, _nothing(self.new, alone))
-        for told in self._by_new.digests(kind, until):
-            if (mine := self._alone_in_live.pop_match(told)) is not None:
-                self._compare(mine, told)
+                for unpaired in self._unpaired_live.add(digest):
+                    self._compare(unpaired, _no_digest(self.new, unpaired))
+        for digest in self._by_new.digests(kind, until):
+            if (mine := self._unpaired_live.pop_match(digest)) is not None:
+                self._compare(mine, digest)
             else:
-                for alone in self._alone_in_new.add(told):
-                    self._compare(_nothing(self.live, alone), alone)
+                for unpaired in self._unpaired_new.add(digest):
+                    self._compare(_no_digest(self.live, unpaired), unpaired)
 
     def _compare(self, before: ReplayedPlan, after: ReplayedPlan) -> None:
         mine, its = dict(before.notifications), dict(after.notifications)
         for a, b in _pairs(mine, its):
-            self._record_common((before.draft, mine.pop(a)), (after.draft, its.pop(b)))
-        for order in mine.values():
-            self._record_removed(before.draft, order, after.draft)
-        for order in its.values():
-            self._record_added(after.draft, order, before.draft)
+            self._record_common((before.routing, mine.pop(a)), (after.routing, its.pop(b)))
+        for notification in mine.values():
+            self._record_removed(before.routing, notification, after.routing)
+        for notification in its.values():
+            self._record_added(after.routing, notification, before.routing)
 
     @property
     def unwritable(self) -> int:
@@ -128,12 +134,12 @@ class Replay:
     def _record_common(
         self, before: tuple[Routing, Notification], after: tuple[Routing, Notification]
     ) -> None:
-        """Counted where both have it, or one that differs in its addresses or its template's name."""
+        """Count a delivery that both policies make, perhaps with other addresses."""
         group = _group(after[1])
-        if self._likeness.orders_alike(before[1], after[1]):
+        if self._diff.delivers_equally(before[1], after[1]):
             self._count(group, DeliveryChange.SAME)
             return
-        old, new = _written(*before), _written(*after)
+        old, new = _rendered(*before), _rendered(*after)
         if isinstance(new, Failure):
             if isinstance(old, Failure):
                 self._count(group, DeliveryChange.SAME)
@@ -142,175 +148,172 @@ class Replay:
                 self._keep_sample(DeliveryChange.UNWRITABLE, after, old, None, new.detail)
         elif isinstance(old, Failure):
             self._count(group, DeliveryChange.APPEARS)
-            self._keep_sample(
-                DeliveryChange.APPEARS, after, None, new, f"its words cannot be written: {old.detail}"
-            )
+            why = f"it cannot be rendered: {old.detail}"
+            self._keep_sample(DeliveryChange.APPEARS, after, None, new, why)
         elif differ(old, new):
             self._count(group, DeliveryChange.CHANGES)
             self._keep_sample(DeliveryChange.CHANGES, after, old, new)
         else:
             self._count(group, DeliveryChange.SAME)
 
-    def _record_removed(self, drafted: Routing, order: Notification, without: Routing) -> None:
-        self._count(_group(order), DeliveryChange.VANISHES)
-        if self._needs_sample(DeliveryChange.VANISHES, order):
-            old = _written(drafted, order)
-            why = _why_not(order, without)
-            self._keep_sample(
-                DeliveryChange.VANISHES,
-                (drafted, order),
-                None if isinstance(old, Failure) else old,
-                None,
-                why,
-            )
+    def _record_removed(self, routing: Routing, notification: Notification, other: Routing) -> None:
+        self._count(_group(notification), DeliveryChange.VANISHES)
+        if self._needs_sample(DeliveryChange.VANISHES, notification):
+            old = _rendered(routing, notification)
+            why = _why_not(notification, other)
+            shown = None if isinstance(old, Failure) else old
+            self._keep_sample(DeliveryChange.VANISHES, (routing, notification), shown, None, why)
 
-    def _record_added(self, drafted: Routing, order: Notification, without: Routing) -> None:
-        new = _written(drafted, order)
+    def _record_added(self, routing: Routing, notification: Notification, other: Routing) -> None:
+        new = _rendered(routing, notification)
         if isinstance(new, Failure):
-            self._count(_group(order), DeliveryChange.UNWRITABLE, live=0)
-            self._keep_sample(DeliveryChange.UNWRITABLE, (drafted, order), None, None, new.detail)
+            self._count(_group(notification), DeliveryChange.UNWRITABLE, live=0)
+            self._keep_sample(DeliveryChange.UNWRITABLE, (routing, notification), None, None, new.detail)
         else:
-            self._count(_group(order), DeliveryChange.APPEARS)
-            self._keep_sample(DeliveryChange.APPEARS, (drafted, order), None, new, _why_not(order, without))
+            self._count(_group(notification), DeliveryChange.APPEARS)
+            why = _why_not(notification, other)
+            self._keep_sample(DeliveryChange.APPEARS, (routing, notification), None, new, why)
 
-    def _count(self, group: _RuleChannel, verdict: DeliveryChange, *, live: int = 1) -> None:
-        self.tallies[group][verdict] += 1
-        self.of_live += 0 if verdict is DeliveryChange.APPEARS else live
-        self.of_new += verdict not in (DeliveryChange.VANISHES, DeliveryChange.UNWRITABLE)
+    def _count(self, group: _RuleChannel, change: DeliveryChange, *, live: int = 1) -> None:
+        self.tallies[group][change] += 1
+        self.live_deliveries += 0 if change is DeliveryChange.APPEARS else live
+        self.new_deliveries += change not in (DeliveryChange.VANISHES, DeliveryChange.UNWRITABLE)
 
-    def _needs_sample(self, verdict: DeliveryChange, order: Notification) -> bool:
-        return len(self.samples.get((*_group(order), verdict), ())) < self._max_samples
+    def _needs_sample(self, change: DeliveryChange, notification: Notification) -> bool:
+        return len(self.samples.get((*_group(notification), change), ())) < self._max_samples
 
     def _keep_sample(
         self,
-        verdict: DeliveryChange,
-        whose: tuple[Routing, Notification],
+        change: DeliveryChange,
+        routed: tuple[Routing, Notification],
         old: Delivery | None,
         new: Delivery | None,
         why: str = "",
     ) -> None:
-        """Keep a sample where there are not enough of them yet."""
-        drafted, order = whose
-        if not self._needs_sample(verdict, order):
+        """Keep a sample if there are too few so far."""
+        routing, notification = routed
+        if not self._needs_sample(change, notification):
             return
-        secrets = {*drafted.secrets, *(old.secrets if old else ()), *(new.secrets if new else ())}
-        event, (rule, channel) = drafted.event, _group(order)
+        secrets = {*routing.secrets, *(old.secrets if old else ()), *(new.secrets if new else ())}
+        event, (rule, channel) = routing.event, _group(notification)
         sample = Sample(
-            verdict=verdict, rule=rule, channel=channel, event=event.name, reqid=event.reqid,
+            change=change, rule=rule, channel=channel, event=event.name, reqid=event.reqid,
             received=event.received, why=mask(why, longest_first(secrets)),
             fields=fields_between(old, new, secrets),
         )  # fmt: skip
-        self.samples.setdefault((rule, channel, verdict), []).append(sample)
+        self.samples.setdefault((rule, channel, change), []).append(sample)
 
 
-def _nothing(side: ReplaySide, told: ReplayedPlan) -> ReplayedPlan:
-    """That a policy has made no digest of the events that the other tells of in one."""
-    return ReplayedPlan(Routing(event=told.draft.event, rulebook=side.rulebook), {})
+def _no_digest(side: ReplaySide, plan: ReplayedPlan) -> ReplayedPlan:
+    """Return the plan of a policy without a digest for the events of ``plan``."""
+    return ReplayedPlan(Routing(event=plan.routing.event, rulebook=side.rulebook), {})
 
 
-def _group(order: Notification) -> _RuleChannel:
-    return order.match.rule.id, order.channel.name
+def _group(notification: Notification) -> _RuleChannel:
+    return notification.match.rule.id, notification.channel.name
 
 
-def _pairs(before: _Orders, after: _Orders) -> list[tuple[str, str]]:
-    """Ids of what is one delivery, or of two of one rule and channel: first those with equal addresses."""
+def _pairs(before: _Notifications, after: _Notifications) -> list[tuple[str, str]]:
+    """Pair deliveries by id, then by rule, channel and addresses, then by rule and channel.
 
-    def with_address(order: Notification) -> object:
-        return *_group(order), order.to
+    Returns pairs of ids.
+    """
+
+    def with_address(notification: Notification) -> object:
+        return *_group(notification), notification.to
 
     pairs = {id_: id_ for id_ in before if id_ in after}
     for key in (with_address, _group):
         taken = set(pairs.values())
         waiting: dict[object, list[str]] = defaultdict(list)
-        for id_, order in reversed(after.items()):
+        for id_, notification in reversed(after.items()):
             if id_ not in taken:
-                waiting[key(order)].append(id_)
-        for id_, order in before.items():
-            if id_ not in pairs and waiting[key(order)]:
-                pairs[id_] = waiting[key(order)].pop()
+                waiting[key(notification)].append(id_)
+        for id_, notification in before.items():
+            if id_ not in pairs and waiting[key(notification)]:
+                pairs[id_] = waiting[key(notification)].pop()
     return list(pairs.items())
 
 
-def _written(drafted: Routing, order: Notification) -> Delivery | Failure:
-    written = render_plan(replace(drafted, notifications=(order,)))
-    return written.deliveries[0] if written.deliveries else written.failures[0]
+def _rendered(routing: Routing, notification: Notification) -> Delivery | Failure:
+    plan = render_plan(replace(routing, notifications=(notification,)))
+    return plan.deliveries[0] if plan.deliveries else plan.failures[0]
 
 
-def _why_not(order: Notification, drafted: Routing) -> str:
-    """Why a policy that drafted the same event does not ask for the order."""
-    rule, channel = _group(order)
-    for suppressed in drafted.suppressed:
+def _why_not(notification: Notification, routing: Routing) -> str:
+    """Explain why a policy does not ask for ``notification`` when it routes the same event."""
+    rule, channel = _group(notification)
+    for suppressed in routing.suppressed:
         if (suppressed.rule, suppressed.channel) == (rule, channel):
             return f"{suppressed.reason}: {suppressed.detail}" if suppressed.detail else suppressed.reason
-    if any((held.rule, held.channel) == (rule, channel) and held.digest for held in drafted.held):
+    if any((held.rule, held.channel) == (rule, channel) and held.digest for held in routing.held):
         return "it waits for a digest"
-    for other in drafted.notifications:
+    for other in routing.notifications:
         if any(_group(step) == (rule, channel) for step in other.fallbacks):
-            return f"it goes out only where {other.channel.name} fails"
-    return _why_silent(order, drafted)
+            return f"it is a fallback for {other.channel.name}"
+    return _why_no_notification(notification, routing)
 
 
-def _why_silent(order: Notification, drafted: Routing) -> str:
-    """Why a policy has nothing to say of the order's rule."""
-    rule = order.match.rule.id
-    if any(match.rule.id == rule for match in drafted.matches):
-        return "the rule matches, and does not tell this address over this channel"
-    if all(each.id != rule for each in drafted.rulebook.rules):
-        return "there is no such rule, or it is off"
-    if order.merged is not None:
-        return "it tells no digest of these events"
-    last = drafted.matches[-1].rule if drafted.matches else None
+def _why_no_notification(notification: Notification, routing: Routing) -> str:
+    rule = notification.match.rule.id
+    if any(match.rule.id == rule for match in routing.matches):
+        return "the rule matches, but does not notify this address over this channel"
+    if all(each.id != rule for each in routing.rulebook.rules):
+        return "the rule does not exist, or it is disabled"
+    if notification.merged is not None:
+        return "it sends no digest of these events"
+    last = routing.matches[-1].rule if routing.matches else None
     return (
-        f"{last.id} says stop before it, or it does not match" if last and last.stop else "it does not match"
+        f"rule {last.id} stops before it, or it does not match" if last and last.stop else "it does not match"
     )
 
 
 @dataclass(frozen=True, slots=True)
 class ReplayedPlan:
-    """What a policy makes of one event, or in one digest."""
+    """The routing of one event or one digest by one policy."""
 
-    draft: Routing
-    notifications: Mapping[str, Notification]  # by id of the delivery; without what is repeated
+    routing: Routing
+    notifications: Mapping[str, Notification]  # by id of the delivery; without repeats
 
 
 class PolicyReplay:
-    """One policy, on a clock for each kind: kinds are gone through one after the other."""
+    """One policy on virtual clocks, one for each kind: kinds are replayed one after the other."""
 
     def __init__(self, side: ReplaySide, choices_of: ChoicesOf) -> None:
         self.rulebook = side.rulebook
-        self._courses = {kind: Simulator(side.rulebook, choices_of) for kind in Kind}
+        self._simulators = {kind: Simulator(side.rulebook, choices_of) for kind in Kind}
         self._recent = _Recent()
 
     def canonical(self, event: Event) -> Event:
-        """``event`` with its payload as this policy's schemas spell it."""
+        """Return ``event`` with the field names of this policy's schemas."""
         payload = self.rulebook.catalogue.canonical(event.name, event.payload)
         return event if payload is event.payload else structs.replace(event, payload=payload)
 
     def process(self, event: Event) -> ReplayedPlan:
-        """What is told of ``event``, as ``seen``, after those that came before it."""
-        return self._without_repeats(self._courses[event.kind].process(event), event.received)
+        """Route a canonical event after those before it."""
+        return self._without_repeats(self._simulators[event.kind].process(event), event.received)
 
     def digests(self, kind: Kind, until: int) -> Iterable[ReplayedPlan]:
-        """Those that fall due by ``until``, microseconds since the epoch."""
-        course = self._courses[kind]
-        if course.next_due is None:
+        """Yield the digests that are due by ``until``, microseconds since the epoch."""
+        simulator = self._simulators[kind]
+        if simulator.next_due is None:
             return ()
-        return (self._without_repeats(drafted, course.now) for drafted in course.digests(until))
+        return (self._without_repeats(routing, simulator.now) for routing in simulator.digests(until))
 
     def record_known(self, ids: Iterable[str], at: int) -> None:
-        """These deliveries are made at that time, as is known without taking their event."""
+        """Record deliveries that are made ``at`` this time, without routing their event."""
         for id_ in ids:
             self._recent.is_repeat(id_, at)
 
-    def _without_repeats(self, drafted: Routing, at: int) -> ReplayedPlan:
-        orders = {
-            id_: order for order in drafted.notifications if not self._recent.is_repeat(id_ := order.id, at)
+    def _without_repeats(self, routing: Routing, at: int) -> ReplayedPlan:
+        notifications = {
+            each.id: each for each in routing.notifications if not self._recent.is_repeat(each.id, at)
         }
-        return ReplayedPlan(drafted, orders)
+        return ReplayedPlan(routing, notifications)
 
 
 class _Recent:
-    """The deliveries of the last minutes: one that comes again within them is not sent again."""
+    """The deliveries of the last minutes: the broker drops a second copy of them."""
 
     def __init__(self) -> None:
         self._young: dict[str, int] = {}
@@ -318,8 +321,8 @@ class _Recent:
         self._since = 0
 
     def is_repeat(self, id_: str, at: int) -> bool:
-        """Whether ``id_`` was there a moment ago; it is now."""
-        if not 0 <= at - self._since < _WINDOW or len(self._young) >= _MAX_REMEMBERED:
+        """Record a delivery, and return whether the broker would drop it as a copy."""
+        if not 0 <= at - self._since < _WINDOW or len(self._young) >= _MAX_RECENT:
             self._young, self._old, self._since = {}, self._young, at
         last = self._young.get(id_, self._old.get(id_))
         if last is not None and 0 <= at - last < _WINDOW:
@@ -329,36 +332,37 @@ class _Recent:
 
 
 class PendingDigests:
-    """Digests of one policy for which the other has not made one of the same events yet."""
+    """Digests of one policy that wait for the digest of the same events from the other policy."""
 
-    def __init__(self) -> None:
-        self._waiting: dict[str, ReplayedPlan] = {}  # by the key of the digest; who waits longest is first
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._pending: dict[str, ReplayedPlan] = {}  # by the key of the digest, the oldest first
 
-    def pop_match(self, told: ReplayedPlan) -> ReplayedPlan | None:
-        """The one that tells of an event which the other policy's ``told`` tells of too; it waits no more."""
-        waiting = self._waiting.get(_key(told))
-        if waiting is None or _events(waiting).isdisjoint(_events(told)):
+    def pop_match(self, plan: ReplayedPlan) -> ReplayedPlan | None:
+        """Remove and return the digest that has an event in common with ``plan``."""
+        waiting = self._pending.get(_key(plan))
+        if waiting is None or _events(waiting).isdisjoint(_events(plan)):
             return None
-        return self._waiting.pop(_key(told))
+        return self._pending.pop(_key(plan))
 
-    def add(self, told: ReplayedPlan) -> Iterator[ReplayedPlan]:
-        """Have ``told`` wait; yields those for which there will be none, or no room."""
-        if (before := self._waiting.pop(_key(told), None)) is not None:
+    def add(self, plan: ReplayedPlan) -> Iterator[ReplayedPlan]:
+        """Add a digest. Yields one that can no longer be matched, or the oldest if there are too many."""
+        if (before := self._pending.pop(_key(plan), None)) is not None:
             yield before
-        self._waiting[_key(told)] = told
-        if len(self._waiting) > _MAX_WAITING:
-            yield self._waiting.pop(next(iter(self._waiting)))
+        self._pending[_key(plan)] = plan
+        if len(self._pending) > self._limit:
+            yield self._pending.pop(next(iter(self._pending)))
 
     def drain(self) -> Iterator[ReplayedPlan]:
-        """All that wait; none does any more."""
-        while self._waiting:
-            yield self._waiting.pop(next(iter(self._waiting)))
+        """Remove and yield all digests."""
+        while self._pending:
+            yield self._pending.pop(next(iter(self._pending)))
 
 
-def _key(told: ReplayedPlan) -> str:
-    return told.draft.digest.key if told.draft.digest else ""
+def _key(plan: ReplayedPlan) -> str:
+    return plan.routing.digest.key if plan.routing.digest else ""
 
 
-def _events(told: ReplayedPlan) -> set[tuple[str, str]]:
-    digested = told.draft.digest
+def _events(plan: ReplayedPlan) -> set[tuple[str, str]]:
+    digested = plan.routing.digest
     return {(event.key, event.reqid) for event in digested.events} if digested else set()

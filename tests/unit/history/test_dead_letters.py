@@ -1,4 +1,4 @@
-"""What a dead letter says, what it becomes, and what of it is shown."""
+"""Dead letters: headers, redrive, and the masked payload."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ DELIVERY = Delivery(
 )  # fmt: skip
 
 
-def letter(reason: str = "refused", size: int = 10, **headers: str) -> DeadLetter:
+def dead_letter(reason: str = "refused", size: int = 10, **headers: str) -> DeadLetter:
     named = {f"Mss-{name.title()}": value for name, value in headers.items()}
     return DeadLetter.from_message(
         StoredMessage(
@@ -52,17 +52,17 @@ def letter(reason: str = "refused", size: int = 10, **headers: str) -> DeadLette
 
 
 def of_event(**headers: str) -> DeadLetter:
-    return letter("not-json", **{"subject": "kiam.console.notice.x", **headers})
+    return dead_letter("not-json", **{"subject": "kiam.console.notice.x", **headers})
 
 
 @given(st.lists(st.text(max_size=600), min_size=4, max_size=4), st.binary(max_size=200))
 def test_a_dead_letter_is_stored_and_read_with_all_its_fields(texts: list[str], payload: bytes) -> None:
     detail, reqid, rule, channel = texts
-    dead_letter = DeadLetter(
+    dead = DeadLetter(
         kind=Kind.AUDIT, reason="refused", detail=detail, subject="kiam.console.audit.x", reqid=reqid, rule=rule,
         channel=channel, delivery="d", revision="rev", chain="a, b", sensitive='[["a"]]', attempts=3, received=5,
     )  # fmt: skip
-    stored = dead_letter.to_message(Topology(), payload, id_="x", max_payload=100)
+    stored = dead.to_message(Topology(), payload, id_="x", max_payload=100)
     assert (stored.id, stored.payload) == ("dead.x", payload[:100])
     read = DeadLetter.from_message(
         StoredMessage(
@@ -73,43 +73,45 @@ def test_a_dead_letter_is_stored_and_read_with_all_its_fields(texts: list[str], 
     assert read.truncated == (len(payload) if len(payload) > 100 else 0)
     for name in DeadLetter.__slots__:
         if name not in ("truncated", "sequence", "at", "size"):
-            expected, found = str(getattr(dead_letter, name)), str(getattr(read, name))
+            expected, found = str(getattr(dead, name)), str(getattr(read, name))
             assert header_value(found) == header_value(expected)
 
 
-def test_a_delivery_comes_back_with_its_id_and_a_new_life() -> None:
-    back = redrive_message(letter(delivery="d" * 32), encode(DELIVERY), at=9_000)
-    assert back == replace(DELIVERY, redrive=RedriveId(letter="7-1000", at=9_000))
-    assert isinstance(back, Delivery)
-    assert back.deadline_start == 9_000 and DELIVERY.deadline_start == 5  # its deadline begins anew
-    assert back.run_id != DELIVERY.run_id == DELIVERY.id  # and so do its receipts
+def test_a_redriven_delivery_keeps_its_id_and_gets_a_new_deadline() -> None:
+    redriven = redrive_message(dead_letter(delivery="d" * 32), encode(DELIVERY), at=9_000)
+    assert redriven == replace(DELIVERY, redrive=RedriveId(letter="7-1000", at=9_000))
+    assert isinstance(redriven, Delivery)
+    assert redriven.deadline_start == 9_000 and DELIVERY.deadline_start == 5  # its deadline starts again
+    assert redriven.run_id != DELIVERY.run_id == DELIVERY.id  # and so do its attempts
 
 
-def test_an_event_comes_back_whole_to_where_it_came_from() -> None:
-    back = redrive_message(of_event(received="77"), b"{nonsense", at=9_000)
-    assert isinstance(back, EventRedrive)
-    assert (back.subject, back.payload) == ("kiam.console.notice.x", b"{nonsense")
-    assert redrive_of(back.headers) == Redrive(id=RedriveId(letter="7-1000", at=9_000), received=77)
+def test_a_redriven_event_is_published_unchanged_on_its_subject() -> None:
+    redriven = redrive_message(of_event(received="77"), b"{nonsense", at=9_000)
+    assert isinstance(redriven, EventRedrive)
+    assert (redriven.subject, redriven.payload) == ("kiam.console.notice.x", b"{nonsense")
+    assert redrive_of(redriven.headers) == Redrive(id=RedriveId(letter="7-1000", at=9_000), received=77)
 
 
-def test_of_an_event_that_was_planned_in_part_the_rest_is_asked_for() -> None:
-    back = redrive_message(of_event(rule="r", channel="email", delivery="x"), b"{}", at=9_000)
-    assert isinstance(back, EventRedrive)
-    again = redrive_of(back.headers)
+def test_a_redriven_event_with_a_rule_is_only_for_that_delivery() -> None:
+    redriven = redrive_message(of_event(rule="r", channel="email", delivery="x"), b"{}", at=9_000)
+    assert isinstance(redriven, EventRedrive)
+    again = redrive_of(redriven.headers)
     assert again is not None and again.is_partial
     assert (again.rule, again.channel, again.delivery, again.received) == ("r", "email", "x", 1000)
 
 
 @pytest.mark.parametrize(
-    ("dead", "payload", "words"),
+    ("dead", "payload", "reason"),
     [
         (of_event(truncated="99"), b"{}", "only its beginning was kept"),
-        (letter(truncated="99"), encode(DELIVERY), "only its beginning was kept"),
-        (letter("bad-delivery"), b"{}", "cannot be read as a delivery"),
+        (dead_letter(truncated="99"), encode(DELIVERY), "only its beginning was kept"),
+        (dead_letter("bad-delivery"), b"{}", "cannot be read as a delivery"),
     ],
 )
-def test_what_stays_dead(dead: DeadLetter, payload: bytes, words: str) -> None:
-    with pytest.raises(NotRedrivable, match=words):
+def test_a_truncated_or_unreadable_dead_letter_is_not_redrivable(
+    dead: DeadLetter, payload: bytes, reason: str
+) -> None:
+    with pytest.raises(NotRedrivable, match=reason):
         redrive_message(dead, payload, at=1)
 
 
@@ -118,7 +120,7 @@ def test_what_stays_dead(dead: DeadLetter, payload: bytes, words: str) -> None:
     [
         None,
         {},
-        {"Mss-Rule": "r", "Mss-Channel": "email"},  # it was never dead: it cannot ask for a part
+        {"Mss-Rule": "r", "Mss-Channel": "email"},  # without a dead letter, a rule is ignored
         {"Mss-Dead-Letter": "1-1"},
         {"Mss-Dead-Letter": "1-1 ", "Mss-Redriven-At": "1", "Mss-Received": "1"},
         {"Mss-Dead-Letter": "a.b", "Mss-Redriven-At": "1", "Mss-Received": "1"},
@@ -127,7 +129,7 @@ def test_what_stays_dead(dead: DeadLetter, payload: bytes, words: str) -> None:
         {"Mss-Dead-Letter": "1-1", "Mss-Redriven-At": "²", "Mss-Received": "1"},
     ],
 )
-def test_headers_that_say_nothing(headers: dict[str, str] | None) -> None:
+def test_invalid_redrive_headers_are_ignored(headers: dict[str, str] | None) -> None:
     assert redrive_of(headers) is None
 
 
@@ -157,24 +159,24 @@ def again(**more: str) -> Redrive:
     return Redrive(id=RedriveId(letter="7-1000", at=9_000), received=5, **more)
 
 
-def test_without_a_part_all_is_planned_and_known_as_brought_back(planned: Plan) -> None:
-    back = only_redriven(planned, again())
-    assert [d.id for d in back.deliveries] == [d.id for d in planned.deliveries]
-    assert {d.redrive for d in back.deliveries} == {RedriveId(letter="7-1000", at=9_000)}
-    assert back.suppressed == planned.suppressed and back.matches == planned.matches
+def test_a_whole_redrive_marks_all_deliveries(planned: Plan) -> None:
+    redriven = only_redriven(planned, again())
+    assert [d.id for d in redriven.deliveries] == [d.id for d in planned.deliveries]
+    assert {d.redrive for d in redriven.deliveries} == {RedriveId(letter="7-1000", at=9_000)}
+    assert redriven.suppressed == planned.suppressed and redriven.matches == planned.matches
 
 
-def test_of_a_part_its_siblings_are_left_out(planned: Plan) -> None:
+def test_a_partial_redrive_omits_the_other_deliveries(planned: Plan) -> None:
     texts = [d for d in planned.deliveries if d.channel == "sms"]
-    back = only_redriven(planned, again(rule="r", channel="sms", delivery=texts[1].id))
-    assert [d.to for d in back.deliveries] == [texts[1].to]
-    assert [match.rule.id for match in back.matches] == ["r"]
-    assert back.suppressed == ()
+    redriven = only_redriven(planned, again(rule="r", channel="sms", delivery=texts[1].id))
+    assert [d.to for d in redriven.deliveries] == [texts[1].to]
+    assert [match.rule.id for match in redriven.matches] == ["r"]
+    assert redriven.suppressed == ()
 
 
-def test_a_part_that_has_another_id_by_now_is_what_the_rule_tells_over_the_channel(planned: Plan) -> None:
-    back = only_redriven(planned, again(rule="r", channel="sms", delivery="renamed"))
-    assert [d.channel for d in back.deliveries] == ["sms", "sms"]
+def test_a_partial_redrive_without_its_delivery_takes_all_of_the_rule_and_channel(planned: Plan) -> None:
+    redriven = only_redriven(planned, again(rule="r", channel="sms", delivery="renamed"))
+    assert [d.channel for d in redriven.deliveries] == ["sms", "sms"]
     assert [d.rule for d in only_redriven(planned, again(rule="other", channel="email")).deliveries] == [
         "other"
     ]
@@ -184,18 +186,18 @@ def test_a_part_that_has_another_id_by_now_is_what_the_rule_tells_over_the_chann
     ]
 
 
-def test_a_failure_knows_the_delivery_that_it_would_have_been(tmp_path: Path) -> None:
-    words = {"templates__t__sms.txt": "{{ payload.mail.nothing.at.all }}"}
+def test_a_failure_has_the_id_of_the_delivery(tmp_path: Path) -> None:
+    templates = {"templates__t__sms.txt": "{{ payload.mail.nothing.at.all }}"}
     phones = ["+8613800000001", "+8613800000002"]
-    told = event({"phones": phones, "mail": "a@example.com"}, "notice.own.event")
-    failed = plan(policy(tmp_path / "1", RULES, **words).require(), told).failures
-    whole = plan(policy(tmp_path / "2", RULES).require(), told)
+    received = event({"phones": phones, "mail": "a@example.com"}, "notice.own.event")
+    failed = plan(policy(tmp_path / "1", RULES, **templates).require(), received).failures
+    whole = plan(policy(tmp_path / "2", RULES).require(), received)
     assert [f.delivery for f in failed] == [d.id for d in whole.deliveries if d.channel == "sms"]
-    assert len(set(failed)) == 2  # two letters, not one for both
+    assert len(set(failed)) == 2  # two dead letters, not one for both
 
 
 @pytest.mark.parametrize(
-    ("wanted", "meant"),
+    ("wanted", "matches"),
     [
         (DeadLetterFilter(), True),
         (
@@ -213,32 +215,32 @@ def test_a_failure_knows_the_delivery_that_it_would_have_been(tmp_path: Path) ->
         (DeadLetterFilter(since=1001), False),
     ],
 )
-def test_which_letters_are_meant(wanted: DeadLetterFilter, meant: bool) -> None:
-    assert wanted.matches(letter(rule=header_value("规则"), channel="email", reqid="r1")) is meant
+def test_a_filter_matches_if_all_its_fields_do(wanted: DeadLetterFilter, matches: bool) -> None:
+    assert wanted.matches(dead_letter(rule=header_value("规则"), channel="email", reqid="r1")) is matches
 
 
 @given(st.text(max_size=100))
-def test_headers_are_ascii_and_can_be_read(text: str) -> None:
+def test_header_values_are_ascii_and_can_be_decoded(text: str) -> None:
     value = header_value(text)
     assert value.isascii() and "\n" not in value and "\r" not in value
     if "\\" not in text and not any(0xD800 <= ord(char) < 0xE000 for char in text):
         assert readable(value).split() == " ".join(text.split())[:500].split() or not text.isprintable()
 
 
-def test_what_others_escaped_stays_escaped() -> None:
+def test_escapes_of_the_original_text_stay() -> None:
     assert readable(r"C:\x1b[31m \x41 \u0007 \ud800 \u00e9") == r"C:\x1b[31m \x41 \u0007 \ud800 é"
 
 
 def test_a_delivery_is_shown_without_its_secrets() -> None:
-    data = masked_payload(letter(), encode(DELIVERY))
+    data = masked_payload(dead_letter(), encode(DELIVERY))
     assert data["id"] == DELIVERY.id and data["to"] == ["a@example.com"] and data["event"] == "audit.x"
     assert data["text"] == "Go to ***" and data["html"] == "<a href='***'>go</a>"
     assert data["payload"] == {"link": "***", "n": 1} and data["pictures"] == ["logo.png"]
     assert "token" not in json.dumps(data)
-    assert "cannot be read" in masked_payload(letter(), encode(DELIVERY)[:-1])
+    assert "cannot be read" in masked_payload(dead_letter(), encode(DELIVERY)[:-1])
 
 
-def event_letter(payload: Any, *paths: tuple[str, ...]) -> Any:
+def masked_event(payload: Any, *paths: tuple[str, ...]) -> Any:
     data = payload if isinstance(payload, bytes) else json.dumps(payload, ensure_ascii=False).encode()
     return masked_payload(
         of_event(sensitive=header_value(sensitive_header(paths))) if paths else of_event(), data
@@ -250,30 +252,30 @@ def test_an_event_is_shown_without_its_sensitive_fields() -> None:
         "reqid": "r",
         "payload": {"link": SECRET, "user": {"pin": 12}, "n": 12, "text": f"at {SECRET}"},
     }
-    data = event_letter(message, ("link",), ("user", "pin"))
+    data = masked_event(message, ("link",), ("user", "pin"))
     assert data["payload"] == {"link": "***", "user": {"pin": "***"}, "n": "***", "text": "at ***"}
-    assert event_letter(message) == message  # nothing is known to be sensitive
+    assert masked_event(message) == message  # no field is known to be sensitive
 
 
-def test_nor_in_another_spelling_or_twice() -> None:
-    data = event_letter(
+def test_sensitive_fields_are_masked_in_any_case_and_if_repeated() -> None:
+    data = masked_event(
         b'{"PAYLOAD":{"Link":["secret-1"],"LINK":"secret-2","x":"secret-1 secret-2"}}', ("link",)
     )
     assert data["PAYLOAD"]["x"] == "*** ***" and "secret" not in json.dumps(data)
-    twice = event_letter(b'{"payload":{"link":"secret-1"},"payload":{"x":"secret-1"}}', ("link",))
+    twice = masked_event(b'{"payload":{"link":"secret-1"},"payload":{"x":"secret-1"}}', ("link",))
     assert "secret" not in json.dumps(twice)
 
 
-def test_what_cannot_be_read_is_not_shown_where_there_may_be_secrets() -> None:
+def test_an_unreadable_event_is_not_shown_if_it_may_have_secrets() -> None:
     half = b'{"payload":{"link":"secret-1"'
-    assert "secret-1" not in event_letter(half, ("link",))
-    assert event_letter(half) == half.decode()
+    assert "secret-1" not in masked_event(half, ("link",))
+    assert masked_event(half) == half.decode()
     many = tuple((f"field-{number}",) for number in range(100))
     assert sensitive_header(many) == "*"
-    assert "secret-1" not in event_letter({"payload": {"link": "secret-1"}}, *many)
+    assert "secret-1" not in masked_event({"payload": {"link": "secret-1"}}, *many)
 
 
 @given(st.binary(max_size=200))
 def test_any_bytes_can_be_shown(data: bytes) -> None:
-    for dead in (letter(), of_event(), of_event(sensitive='[["a"]]')):
+    for dead in (dead_letter(), of_event(), of_event(sensitive='[["a"]]')):
         masked_payload(dead, data)

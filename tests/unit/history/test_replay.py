@@ -1,4 +1,4 @@
-"""Both plans of an event side by side: what appears, vanishes, changes, and what is not even written."""
+"""A replay compares the deliveries of two policies, and renders only those whose inputs differ."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ def counts(replay: Replay) -> dict[str, int]:
 
 
 @pytest.fixture
-def written(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Every delivery that was given words."""
+def rendered(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Every notification that was rendered."""
     seen: list[Any] = []
 
     def note(drafted: Any) -> Any:
@@ -76,12 +76,14 @@ def written(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return seen
 
 
-def test_equal_policies_differ_in_nothing_and_nothing_is_written(tmp_path: Path, written: list[Any]) -> None:
+def test_equal_policies_have_no_difference_and_nothing_is_rendered(
+    tmp_path: Path, rendered: list[Any]
+) -> None:
     replay = compared(
         tmp_path, {}, PAYLOAD, {**PAYLOAD, "result": "failure"}, {**PAYLOAD, "mailto": "b@example.com"}
     )
-    assert counts(replay) == {"same": 2} and replay.samples == {} and written == []
-    assert (replay.of_live, replay.of_new, replay.events) == (2, 2, {"notice": 3})
+    assert counts(replay) == {"same": 2} and replay.samples == {} and rendered == []
+    assert (replay.live_deliveries, replay.new_deliveries, replay.events) == (2, 2, {"notice": 3})
 
 
 @pytest.mark.parametrize(
@@ -109,14 +111,14 @@ def test_equal_policies_differ_in_nothing_and_nothing_is_written(tmp_path: Path,
         ({"rules.yaml": RULE.replace("{result: success}", "{result: success, ip: {exists: true}}")}, {"same": 1}, False),
     ],
     ids=["channel added", "condition", "shadow", "renamed", "other channel", "other address", "text", "subject",
-         "field", "same words", "unwritable", "other template", "severity", "vars", "waits", "muted", "priority", "narrower"],
+         "field", "same text", "unwritable", "other template", "severity", "vars", "waits", "muted", "priority", "narrower"],
 )  # fmt: skip
-def test_what_a_change_does(
-    tmp_path: Path, written: list[Any], changes: dict[str, str], expected: dict[str, int], writes: bool
+def test_each_change_of_a_policy_has_its_effect_on_deliveries(
+    tmp_path: Path, rendered: list[Any], changes: dict[str, str], expected: dict[str, int], writes: bool
 ) -> None:
     replay = compared(tmp_path, changes, {**PAYLOAD, "username": "b@example.com"})
     assert counts(replay) == expected
-    assert bool(written) is writes
+    assert bool(rendered) is writes
 
 
 _NEIGHBOURS = 3  # of a variant; those that differ in one thing stand together
@@ -151,8 +153,8 @@ VARIANTS: tuple[dict[str, str], ...] = (
 )  # fmt: skip
 
 
-def test_counts_are_those_of_the_two_plans_in_full(tmp_path: Path) -> None:
-    """Whatever was skipped to be quick: each delivery by its id and its words, for pairs of policies that are near."""
+def test_counts_equal_a_comparison_of_all_rendered_deliveries(tmp_path: Path) -> None:
+    """A replay skips what must be equal. Its counts must be those of a full comparison, for similar policies."""
     sides = [side(tmp_path, str(number), variant) for number, variant in enumerate(VARIANTS)]
     payloads = [
         {**PAYLOAD, "userid": f"u{number}", **more}
@@ -173,7 +175,7 @@ def test_counts_are_those_of_the_two_plans_in_full(tmp_path: Path) -> None:
                 replay.add(one)
                 expected += _plainly(dict(before), dict(after))
             assert counts(replay) == expected, (live.rulebook.rules, new.rulebook.rules)
-            assert (replay.of_live, replay.of_new) == (
+            assert (replay.live_deliveries, replay.new_deliveries) == (
                 sum(map(len, plans_before)),
                 sum(map(len, plans_after)),
             )
@@ -189,19 +191,19 @@ def _in_full(side: ReplaySide, one: Event) -> dict[str, Delivery]:
 
 
 def _plainly(before: dict[str, Delivery], after: dict[str, Delivery]) -> Counter[str]:
-    """What becomes of each, found by looking at all of them."""
+    """Count the changes by comparing all deliveries."""
     found: Counter[str] = Counter()
     for id_ in before.keys() & after.keys():
         found["same" if before.pop(id_) == after.pop(id_) else "changes"] += 1
     for id_, mine in list(before.items()):
         others = [key for key, its in after.items() if (its.rule, its.channel) == (mine.rule, mine.channel)]
-        if others:  # to somebody else
+        if others:  # to another address
             found["changes"] += 1
             del before[id_], after[others[0]]
     return found + Counter(vanishes=len(before), appears=len(after))
 
 
-def test_samples_say_what_differs_and_why(tmp_path: Path) -> None:
+def test_samples_show_the_difference_and_its_reason(tmp_path: Path) -> None:
     text = "---\nsubject: Hello\n---\nFrom {{ payload.city }}\nBye\n"
     replay = compared(tmp_path, {"templates/t/email.txt": text}, *[PAYLOAD] * 5, samples=2)
     (samples,) = replay.samples.values()
@@ -211,29 +213,29 @@ def test_samples_say_what_differs_and_why(tmp_path: Path) -> None:
     assert samples[0].event == "notice.login.abnormal" and samples[0].reqid == "0" * 32
     for change, why in (
         ({"rules.yaml": RULE.replace("id: r", "id: r, enabled: shadow")}, "shadow"),
-        ({"rules.yaml": RULE.replace("id: r", "id: r, enabled: false")}, "there is no such rule, or it is off"),
+        ({"rules.yaml": RULE.replace("id: r", "id: r, enabled: false")}, "the rule does not exist, or it is disabled"),
         ({"rules.yaml": RULE.replace("success", "failure")}, "it does not match"),
-        ({"rules.yaml": RULE.replace("[email]", "[{first_of: [sms, email]}]")}, "it goes out only where sms fails"),
+        ({"rules.yaml": RULE.replace("[email]", "[{first_of: [sms, email]}]")}, "it is a fallback for sms"),
         ({"rules.yaml": RULE.replace("[email]", "[{channel: email, when: {city: Rome}}]")}, "condition"),
         ({"rules.yaml": RULE.replace("when:", "to: {email: country}, when:")},
          "no_address: the recipient has no email"),
         ({"rules.yaml": RULE.replace("rules: [", "rules: [{id: first, event: notice.>, notify: [sms], template: t, stop: true}, ")},
-         "first says stop before it, or it does not match"),
+         "rule first stops before it, or it does not match"),
     ):  # fmt: skip
         replay = compared(tmp_path / why[:9].strip(), change)
         (vanished,) = replay.samples["r", "email", DeliveryChange.VANISHES]
         assert vanished.why == why and vanished.fields[0].live == "a@example.com"
 
 
-def test_what_is_told_twice_within_two_minutes_counts_once(tmp_path: Path) -> None:
+def test_a_repeat_within_two_minutes_counts_once(tmp_path: Path) -> None:
     replay = Replay(side(tmp_path, "live", {}), side(tmp_path, "new", {}))
     one = event(PAYLOAD)
     for later in (0, 1_000_000, 119_000_000, 121_000_000):
         replay.add(structs.replace(one, received=one.received + later))
-    assert counts(replay) == {"same": 2} and replay.of_live == 2
+    assert counts(replay) == {"same": 2} and replay.live_deliveries == 2
 
 
-def test_what_one_policy_told_a_moment_ago_is_not_told_again_by_another_rule_of_it(tmp_path: Path) -> None:
+def test_a_repeat_of_one_rule_does_not_hide_a_delivery_of_another(tmp_path: Path) -> None:
     more = (
         RULE[:-1]
         + ", {id: rome, event: notice.login.abnormal, when: {city: Rome}, notify: [sms], template: t}]"
@@ -247,7 +249,7 @@ def test_what_one_policy_told_a_moment_ago_is_not_told_again_by_another_rule_of_
     assert counts(replay) == {"same": 1, "appears": 1}
 
 
-def test_limits_hold_back_as_they_would_have_event_by_event(tmp_path: Path) -> None:
+def test_limits_apply_on_the_clock_of_the_events(tmp_path: Path) -> None:
     dedupe = Dedupe(key=(("userid",),), window=600.0)
     live = side(tmp_path, "live", {})
     narrow = side(tmp_path, "new", {"rules.yaml": RULE.replace("{result: success}", "{city: Köln}")})
@@ -274,8 +276,8 @@ def limited(side: ReplaySide, dedupe: Dedupe) -> ReplaySide:
     return replace(side, rulebook=replace(side.rulebook, rules=rules, index=index))
 
 
-GATHERING = RULE.replace("id: r", "id: r, digest: {key: userid, wait: 2m}")
-TOLD = {
+WITH_DIGEST = RULE.replace("id: r", "id: r, digest: {key: userid, wait: 2m}")
+ALL_CITIES = {
     "templates/t/email.txt": "---\nsubject: Hello\n---\n{{ events | map(attribute='payload.city') | join(' ') }}"
 }
 VISITS = [("Oslo", 0), ("Rome", 1), ("Bern", 4), ("Lima", 5), ("Bonn", 90)]  # cities and minutes
@@ -284,7 +286,7 @@ VISITS = [("Oslo", 0), ("Rome", 1), ("Bern", 4), ("Lima", 5), ("Bonn", 90)]  # c
 def replayed(
     live: ReplaySide, new: ReplaySide, *, minutes: int, choices_of: ChoicesOf = no_preferences
 ) -> Replay:
-    """The visits, seen that many minutes after the first."""
+    """Replay the visits, and finish so many minutes after the first."""
     replay = Replay(live, new, choices_of=choices_of)
     for number, (city, minute) in enumerate(VISITS):
         one = event({**PAYLOAD, "city": city}, reqid=f"{number:032x}")
@@ -293,49 +295,50 @@ def replayed(
     return replay
 
 
-def test_digests_fall_due_on_the_clock_of_the_events(tmp_path: Path, written: list[Any]) -> None:
-    gathering = {"rules.yaml": GATHERING, **TOLD}
-    live, equal = side(tmp_path, "live", gathering), side(tmp_path, "equal", gathering)
-    replay = replayed(live, equal, minutes=91)  # Oslo Rome, Bern Lima; Bonn still waits
-    assert counts(replay) == {"same": 2} and (replay.of_live, replay.of_new) == (2, 2) and written == []
+def test_digests_fall_due_on_the_clock_of_the_events(tmp_path: Path, rendered: list[Any]) -> None:
+    with_digest = {"rules.yaml": WITH_DIGEST, **ALL_CITIES}
+    live, equal = side(tmp_path, "live", with_digest), side(tmp_path, "equal", with_digest)
+    replay = replayed(live, equal, minutes=91)  # Oslo Rome, Bern Lima; Bonn is still pending
+    assert counts(replay) == {"same": 2} and rendered == []
+    assert (replay.live_deliveries, replay.new_deliveries) == (2, 2)
     assert counts(replayed(live, equal, minutes=92)) == {"same": 3}
 
-    longer = side(tmp_path, "longer", {"rules.yaml": GATHERING.replace("2m", "270s"), **TOLD})
-    replay = replayed(live, longer, minutes=91)  # Oslo Rome Bern; Lima, told a little later
+    longer = side(tmp_path, "longer", {"rules.yaml": WITH_DIGEST.replace("2m", "270s"), **ALL_CITIES})
+    replay = replayed(live, longer, minutes=91)  # Oslo Rome Bern; Lima, a little later
     assert counts(replay) == {"changes": 2}
     first, last = replay.samples["r", "email", DeliveryChange.CHANGES]
     assert [(each.live, each.new) for each in first.fields] == [("Oslo Rome", "Oslo Rome Bern")]
     assert [(each.live, each.new) for each in last.fields] == [("Bern Lima", "Lima")]
 
-    at_once = side(tmp_path, "at_once", {"rules.yaml": RULE, **TOLD})
+    at_once = side(tmp_path, "at_once", {"rules.yaml": RULE, **ALL_CITIES})
     replay = replayed(live, at_once, minutes=100)
-    assert counts(replay) == {"vanishes": 3, "appears": 5} and (replay.of_live, replay.of_new) == (3, 5)
+    assert counts(replay) == {"vanishes": 3, "appears": 5}
+    assert (replay.live_deliveries, replay.new_deliveries) == (3, 5)
     assert {sample.why for samples in replay.samples.values() for sample in samples} == {
-        "it tells no digest of these events", "it waits for a digest",
+        "it sends no digest of these events", "it waits for a digest",
     }  # fmt: skip
     narrow = side(
-        tmp_path, "narrow", {"rules.yaml": GATHERING.replace("{result: success}", "{city: Bonn}"), **TOLD}
+        tmp_path,
+        "narrow",
+        {"rules.yaml": WITH_DIGEST.replace("{result: success}", "{city: Bonn}"), **ALL_CITIES},
     )
     assert counts(replayed(live, narrow, minutes=100)) == {"vanishes": 2, "same": 1}
     assert counts(replayed(narrow, live, minutes=100)) == {"appears": 2, "same": 1}
 
 
 def test_budgets_are_counted_on_the_clock_of_the_events(tmp_path: Path) -> None:
-    thrifty = {"rules.yaml": RULE.replace("id: r", "id: r, budget: 2/h"), **TOLD}
+    thrifty = {"rules.yaml": RULE.replace("id: r", "id: r, budget: 2/h"), **ALL_CITIES}
     live, equal = side(tmp_path, "live", thrifty), side(tmp_path, "equal", thrifty)
-    lavish = side(tmp_path, "lavish", {"rules.yaml": RULE, **TOLD})
+    lavish = side(tmp_path, "lavish", {"rules.yaml": RULE, **ALL_CITIES})
     assert counts(replayed(live, equal, minutes=100)) == {
         "same": 4
     }  # Oslo, Rome, at the full hour Bern and Lima, Bonn
     assert counts(replayed(live, lavish, minutes=100)) == {"same": 3, "vanishes": 1, "appears": 2}
 
 
-def test_digests_that_find_no_partner_are_not_kept_without_bound(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "_MAX_WAITING", 10)
-    live = side(tmp_path, "live", {"rules.yaml": GATHERING, **TOLD})
-    replay = Replay(live, side(tmp_path, "new", {"rules.yaml": "rules: []"}), samples=0)
+def test_the_number_of_digests_without_a_match_is_bounded(tmp_path: Path) -> None:
+    live = side(tmp_path, "live", {"rules.yaml": WITH_DIGEST, **ALL_CITIES})
+    replay = Replay(live, side(tmp_path, "new", {"rules.yaml": "rules: []"}), samples=0, max_pending=10)
     for number in range(100):
         one = event({**PAYLOAD, "userid": f"u{number}"}, reqid=f"{number:032x}")
         replay.add(structs.replace(one, received=one.received + number * 1_000_000))
@@ -346,7 +349,7 @@ def test_digests_that_find_no_partner_are_not_kept_without_bound(
     assert counts(replay) == {"vanishes": 100}
 
 
-def test_people_are_told_as_they_have_chosen(tmp_path: Path) -> None:
+def test_preferences_apply_in_a_replay(tmp_path: Path) -> None:
     live = side(tmp_path, "live", {"rules.yaml": RULE.replace("id: r", "id: r, category: logins")})
     critical = RULE.replace("id: r", "id: r, category: logins, critical: true")
     new = side(tmp_path, "new", {"rules.yaml": critical})
@@ -361,8 +364,8 @@ def test_people_are_told_as_they_have_chosen(tmp_path: Path) -> None:
     )
 
 
-def test_what_gates_remember_is_forgotten_when_it_has_had_its_time() -> None:
-    remembered = SimulatedState()
+def test_the_simulated_state_drops_values_that_have_expired() -> None:
+    state = SimulatedState()
     seen = []
 
     def note(value: bytes) -> tuple[bytes, None]:
@@ -374,14 +377,14 @@ def test_what_gates_remember_is_forgotten_when_it_has_had_its_time() -> None:
         return key
 
     for number in range(50_000):
-        assert remembered.run(row(str(number)), now=number * 10_000) == str(number)
-    assert len(remembered) < 11_000 and set(seen) == {b""}
+        assert state.run(row(str(number)), now=number * 10_000) == str(number)
+    assert len(state) < 11_000 and set(seen) == {b""}
     for now in (0, 999_999, 2_100_000):
-        remembered.run(row("again"), now=10**12 + now)
+        state.run(row("again"), now=10**12 + now)
     assert seen[-3:] == [b"", b"x", b""]
 
 
-def test_secrets_are_masked_in_samples_also_where_html_escapes_them(tmp_path: Path) -> None:
+def test_secrets_are_masked_in_samples_even_if_html_escapes_them(tmp_path: Path) -> None:
     link = "https://iam.example.com/secure?token=abc&next=1"
     html = "templates/t/email.html"
     live = side(tmp_path, "live", {html: "<a href='{{ payload.href }}'>here</a>"})
@@ -394,7 +397,7 @@ def test_secrets_are_masked_in_samples_also_where_html_escapes_them(tmp_path: Pa
     assert "abc" not in str(samples) and "***" in str(samples)
 
 
-def test_prints_follow_what_a_template_includes() -> None:
+def test_template_prints_change_with_included_templates() -> None:
     files = {
         "templates/a/email.txt": b"{% extends '_base.txt' %}",
         "templates/b/email.txt": b"{% include 'c/part.txt' %}",
