@@ -25,7 +25,7 @@ from . import ActionRequest, ActionResponse, HandlerResources, failed, unusable
 
 log = logging.getLogger(__name__)
 
-_CHECK_INTERVAL = 1.0  # seconds between two checks of the file
+CHECK_INTERVAL = 1.0  # seconds between two checks of the file
 _UNAVAILABLE = "the location of addresses is not available"
 _UNREADABLE = (OSError, maxminddb.InvalidDatabaseError, ValueError)
 
@@ -50,7 +50,7 @@ class IpLocationHandler:
         self._use(*_read(self._path))
 
     def answer(self, request: ActionRequest) -> ActionResponse:
-        if time.monotonic() - self._checked > _CHECK_INTERVAL:
+        if time.monotonic() - self._checked > CHECK_INTERVAL:
             self._check_for_update()
         try:
             payload = read_payload(request.payload, SHAPES["iplocation"])

@@ -209,7 +209,7 @@ async def test_more_than_the_bound_is_refused_at_once(world: World, environment:
 async def test_the_database_is_opened_anew_and_its_absence_is_said(
     world: World, environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine.actions.iplocation._LOOK_EVERY", 0.0)
+    monkeypatch.setattr("engine.actions.iplocation.CHECK_INTERVAL", 0.0)
     database = tmp_path / "city.mmdb"
     database.write_bytes(b"this is no database")
 
