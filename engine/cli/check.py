@@ -14,7 +14,8 @@ import click
 
 from ..documents import schemas
 from ..model.errors import MssError
-from ..model.problems import CODES, Problem, nearest
+from ..model.problems import CODES, Problem
+from ..model.wording import nearest
 from ..policy.loader import MAX_FILE, load_bytes, load_policy
 from . import output
 from .common import stdout

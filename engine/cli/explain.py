@@ -16,9 +16,9 @@ from ..documents import yaml
 from ..model.errors import InvalidPreferences
 from ..model.masking import mask, masked
 from ..model.messages import Delivery, Event, Kind
-from ..model.problems import nearest
 from ..model.subjects import valid_key
 from ..model.times import from_micros, in_units, iso_time, parse_time, to_micros
+from ..model.wording import nearest
 from ..planning.explain import (
     Explanation,
     PreferenceReport,

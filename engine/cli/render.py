@@ -20,9 +20,10 @@ from ..channels.email.message import with_prefix
 from ..model.addresses import usable_address
 from ..model.errors import TemplateError
 from ..model.messages import Event, Kind, Message
-from ..model.problems import Place, nearest
+from ..model.problems import Place
 from ..model.subjects import ONE, REST
 from ..model.times import to_micros
+from ..model.wording import nearest
 from ..planning.planner import template_context
 from ..planning.recipients import recipient_of
 from ..planning.requests import SHAPES

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..model.problems import Diagnostic, DocumentPath, Place, Problem, nearest
+from ..model.problems import Diagnostic, DocumentPath, Place, Problem
+from ..model.wording import nearest
 from .yaml import Document
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")

@@ -17,7 +17,8 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 from jsonschema.validators import extend as _library_extend
 
-from ..model.problems import Diagnostic, DocumentPath, nearest
+from ..model.problems import Diagnostic, DocumentPath
+from ..model.wording import either, listing, nearest, shorten
 
 Schema = Mapping[str, Any]
 
@@ -28,7 +29,7 @@ Wording = tuple[str, str, str]  # code, message, hint
 EXPECTS = "x-mss-expects"  # beside a pattern or anyOf: what to write, completing "expected ..."
 
 _MAX_NAMES = 12  # listed in one message
-_MAX_TEXT_LENGTH = 60  # characters of a value quoted in a message
+_MAX_TEXT_LENGTH = 61  # characters of a value in a message
 
 _KINDS = {
     "string": "a string",
@@ -256,7 +257,7 @@ def no_alternative(error: ValidationError, root: Schema) -> Wording:
 
 def unknown_key(key: str, allowed: list[str]) -> Wording:
     """A key that is none of those there are."""
-    listed = f"; allowed: {_list(allowed)}" if allowed else ""
+    listed = f"; allowed: {listing(allowed, _MAX_NAMES)}" if allowed else ""
     return "unknown-key", f"unknown key '{_cut(key)}'{listed}", nearest(key, allowed)
 
 
@@ -282,7 +283,11 @@ def _wrong_type(error: ValidationError) -> Wording:
 def _not_allowed(error: ValidationError) -> Wording:
     words = [_written(word) for word in schema_of(error)["enum"]]
     hint = nearest(error.instance, words) if isinstance(error.instance, str) else ""
-    return "not-allowed", f"expected one of {_list(words)}, found {_found(error.instance)}", hint
+    return (
+        "not-allowed",
+        f"expected one of {listing(words, _MAX_NAMES)}, found {_found(error.instance)}",
+        hint,
+    )
 
 
 def _other_constant(error: ValidationError) -> Wording:
@@ -378,18 +383,11 @@ def _written(value: Any) -> str:
 
 
 def _cut(value: Any) -> str:
-    text = " ".join(str(value).split())
-    return text if len(text) <= _MAX_TEXT_LENGTH else f"{text[:_MAX_TEXT_LENGTH]}…"
-
-
-def _list(words: list[str]) -> str:
-    more = ", …" if len(words) > _MAX_NAMES else ""
-    return ", ".join(words[:_MAX_NAMES]) + more
+    return shorten(" ".join(str(value).split()), _MAX_TEXT_LENGTH)
 
 
 def _either(words: Iterable[str]) -> str:
-    *most, last = dict.fromkeys(words) or ["something else"]
-    return f"{', '.join(most)} or {last}" if most else last
+    return either(list(dict.fromkeys(words)) or ["something else"])
 
 
 def _listed(value: Any) -> list[str]:

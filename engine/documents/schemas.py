@@ -13,7 +13,8 @@ from referencing import Registry, Resource
 from referencing.exceptions import Unresolvable
 from referencing.jsonschema import DRAFT202012
 
-from ..model.problems import Diagnostic, DocumentPath, Problem, nearest
+from ..model.problems import Diagnostic, DocumentPath, Problem
+from ..model.wording import nearest
 from .schema_validation import PLAIN, Schema, fast_validator, violations_of
 from .yaml import Document
 

@@ -5,10 +5,7 @@ The codes stand in the order of docs/problems.md, which has a section for each.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from difflib import get_close_matches
-from typing import Any
 
 DocumentPath = tuple[str | int, ...]  # keys and list positions from the root of a document
 
@@ -179,10 +176,3 @@ CODES: dict[str, ProblemCode] = {
 def json_pointer(path: DocumentPath) -> str:
     """Return ``path`` as a JSON pointer (RFC 6901)."""
     return "".join("/" + str(step).replace("~", "~0").replace("/", "~1") for step in path)
-
-
-def nearest(name: str, allowed: Iterable[Any]) -> str:
-    """``did you mean 'email'?`` for the nearest of ``allowed``; "" where none is near."""
-    spelled = {str(word).lower(): str(word) for word in allowed}
-    close = get_close_matches(str(name).lower(), spelled, n=1, cutoff=0.6)
-    return f"did you mean '{spelled[close[0]]}'?" if close else ""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..model.messages import Event, Held, Suppressed
+from ..model.wording import shorten
 from ..rules.conditions import ConditionResult
 from ..rules.paths import format_path, resolve
 from ..rules.rulebook import (
@@ -145,8 +146,7 @@ def outline(finding: ConditionResult, depth: int = 0) -> Iterator[tuple[int, boo
 
 def format_value(value: Any) -> str:
     """A value as JSON, cut where it is long."""
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= _MAX_VALUE_LENGTH else f"{text[: _MAX_VALUE_LENGTH - 1]}…"
+    return shorten(json.dumps(value, ensure_ascii=False, default=str), _MAX_VALUE_LENGTH)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

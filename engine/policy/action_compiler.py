@@ -10,8 +10,9 @@ from typing import Any
 from ..actions import HANDLERS, check_handler
 from ..documents import cursor
 from ..documents.cursor import Diagnostics, DocumentNode
-from ..model.problems import DocumentPath, nearest
+from ..model.problems import DocumentPath
 from ..model.times import parse_duration
+from ..model.wording import nearest
 from ..planning.requests import SHAPES
 from ..rules.paths import FieldPath, parse_path
 from ..rules.rulebook import ActionSpec, ChannelSpec, Defaults

@@ -11,9 +11,10 @@ from zoneinfo import ZoneInfo, available_timezones
 
 from ..documents.cursor import Diagnostics, DocumentNode
 from ..model.messages import Recipient, Severity
-from ..model.problems import Place, Problem, nearest
+from ..model.problems import Place, Problem
 from ..model.subjects import Pattern, parse_event_pattern
 from ..model.times import parse_count_per, parse_duration
+from ..model.wording import nearest
 from ..rules.catalog import Catalogue
 from ..rules.condition_compiler import compile_block
 from ..rules.conditions import Block

@@ -14,6 +14,7 @@ import msgspec
 
 from ..model.addresses import usable_address
 from ..model.errors import InvalidPreferences
+from ..model.wording import shorten
 from ..planning.recipients import ADDRESSES, LOCALE, QUIET, ZONE, Choices
 from ..rules.schedule import DAY, Window, parse_window, parse_zone
 from ..templates import library
@@ -24,7 +25,7 @@ RESERVED = (LOCALE, ZONE, QUIET, ADDRESSES)  # keys that are no category
 
 _MAX_NAME_LENGTH, _MAX_ADDRESS_LENGTH = 64, 512  # characters
 _MAX_CATEGORIES, _MAX_CHANNELS, _MAX_WINDOWS, _MAX_ADDRESSES = 64, 64, 16, 16
-_SHOWN = 60  # characters of a value in a reason
+_MAX_SHOWN = 61  # characters of a value in a reason
 
 
 def parse(document: Any) -> Choices:
@@ -162,8 +163,7 @@ def _is_name(value: Any) -> bool:
 
 
 def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+    return shorten(repr(value), _MAX_SHOWN)
 
 
 def encode(user: str, document: Mapping[str, Any]) -> bytes:

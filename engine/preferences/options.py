@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from ..model.problems import nearest
+from ..model.wording import nearest
 from ..planning.recipients import ADDRESSES, EVERYTHING, LOCALE, Choices, select_channels
 from ..rules.rulebook import ChannelSpec, Mode, Notify, Rule, Rulebook
 from ..templates import library

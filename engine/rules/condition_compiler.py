@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
-from ..model.problems import Diagnostic, nearest
+from ..model.problems import Diagnostic
+from ..model.wording import nearest
 from .conditions import (
     ALWAYS,
     NEVER,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
+from ..model.wording import either
 from .paths import FieldPath, format_path
 
 PayloadSchema = Mapping[str, Any]
@@ -53,8 +54,7 @@ def type_of(value: object) -> str:
 def describe_types(types: frozenset[str]) -> str:
     """``a string or null``; null comes last."""
     words = [_IN_WORDS[name] for name in sorted(types, key=lambda name: (name == "null", name))]
-    *most, last = words or ["nothing"]
-    return f"{', '.join(most)} or {last}" if most else last
+    return either(words or ["nothing"])
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,8 @@ import mrml
 from jinja2 import nodes
 
 from ..model.messages import Inline
-from ..model.problems import Place, Problem, nearest
+from ..model.problems import Place, Problem
+from ..model.wording import nearest
 from .library import (
     MARKUP,
     PICTURES,

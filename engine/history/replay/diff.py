@@ -15,6 +15,7 @@ from ...model.errors import TemplateError
 from ...model.masking import longest_first, mask
 from ...model.messages import Delivery, Event
 from ...model.times import iso_time
+from ...model.wording import shorten
 from ...planning.draft import Notification, Routing
 from ...planning.planner import find_template
 from ...rules.rulebook import Notify, NotifyEntry, Rule, Rulebook
@@ -239,4 +240,4 @@ def _cut(text: str, start: int) -> str:
     """Return the part of ``text`` from ``start`` that is shown."""
     before = "…" if start and len(text) > start else ""
     rest = text[start:] if before else text
-    return before + (rest if len(rest) <= _MAX_TEXT_LENGTH else f"{rest[: _MAX_TEXT_LENGTH - 1]}…")
+    return before + shorten(rest, _MAX_TEXT_LENGTH)

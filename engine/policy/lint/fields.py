@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...documents.cursor import Diagnostics, DocumentNode
-from ...model.problems import DocumentPath, nearest
+from ...model.problems import DocumentPath
+from ...model.wording import listing, nearest
 from ...rules.analysis import NUMERIC, TEXTUAL, conditions, operators_of
 from ...rules.operators import OPERATORS, is_scalar, one_of
 from ...rules.paths import FieldPath, format_path, parse_path
@@ -191,7 +192,7 @@ class _FieldLint:
     def unknown_name(self, at: DocumentNode, path: FieldPath, events: Sequence[str], *, at_key: bool) -> None:
         names = sorted(events)
         fields = list(dict.fromkeys(f for name in names for f in self.events.shapes[name].fields()))
-        who = names[0] if len(names) == 1 else f"{', '.join(names[:3])}{', …' if names[3:] else ''}"
+        who = listing(names, 3)
         verb = "has" if len(names) == 1 else "have"
         message = f"{who} {verb} no field {format_path(path)!r}"
         self.report(at, "unknown-path", message, hint=suggestion(path, fields), at_key=at_key)
@@ -226,7 +227,7 @@ def _quotes(value: Any, types: frozenset[str]) -> str:
 
 
 def _listed(values: Sequence[Any]) -> str:
-    return ", ".join(map(_written, values[:8])) + (", …" if values[8:] else "")
+    return listing(list(map(_written, values)), 8)
 
 
 def _written(value: Any) -> str:

@@ -13,7 +13,8 @@ import jinja2
 from jinja2 import nodes
 
 from ...documents.cursor import Diagnostics
-from ...model.problems import Place, Problem, nearest
+from ...model.problems import Place, Problem
+from ...model.wording import listing, nearest
 from ...rules.payload_schema import Shape
 from ...templates.library import TEMPLATE_FOLDER, TemplateSource
 from .context import LintContext
@@ -124,7 +125,7 @@ def _judge_payload(
         return None
     if len(lacking) < len(given.payloads) and (is_guarded or not given.exact):
         return None
-    who = f"{', '.join(lacking[:3])}{', …' if lacking[3:] else ''} {'have' if lacking[1:] else 'has'}"
+    who = f"{listing(lacking, 3)} {'have' if lacking[1:] else 'has'}"
     fields = list(dict.fromkeys(f for name in lacking for f in given.payloads[name].fields()))
     hint = suggestion(keys, fields).replace("did you mean '", "did you mean 'payload.")
     return f"{who} no field {'.'.join(keys)!r}", hint, "error" if given.exact else "warning"

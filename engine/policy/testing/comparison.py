@@ -13,6 +13,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from ...model.addresses import usable_address
 from ...model.messages import Delivery, Suppressed
 from ...model.times import from_micros
+from ...model.wording import shorten
 from ...planning.requests import ActionResponse
 from ...rules.rulebook import Rulebook
 from ...templates import library
@@ -94,12 +95,8 @@ def _seen(delivery: Delivery) -> dict[str, str]:
         "to": ", ".join(delivery.to),
         "locale": delivery.locale,
         "title": delivery.message.title,
-        "contains": _cut(delivery.message.text),
+        "contains": shorten(delivery.message.text, _MAX_TEXT_LENGTH),
     }
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= _MAX_TEXT_LENGTH else f"{text[: _MAX_TEXT_LENGTH - 1]}…"
 
 
 def _plain(name: str) -> Callable[[Rulebook, Any, Delivery], FieldComparison]:
@@ -140,7 +137,7 @@ def _contains(_: Rulebook, wanted: Any, delivery: Delivery) -> FieldComparison:
             continue
         without = [name for name, part in parts.items() if _folded(text) not in _folded(part)]
         if without or not parts:
-            actual = _cut(next((parts[name] for name in without), ""))
+            actual = shorten(next((parts[name] for name in without), ""), _MAX_TEXT_LENGTH)
             note = f"(the {' and the '.join(without)} without it)\n" if without and len(parts) > 1 else ""
             return FieldComparison(field="contains", expected=text, actual=note + actual, agrees=False)
     return FieldComparison(field="contains", expected=_text(wanted), actual="(has it)", agrees=True)

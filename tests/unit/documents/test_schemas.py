@@ -19,7 +19,7 @@ from engine.documents import schema_validation
 from engine.documents.schema_validation import EXPECTS
 from engine.documents.schemas import check, check_schema, check_value, load, names
 from engine.documents.yaml import read
-from engine.model.problems import Diagnostic, nearest
+from engine.model.problems import Diagnostic
 
 POLICY = """
 defaults: {locale: en, site: {name: KrossIAM, anything: [1, {a: b}]}, retry: {attempts: 3}}
@@ -576,18 +576,6 @@ class TestCheckValue:
         assert Diagnostic(path=("a",), code="x", message="m") == Diagnostic(
             path=("a",), code="x", message="m"
         )
-
-
-class TestNearest:
-    @pytest.mark.parametrize(
-        ("name", "hint"),
-        [("emial", "did you mean 'email'?"), ("EMAIL", "did you mean 'email'?"), ("zzz", ""), ("", "")],
-    )
-    def test_nearest(self, name: str, hint: str) -> None:
-        assert nearest(name, ["email", "sms"]) == hint
-
-    def test_of_nothing(self) -> None:
-        assert nearest("x", []) == ""
 
 
 def spots(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
