@@ -69,6 +69,7 @@ class HandlerResources:
     open_channel: Callable[[ChannelSpec], Channel]  # a channel for this action alone
     metrics: Metrics
     preferences: PreferenceCache
+    channels: tuple[ChannelSpec, ...] = ()  # those that the action names
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

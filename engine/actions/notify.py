@@ -9,7 +9,7 @@ from ..channels import Channel
 from ..model.errors import ChannelError, Deferred, Refused
 from ..model.messages import Delivery, Outcome
 from ..planning.requests import SendResult, delivery_steps, send_result
-from ..rules.rulebook import ActionSpec, ChannelSpec
+from ..rules.rulebook import ActionSpec
 from . import NOT_BEGUN, ActionRequest, ActionResponse, HandlerResources, failed
 
 
@@ -17,7 +17,6 @@ from . import NOT_BEGUN, ActionRequest, ActionResponse, HandlerResources, failed
 class _ActionChannel:
     """A channel that only this action uses: deliveries that wait do not delay a request."""
 
-    spec: ChannelSpec
     channel: Channel
     slots: asyncio.Semaphore  # sends at the same time
 
@@ -28,16 +27,13 @@ class NotifyHandler:
     def __init__(self, spec: ActionSpec, resources: HandlerResources) -> None:
         self._spec = spec
         self._rulebook = resources.rulebook
-        channels = resources.rulebook().channels
         self._channels = {
-            name: _ActionChannel(
-                spec=channels[name],
-                channel=resources.open_channel(channels[name]),
-                slots=asyncio.Semaphore(channels[name].concurrency),
+            each.name: _ActionChannel(
+                channel=resources.open_channel(each), slots=asyncio.Semaphore(each.concurrency)
             )
-            for name in spec.channels
+            for each in resources.channels
         }
-        self._specs = [each.spec for each in self._channels.values()]
+        self._specs = resources.channels
 
     async def handle(self, request: ActionRequest, deadline: float) -> ActionResponse:
         steps = delivery_steps(self._rulebook(), self._spec, self._specs, request)

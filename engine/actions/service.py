@@ -11,8 +11,8 @@ import contextlib
 import logging
 import time
 import uuid
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from typing import cast
@@ -26,7 +26,7 @@ from msc import wire
 
 from ..broker import Bucket
 from ..model.errors import BrokerError, PolicyError
-from ..rules.rulebook import ActionSpec, ChannelSpec
+from ..rules.rulebook import ActionSpec, ChannelSpec, Rulebook
 from ..settings import Settings
 from . import (
     HANDLERS,
@@ -114,31 +114,44 @@ class ActionService:
         """The actions that are served now."""
         return tuple(self._active)
 
-    async def apply(
-        self,
-        specs: Mapping[str, ActionSpec],
-        *,
-        take: Callable[[], None] = lambda: None,
-        undo: Callable[[], None] = lambda: None,
-    ) -> None:
-        """Serve exactly ``specs`` from now on; ``take`` activates the policy that they belong to.
+    async def apply(self, specs: Mapping[str, ActionSpec]) -> None:
+        """Serve exactly ``specs`` from now on. Raises as ``prepare`` does, having changed nothing."""
+        await self.commit(await self.prepare(specs, self._resources.rulebook()))
+
+    async def prepare(self, specs: Mapping[str, ActionSpec], rulebook: Rulebook) -> PreparedActions:
+        """Open the handlers of ``rulebook`` that are new or changed: all of them or none.
+
+        No other task runs in the meantime unless it fails. Raises PolicyError if a handler cannot be opened.
+        """
+        opened: dict[str, ActiveAction] = {}
+        try:
+            for key, spec in specs.items():
+                channels = tuple(rulebook.channels[name] for name in spec.channels)
+                known = self._active.get(key)
+                if known and (known.spec, known.channels) == (spec, channels):
+                    continue
+                opened[key] = ActiveAction(
+                    spec=spec,
+                    channels=channels,
+                    handler=self._open_one(spec, channels),
+                    latency=self._resources.metrics.action_latency.labels(key),
+                )
+        except BaseException:
+            await _close_all(opened.values())
+            raise
+        return PreparedActions(specs=specs, opened=opened)
+
+    async def commit(self, prepared: PreparedActions) -> None:
+        """Serve exactly the actions of ``prepared``, at once; returns when the broker knows their subjects.
 
         No request is lost. An action that stays keeps its subscriptions, and its new handler replaces the
         old one. The subscriptions of a removed action are drained first, so every request is answered.
-        Raises PolicyError, having changed nothing, if a handler cannot be opened; ``undo`` is called
-        then, before any other task runs.
+        Raises an error of nats-py only if the connection is closed for good.
         """
+        opened, specs = prepared.opened, prepared.specs
+        replaced = [action for key, action in self._active.items() if key in opened or key not in specs]
+        self._active = {key: action for key, action in self._active.items() if key in specs} | opened
         async with self._changing:
-            take()
-            rulebook = self._resources.rulebook()
-            wanted = {
-                key: (spec, tuple(rulebook.channels[name] for name in spec.channels))
-                for key, spec in specs.items()
-            }
-            opened = await self._open(wanted, undo)
-            # From here on nothing can fail but the connection.
-            outdated = [self._active[key] for key in opened if key in self._active]
-            self._active.update(opened)
             subjects = self._assign(specs)
             added = [each for each in subjects if self._subscriptions[each].subscription is None]
             for subject in added:
@@ -150,10 +163,8 @@ class ActionService:
             await asyncio.gather(*(self._unsubscribe(self._subscriptions[subject]) for subject in unused))
             for subject in unused:
                 del self._subscriptions[subject]
-            removed = [self._active.pop(key) for key in self._active.keys() - specs.keys()]
             self.micro.endpoints = [each.endpoint for each in self._subscriptions.values()]
-        for action in (*outdated, *removed):
-            await action.close()
+        await _close_all(replaced)
 
     def _assign(self, specs: Mapping[str, ActionSpec]) -> list[str]:
         """Connect the subjects of ``specs`` with the active actions; returns the subjects.
@@ -173,33 +184,10 @@ class ActionService:
                 subjects.append(subject)
         return subjects
 
-    async def _open(
-        self, wanted: Mapping[str, tuple[ActionSpec, tuple[ChannelSpec, ...]]], undo: Callable[[], None]
-    ) -> dict[str, ActiveAction]:
-        """Open the actions of ``wanted`` that are new or changed: all of them or none."""
-        opened: dict[str, ActiveAction] = {}
-        try:
-            for key, (spec, channels) in wanted.items():
-                known = self._active.get(key)
-                if known and (known.spec, known.channels) == (spec, channels):
-                    continue
-                opened[key] = ActiveAction(
-                    spec=spec,
-                    channels=channels,
-                    handler=self._open_one(spec, channels),
-                    latency=self._resources.metrics.action_latency.labels(key),
-                )
-        except BaseException:
-            undo()
-            for action in opened.values():
-                await action.close()
-            raise
-        return opened
-
     def _open_one(self, spec: ActionSpec, channels: tuple[ChannelSpec, ...]) -> Lookup | IdempotentHandler:
         if spec.options.get("subject") == f"{self._prefix}.{spec.key}":
             raise PolicyError([unusable(spec, "it would forward to itself")])
-        handler = open_handler(spec, self._resources)
+        handler = open_handler(spec, replace(self._resources, channels=channels))
         if HANDLERS[spec.handler].reads_only:
             return cast(Lookup, handler)
         # Not more at once than can be sent: a lease says that its action may have been carried out.
@@ -345,6 +333,19 @@ class ActiveAction:
         while self.in_flight:
             await asyncio.wait(list(self.in_flight))
         await self.handler.close()
+
+
+async def _close_all(actions: Iterable[ActiveAction]) -> None:
+    for action in actions:
+        await action.close()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedActions:
+    """The actions that a service will serve, and the new handlers among them, already open."""
+
+    specs: Mapping[str, ActionSpec]  # all of them
+    opened: dict[str, ActiveAction]  # those that are new or changed
 
 
 @dataclass(slots=True, kw_only=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
@@ -16,7 +17,7 @@ from click.testing import CliRunner, Result
 from support.external_services import World
 from support.in_process_server import serving
 from support.processes import NatsServer, write_config
-from support.waiting import until
+from support.waiting import LIMIT, until
 from support.wire_messages import envelope, login
 
 from engine.cli import cli
@@ -111,10 +112,13 @@ async def test_every_replica_answers_for_itself(world: World, tmp_path: Path) ->
         assert fewer.exit_code == 1 and "3 replicas of 4 expected" in fewer.stderr
 
 
+ACTION = "actions: {hello: {handler: notify, channel: terminal, to: {user: userid}, template: t}}\n"
+
+
 async def test_what_can_change_in_a_session_does(world: World, tmp_path: Path) -> None:
-    async with serving(
-        world.address, {}, rules=write_policy(tmp_path, "first"), kinds=(Kind.NOTICE,)
-    ) as server:
+    rules = write_policy(tmp_path, "first")
+    (rules / "actions.yaml").write_text(ACTION)
+    async with serving(world.address, {}, rules=rules, kinds=(Kind.NOTICE,)) as server:
 
         def planned(kind: str) -> float:
             return server.metrics.value("mss_events_total", kind=kind, result="planned")
@@ -124,6 +128,12 @@ async def test_what_can_change_in_a_session_does(world: World, tmp_path: Path) -
 
         async def change(**settings: Any) -> None:
             await server.apply(server.rulebook, replace(server.settings, **settings))
+
+        async def answer_after(seconds: float) -> str:
+            request = envelope(login(1), sent=int((time.time() - seconds) * 1e6))
+            reply = await world.client.request("kiam.console.action.hello", request, timeout=LIMIT)
+            message: str = json.loads(reply.data)["message"]
+            return message
 
         async def is_left() -> bool:
             info = await world.client.jetstream().consumer_info("MSS_NOTICE", "mss-planner")
@@ -146,10 +156,11 @@ async def test_what_can_change_in_a_session_does(world: World, tmp_path: Path) -
             lambda: server.metrics.value("mss_dead_letters_total", kind="notice", reason="bad-time"),
             what="refused",
         )
+        assert await answer_after(8) == "ok"
         await change(clock_tolerance=1e10, action_deadline=7.0)
         await announce("notice", sent=1)
         await until(lambda: planned("notice") == 2, what="the same is taken")
-        assert server.actions is not None and server.actions.terms.deadline == 7.0
+        assert (await answer_after(5), await answer_after(8)) == ("ok", "not carried out: no time left")
 
 
 LOGINS = """authorization {{ users: [
