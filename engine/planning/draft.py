@@ -1,4 +1,4 @@
-"""Route an event: the messages that it asks for, to whom, and the reasons for those it does not make.
+"""Route an event: the messages that it asks for, their recipients, and the reasons for the missing ones.
 
 Limits apply between routing and rendering, so a suppressed message is never rendered. A fallback chain is
 one delivery that carries the others, rendered: a later policy does not change them. The next one is sent
@@ -41,22 +41,22 @@ from .recipients import (
 
 
 class Notification(Struct, frozen=True, kw_only=True):
-    """One message to be written: an entry of a rule's ``notify``, for one recipient.
+    """A message that is not rendered yet: an entry of a rule's ``notify``, for one recipient.
 
-    A chain is the order for its first step that can be taken, with those behind it.
+    A chain is the notification of its first usable step, with the later steps as its fallbacks.
     """
 
     match: Match
     notify: Notify
     channel: ChannelSpec
     recipient: Recipient
-    to: tuple[str, ...]  # addresses; empty where the channel needs none
-    quiet: tuple[Interval, ...] = ()  # when the recipient wants no message
-    not_before: int = 0  # until when it is held back, microseconds since the epoch; 0: not at all
-    fallbacks: tuple[Notification, ...] = ()  # its fall-backs, in order
+    to: tuple[str, ...]  # addresses; empty if the channel needs none
+    quiet: tuple[Interval, ...] = ()  # the recipient's quiet hours
+    not_before: int = 0  # the time until which it is held, microseconds since the epoch; 0: it is not
+    fallbacks: tuple[Notification, ...] = ()  # in order
     fallback_after: float = 0.0  # seconds in which each step but the last has to be sent; 0.0: no limit
-    merged: DigestContents | None = None  # it tells of several events
-    id: str = ""  # of the delivery that it becomes; "": made here of what is above
+    merged: DigestContents | None = None  # set if it is part of a digest
+    id: str = ""  # of its delivery; "": computed from the fields above
 
     def __post_init__(self) -> None:
         if not self.id:
@@ -71,32 +71,32 @@ class Notification(Struct, frozen=True, kw_only=True):
 
     @property
     def steps(self) -> tuple[Notification, ...]:
-        """Itself and its fall-backs, each for itself."""
+        """The notification and its fallbacks, each on its own."""
         return (replace(self, fallbacks=()), *self.fallbacks) if self.fallbacks else (self,)
 
 
 class DigestContents(Struct, frozen=True, kw_only=True):
-    """What one digest tells of."""
+    """The events of a digest that are for one recipient."""
 
     events: tuple[Event, ...]  # in the order in which they came
-    more: int = 0  # that are only counted
+    more: int = 0  # events that are only counted
     template: str = ""  # "": that of the entry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DigestTimer:
-    """That something has to be looked at again, and when."""
+    """The time at which a buffer has to be flushed."""
 
-    key: str  # of what waits
+    key: str  # of the buffer
     rule: str
     at: int  # microseconds since the epoch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DigestRef:
-    """A digest: which one, and of what."""
+    """A reference to a digest, with its events."""
 
-    key: str  # where its events lie
+    key: str  # of the buffer
     number: int
     events: tuple[Event, ...]
     more: int = 0
@@ -104,7 +104,7 @@ class DigestRef:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Routing:
-    """All that one event asks for."""
+    """The notifications that one event asks for, and the reasons for the missing ones."""
 
     event: Event
     rulebook: Rulebook
@@ -113,35 +113,33 @@ class Routing:
     suppressed: tuple[Suppressed, ...] = ()
     held: tuple[Held, ...] = ()
     timers: tuple[DigestTimer, ...] = ()
-    exhausted_budgets: tuple[BudgetExhausted, ...] = ()  # budgets that had not enough left
-    digest: DigestRef | None = None  # it is one
-    secrets: tuple[str, ...] = field(default=(), repr=False)  # to mask wherever it is shown
+    exhausted_budgets: tuple[BudgetExhausted, ...] = ()
+    digest: DigestRef | None = None  # set if the event is a digest
+    secrets: tuple[str, ...] = field(default=(), repr=False)  # to mask wherever the routing is shown
 
     def notifications_of(self, rule: Rule) -> tuple[Notification, ...]:
-        return tuple(order for order in self.notifications if order.match.rule is rule)
+        return tuple(each for each in self.notifications if each.match.rule is rule)
 
 
 def route(rulebook: Rulebook, event: Event, choices_of: ChoicesOf = no_preferences) -> Routing:
-    """All that ``event`` asks for under ``rulebook``; equal arguments give equal drafts."""
+    """Route ``event`` under ``rulebook``. Equal arguments give equal routings."""
     known = rulebook.catalogue.get(event.name)
     matches = rulebook.match(event)
-    orders: dict[str, Notification] = {}  # by id: an entry written twice is one message
+    notifications: dict[str, Notification] = {}  # by id: an entry that is written twice is one message
     suppressed: list[Suppressed] = []
-    readers = RecipientResolver(rulebook, event, choices_of)
+    resolver = RecipientResolver(rulebook, event, choices_of)
     for match in matches:
         for entry in match.rule.notify:
-            for result in route_entry(match, entry, readers):
+            for result in route_entry(match, entry, resolver):
                 if isinstance(result, Suppressed):
                     suppressed.append(result)
-                elif result.fallbacks and not orders.setdefault(result.id, result).fallbacks:
-                    orders[result.id] = result
-                else:
-                    orders.setdefault(result.id, result)
+                elif not notifications.setdefault(result.id, result).fallbacks and result.fallbacks:
+                    notifications[result.id] = result
     return Routing(
         event=event,
         rulebook=rulebook,
         matches=matches,
-        notifications=tuple(orders.values()),
+        notifications=tuple(notifications.values()),
         suppressed=tuple(suppressed),
         secrets=known.secrets_in(event.payload) if known else (),
     )
@@ -149,7 +147,7 @@ def route(rulebook: Rulebook, event: Event, choices_of: ChoicesOf = no_preferenc
 
 @dataclass(frozen=True, slots=True)
 class RecipientResolver:
-    """Whom one event is for, each looked up once."""
+    """The recipients of one event, each looked up once."""
 
     rulebook: Rulebook
     event: Event
@@ -157,7 +155,7 @@ class RecipientResolver:
     _known: dict[int, tuple[Recipient, Choices | None]] = field(default_factory=dict)  # by audience
 
     def resolve(self, audience: Audience) -> tuple[Recipient, Choices | None]:
-        """The recipient, and what they have chosen; who is named in the policy chooses nothing."""
+        """Return the recipient and their preferences; an entry of ``people`` in the policy has none."""
         known = self._known.get(id(audience))
         if known is None:
             recipient = recipient_of(self.rulebook, self.event, audience)
@@ -168,7 +166,7 @@ class RecipientResolver:
 
 
 def with_fallbacks(steps: Sequence[Notification], within: float) -> Notification:
-    """One order for the first of ``steps``, with the others as its fall-backs."""
+    """Return the first of ``steps`` with the others as its fallbacks."""
     first, *others = steps
     if not (others or first.fallbacks or first.fallback_after):
         return first
@@ -176,9 +174,9 @@ def with_fallbacks(steps: Sequence[Notification], within: float) -> Notification
 
 
 def route_entry(
-    match: Match, entry: NotifyEntry, readers: RecipientResolver
+    match: Match, entry: NotifyEntry, resolver: RecipientResolver
 ) -> Iterator[Notification | Suppressed]:
-    """What one entry of one rule's ``notify`` asks for: an order for each message it needs."""
+    """Yield a notification for each message that an entry of ``notify`` needs, or why there is none."""
     event = match.event
     if match.rule.mode is Mode.SHADOW:
         yield _suppress(match, entry, "shadow")
@@ -187,24 +185,24 @@ def route_entry(
     elif entry.when is not None and not entry.when.holds(event.payload):
         yield _suppress(match, entry, "condition")
     elif isinstance(entry, FirstOf):
-        yield from _route_fallbacks(match, entry, readers)
+        yield from _route_fallbacks(match, entry, resolver)
     elif isinstance(entry, PreferredChannel):
         for step in entry.steps:
-            yield from _route_channel(match, step, readers)
+            yield from _route_channel(match, step, resolver)
     else:
-        yield from _route_channel(match, entry, readers)
+        yield from _route_channel(match, entry, resolver)
 
 
 def _route_fallbacks(
-    match: Match, chain: FirstOf, readers: RecipientResolver
+    match: Match, chain: FirstOf, resolver: RecipientResolver
 ) -> Iterator[Notification | Suppressed]:
-    """One order for the first step that can be taken, with the steps behind it as its fall-backs."""
-    usable: dict[str, Notification] = {}  # by id: what is there twice would fail twice
+    """Yield a notification of the first usable step, with the later steps as its fallbacks."""
+    usable: dict[str, Notification] = {}  # by id: a step that is there twice would fail twice
     for step in chain.steps:
         if step.when is not None and not step.when.holds(match.event.payload):
             yield _suppress(match, step, "condition")
             continue
-        for result in _route_channel(match, step, readers):
+        for result in _route_channel(match, step, resolver):
             if isinstance(result, Notification):
                 usable.setdefault(result.id, result)
             else:
@@ -214,15 +212,15 @@ def _route_fallbacks(
 
 
 def _route_channel(
-    match: Match, notify: Notify, readers: RecipientResolver
+    match: Match, notify: Notify, resolver: RecipientResolver
 ) -> Iterator[Notification | Suppressed]:
-    """What one channel asks for: an order for each message that it needs."""
-    rule, channel = match.rule, readers.rulebook.channels[notify.channel]
-    recipient, choices = readers.resolve(notify.to or rule.to)
+    """Yield a notification for each message that one channel needs, or why there is none."""
+    rule, channel = match.rule, resolver.rulebook.channels[notify.channel]
+    recipient, choices = resolver.resolve(notify.to or rule.to)
     if notify.among or choices is not None:
-        verdict = apply_preferences(readers.rulebook, rule, notify, recipient, choices)
-        yield from (_suppress(match, notify, "preference", detail) for detail in verdict.details)
-        if not verdict.wanted:
+        decision = apply_preferences(resolver.rulebook, rule, notify, recipient, choices)
+        yield from (_suppress(match, notify, "preference", detail) for detail in decision.details)
+        if not decision.wanted:
             return
     for addressed in addresses_for(channel, recipient):
         if addressed.unusable:
@@ -245,20 +243,20 @@ def _suppress(match: Match, entry: NotifyEntry, reason: str, detail: str = "") -
 
 
 def delivery_id(event: Event, rule: str, channel: str, template: str, to: tuple[str, ...]) -> str:
-    """The same for the same event, rule, channel, template and addresses, whoever plans it and when."""
+    """Return the id of a delivery. It depends on the arguments alone, not on the replica or the time."""
     parts = (event.kind, event.key, event.reqid, rule, channel, template, *to)
     # Length before each part: ("ab", "c") and ("a", "bc") must not be the same delivery.
     return hashlib.sha256("".join([f"{len(part)}:{part}" for part in parts]).encode()).hexdigest()[:32]
 
 
 def link_fallbacks(steps: Sequence[Delivery], within: float) -> Delivery:
-    """The first of ``steps`` with the others as its fall-backs.
+    """Return the first of ``steps`` with the others as its fallbacks.
 
-    The first keeps its id. The others get one of the chain, for the same message may be asked for by
-    itself as well. ``within``, in seconds, holds for each but the last.
+    The first keeps its id. The others get an id of the chain, since a rule may also ask for the same
+    message without a chain. ``within``, in seconds, limits each step but the last.
     """
     *earlier, last = steps
-    if not earlier:  # most are no chain, and to copy a delivery takes as long as to write a short text
+    if not earlier:  # most are no chain, and a copy of a delivery costs as much as rendering a short text
         return last
     first, *others = [*(replace(step, fallback_after=within) for step in earlier), last]
     return replace(
@@ -267,12 +265,12 @@ def link_fallbacks(steps: Sequence[Delivery], within: float) -> Delivery:
 
 
 def fallback_id(first: str, own: str) -> str:
-    """The id of the delivery ``own`` as a fall-back in the chain that begins with the delivery ``first``."""
+    """Return the id of the delivery ``own`` as a fallback in the chain that begins with ``first``."""
     return hashlib.sha256(f"{first}\0instead\0{own}".encode()).hexdigest()[:32]
 
 
 def next_fallback(delivery: Delivery, *, at: int) -> Delivery:
-    """The fall-back that goes on for ``delivery`` from ``at`` on, with those that are left behind it."""
+    """Return the delivery that replaces ``delivery`` from ``at`` on, with the remaining fallbacks."""
     following, *others = delivery.fallbacks
     before = delivery.fell_back_from.channels if delivery.fell_back_from else ()
     return replace(
@@ -283,16 +281,16 @@ def next_fallback(delivery: Delivery, *, at: int) -> Delivery:
 
 
 def drop_last_fallback(delivery: Delivery) -> Delivery:
-    """The chain without its last fall-back."""
+    """Return the chain without its last fallback."""
     *earlier, last = (delivery, *delivery.fallbacks)[:-1]
     first, *others = [*earlier, replace(last, fallback_after=0.0)]
     return replace(first, fallbacks=tuple(others))
 
 
 def remaining_recipients(delivery: Delivery, remaining: tuple[str, ...]) -> Delivery:
-    """The same message for the addresses that are left; the same id whenever they are the same.
+    """Return the same message for the ``remaining`` addresses; equal addresses give an equal id.
 
-    It has no fall-back: its reader has been told over its channel, at another address.
+    It has no fallbacks: other addresses of the recipient have the message already.
     """
     digest = hashlib.sha256("\0".join((delivery.id, *remaining)).encode())
     return replace(delivery, id=digest.hexdigest()[:32], to=remaining, fallbacks=(), fallback_after=0.0)

@@ -1,11 +1,11 @@
-"""Explain an event: each rule that considers it, each of its conditions, and each limit in its order."""
+"""Explain an event: each rule for events of its name, each condition, and each limit in its order."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from ..model.messages import Event, Held, Suppressed
 from ..model.wording import shorten
@@ -29,6 +29,8 @@ from .limits.state import run_in_memory
 from .planner import Plan, render_plan
 from .recipients import Choices, ChoicesOf, no_preferences
 
+_Recorded = TypeVar("_Recorded", Suppressed, Held)
+
 _MAX_VALUE_LENGTH = 60  # characters of one value
 
 _REASONS = {
@@ -38,20 +40,20 @@ _REASONS = {
     "preferences": ("preference",),
     "address": ("no_address", "bad_address"),
     "time windows": ("outside_active_time", "muted", "quiet_hours"),
-}  # by gate, the reasons with which messages are recorded there
+}  # by stage, the reasons that it records for a message
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RuleEvaluation:
-    """A rule that looks at events of this name, and what it made of this one."""
+    """A rule for events of this name, with the results of its conditions for this event."""
 
     rule: Rule
     findings: tuple[ConditionResult, ...]  # of its ``when``, also after the first that does not hold
-    stopped_by: str = ""  # the rule before it that fired and said ``stop``
+    stopped_by: str = ""  # the earlier rule that matched and has ``stop``
 
     @property
     def holds(self) -> bool:
-        """Whether every condition holds."""
+        """True if every condition holds."""
         return all(finding.holds for finding in self.findings)
 
     @property
@@ -66,50 +68,50 @@ class RuleEvaluation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
-    """Everything about one event under one rulebook."""
+    """The plan of one event under one rulebook, with the reasons for it."""
 
     plan: Plan
     considered: tuple[RuleEvaluation, ...]  # in order of evaluation
-    stages: Mapping[str, tuple[StageReport, ...]]  # by id of a rule that matched, in their order
-    others: int  # rules that look at other events
-    secrets: tuple[str, ...]  # to mask wherever it is shown
+    stages: Mapping[str, tuple[StageReport, ...]]  # by id of a matching rule, in their order
+    others: int  # rules for other events
+    secrets: tuple[str, ...]  # to mask wherever the explanation is shown
 
 
 def explain(rulebook: Rulebook, event: Event, choices_of: ChoicesOf | None = None) -> Explanation:
-    """Evaluates each rule plainly, without the index, and plans the event as if no other came before it.
+    """Evaluate each rule without the index, and plan the event as if no other came before it.
 
-    ``choices_of`` are those of the people of the event; None: nobody is asked, and all is as the rules say.
+    Without ``choices_of`` the users have no preferences, and none are reported.
     """
     considered: list[RuleEvaluation] = []
     stopped_by = ""
     for rule in rulebook.rules:
         if not any(pattern.matches(event.name) for pattern in rule.events):
             continue
-        one = RuleEvaluation(rule=rule, findings=rule.when.explain(event.payload), stopped_by=stopped_by)
-        considered.append(one)
-        if one.matched and rule.stop and rule.mode is not Mode.SHADOW:
+        considered.append(
+            RuleEvaluation(rule=rule, findings=rule.when.explain(event.payload), stopped_by=stopped_by)
+        )
+        if considered[-1].matched and rule.stop and rule.mode is not Mode.SHADOW:
             stopped_by = rule.id
-    known = rulebook.catalogue.get(event.name)
-    drafted = route(rulebook, event, choices_of or no_preferences)
-    planned = render_plan(run_in_memory(apply_limits(drafted, event.received), {}))
-    readers = RecipientResolver(rulebook, event, choices_of) if choices_of else None
+    routing = route(rulebook, event, choices_of or no_preferences)
+    plan = render_plan(run_in_memory(apply_limits(routing, event.received), {}))
+    resolver = RecipientResolver(rulebook, event, choices_of) if choices_of else None
     return Explanation(
-        plan=planned,
+        plan=plan,
         considered=tuple(considered),
-        stages={each.rule.id: stages_of(each, drafted, planned, readers) for each in planned.matches},
+        stages={each.rule.id: tuple(_stages_of(each, routing, plan, resolver)) for each in plan.matches},
         others=len(rulebook.rules) - len(considered),
-        secrets=known.secrets_in(event.payload) if known else (),
+        secrets=plan.secrets,
     )
 
 
 def why_not(rulebook: Rulebook, explanation: Explanation, id_: str) -> str:
-    """Why the rule does not fire for the event that was explained, in a sentence; "" where it does."""
-    one = next((c for c in explanation.considered if c.rule.id == id_), None)
-    if one is not None and one.first_failure is not None:
-        return f"{id_} does not match: {sentence(one.first_failure)}"
-    if one is not None:
-        return f"{id_} comes after {one.stopped_by}, which says stop" if one.stopped_by else ""
-    rule = next((rule for rule in rulebook.rules if rule.id == id_), None)
+    """Return why the rule does not match the explained event, as a sentence; "" if it does."""
+    evaluation = next((each for each in explanation.considered if each.rule.id == id_), None)
+    if evaluation is not None and evaluation.first_failure is not None:
+        return f"{id_} does not match: {sentence(evaluation.first_failure)}"
+    if evaluation is not None:
+        return f"{id_} comes after {evaluation.stopped_by}, which says stop" if evaluation.stopped_by else ""
+    rule = rulebook.by_id.get(id_)
     if rule is None:
         return f"{id_} is switched off"
     return (
@@ -118,7 +120,7 @@ def why_not(rulebook: Rulebook, explanation: Explanation, id_: str) -> str:
 
 
 def sentence(finding: ConditionResult) -> str:
-    """A condition and what it found, on one line."""
+    """Return a condition and its result, on one line."""
     if finding.path:
         if finding.holds and finding.operator == "equals":
             return f"{finding.path} equals {format_value(finding.expected)}"
@@ -135,7 +137,7 @@ def sentence(finding: ConditionResult) -> str:
 
 
 def outline(finding: ConditionResult, depth: int = 0) -> Iterator[tuple[int, bool, str]]:
-    """The same line by line: how deep inside blocks, whether it holds, the words."""
+    """Yield the same line by line: the depth inside blocks, whether it holds, and the text."""
     if finding.path or not finding.inside:
         yield depth, finding.holds, sentence(finding)
         return
@@ -145,91 +147,73 @@ def outline(finding: ConditionResult, depth: int = 0) -> Iterator[tuple[int, boo
 
 
 def format_value(value: Any) -> str:
-    """A value as JSON, cut where it is long."""
+    """Return a value as JSON, cut if it is long."""
     return shorten(json.dumps(value, ensure_ascii=False, default=str), _MAX_VALUE_LENGTH)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreferenceReport:
-    """What the person of an event has said of a rule's channels."""
+    """The preferences of an event's user about a rule's channels."""
 
     user: str
     category: str
     is_critical: bool
-    choices: Choices | None  # None: nothing
-    channels: Mapping[str, bool | None]  # on, off, or not said
+    choices: Choices | None  # None: the user has none
+    channels: Mapping[str, bool | None]  # on, off, or without a preference
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageReport:
-    """One gate, and what it makes of the messages of a rule if their event is the first to come."""
+    """A stage, and its results for the messages of a rule if no other event came before."""
 
     name: str
-    limit: Dedupe | Throttle | Digest | Budget | None = None  # by which it counts
-    key: Mapping[str, list[Any]] = field(default_factory=dict)  # what it counts under: path -> values there
+    limit: Dedupe | Throttle | Digest | Budget | None = None
+    key: Mapping[str, list[Any]] = field(default_factory=dict)  # of the limit: path -> values in the event
     is_shared: bool = False  # with all other rules
-    is_reached: bool = True  # a message gets as far
+    is_reached: bool = True  # a message of the rule reaches it
     chosen: tuple[PreferenceReport, ...] = ()
-    findings: tuple[tuple[str, ConditionResult], ...] = ()  # what does not hold, by channel
+    findings: tuple[tuple[str, ConditionResult], ...] = ()  # conditions that do not hold, by channel
     suppressed: tuple[Suppressed, ...] = ()
     held: tuple[Held, ...] = ()
 
 
-def stages_of(
-    match: Match, drafted: Routing, plan: Plan, readers: RecipientResolver | None
-) -> tuple[StageReport, ...]:
-    """The gates at which there is something to say of ``match``.
+def _stages_of(
+    match: Match, routing: Routing, plan: Plan, resolver: RecipientResolver | None
+) -> Iterator[StageReport]:
+    """Yield the stages at which there is something to report about ``match``.
 
-    ``drafted`` is what was asked for before the limits, ``plan`` what is left. ``readers`` know what
-    people have chosen; None: nobody has been asked.
+    ``routing`` is the event's before the limits, ``plan`` its plan. Without ``resolver`` no preferences are
+    reported.
     """
-    return (
-        *_before_limits(match, plan, readers),
-        *_limits(match, drafted),
-        *_after_limits(match, drafted, plan),
-    )
+    rule, limits = match.rule, match.rule.limits
 
+    def recorded(entries: Iterable[_Recorded], stage: str) -> tuple[_Recorded, ...]:
+        return tuple(each for each in entries if each.rule == rule.id and each.reason in _REASONS[stage])
 
-def _before_limits(match: Match, plan: Plan, readers: RecipientResolver | None) -> Iterator[StageReport]:
     for name in ("shadow", "hops", "condition", "preferences", "address"):
-        suppressed = _suppressed(match, plan, _REASONS[name])
+        suppressed = recorded(plan.suppressed, name)
         findings = tuple(_findings(match)) if name == "condition" and suppressed else ()
-        chosen = tuple(_chosen(match, readers)) if name == "preferences" and readers else ()
+        chosen = tuple(_preferences(match, resolver)) if name == "preferences" and resolver else ()
         if suppressed or chosen:
             yield StageReport(name=name, suppressed=suppressed, findings=findings, chosen=chosen)
-
-
-def _limits(match: Match, drafted: Routing) -> Iterator[StageReport]:
-    limits = match.rule.limits
-    is_reached = _has_orders(match, drafted)
+    notifications = routing.notifications_of(rule)
+    is_reached = bool(notifications)
     for name, limit in (("dedupe", limits.dedupe), ("throttle", limits.throttle), ("digest", limits.digest)):
         if limit is not None:
             key = {format_path(path): resolve(match.event.payload, path) for path in limit.key}
             yield StageReport(name=name, limit=limit, key=key, is_reached=is_reached)
-
-
-def _after_limits(match: Match, drafted: Routing, plan: Plan) -> Iterator[StageReport]:
-    rule, reasons = match.rule, _REASONS["time windows"]
-    is_reached = _has_orders(match, drafted)
-    if any(map(has_schedule, drafted.notifications_of(rule))) and rule.limits.digest is None:
-        held = tuple(each for each in plan.held if each.rule == rule.id and each.reason in reasons)
-        yield StageReport(name="time windows", suppressed=_suppressed(match, plan, reasons), held=held)
-    if rule.limits.digest is None:  # else hours and budgets are asked when it is due
-        is_reached = _has_orders(match, apply_time_windows(drafted, drafted.event.received))
-    for name, budget in rule.limits.budgets.items():
+    if limits.digest is None:  # time windows and budgets apply to a digest when it is due
+        if any(map(has_schedule, notifications)):
+            name = "time windows"
+            suppressed, held = recorded(plan.suppressed, name), recorded(plan.held, name)
+            yield StageReport(name=name, suppressed=suppressed, held=held)
+        is_reached = bool(apply_time_windows(routing, routing.event.received).notifications_of(rule))
+    for name, budget in limits.budgets.items():
         yield StageReport(name="budget", limit=budget, is_shared=name == GLOBAL_BUDGET, is_reached=is_reached)
 
 
-def _has_orders(match: Match, drafted: Routing) -> bool:
-    return bool(drafted.notifications_of(match.rule))
-
-
-def _suppressed(match: Match, plan: Plan, reasons: Collection[str]) -> tuple[Suppressed, ...]:
-    return tuple(each for each in plan.suppressed if each.rule == match.rule.id and each.reason in reasons)
-
-
 def _findings(match: Match) -> Iterator[tuple[str, ConditionResult]]:
-    """What keeps entries of ``notify`` from counting."""
+    """Yield the conditions of entries of ``notify`` that do not hold, with their channels."""
     for entry in match.rule.notify:
         for part in (entry,) if isinstance(entry, Notify) else (entry, *entry.steps):
             if part.when is not None:
@@ -238,19 +222,19 @@ def _findings(match: Match) -> Iterator[tuple[str, ConditionResult]]:
                         yield part.channel, finding
 
 
-def _chosen(match: Match, readers: RecipientResolver) -> Iterator[PreferenceReport]:
-    """By each person of the event, of the channels that are for them."""
+def _preferences(match: Match, resolver: RecipientResolver) -> Iterator[PreferenceReport]:
+    """Yield the preferences of each user of the event, about the channels that are for them."""
     rule = match.rule
-    people: dict[str, Choices | None] = {}
+    users: dict[str, Choices | None] = {}
     channels: dict[str, dict[str, bool | None]] = {}
     for step in rule.steps:
         audience = step.to or rule.to
-        recipient, choices = readers.resolve(audience)
-        if recipient.user and not audience.person and readers.rulebook.channels[step.channel].address:
-            people[recipient.user] = choices
-            said = choices.is_on(rule.category, step.channel) if choices else None
-            channels.setdefault(recipient.user, {})[step.channel] = said
-    for user, choices in people.items():
+        recipient, choices = resolver.resolve(audience)
+        if recipient.user and not audience.person and resolver.rulebook.channels[step.channel].address:
+            users[recipient.user] = choices
+            is_on = choices.is_on(rule.category, step.channel) if choices else None
+            channels.setdefault(recipient.user, {})[step.channel] = is_on
+    for user, choices in users.items():
         yield PreferenceReport(
             user=user, category=rule.category, is_critical=rule.critical, choices=choices,
             channels=channels[user],

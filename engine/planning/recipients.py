@@ -17,19 +17,19 @@ from ..rules.paths import FieldPath, resolve
 from ..rules.rulebook import Audience, ChannelSpec, Notify, Rule, Rulebook
 from ..rules.schedule import Interval, Window
 
-EVERYTHING = "default"  # the category that stands for all that have no choice of their own
-LOCALE, ZONE, QUIET, ADDRESSES = "locale", "time_zone", "quiet_hours", "addresses"  # no categories
+EVERYTHING = "default"  # the category for all categories without preferences of their own
+LOCALE, ZONE, QUIET, ADDRESSES = "locale", "time_zone", "quiet_hours", "addresses"  # not categories
 
 
 class ResolvedAddresses(Struct, frozen=True, kw_only=True):
-    """One message's addresses, and what had to be left out."""
+    """The addresses of one message, and the texts that are no usable address."""
 
     to: tuple[str, ...]
     unusable: tuple[str, ...] = ()
 
 
 def recipient_of(rulebook: Rulebook, event: Event, audience: Audience) -> Recipient:
-    """Who ``audience`` means for this event; the catalogue's marks say what ``to`` leaves out."""
+    """Return the recipient of ``event``. If ``to`` names no field of a role, the schema's mark does."""
     if audience.person:
         return rulebook.people[audience.person]
     known = rulebook.catalogue.get(event.name)
@@ -44,7 +44,7 @@ def recipient_of(rulebook: Rulebook, event: Event, audience: Audience) -> Recipi
 
 
 def with_preferences(recipient: Recipient, choices: Choices | None) -> Recipient:
-    """``recipient`` with what they have chosen: an address of their own counts where the event has none."""
+    """Return ``recipient`` with their preferences. Their own address applies if the event has none."""
     if choices is None:
         return recipient
     own = {kind: (address,) for kind, address in choices.addresses.items()}
@@ -57,7 +57,7 @@ def with_preferences(recipient: Recipient, choices: Choices | None) -> Recipient
 
 
 def addresses_for(channel: ChannelSpec, recipient: Recipient) -> Iterator[ResolvedAddresses]:
-    """The addresses of each message: all in one where the channel can, else one message each."""
+    """Yield the addresses of each message: all in one if the channel can do that, else one message each."""
     if channel.address is None:
         yield ResolvedAddresses(to=())
         return
@@ -69,8 +69,8 @@ def addresses_for(channel: ChannelSpec, recipient: Recipient) -> Iterator[Resolv
             unusable.append(text[:100])
         else:
             usable[address] = None
-    together = [tuple(usable)] if channel.many or not usable else [(address,) for address in usable]
-    for position, to in enumerate(together):
+    messages = [tuple(usable)] if channel.many or not usable else [(address,) for address in usable]
+    for position, to in enumerate(messages):
         yield ResolvedAddresses(to=to, unusable=() if position else tuple(unusable))
 
 
@@ -83,7 +83,7 @@ def _texts_at(payload: Mapping[str, Any], path: FieldPath) -> tuple[str, ...]:
 
 
 def texts(values: list[Any]) -> Iterator[str]:
-    """The non-empty texts among what a path leads to; numbers, as user ids are, become texts."""
+    """Yield the non-empty texts among the values of a path; a number, such as a user id, becomes a text."""
     for value in values:
         if isinstance(value, list):
             yield from texts(value)
@@ -95,7 +95,7 @@ def texts(values: list[Any]) -> Iterator[str]:
 
 @dataclass(frozen=True, slots=True)
 class PreferenceDecision:
-    """Whether an entry is wanted, and what is to be written down of the choice."""
+    """A user's decision about an entry of ``notify``, with the details for the history."""
 
     wanted: bool
     details: tuple[str, ...] = ()
@@ -107,12 +107,12 @@ _WANTED = PreferenceDecision(True)
 def apply_preferences(
     rulebook: Rulebook, rule: Rule, notify: Notify, recipient: Recipient, choices: Choices | None
 ) -> PreferenceDecision:
-    """What the person has chosen of this entry; what they have not, the rule says."""
+    """Return whether the user wants this entry. Without a preference, the rule decides."""
     if notify.among:
         return _choose_channel(rulebook, rule, notify, recipient, choices)
     channel = rulebook.channels[notify.channel]
     if choices is None or rule.critical or channel.address is None:
-        return _WANTED  # what needs no address is for a room or a machine, not for this person
+        return _WANTED  # a channel without addresses is for a room or a machine, not for this user
     if choices.is_on(rule.category, channel.name) is False:
         return PreferenceDecision(False, (_switched_off(recipient, rule),))
     return _WANTED
@@ -121,27 +121,26 @@ def apply_preferences(
 def _choose_channel(
     rulebook: Rulebook, rule: Rule, notify: Notify, recipient: Recipient, choices: Choices | None
 ) -> PreferenceDecision:
-    """``preferred``: one of several channels, of which the person chooses."""
-    first = notify.channel == notify.among[0]  # which tells of all of them
-    reachable = {name for name in notify.among if _reaches(rulebook, name, recipient)}
-    chosen = select_channels(choices, rule.category, notify.among, reachable)
-    if not chosen and rule.critical:
-        chosen = select_channels(None, rule.category, notify.among, reachable)
-        return PreferenceDecision(
-            notify.channel in chosen, ("switched off, and this is critical",) if first else ()
-        )
-    if not chosen:
+    """Decide about one of the channels of a ``preferred`` entry, of which the user chooses."""
+    reachable = {
+        name
+        for name in notify.among
+        if (kind := rulebook.channels[name].address) is None or recipient.addresses.get(kind)
+    }
+    chosen, detail = select_channels(choices, rule.category, notify.among, reachable), ""
+    if not chosen and not rule.critical:
         return PreferenceDecision(False, (_switched_off(recipient, rule),))
-    lost = no_longer_allowed(choices, rule.category, notify.among) if choices else ()
-    if lost and not any(choices and choices.is_on(rule.category, name) for name in notify.among):
+    if not chosen:
+        chosen = select_channels(None, rule.category, notify.among, reachable)
+        detail = "switched off, and this is critical"
+    elif (
+        choices
+        and not any(choices.is_on(rule.category, name) for name in notify.among)
+        and (lost := no_longer_allowed(choices, rule.category, notify.among))
+    ):
         detail = f"{', '.join(lost)}: chosen, and not allowed any more; the rule's first instead"
-        return PreferenceDecision(notify.channel in chosen, (detail,) if first else ())
-    return PreferenceDecision(notify.channel in chosen)
-
-
-def _reaches(rulebook: Rulebook, channel: str, recipient: Recipient) -> bool:
-    kind = rulebook.channels[channel].address
-    return kind is None or bool(recipient.addresses.get(kind))
+    is_first = notify.channel == notify.among[0]  # the detail is recorded once
+    return PreferenceDecision(notify.channel in chosen, (detail,) if detail and is_first else ())
 
 
 def _switched_off(recipient: Recipient, rule: Rule) -> str:
@@ -150,17 +149,17 @@ def _switched_off(recipient: Recipient, rule: Rule) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choices:
-    """One person's preferences. What is empty has not been chosen."""
+    """One user's preferences. An empty field means that there is none."""
 
     channels: Mapping[str, Mapping[str, bool] | Sequence[str]] = field(default_factory=dict)
-    # by category: each channel on or off; or those that are on, and no other
-    addresses: Mapping[str, str] = field(default_factory=dict)  # by kind, where the event has none
+    # by category: each channel on or off; or the channels that are on, and no other
+    addresses: Mapping[str, str] = field(default_factory=dict)  # by kind, for events without one
     locale: str = ""
     zone: ZoneInfo | None = None
-    quiet: tuple[Window, ...] = ()  # in the person's own zone
+    quiet: tuple[Window, ...] = ()  # in the user's own zone
 
     def is_on(self, category: str, channel: str) -> bool | None:
-        """Whether the person wants messages of that category over that channel; None: has not said."""
+        """Return whether the user wants a category over a channel; None without a preference."""
         for chosen in (self.channels.get(category), self.channels.get(EVERYTHING)):
             if chosen is None:
                 continue
@@ -172,37 +171,39 @@ class Choices:
 
     @property
     def hours(self) -> tuple[Interval, ...]:
-        """The quiet hours as an interval in the reader's zone."""
+        """The quiet hours as an interval in the user's zone."""
         return (Interval(windows=self.quiet),) if self.quiet else ()
 
 
-ChoicesOf = Callable[[str], Choices | None]  # of a person, by the application's id
+ChoicesOf = Callable[[str], Choices | None]  # of a user, by the application's id
 
 
 def no_preferences(_: str) -> None:
-    """The choices where nobody has made any."""
+    """Return the preferences of a user without any."""
 
 
 def select_channels(
     choices: Choices | None, category: str, allowed: Sequence[str], reachable: Collection[str]
 ) -> tuple[str, ...]:
-    """Which of the ``allowed`` channels, the rule's favourite first, are used for ``preferred``.
+    """Return which of the ``allowed`` channels a ``preferred`` entry uses; () if all are switched off.
 
-    Who has chosen gets that; who has not, or only what is not allowed any more, gets the first that
-    reaches them. () where the person has switched all of them off.
+    ``allowed`` is in the rule's order. A user without preferences, or with none that is still allowed, is
+    notified over the first channel that can reach them.
     """
     if choices is not None:
-        said = [choices.is_on(category, channel) for channel in allowed]
-        if any(said):
-            return tuple(channel for channel, on in zip(allowed, said, strict=True) if on)
-        if all(on is False for on in said) and not no_longer_allowed(choices, category, allowed):
+        preferred = {channel: choices.is_on(category, channel) for channel in allowed}
+        if any(preferred.values()):
+            return tuple(channel for channel, on in preferred.items() if on)
+        if all(on is False for on in preferred.values()) and not no_longer_allowed(
+            choices, category, allowed
+        ):
             return ()
-        allowed = [channel for channel, on in zip(allowed, said, strict=True) if on is None] or allowed
+        allowed = [channel for channel, on in preferred.items() if on is None] or allowed
     return tuple(channel for channel in allowed if channel in reachable)[:1] or tuple(allowed[:1])
 
 
 def no_longer_allowed(choices: Choices, category: str, allowed: Sequence[str]) -> tuple[str, ...]:
-    """The channels that the person has chosen and that are not allowed."""
+    """Return the channels that the user has chosen and that are not allowed."""
     chosen = choices.channels.get(category, choices.channels.get(EVERYTHING, ()))
     on = [name for name, is_on in chosen.items() if is_on] if isinstance(chosen, Mapping) else chosen
     return tuple(name for name in on if name not in allowed)
