@@ -3,8 +3,8 @@
     with msc.blocking.connect("nats://127.0.0.1:4222") as client:
         client.notice("login.abnormal", {"userid": "bob"})
 
-It may be a module's global and serve many threads; it connects at the first call. An event loop in one
-background thread does the work. After a fork, the child gets a connection of its own.
+It may be a global variable of a module, and all threads may share it. It connects at the first call. An event
+loop in one background thread does the work. After a fork, the child gets a connection of its own.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ import asyncio
 import atexit
 import concurrent.futures
 import functools
+import inspect
 import logging
 import os
 import threading
 import weakref
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine
 from types import TracebackType
-from typing import Any, ParamSpec, Self, TypeVar
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from . import client as asynchronous
 from .errors import MscError, NotConnected
-from .messages import IPLocation
 
 log = logging.getLogger(__name__)
 
-_GRACE = 10.0  # seconds beyond a call's own limit after which its event loop must be stuck
+_GRACE = 10.0  # seconds after the limit of a call, after which the event loop must be stuck
 _FLUSH_LIMIT = 5.0  # seconds
 _STOP_LIMIT = 5.0  # seconds
 
@@ -35,18 +35,34 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
+def _blocking_method(
+    method: Callable[Concatenate[asynchronous.Client, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[BlockingClient, P], T]:
+    """Return ``method`` of the asynchronous client as one that blocks, with the same parameters."""
+    signature = inspect.signature(method)
+
+    @functools.wraps(method)
+    def call(self: BlockingClient, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        given = signature.bind(self, *args, **kwargs)
+        given.apply_defaults()
+        loop, client = self._ready()
+        return _wait_for(loop, method(client, *args, **kwargs), given.arguments["timeout"])
+
+    return call
+
+
 def _with_parameters_of(
-    _: Callable[P, asynchronous.Client],
+    source: Callable[P, asynchronous.Client],
 ) -> Callable[[Callable[..., BlockingClient]], Callable[P, BlockingClient]]:
-    """Lend a function the parameters of another, so that they are written down once."""
-    return lambda function: functools.wraps(function)(function)
+    """Give a function the parameters of ``source``, for type checkers and for ``help``."""
+    return functools.wraps(source, assigned=())
 
 
 class BlockingClient:
-    """The methods of ``msc.Client``, with the same errors, for any thread."""
+    """A client with the methods and the errors of ``msc.Client``, for any thread."""
 
     def __init__(self, make: Callable[[], asynchronous.Client], connect_timeout: float) -> None:
-        make()  # says at once what is wrong with the arguments
+        make()  # raises now if an argument is wrong
         self._make = make
         self._connect_timeout = connect_timeout
         self._lock = threading.Lock()
@@ -62,7 +78,7 @@ class BlockingClient:
         return self
 
     def close(self, timeout: float = _FLUSH_LIMIT) -> None:
-        """Send what waits, within ``timeout`` seconds, and close for good. Raises as ``msc.Client.close``."""
+        """Send the buffered messages within ``timeout`` seconds, and close. See ``msc.Client.close``."""
         with self._lock:
             self._closed = True
             loop, thread, client = self._loop, self._thread, self._client
@@ -86,98 +102,16 @@ class BlockingClient:
         except MscError as lost:
             if error is None:
                 raise
-            log.error("%s", lost)  # noqa: TRY400 -- the words say it all
+            log.error("%s", lost)  # noqa: TRY400 -- the message says it all
             error.add_note(str(lost))
 
-    def notice(
-        self,
-        key: str,
-        payload: Mapping[str, Any] | None,
-        *,
-        confirm: bool = False,
-        reqid: str | None = None,
-        timeout: float = 5.0,
-    ) -> str:
-        """See ``msc.Client.notice``."""
-        return self._call(
-            lambda c: c.notice(key, payload, confirm=confirm, reqid=reqid, timeout=timeout), timeout
-        )
-
-    def audit(
-        self,
-        key: str,
-        payload: Mapping[str, Any] | None,
-        *,
-        confirm: bool = False,
-        reqid: str | None = None,
-        timeout: float = 5.0,
-    ) -> str:
-        """See ``msc.Client.audit``."""
-        return self._call(
-            lambda c: c.audit(key, payload, confirm=confirm, reqid=reqid, timeout=timeout), timeout
-        )
-
-    def log(
-        self,
-        payload: Mapping[str, Any] | None,
-        key: str = "",
-        *,
-        confirm: bool = False,
-        reqid: str | None = None,
-        timeout: float = 5.0,
-    ) -> str:
-        """See ``msc.Client.log``."""
-        return self._call(
-            lambda c: c.log(payload, key, confirm=confirm, reqid=reqid, timeout=timeout), timeout
-        )
-
-    def request(
-        self, key: str, payload: Mapping[str, Any] | None, timeout: float = 60.0
-    ) -> dict[str, Any] | None:
-        """See ``msc.Client.request``."""
-        return self._call(lambda c: c.request(key, payload, timeout), timeout)
-
-    def iplocation(self, ipaddr: str, locale: str = "", *, timeout: float = 60.0) -> IPLocation:
-        """See ``msc.Client.iplocation``."""
-        return self._call(lambda c: c.iplocation(ipaddr, locale, timeout=timeout), timeout)
-
-    def sendverifyemail(
-        self, *, subject: str, userid: str, to: str, href: str, locale: str = "", expire: str = "",
-        timeout: float = 60.0,
-    ) -> None:  # fmt: skip
-        """See ``msc.Client.sendverifyemail``."""
-        self._call(
-            lambda c: c.sendverifyemail(
-                subject=subject,
-                userid=userid,
-                to=to,
-                href=href,
-                locale=locale,
-                expire=expire,
-                timeout=timeout,
-            ),
-            timeout,
-        )
-
-    def accountaddemail(
-        self, *, newemail: str, userid: str, httpurl: str = "", locale: str = "",
-        mailto: Sequence[str] | None = None, subject: str = "",
-        confirm: bool = False, reqid: str | None = None, timeout: float = 5.0,
-    ) -> str:  # fmt: skip
-        """See ``msc.Client.accountaddemail``."""
-        return self._call(
-            lambda c: c.accountaddemail(
-                newemail=newemail, userid=userid, httpurl=httpurl, locale=locale, mailto=mailto,
-                subject=subject, confirm=confirm, reqid=reqid, timeout=timeout,
-            ),
-            timeout,
-        )  # fmt: skip
-
-    # The thread
-
-    def _call(self, ask: Callable[[asynchronous.Client], Coroutine[Any, Any, T]], timeout: float) -> T:
-        loop, client = self._ready()
-        return _wait_for(loop, ask(client), timeout)
+    notice = _blocking_method(asynchronous.Client.notice)
+    audit = _blocking_method(asynchronous.Client.audit)
+    log = _blocking_method(asynchronous.Client.log)
+    request = _blocking_method(asynchronous.Client.request)
+    iplocation = _blocking_method(asynchronous.Client.iplocation)
+    sendverifyemail = _blocking_method(asynchronous.Client.sendverifyemail)
+    accountaddemail = _blocking_method(asynchronous.Client.accountaddemail)
 
     def _ready(self) -> tuple[asyncio.AbstractEventLoop, asynchronous.Client]:
         with self._lock:
@@ -197,10 +131,10 @@ class BlockingClient:
             return self._loop, self._client
 
     def _forked(self) -> None:
-        """In the child: leave the parent's loop and connection alone, and begin anew.
+        """Start again in a forked child, without the loop and the connection of the parent.
 
-        Nothing of them is closed, as the sockets are the parent's too; what waits in the parent's
-        buffer is the parent's to send. The lock may be held by a thread that is no more.
+        They are not closed: the parent uses their sockets, and sends the messages in its buffer. The lock may
+        be held by a thread that does not exist in the child.
         """
         _abandoned.append((self._loop, self._client))
         self._loop = self._thread = self._client = None
@@ -208,7 +142,7 @@ class BlockingClient:
 
 
 _living: weakref.WeakSet[BlockingClient] = weakref.WeakSet()
-_abandoned: list[object] = []  # kept, lest they close what is the parent's when they are collected
+_abandoned: list[object] = []  # kept: their finalizers would close sockets of the parent
 
 
 def _run(loop: asyncio.AbstractEventLoop) -> None:
@@ -217,10 +151,10 @@ def _run(loop: asyncio.AbstractEventLoop) -> None:
 
 
 def _wait_for(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T], limit: float) -> T:
-    """The result of ``work``, done in the loop's thread."""
+    """Run ``work`` in the thread of the loop, and return its result."""
     try:
         future = asyncio.run_coroutine_threadsafe(work, loop)
-    except RuntimeError:  # another thread has closed the client meanwhile
+    except RuntimeError:  # another thread has closed the client
         work.close()
         raise NotConnected("the client is closed") from None
     try:
@@ -228,9 +162,9 @@ def _wait_for(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T], lim
     except concurrent.futures.CancelledError:
         raise NotConnected("the client was closed") from None
     except TimeoutError:
-        raise NotConnected("the client's thread does not answer") from None
+        raise NotConnected("the thread of the client does not answer") from None
     finally:
-        future.cancel()  # for a KeyboardInterrupt; does nothing to what is done
+        future.cancel()  # after a KeyboardInterrupt; a finished future stays as it is
 
 
 def _stop(loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
@@ -245,7 +179,7 @@ def _stop(loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
     try:
         asyncio.run_coroutine_threadsafe(cancel_all(), loop).result(_STOP_LIMIT)
     except TimeoutError:
-        log.warning("the client's tasks do not end")
+        log.warning("tasks of the client did not end")
     loop.call_soon_threadsafe(loop.stop)
     thread.join(_STOP_LIMIT)
     if not thread.is_alive():
@@ -254,7 +188,7 @@ def _stop(loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
 
 @_with_parameters_of(asynchronous.connect)
 def connect(*args: Any, **kwargs: Any) -> BlockingClient:
-    """A client that connects at its first call, or on entering ``with``. Takes what ``msc.connect`` takes."""
+    """Return a client that connects at its first call, or in ``with``. Parameters as of ``msc.connect``."""
     return BlockingClient(
         lambda: asynchronous.connect(*args, **kwargs), float(kwargs.get("connect_timeout", 10.0))
     )
@@ -262,16 +196,16 @@ def connect(*args: Any, **kwargs: Any) -> BlockingClient:
 
 def _forked() -> None:
     for client in list(_living):
-        client._forked()  # noqa: SLF001 -- this module's own
+        client._forked()  # noqa: SLF001 -- of this module
 
 
 def _close_all() -> None:
-    """At the end of the program: nobody is left to be told but the log."""
+    """Close all clients at the end of the program, and log their errors."""
     for client in list(_living):
         try:
             client.close()
         except MscError as error:
-            log.error("%s", error)  # noqa: TRY400 -- the words say it all
+            log.error("%s", error)  # noqa: TRY400 -- the message says it all
 
 
 if hasattr(os, "register_at_fork"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import subprocess
 import sys
@@ -95,7 +96,12 @@ def test_both_clients_have_the_same_methods() -> None:
     def public(of: type) -> set[str]:
         return {name for name in vars(of) if not name.startswith("_")}
 
-    assert public(msc.Client) == public(msc.blocking.BlockingClient)
+    blocking = msc.blocking.BlockingClient
+    assert public(msc.Client) == public(blocking)
+    for name in public(blocking) - {"open"}:
+        expected = inspect.signature(getattr(msc.Client, name)).parameters
+        assert inspect.signature(getattr(blocking, name)).parameters == expected
+    assert inspect.signature(msc.blocking.connect).parameters == inspect.signature(msc.connect).parameters
 
 
 def test_many_threads_share_one_client(stage: tuple[Broker, Heard], run: Run) -> None:
