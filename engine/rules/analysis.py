@@ -16,7 +16,7 @@ from typing import Any
 
 from .condition_compiler import At, compile_block
 from .conditions import Block
-from .operators import is_number, is_scalar, one_of
+from .operators import IGNORE_CASE, is_number, is_scalar, one_of
 from .paths import ALL, ANY, COMBINATORS, NOT, FieldPath, format_path, parse_path
 from .payload_schema import TYPES
 
@@ -26,7 +26,6 @@ Single = Callable[[FieldPath], bool]
 
 NUMERIC = ("gt", "gte", "lt", "lte")
 TEXTUAL = ("prefix", "suffix", "contains", "wildcard", "regex", "cidr")
-IGNORE_CASE = "ignore_case"
 _WHOLE = ("exists", "is", "length", "some")  # look at the value itself, a list as a list
 
 

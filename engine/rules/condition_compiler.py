@@ -28,6 +28,7 @@ from .conditions import (
     whole_value_test,
 )
 from .operators import (
+    IGNORE_CASE,
     OPERATORS,
     ArgumentError,
     between,
@@ -44,8 +45,6 @@ from .paths import ANY, COMBINATORS, NOT, FieldPath, flatten, parse_path
 At = tuple[str | int, ...]  # keys and list positions inside a block as written
 
 MAX_DEPTH = 64  # keys and positions from the top of a block to its innermost condition
-
-IGNORE_CASE = "ignore_case"
 
 # Name -> description, completing "holds when the value ...": all that may stand in a mapping.
 ALL_OPERATORS: dict[str, str] = {
@@ -274,11 +273,7 @@ class _ConditionCompiler(ValueTestCompiler):
             self.check_alone(operators, at)
         else:
             question = self.operators(source, operators, at, fold=False)
-        return (
-            None
-            if path is None
-            else Condition(path, operators, question, path_test(path, question, operators))
-        )
+        return None if path is None else Condition(path, operators, question, path_test(path, question))
 
     def check_alone(self, operators: Mapping[str, Any], at: At) -> None:
         others = {name: argument for name, argument in operators.items() if name != "exists"}

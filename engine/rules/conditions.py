@@ -1,12 +1,13 @@
-"""Compiled ``when`` blocks: ``holds`` decides, ``explain`` gives the reasons, and both read the same tree.
+"""Compiled ``when`` blocks: ``holds`` decides, ``explain`` gives the reasons. Both read the same tree.
 
-A path may lead to several values, and a value may be a list, whose elements count, also those of nested
-lists. Tests that are combined apply to one value, or to one element of a list. A test of a list itself is
-decided for each value before its elements are tested, and a negation for all values before that. So each
-test runs once, and the time grows with the number of elements.
+A path may lead to several values, and a value may be a list. A test applies to each element of a list,
+those of nested lists included. Tests that are combined apply to the same value, or to the same element.
 
-Most payloads lead from mappings to a scalar or to nothing, and a path test answers those at once. Only
-lists take the longer way.
+A test of a list itself is decided once for each value, a negation once for all values; only then are the
+elements tested. So each test runs once for each element, and the time grows with their number.
+
+Most paths have one or two keys and lead through mappings to a scalar or to nothing. A path test decides
+these at once. Only lists and longer paths take the general way.
 """
 
 from __future__ import annotations
@@ -15,47 +16,38 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .operators import Predicate
+from .operators import IGNORE_CASE, Predicate
 from .paths import ALL, ANY, NOT, FieldPath, flatten, format_path, resolve
 
+PathTest = Callable[[Mapping[str, Any]], bool]
 Bind = Callable[[Sequence[Any]], Callable[[Any], Predicate]]
 
-# Asked in place of the elements of an empty list: no value to any operator, so `not` holds.
+# Stands for the elements of an empty list: no operator accepts it, so `not` holds.
 _NOTHING = object()
-
-PathTest = Callable[[Any], bool]
-
 _ABSENT = object()
 _SCALARS = frozenset((str, int, float, bool, type(None)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Condition:
-    """What is asked of the values at one path."""
+    """A test of the values at one path."""
 
     path: FieldPath
     operators: Mapping[str, Any]  # as written, a scalar being ``equals`` and a list ``any_of``
-    question: ValueTest | None  # all operators together; None is ``exists: false``
-    test: Callable[[Mapping[str, Any]], bool]
+    value_test: ValueTest | None  # all operators together; None is ``exists: false``
+    test: PathTest
 
     @property
     def ignore_case(self) -> bool:
-        """Whether its strings are compared case-folded, those inside ``not`` and ``any_of`` too."""
-        return self.operators.get("ignore_case") is True
+        """True if strings are compared case-folded, those inside ``not`` and ``any_of`` included."""
+        return self.operators.get(IGNORE_CASE) is True
 
     def explain(self, payload: Mapping[str, Any]) -> ConditionResult:
         found = resolve(payload, self.path)
         path = format_path(self.path)
-        if self.question is not None:
-            return self.question.explain(path, found)
-        return ConditionResult(
-            path=path,
-            operator="exists",
-            expected=False,
-            actual=found[0] if len(found) == 1 else found or None,
-            present=bool(found),
-            holds=not found,
-        )
+        if self.value_test is not None:
+            return self.value_test.explain(path, found)
+        return _result(path, "exists", False, found, holds=not found)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,11 +57,11 @@ class Combination:
     operator: str
     blocks: tuple[Block, ...]
     source: Any  # as written
-    test: Callable[[Mapping[str, Any]], bool]
+    test: PathTest
 
     def explain(self, payload: Mapping[str, Any]) -> ConditionResult:
-        inside = tuple(block.finding(payload) for block in self.blocks)
-        outcomes = [finding.holds for finding in inside]
+        inside = tuple(block.result(payload) for block in self.blocks)
+        outcomes = [result.holds for result in inside]
         holds = {ANY: any(outcomes), ALL: all(outcomes), NOT: not all(outcomes)}[self.operator]
         return ConditionResult(
             path="", operator=self.operator, expected=self.source, holds=holds, inside=inside
@@ -78,14 +70,14 @@ class Combination:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Block:
-    """Conditions of which all must hold; without any it always holds."""
+    """Conditions that must all hold; an empty block always holds."""
 
     parts: tuple[Condition | Combination, ...] = ()
     source: Any = None  # as written
 
     @property
-    def test(self) -> Callable[[Mapping[str, Any]], bool]:
-        """``holds``, without a detour where the block has one part."""
+    def test(self) -> PathTest:
+        """``holds``, without the loop if the block has one part."""
         return self.parts[0].test if len(self.parts) == 1 else self.holds
 
     def holds(self, payload: Mapping[str, Any]) -> bool:
@@ -95,19 +87,19 @@ class Block:
         return True
 
     def explain(self, payload: Mapping[str, Any]) -> tuple[ConditionResult, ...]:
-        """One finding for each part, also after the first that does not hold."""
+        """Return one result for each part, also after the first that does not hold."""
         return tuple(part.explain(payload) for part in self.parts)
 
-    def finding(self, payload: Mapping[str, Any]) -> ConditionResult:
-        """The block as one finding."""
+    def result(self, payload: Mapping[str, Any]) -> ConditionResult:
+        """Return the results of the parts as one."""
         inside = self.explain(payload)
         if len(inside) == 1:
             return inside[0]
-        holds = all(finding.holds for finding in inside)
+        holds = all(result.holds for result in inside)
         return ConditionResult(path="", operator=ALL, expected=self.source, holds=holds, inside=inside)
 
     def conditions(self) -> Iterator[Condition]:
-        """Every condition, those of inner blocks too, in the order of writing."""
+        """Yield every condition in the order of writing, those of inner blocks included."""
         for part in self.parts:
             if isinstance(part, Condition):
                 yield part
@@ -117,56 +109,57 @@ class Block:
 
     @property
     def paths(self) -> tuple[FieldPath, ...]:
-        """Every path that is asked about, each once."""
+        """The paths of all conditions, each once."""
         return tuple(dict.fromkeys(condition.path for condition in self.conditions()))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConditionResult:
-    """How one condition came out. A block holds when every finding of it holds."""
+    """The outcome of one condition. A block holds when all its results hold."""
 
     path: str  # as written in rules; "" for any, all and not over blocks
-    operator: str  # "all" where several operators are asked together, and for a block
+    operator: str  # "all" for several operators together, and for a block
     expected: Any  # the operator's argument as written
-    actual: Any = None  # what the path leads to: a list where that is several values; None where nothing
-    present: bool = True  # whether the path leads anywhere; tells an absent value from a null
+    actual: Any = None  # the value at the path; a list of several values; None without a value
+    present: bool = True  # false if there is no value; distinguishes an absent value from a null
     holds: bool
-    inside: tuple[ConditionResult, ...] = ()  # of what it is made of: one by one, each on its own
+    inside: tuple[ConditionResult, ...] = ()  # the results of its parts, each decided on its own
+
+
+def _result(path: str, operator: str, expected: Any, found: Sequence[Any], **more: Any) -> ConditionResult:
+    actual = found[0] if len(found) == 1 else list(found) or None
+    return ConditionResult(
+        path=path, operator=operator, expected=expected, actual=actual, present=bool(found), **more
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ValueTest:
-    """A condition's operators without its path."""
+    """The operators of a condition without its path."""
 
     operator: str = ""
     expected: Any = None  # the argument as written
-    one: Predicate  # asked of a value that is no list
-    bind: Bind  # all values -> one of them -> what is asked of each of its elements
-    each: bool = False  # it is asked of each element by itself, and there is nothing to bind
+    predicate: Predicate  # tests a value that is not a list
+    bind: Bind  # from all values and one of them to the test of its elements
+    elementwise: bool = False  # the predicate tests each element by itself; there is nothing to bind
     inside: tuple[ValueTest, ...] = ()
-    elements: Callable[[Sequence[Any]], tuple[ConditionResult, ...]] | None = (
-        None  # what some found in all values
-    )
+    explain_elements: Callable[[Sequence[Any]], tuple[ConditionResult, ...]] | None = None  # of ``some``
 
-    def among(self, found: Sequence[Any]) -> bool:
-        """Whether one of the values is an answer; linear in their elements."""
-        if self.each:
-            return any(map(self.one, flatten(found)))
-        ask = self.bind(found)
-        return any(any(map(ask(value), flatten((value,)) or (_NOTHING,))) for value in found)
+    def any_holds(self, found: Sequence[Any]) -> bool:
+        """Return whether one of the values passes. The time is linear in their elements."""
+        if self.elementwise:
+            return any(map(self.predicate, flatten(found)))
+        bound = self.bind(found)
+        return any(any(map(bound(value), flatten((value,)) or (_NOTHING,))) for value in found)
 
     def explain(self, path: str, found: Sequence[Any]) -> ConditionResult:
-        return ConditionResult(
-            path=path,
-            operator=self.operator,
-            expected=self.expected,
-            actual=found[0] if len(found) == 1 else list(found) or None,
-            present=bool(found),
-            holds=bool(found) and self.among(found),
-            inside=self.elements(found)
-            if self.elements
-            else tuple(question.explain(path, found) for question in self.inside),
+        inside = (
+            self.explain_elements(found)
+            if self.explain_elements
+            else tuple(each.explain(path, found) for each in self.inside)
         )
+        holds = bool(found) and self.any_holds(found)
+        return _result(path, self.operator, self.expected, found, holds=holds, inside=inside)
 
 
 def negated(predicate: Callable[[Any], bool]) -> Callable[[Any], bool]:
@@ -174,7 +167,7 @@ def negated(predicate: Callable[[Any], bool]) -> Callable[[Any], bool]:
 
 
 def all_hold(predicates: Sequence[Callable[[Any], bool]]) -> Callable[[Any], bool]:
-    """One for several; written out, since ``all()`` over a generator takes twice as long."""
+    """Combine predicates with "and". ``all()`` over a generator would take twice as long."""
     if len(predicates) == 1:
         return predicates[0]
     if len(predicates) == 2:
@@ -191,12 +184,9 @@ def all_hold(predicates: Sequence[Callable[[Any], bool]]) -> Callable[[Any], boo
 
 
 def one_holds(predicates: Sequence[Callable[[Any], bool]]) -> Callable[[Any], bool]:
-    """As ``all_hold``, where one is enough."""
+    """Combine predicates with "or"."""
     if len(predicates) == 1:
         return predicates[0]
-    if len(predicates) == 2:
-        first, second = predicates
-        return lambda value: first(value) or second(value)
 
     def holds(value: Any) -> bool:
         for each in predicates:  # noqa: SIM110
@@ -208,13 +198,13 @@ def one_holds(predicates: Sequence[Callable[[Any], bool]]) -> Callable[[Any], bo
 
 
 def element_test(operator: str, expected: Any, predicate: Predicate) -> ValueTest:
-    """``predicate``, asked of each element by itself."""
+    """Test each element by itself."""
     return ValueTest(
         operator=operator,
         expected=expected,
-        one=predicate,
+        predicate=predicate,
         bind=lambda _: lambda _: predicate,
-        each=True,
+        elementwise=True,
     )
 
 
@@ -222,74 +212,68 @@ def whole_value_test(
     operator: str,
     expected: Any,
     predicate: Predicate,
-    elements: Callable[[Sequence[Any]], tuple[ConditionResult, ...]] | None = None,
+    explain_elements: Callable[[Sequence[Any]], tuple[ConditionResult, ...]] | None = None,
 ) -> ValueTest:
-    """``predicate``, asked of a list itself and not of its elements."""
+    """Test a list itself, not its elements."""
     return ValueTest(
         operator=operator,
         expected=expected,
-        one=predicate,
+        predicate=predicate,
         bind=lambda _: lambda value: _always if predicate(value) else _never,
-        elements=elements,
+        explain_elements=explain_elements,
     )
 
 
 def negation(expected: Any, inner: ValueTest) -> ValueTest:
-    """The question that holds where no value, and no element of one, is an answer to ``inner``."""
+    """Test that no value, and no element of one, passes ``inner``."""
 
     def bind(found: Sequence[Any]) -> Callable[[Any], Predicate]:
-        settled = _never if inner.among(found) else _always
-        return lambda _: settled
+        decided = _never if inner.any_holds(found) else _always
+        return lambda _: decided
 
     return ValueTest(
-        operator="not",
-        expected=expected,
-        one=negated(inner.one),
-        bind=bind,
-        inside=(inner,),
+        operator=NOT, expected=expected, predicate=negated(inner.predicate), bind=bind, inside=(inner,)
     )
 
 
 def all_of(
-    expected: Mapping[str, Any], questions: tuple[ValueTest, ...], one: Predicate | None = None
+    expected: Mapping[str, Any], tests: tuple[ValueTest, ...], predicate: Predicate | None = None
 ) -> ValueTest:
-    """The question that holds where one value, or one element of it, is an answer to all ``questions``.
+    """Test that one value, or one element of it, passes all ``tests``.
 
-    ``one`` is a quicker predicate that says what those of all ``questions`` say together.
+    ``predicate`` is a faster equivalent of the predicates of all ``tests`` together.
     """
-    joined = one or all_hold([question.one for question in questions])
-    return _put_together(all, joined, ALL, expected, questions)
+    return _combined(all, predicate or all_hold([test.predicate for test in tests]), ALL, expected, tests)
 
 
-def any_of(operator: str, expected: Any, questions: tuple[ValueTest, ...]) -> ValueTest:
-    """The question that holds where one value, or one element of it, is an answer to one of ``questions``."""
-    joined = one_holds([question.one for question in questions])
-    return _put_together(any, joined, operator, expected, questions)
+def any_of(operator: str, expected: Any, tests: tuple[ValueTest, ...]) -> ValueTest:
+    """Test that one value, or one element of it, passes one of ``tests``."""
+    return _combined(any, one_holds([test.predicate for test in tests]), operator, expected, tests)
 
 
-def _put_together(
+def _combined(
     join: Callable[..., bool],
-    one: Predicate,
+    predicate: Predicate,
     operator: str,
     expected: Any,
-    questions: tuple[ValueTest, ...],
+    tests: tuple[ValueTest, ...],
 ) -> ValueTest:
     def bind(found: Sequence[Any]) -> Callable[[Any], Predicate]:
-        bound = tuple(question.bind(found) for question in questions)
+        bound = tuple(test.bind(found) for test in tests)
 
-        def ask(value: Any) -> Predicate:
-            asked = tuple(at(value) for at in bound)
-            return lambda element: join(predicate(element) for predicate in asked)
+        def of_value(value: Any) -> Predicate:
+            predicates = tuple(each(value) for each in bound)
+            return lambda element: join(holds(element) for holds in predicates)
 
-        return ask
+        return of_value
 
     return ValueTest(
         operator=operator,
         expected=expected,
-        one=one,
+        predicate=predicate,
         bind=bind,
-        each=all(question.each for question in questions),
-        inside=questions,
+        elementwise=all(test.elementwise for test in tests),
+        inside=tests,
     )
 
 
@@ -301,152 +285,49 @@ def _never(_: object) -> bool:
     return False
 
 
-# Where there is a value, and where something is wrong with what should be asked.
-ALWAYS = whole_value_test("exists", True, _always)
-NEVER = element_test("", None, _never)
+ALWAYS = whole_value_test("exists", True, _always)  # passes any value
+NEVER = element_test("", None, _never)  # stands for a test that has an error
 
 
-def path_test(path: FieldPath, question: ValueTest | None, operators: Mapping[str, Any]) -> PathTest:
-    """Whether ``path`` leads somewhere in a payload and what is there answers the question; None: nowhere.
+def _general_path_test(path: FieldPath, value_test: ValueTest) -> PathTest:
+    predicate, any_holds = value_test.predicate, value_test.any_holds
 
-    ``operators`` are those of the question, as written.
-    """
-    if question is None:
-        return _nowhere(path)
-    if len(path) > 2:
-        return _many_steps(path, question)
-    (strings, within), steps = _strings(operators), len(path)
-    if strings is None:
-        return _one_step(path[0], question) if steps == 1 else _two_steps(path, question)
-    if steps == 1:
-        return _one_step_among(path[0], question, strings, within=within)
-    return _two_steps_among(path, question, strings, within=within)
-
-
-def _strings(operators: Mapping[str, Any]) -> tuple[frozenset[str] | None, bool]:
-    """The strings that alone fit, or with False do not, where no more is asked of a string."""
-    if len(operators) != 1:
-        return None, True
-    ((name, argument),) = operators.items()
-    if name != "not":
-        return _equal_strings(operators), True
-    if isinstance(argument, Mapping):
-        return _equal_strings(argument), False
-    return _equal_strings({"any_of" if isinstance(argument, list) else "equals": argument}), False
-
-
-def _equal_strings(operators: Mapping[str, Any]) -> frozenset[str] | None:
-    if len(operators) != 1:
-        return None
-    ((name, argument),) = operators.items()
-    given = argument if name == "any_of" else [argument] if name == "equals" else None
-    if not isinstance(given, list) or any(isinstance(each, Mapping) for each in given):
-        return None
-    return frozenset(each for each in given if isinstance(each, str))
-
-
-def _nowhere(path: FieldPath) -> PathTest:
-    def test(payload: Any) -> bool:
-        value = payload
-        for key in path:
-            if value.__class__ is not dict:
-                return not resolve(payload, path)
-            value = value.get(key, _ABSENT)
-            if value is _ABSENT:
-                return True
-        return False
-
-    return test
-
-
-def _through_lists(path: FieldPath, question: ValueTest) -> PathTest:
-    def test(payload: Any) -> bool:
+    def test(payload: Mapping[str, Any]) -> bool:
         found = resolve(payload, path)
-        return bool(found) and question.among(found)
+        if len(found) == 1 and not isinstance(found[0], list):
+            return predicate(found[0])
+        return bool(found) and any_holds(found)
 
     return test
 
 
-def _whole(question: ValueTest) -> PathTest:
-    """What is asked of a value that is there and is no scalar."""
-    one, among = question.one, question.among
-    return lambda value: among((value,)) if isinstance(value, list) else one(value)
+def path_test(path: FieldPath, value_test: ValueTest | None) -> PathTest:
+    """Test the values at ``path`` of a payload; None tests that there are none."""
+    if value_test is None:
+        return lambda payload: not resolve(payload, path)
+    predicate, general = value_test.predicate, _general_path_test(path, value_test)
+    if len(path) > 2:
+        return general
+    outer, name = path[0], path[-1]
 
-
-def _many_steps(path: FieldPath, question: ValueTest) -> PathTest:
-    one, whole, through_lists = question.one, _whole(question), _through_lists(path, question)
-
-    def test(payload: Any) -> bool:
-        value = payload
-        for key in path:
-            if value.__class__ is not dict:
-                return through_lists(payload)
-            value = value.get(key, _ABSENT)
-            if value is _ABSENT:
-                return False
-        return one(value) if value.__class__ in _SCALARS else whole(value)
-
-    return test
-
-
-def _one_step(name: str, question: ValueTest) -> PathTest:
-    one, whole, through_lists = question.one, _whole(question), _through_lists((name,), question)
-
-    def test(payload: Any) -> bool:
+    # Most paths have one or two keys and lead to a scalar or to nothing.
+    def one_key(payload: Mapping[str, Any]) -> bool:
         if payload.__class__ is not dict:
-            return through_lists(payload)
+            return general(payload)
         value = payload.get(name, _ABSENT)
         if value.__class__ in _SCALARS:
-            return one(value)
-        return value is not _ABSENT and whole(value)
+            return predicate(value)
+        return value is not _ABSENT and general(payload)
 
-    return test
-
-
-def _one_step_among(name: str, question: ValueTest, strings: frozenset[str], *, within: bool) -> PathTest:
-    rest = _one_step(name, question)
-
-    def among(payload: Any) -> bool:
-        if payload.__class__ is dict:
-            value = payload.get(name)
-            if value.__class__ is str:
-                return (value in strings) is within
-        return rest(payload)
-
-    return among
-
-
-def _two_steps(path: FieldPath, question: ValueTest) -> PathTest:
-    outer, name = path
-    one, whole, through_lists = question.one, _whole(question), _through_lists(path, question)
-
-    def test(payload: Any) -> bool:
+    def two_keys(payload: Mapping[str, Any]) -> bool:
         if payload.__class__ is not dict:
-            return through_lists(payload)
-        inner = payload.get(outer, _ABSENT)
+            return general(payload)
+        inner = payload.get(outer)
         if inner.__class__ is not dict:
-            return inner is not _ABSENT and through_lists(payload)
+            return inner is not None and general(payload)
         value = inner.get(name, _ABSENT)
         if value.__class__ in _SCALARS:
-            return one(value)
-        return value is not _ABSENT and whole(value)
+            return predicate(value)
+        return value is not _ABSENT and general(payload)
 
-    return test
-
-
-def _two_steps_among(
-    path: FieldPath, question: ValueTest, strings: frozenset[str], *, within: bool
-) -> PathTest:
-    outer, name = path
-    rest = _two_steps(path, question)
-
-    def among(payload: Any) -> bool:
-        if payload.__class__ is dict:
-            inner = payload.get(outer)
-            if inner.__class__ is dict:
-                value = inner.get(name)
-                if value.__class__ is str:
-                    return (value in strings) is within
-        return rest(payload)
-
-    return among
+    return one_key if len(path) == 1 else two_keys

@@ -20,6 +20,8 @@ Predicate = Callable[[object], bool]
 Compile = Callable[[object], Predicate]
 Scalar = str | int | float | bool | None
 
+IGNORE_CASE = "ignore_case"
+
 
 class ArgumentError(ValueError):
     """An argument that no predicate can be made of, in words for operators."""
@@ -70,6 +72,11 @@ def one_of(scalars: Iterable[Scalar]) -> Predicate:
     """Is one of ``scalars``, strictly: ``"70"`` is not ``70``, ``true`` is not ``1``, ``1`` is ``1.0``."""
     known = tuple(scalars)
     strings = frozenset(s for s in known if isinstance(s, str))
+    if len(known) == len(strings) == 1:
+        (only,) = strings
+        return lambda value: value == only
+    if len(known) == len(strings):
+        return lambda value: isinstance(value, str) and value in strings
     booleans = frozenset(s for s in known if isinstance(s, bool))
     numbers = frozenset(s for s in known if is_number(s))
     null = frozenset(s for s in known if s is None)
