@@ -1,4 +1,4 @@
-"""The control protocol between the command and the replicas, on ``<namespace>.control.<verb>``.
+"""The control protocol between commands and replicas, on ``<namespace>.control.<command>``.
 
 A replica confirms a request at once, and replies when it has finished. So the caller knows which replicas
 to wait for.
@@ -24,19 +24,19 @@ from ..model.problems import Problem
 
 log = logging.getLogger(__name__)
 
-_LEAVE_LIMIT = 2.0  # seconds
-_HEAR_LIMIT = 5.0  # seconds for the broker to take a question
-_QUIET = 0.5  # seconds in which replicas say that they are there
-_MAX_PROBLEMS = 50  # in one answer
+_CLOSE_LIMIT = 2.0  # seconds
+_FLUSH_LIMIT = 5.0  # seconds for the broker to accept a request
+_CONFIRM_LIMIT = 0.5  # seconds for replicas to confirm a request
+_MAX_PROBLEMS = 50  # in one reply
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReloadResult:
-    """How a reload went."""
+    """The result of one reload."""
 
-    revision: str  # in force now; of a rehearsal: of the files
+    revision: str  # the active one; of a dry run the one of the files
     changed: bool
-    problems: tuple[Problem, ...] = ()  # why nothing was changed
+    problems: tuple[Problem, ...] = ()  # the reasons of a refused reload
     restart_required: tuple[str, ...] = ()  # settings that take effect at the next start
     at: float = 0.0  # seconds since the epoch
 
@@ -47,156 +47,156 @@ class ReloadResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConsumerLag:
-    """What is still to be done of one stream, or for one channel, over all replicas."""
+    """The unfinished messages of one stream or one channel, over all replicas."""
 
     name: str
-    pending: int = 0  # that nobody has been handed yet
-    in_flight: int = 0  # handed out and not yet done with
-    error: str = ""  # why the broker did not say
+    pending: int = 0  # not delivered to a replica yet
+    in_flight: int = 0  # delivered and not acknowledged
+    error: str = ""  # why the broker did not report it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """What one replica does and how it stands."""
+    """The work and the state of one replica."""
 
     version: str
     started: float  # seconds since the epoch
     rules: int
     is_serving: bool
-    kinds: tuple[str, ...] = ()  # of events that it takes
+    kinds: tuple[str, ...] = ()  # of events that it consumes
     actions: tuple[str, ...] = ()
-    channels: tuple[str, ...] = ()  # whose deliveries it sends, those of earlier policies too
-    in_flight: int = 0  # messages and requests that it has not yet done with
+    channels: tuple[str, ...] = ()  # whose deliveries it sends, those of earlier policies included
+    in_flight: int = 0  # messages and requests that are not finished
     streams: tuple[ConsumerLag, ...] = ()
     queues: tuple[ConsumerLag, ...] = ()  # of channels
     reload: ReloadResult | None = None  # the last one
-    source_error: str = ""  # why the policy cannot be looked at where it lies; empty while it can
+    source_error: str = ""  # why the source of the policy cannot be read; empty if it can
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaReply:
-    """What one replica says to one request."""
+    """One reply of one replica to one request."""
 
-    id: str  # of the replica, unlike any other's
+    id: str  # of the replica, unique
     name: str
     revision: str
-    since: float  # when that revision came into force, seconds since the epoch
-    is_done: bool = True  # False: it is there, and will say more
-    error: str = ""  # why it can say nothing
+    since: float  # when that revision became active, seconds since the epoch
+    is_done: bool = True  # False: a confirmation, the result follows
+    error: str = ""  # why there is no result
     reload: ReloadResult | None = None
     status: Status | None = None
 
 
 @dataclass(kw_only=True)
 class Control:
-    """Answers for one replica over one connection."""
+    """The replies of one replica over one connection."""
 
     connection: Connection
     namespace: str
-    identity: Callable[[], ReplicaReply]  # who this is
+    identity: Callable[[], ReplicaReply]
     commands: Mapping[str, Callable[[], Awaitable[ReplicaReply]]]
     tasks: asyncio.TaskGroup
     _subscriptions: list[Subscription] = field(default_factory=list)
     _in_flight: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def start(self) -> None:
-        """Listen. Where permissions forbid it, the log says so and all else works."""
-        for verb in self.commands:
+        """Subscribe. If permissions forbid it, the log says so and everything else works."""
+        for command in self.commands:
             self._subscriptions.append(
                 await self.connection.client.subscribe(
-                    f"{self.namespace}.control.{verb}", cb=partial(self._received, verb)
+                    f"{self.namespace}.control.{command}", cb=partial(self._received, command)
                 )
             )
 
     async def close(self) -> None:
-        """Hear no more, and say what is still to be said."""
+        """Unsubscribe, and send the replies that are still due."""
         if self.connection.client.is_connected:
             for subscription in self._subscriptions:
-                await self.connection.wait_bounded(subscription.drain(), _LEAVE_LIMIT)  # type: ignore[no-untyped-call]
+                await self.connection.wait_bounded(subscription.drain(), _CLOSE_LIMIT)  # type: ignore[no-untyped-call]
         if self._in_flight:
-            await asyncio.wait(list(self._in_flight), timeout=_LEAVE_LIMIT)
+            await asyncio.wait(list(self._in_flight), timeout=_CLOSE_LIMIT)
         for task in self._in_flight:
             task.cancel()
 
-    async def _received(self, verb: str, msg: Msg) -> None:
+    async def _received(self, command: str, msg: Msg) -> None:
         if msg.reply and not msg.reply.startswith("$"):
-            task = self.tasks.create_task(self._answer(verb, msg.reply), name=f"control {verb}")
+            task = self.tasks.create_task(self._answer(command, msg.reply), name=f"control {command}")
             self._in_flight.add(task)
             task.add_done_callback(self._in_flight.discard)
 
-    async def _answer(self, verb: str, reply: str) -> None:
-        await self._send(reply, replace(self.identity(), is_done=False))
+    async def _answer(self, command: str, subject: str) -> None:
+        await self._send(subject, replace(self.identity(), is_done=False))
         try:
-            answer = await self.commands[verb]()
+            reply = await self.commands[command]()
         except Exception as error:
-            # Nobody may be left waiting over a bug.
-            log.exception("control %s: a bug", verb)
-            answer = replace(self.identity(), error=f"a bug: {error!r}")
-        await self._send(reply, answer)
+            # The caller must get a reply in spite of a bug.
+            log.exception("control %s: a bug", command)
+            reply = replace(self.identity(), error=f"a bug: {error!r}")
+        await self._send(subject, reply)
 
-    async def _send(self, reply: str, answer: ReplicaReply) -> None:
+    async def _send(self, subject: str, reply: ReplicaReply) -> None:
         try:
-            await self.connection.publish(reply, encode(answer))
+            await self.connection.publish(subject, encode(reply))
         except (BrokerError, nats.errors.Error) as error:
-            log.warning("control: an answer could not be sent: %s", error)
+            log.warning("control: a reply could not be sent: %s", error)
 
 
-def shortened(reloaded: ReloadResult | None) -> ReloadResult | None:
-    """With no more problems than fit into a message."""
-    return reloaded and replace(reloaded, problems=reloaded.problems[:_MAX_PROBLEMS])
+def shortened(result: ReloadResult | None) -> ReloadResult | None:
+    """Return ``result`` with no more problems than fit into a message."""
+    return result and replace(result, problems=result.problems[:_MAX_PROBLEMS])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaReplies:
-    """What came of asking."""
+    """The replies to one request, in order of names."""
 
-    done: tuple[ReplicaReply, ...]  # in order of names
-    silent: tuple[ReplicaReply, ...]  # said that they are there, and no more
+    done: tuple[ReplicaReply, ...]
+    silent: tuple[ReplicaReply, ...]  # confirmed the request, but did not reply in time
 
 
 async def ask_replicas(
-    connection: Connection, namespace: str, verb: str, *, limit: float, expect: int = 0
+    connection: Connection, namespace: str, command: str, *, limit: float, expect: int = 0
 ) -> ReplicaReplies:
-    """Ask every replica and wait until each that is there has answered, at most ``limit`` seconds.
+    """Ask all replicas, and wait until each one that confirmed has replied, at most ``limit`` seconds.
 
-    With ``expect``, wait for that many. Raises NotPermitted, BrokerError.
+    With ``expect``, wait for at least that many. Raises NotPermitted, BrokerError.
     """
     loop = asyncio.get_running_loop()
     arrived: asyncio.Queue[Msg] = asyncio.Queue()
     inbox = connection.client.new_inbox()
     subscription = await connection.client.subscribe(inbox, cb=arrived.put)
-    said = len(connection.violations)
-    await connection.publish(f"{namespace}.control.{verb}", b"", reply=inbox)
-    if not await connection.flush(_HEAR_LIMIT):
+    known = len(connection.violations)
+    await connection.publish(f"{namespace}.control.{command}", b"", reply=inbox)
+    if not await connection.flush(_FLUSH_LIMIT):
         raise BrokerError("NATS does not answer")
-    deadline, quiet = loop.time() + limit, loop.time() + _QUIET
-    here: dict[str, ReplicaReply] = {}
+    deadline, confirmed_by = loop.time() + limit, loop.time() + _CONFIRM_LIMIT
+    confirmed: dict[str, ReplicaReply] = {}
     done: dict[str, ReplicaReply] = {}
     while True:
-        waits = len(done) < max(expect, len(here))
-        until = deadline if waits else min(deadline, quiet)
+        waits = len(done) < max(expect, len(confirmed))
+        until = deadline if waits else min(deadline, confirmed_by)
         try:
             async with asyncio.timeout_at(until):
                 msg = await arrived.get()
         except TimeoutError:
             break
         if not msg.data and (msg.headers or {}).get("Status") == "503":
-            break  # nobody is there
-        answer = _decoded(msg.data)
-        (done if answer.is_done else here)[answer.id] = answer
+            break  # there is no replica
+        reply = _decoded(msg.data)
+        (done if reply.is_done else confirmed)[reply.id] = reply
     await subscription.unsubscribe()
-    if connection.violations[said:]:
-        raise NotPermitted("; ".join(connection.violations[said:]))
-    silent = [answer for id_, answer in here.items() if id_ not in done]
+    if connection.violations[known:]:
+        raise NotPermitted("; ".join(connection.violations[known:]))
+    silent = [reply for id_, reply in confirmed.items() if id_ not in done]
     return ReplicaReplies(done=_by_name(done.values()), silent=_by_name(silent))
 
 
-def _by_name(answers: Iterable[ReplicaReply]) -> tuple[ReplicaReply, ...]:
-    return tuple(sorted(answers, key=lambda answer: (answer.name, answer.id)))
+def _by_name(replies: Iterable[ReplicaReply]) -> tuple[ReplicaReply, ...]:
+    return tuple(sorted(replies, key=lambda reply: (reply.name, reply.id)))
 
 
 def _decoded(data: bytes) -> ReplicaReply:
     try:
         return msgspec.json.decode(data, type=ReplicaReply)
     except msgspec.MsgspecError as error:
-        raise BrokerError(f"something else than MSS answers: {error}") from error
+        raise BrokerError(f"a program other than MSS replied: {error}") from error

@@ -15,17 +15,17 @@ from ..metrics import CONTENT_TYPE, Metrics
 async def health_pages(
     listen: str, metrics: Metrics, ready: asyncio.Event, measure: Callable[[], Awaitable[None]]
 ) -> AsyncIterator[str]:
-    """Serve ``/metrics``, ``/livez`` and ``/readyz`` on ``host:port``; yields the address.
+    """Serve ``/metrics``, ``/livez`` and ``/readyz`` on ``host:port``, and yield the address.
 
-    ``measure`` runs before each answer to ``/metrics``, for the values that need a question to the broker.
-    ``/readyz`` answers 503 while events are not being taken. Raises OSError when the address is taken.
+    ``measure`` runs before each response to ``/metrics``, for the values that only the broker knows.
+    ``/readyz`` responds 503 while no events are consumed. Raises OSError if the address is in use.
     """
 
     async def show_metrics(_: web.Request) -> web.Response:
         await measure()
         return web.Response(body=metrics.page(), headers={"Content-Type": CONTENT_TYPE})
 
-    async def show_life(_: web.Request) -> web.Response:
+    async def show_liveness(_: web.Request) -> web.Response:
         return web.Response(text="ok\n")
 
     async def show_readiness(_: web.Request) -> web.Response:
@@ -33,7 +33,7 @@ async def health_pages(
 
     app = web.Application()
     app.router.add_get("/metrics", show_metrics)
-    app.router.add_get("/livez", show_life)
+    app.router.add_get("/livez", show_liveness)
     app.router.add_get("/readyz", show_readiness)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()

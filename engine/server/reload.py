@@ -26,7 +26,7 @@ from .server import Server
 
 log = logging.getLogger(__name__)
 
-# What can change while the server runs; for the rest it has to be started anew.
+# These settings can change while the server runs; the others need a restart.
 _LIVE = frozenset(
     {
         "access",
@@ -43,69 +43,69 @@ _LIVE = frozenset(
         "shutdown_grace",
     }
 )
-_NOT_ADOPTED = "reload-failed"
-_TRY_AGAIN = 5.0  # seconds after which what failed for a reason outside the files is tried again
-MAX_RULES_TO_COLLECT = 1000  # rules, beyond which looking for garbage would be felt
+_RELOAD_FAILED = "reload-failed"
+_RETRY_WAIT = 5.0  # seconds until a reload that failed for a reason outside the files is retried
+MAX_RULES_TO_COLLECT = 1000  # with more rules, a full collection would delay events
 _MAX_PROBLEMS_SHOWN = 20  # problems in the metrics
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Candidate:
-    """What the files ask for, with nothing wrong in it."""
+    """A policy and settings without problems, as the files have them."""
 
     rulebook: Rulebook
-    settings: Settings  # the present ones with what may change of those in the file
-    restart_required: tuple[str, ...]  # the names of the others that differ
+    settings: Settings  # the present ones with the live settings of the file
+    restart_required: tuple[str, ...]  # names of changed settings that need a restart
 
 
 @dataclass(kw_only=True)
 class Reloader:
-    """Reloads one server, one reload after the other."""
+    """The reloads of one server, one after the other."""
 
     server: Server
     settings: Callable[[], Settings]  # reads mss.yaml; raises SettingsError
-    load: Callable[[Settings], Policy]  # the policy that is there now; never raises for what it says
+    load: Callable[[Settings], Policy]  # reads the policy; its problems are in the result
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    _to_free: list[object] = field(default_factory=list)  # policies that were read or replaced
+    _to_free: list[object] = field(default_factory=list)  # policies that were read or replaced, for a thread
 
     def __post_init__(self) -> None:
-        async def answer(work: Callable[[], Awaitable[ReloadResult]]) -> ReplicaReply:
+        async def reply(work: Callable[[], Awaitable[ReloadResult]]) -> ReplicaReply:
             result = await work()
             return replace(self.server.identity(), reload=shortened(result))
 
-        self.server.commands["reload"] = partial(answer, self.reload)
-        self.server.commands["check"] = partial(answer, self.dry_run)
+        self.server.commands["reload"] = partial(reply, self.reload)
+        self.server.commands["check"] = partial(reply, self.dry_run)
 
     async def reload(self) -> ReloadResult:
-        """Read settings and policy anew, and adopt them if nothing is wrong. Never raises for what is."""
+        """Read settings and policy again, and activate them unless they have errors. Never raises."""
         async with self._exclusive():
             result = self.server.last_reload = await self._attempt(self._apply)
             self._update_metrics(result)
             return result
 
     async def dry_run(self) -> ReloadResult:
-        """Read, check and test as ``reload`` does, and change nothing. ``revision`` is the files'."""
+        """Read, check and test as ``reload`` does, and change nothing. ``revision`` is that of the files."""
         async with self._exclusive():
             return await self._attempt(self._compare)
 
     async def follow(self, changes: AsyncIterator[None]) -> None:
-        """Reload at each of ``changes``; for ever, until cancelled.
+        """Reload at each of ``changes`` until cancelled.
 
-        What is refused for a reason outside the files, such as a broker that is away, is tried again.
+        A reload that fails for a reason outside the files, such as an unavailable broker, is retried.
         """
-        coming = asyncio.ensure_future(anext(changes))
+        change = asyncio.ensure_future(anext(changes))
         try:
             while True:
                 last = self.server.last_reload
-                outside = last is not None and any(problem.code == _NOT_ADOPTED for problem in last.problems)
-                await asyncio.wait((coming,), timeout=_TRY_AGAIN if outside else None)
-                if coming.done():
-                    await coming
-                    coming = asyncio.ensure_future(anext(changes))
+                retries = last is not None and any(each.code == _RELOAD_FAILED for each in last.problems)
+                await asyncio.wait((change,), timeout=_RETRY_WAIT if retries else None)
+                if change.done():
+                    await change
+                    change = asyncio.ensure_future(anext(changes))
                 await self.reload()
         finally:
-            coming.cancel()
-            await asyncio.wait((coming,))  # it may have a connection to close
+            change.cancel()
+            await asyncio.wait((change,))  # it may have a connection to close
 
     async def _attempt(self, work: Callable[[_Candidate], Awaitable[ReloadResult]]) -> ReloadResult:
         try:
@@ -115,13 +115,13 @@ class Reloader:
         except MssError as error:
             return self._refused([_external_problem(str(error))])
         except Exception as error:
-            # A bug that new files bring to light must not end a server that serves by the old ones.
+            # A bug that new files reveal must not end a server that serves the old ones.
             log.exception("reload: a bug")
             return self._refused([_external_problem(f"a bug of MSS: {error!r}")])
 
     @asynccontextmanager
     async def _exclusive(self) -> AsyncIterator[None]:
-        """One after the other. When its outcome is known to all, what is done with is freed."""
+        """Run one reload at a time. When its result is known, free the policies that are no longer used."""
         async with self._lock:
             try:
                 yield
@@ -146,34 +146,41 @@ class Reloader:
             if getattr(settings, each.name) != getattr(present, each.name)
         ]
         live = {name: getattr(settings, name) for name in different if name in _LIVE}
-        waiting = tuple(name for name in different if name not in _LIVE)
-        return _Candidate(rulebook=rulebook, settings=replace(present, **live), restart_required=waiting)
+        restart = tuple(name for name in different if name not in _LIVE)
+        return _Candidate(rulebook=rulebook, settings=replace(present, **live), restart_required=restart)
 
-    async def _apply(self, wanted: _Candidate) -> ReloadResult:
-        before, rulebook = self.server.rulebook.revision, wanted.rulebook
-        if wanted.restart_required:
-            names = ", ".join(wanted.restart_required)
+    async def _apply(self, candidate: _Candidate) -> ReloadResult:
+        replaced, rulebook = self.server.rulebook, candidate.rulebook
+        if candidate.restart_required:
+            names = ", ".join(candidate.restart_required)
             log.warning("reload: these settings take effect at the next start: %s", names)
-        if rulebook.revision == before and wanted.settings == self.server.settings:
-            log.info("reload: nothing has changed, revision %s", before)
-            return _result(before, changed=False, wanted=wanted)
-        replaced = self.server.rulebook
-        await self.server.apply(rulebook, wanted.settings)
+        result = await self._compare(candidate)
+        if not result.changed:
+            log.info("reload: nothing has changed, revision %s", replaced.revision)
+            return result
+        await self.server.apply(rulebook, candidate.settings)
         self._to_free.append(replaced)
-        logging.getLogger().setLevel(wanted.settings.log_level.upper())
-        log.info("reload: %d rules, revision %s, before %s", len(rulebook.rules), rulebook.revision, before)
-        return _result(rulebook.revision, changed=True, wanted=wanted)
+        logging.getLogger().setLevel(candidate.settings.log_level.upper())
+        log.info(
+            "reload: %d rules, revision %s, before %s",
+            len(rulebook.rules), rulebook.revision, replaced.revision,
+        )  # fmt: skip
+        return replace(result, at=time.time())
 
-    async def _compare(self, wanted: _Candidate) -> ReloadResult:
-        changes = wanted.rulebook.revision != self.server.rulebook.revision
-        changes = changes or wanted.settings != self.server.settings
-        return _result(wanted.rulebook.revision, changed=changes, wanted=wanted)
+    async def _compare(self, candidate: _Candidate) -> ReloadResult:
+        revision = candidate.rulebook.revision
+        return ReloadResult(
+            revision=revision,
+            changed=revision != self.server.rulebook.revision or candidate.settings != self.server.settings,
+            restart_required=candidate.restart_required,
+            at=time.time(),
+        )
 
     def _refused(self, problems: Sequence[Problem]) -> ReloadResult:
         for problem in problems:
             log.error("reload: %s", problem)
         revision = self.server.rulebook.revision
-        log.error("reload: refused, revision %s stays in force", revision)
+        log.error("reload: refused, revision %s stays active", revision)
         return ReloadResult(revision=revision, changed=False, problems=tuple(problems), at=time.time())
 
     def _update_metrics(self, result: ReloadResult) -> None:
@@ -189,26 +196,20 @@ class Reloader:
 
 
 def _external_problem(message: str) -> Problem:
-    return Problem(place=Place(file=""), code=_NOT_ADOPTED, message=message)
-
-
-def _result(revision: str, *, changed: bool, wanted: _Candidate) -> ReloadResult:
-    return ReloadResult(
-        revision=revision, changed=changed, restart_required=wanted.restart_required, at=time.time()
-    )
+    return Problem(place=Place(file=""), code=_RELOAD_FAILED, message=message)
 
 
 def _failed_tests(policy: Policy) -> list[Problem]:
-    """A problem for each of the policy's own tests that fails."""
+    """Return a problem for each test of the policy that fails."""
     rulebook = policy.require()
-    verdicts = (run_case(rulebook, case) for case in policy.cases)
+    results = (run_case(rulebook, case) for case in policy.cases)
     return [
         Problem(
-            place=verdict.case.place,
+            place=result.case.place,
             code="policy-test-failed",
-            message=f"the test {verdict.case.name!r} fails: {verdict.differences[0].message}",
-            hint="mss test shows what came out instead",
+            message=f"the test {result.case.name!r} fails: {result.differences[0].message}",
+            hint="mss test shows the actual result",
         )
-        for verdict in verdicts
-        if not verdict.ok
+        for result in results
+        if not result.ok
     ]

@@ -1,8 +1,8 @@
 """Watch the policy and mss.yaml for changes of their content.
 
-A report of the operating system is only a hint to look. So an editor's temporary file is no change. A
-rename, a Kubernetes link with a new target, or a folder that disappears and returns is one, even if it was
-not reported.
+A report of the operating system only triggers a comparison of contents. So a temporary file of an editor is
+no change. A rename, a Kubernetes link with a new target, or a folder that is removed and created again is a
+change, even if it was not reported.
 """
 
 from __future__ import annotations
@@ -24,66 +24,65 @@ from ..runtime import run_in_thread
 
 log = logging.getLogger(__name__)
 
-_QUIET = 0.2  # seconds without a change, after which what lies there counts as whole
-_CEILING = 2.0  # seconds of unbroken change after which it is taken as it is
-_GROUP = 0.5  # seconds that the system's reports are gathered at most
-_LOOK_ANYWAY = 25  # quiet spells between two looks where nothing is reported: NFS reports nothing
-_MAX_SYMLINKS = 40  # that one path may lead through, as for the system itself
+_QUIET = 0.2  # seconds without a change after which the files count as complete
+_GROUP = 0.5  # seconds for which reports of the system are collected at most
+_SCAN_EVERY = 25  # quiet periods between two scans without a report: NFS reports nothing
+_MAX_SYMLINKS = 40  # in one path, as in Linux
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileSnapshot:
-    """What lies there at one moment, by what the system says of each file."""
+    """The files and folders at one moment, as the system describes them."""
 
-    files: frozenset[tuple[str, int, int, int, int]]  # path, device, inode, nanoseconds of change, bytes
-    folders: frozenset[str]  # in which a change of it would be reported
+    files: frozenset[tuple[str, int, int, int, int]]  # path, device, inode, change in ns, bytes
+    folders: frozenset[str]  # in which the system would report a change of these files
 
 
 @dataclass(kw_only=True)
 class FileWatcher:
-    """Watches the paths of files and folders; a folder stands for all in it that belongs to a policy."""
+    """A watch on files and folders; of a folder, on the files of a policy in it."""
 
-    paths: Callable[[], Sequence[Path]]  # asked anew at each look, for settings may name another folder
-    _sight: FileSnapshot = field(init=False)
+    paths: Callable[[], Sequence[Path]]  # called at each scan: the settings may name another folder
+    max_wait: float = 2.0  # seconds of continuous change after which the files are read all the same
+    _snapshot: FileSnapshot = field(init=False)
     _content: bytes = field(init=False)
     _is_blind: bool = False  # the system reports nothing
 
     def __post_init__(self) -> None:
-        """Take what lies there now as known."""
-        self._sight = scan(self.paths())
-        self._content = content_hash(self._sight)
+        self._snapshot = scan(self.paths())
+        self._content = content_hash(self._snapshot)
 
     async def changes(self) -> AsyncIterator[None]:
-        """Yield each time that something else lies there and has come to rest; for ever.
+        """Yield each time that the content has changed and is stable again, until cancelled.
 
-        Any number of changes that follow each other closely are one.
+        Changes in quick succession yield once. Changes before the first scan count too.
         """
-        began: float | None = None  # when the change began that has not been told yet
+        began: float | None = None  # when the change began that was not yielded yet
         while True:
-            folders, quiet = self._sight.folders, 0
+            folders, quiet = self._snapshot.folders, 0
             async with aclosing(self._reports(folders)) as reports:
                 async for is_reported in reports:
                     quiet = 0 if is_reported else quiet + 1
-                    # The first look finds what changed before the folders were watched.
-                    if began is None and quiet % _LOOK_ANYWAY > 1:
+                    # The first scan finds changes from before the folders were watched.
+                    if began is None and quiet % _SCAN_EVERY > 1:
                         continue
-                    sight = await run_in_thread(scan, self.paths())
-                    rests, self._sight = sight == self._sight, sight
-                    if not rests and began is None:
+                    snapshot = await run_in_thread(scan, self.paths())
+                    is_stable, self._snapshot = snapshot == self._snapshot, snapshot
+                    if not is_stable and began is None:
                         began = time.monotonic()
-                    if began is not None and (rests or time.monotonic() - began > _CEILING):
+                    if began is not None and (is_stable or time.monotonic() - began > self.max_wait):
                         began = None
                         if await self._has_other_content():
                             yield
-                    if self._sight.folders != folders:
+                    if self._snapshot.folders != folders:
                         break
 
     async def _has_other_content(self) -> bool:
-        before, self._content = self._content, await run_in_thread(content_hash, self._sight)
+        before, self._content = self._content, await run_in_thread(content_hash, self._snapshot)
         return self._content != before
 
     async def _reports(self, folders: frozenset[str]) -> AsyncGenerator[bool, None]:
-        """Yield True when the system reports something in ``folders``, False after a quiet spell."""
+        """Yield True when the system reports a change in ``folders``, False after a quiet period."""
         reports = awatch(
             *sorted(folders),
             watch_filter=None,
@@ -100,16 +99,16 @@ class FileWatcher:
                     self._is_blind = False
                     yield bool(reported)
         except (OSError, RuntimeError) as error:
-            # A folder that went before it was watched; or no more watches, or inotify itself, are to be had.
+            # A folder was removed before it was watched, or the system has no (more) watches.
             if not isinstance(error, FileNotFoundError) and not self._is_blind:
-                log.warning("changes of files are not reported (%s); MSS looks every second", error)
+                log.warning("changes of files are not reported (%s); MSS compares them every second", error)
                 self._is_blind = True
             await asyncio.sleep(1.0 if self._is_blind else _QUIET)
             yield True
 
 
 def scan(paths: Sequence[Path]) -> FileSnapshot:
-    """What lies at ``paths`` now. Never raises for what it finds."""
+    """Return the files and folders at ``paths`` now. Never raises for what it finds."""
     files: set[tuple[str, int, int, int, int]] = set()
     folders: set[str] = set()
     for path in paths:
@@ -123,10 +122,10 @@ def scan(paths: Sequence[Path]) -> FileSnapshot:
     return FileSnapshot(files=frozenset(files), folders=frozenset(folders))
 
 
-def content_hash(sight: FileSnapshot) -> bytes:
-    """A hash over names and contents: what was only touched is the same."""
+def content_hash(snapshot: FileSnapshot) -> bytes:
+    """Return a hash over names and contents. A new modification time alone does not change it."""
     digest = hashlib.sha256()
-    for name in sorted(file[0] for file in sight.files):
+    for name in sorted(file[0] for file in snapshot.files):
         try:
             data = Path(name).read_bytes()
         except OSError as error:
@@ -137,14 +136,14 @@ def content_hash(sight: FileSnapshot) -> bytes:
 
 
 def _files(path: Path, folders: set[str]) -> Iterator[Path]:
-    """The file at ``path``, or those of the policy in this folder, whose folders join ``folders``."""
-    if not os.path.isdir(path):  # noqa: PTH112 -- Path.is_dir raises where a folder may not be entered
+    """Yield the file at ``path``, or the policy files in this folder; adds to ``folders``."""
+    if not os.path.isdir(path):  # noqa: PTH112 -- Path.is_dir raises if a folder may not be entered
         yield path
         return
     count, seen = 0, set()
     for folder, below, names in os.walk(path, followlinks=True):
         real = os.path.realpath(folder)
-        if real in seen:  # a link that leads back
+        if real in seen:  # a link to a folder above
             below.clear()
             continue
         seen.add(real)
@@ -164,10 +163,10 @@ def _files(path: Path, folders: set[str]) -> Iterator[Path]:
 
 
 def _symlink_folders(path: Path) -> Iterator[str]:
-    """The folders, by their real paths, in which an entry lies that decides where ``path`` leads.
+    """Yield the real paths of the folders with an entry that decides where ``path`` leads.
 
-    That is the one it lies in, those of all links on the way, and where something is missing the
-    last folder that is there. What goes while it is looked at was reported, or is seen at the next look.
+    These are its own folder, the folders of all links on the way, and, if something is missing, the last
+    folder that exists. An entry that is removed meanwhile was reported, or the next scan misses it.
     """
     with suppress(OSError):
         yield from _steps(path)

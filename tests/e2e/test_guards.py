@@ -58,7 +58,7 @@ async def at_rest(world: World, *streams: str) -> None:
     assert await is_quiet() and await world.stored("MSS_HISTORY") == before
 
 
-async def test_a_rule_that_tells_of_its_own_failures_comes_to_rest(
+async def test_a_rule_on_its_own_dead_letters_does_not_loop(
     world: World, sides: Sides, tmp_path: Path
 ) -> None:
     hook, smtp = await sides.web(status=400), await sides.smtp()
@@ -72,7 +72,7 @@ async def test_a_rule_that_tells_of_its_own_failures_comes_to_rest(
     assert [str(mail["Subject"]) for mail in smtp.mails] == ["mss.dead"]
 
 
-async def test_a_program_that_answers_each_message_with_an_event_is_stopped_by_the_budget(
+async def test_the_budget_stops_a_program_that_publishes_an_event_for_each_message(
     world: World, sides: Sides, tmp_path: Path
 ) -> None:
     hook, smtp = await sides.web(), await sides.smtp()
@@ -103,7 +103,7 @@ async def test_a_program_that_answers_each_message_with_an_event_is_stopped_by_t
     assert all(each["digest"] for each in held)
 
 
-async def test_what_two_replicas_have_no_budget_for_is_told_of_together_once_there_is_one_again(
+async def test_messages_of_two_replicas_over_the_budget_are_sent_as_one_digest(
     world: World, sides: Sides, tmp_path: Path
 ) -> None:
     hook, smtp = await sides.web(), await sides.smtp()

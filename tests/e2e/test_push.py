@@ -134,7 +134,7 @@ async def broker(tmp_path: Path) -> AsyncIterator[NatsServer]:
     await made.kill()
 
 
-async def test_every_replica_goes_by_the_revision_that_was_pushed(broker: NatsServer, tmp_path: Path) -> None:
+async def test_every_replica_follows_the_pushed_revision(broker: NatsServer, tmp_path: Path) -> None:
     desk = Desk(tmp_path, broker.address)
     with pytest.raises(InvalidBucket, match="nats://MSS_POLICY: there is no such bucket"):
         await BucketSource(settings=desk.settings()).load_initial()
@@ -188,7 +188,7 @@ async def test_every_replica_goes_by_the_revision_that_was_pushed(broker: NatsSe
         await all_go_by(two)
 
 
-async def test_a_bucket_that_is_broken_stops_no_replica_and_refuses_a_start_unless_told(
+async def test_a_damaged_bucket_stops_no_replica_and_refuses_a_start_without_allow_last_good(
     broker: NatsServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     desk = Desk(tmp_path, broker.address)
@@ -241,7 +241,7 @@ async def test_a_bucket_that_is_broken_stops_no_replica_and_refuses_a_start_unle
     await client.close()
 
 
-async def test_a_replica_that_is_cut_off_takes_what_was_pushed_meanwhile_when_it_is_back(
+async def test_a_disconnected_replica_loads_the_pushed_revision_when_it_is_connected_again(
     broker: NatsServer, tmp_path: Path
 ) -> None:
     desk = Desk(tmp_path, broker.address)
@@ -264,7 +264,7 @@ async def test_a_replica_that_is_cut_off_takes_what_was_pushed_meanwhile_when_it
         assert one.rulebook.revision == two.rulebook.revision == new
 
 
-async def test_a_push_that_comes_too_late_overwrites_nothing_and_old_files_are_removed(
+async def test_a_late_push_overwrites_nothing_and_old_files_are_removed(
     broker: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     desk = Desk(tmp_path, broker.address)

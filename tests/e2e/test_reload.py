@@ -80,7 +80,7 @@ def words(side: Any) -> list[str]:
     return [json.loads(body)["message"] for _, body in side.requests]
 
 
-async def test_what_was_stored_goes_out_as_it_was_when_its_rule_and_channel_are_gone(
+async def test_a_stored_delivery_is_sent_unchanged_after_its_rule_and_channel_are_removed(
     world: World, sides: Sides, tmp_path: Path
 ) -> None:
     away, other = await sides.web(status=503), await sides.web()
@@ -129,7 +129,7 @@ async def test_what_was_stored_goes_out_as_it_was_when_its_rule_and_channel_are_
     ],
     ids=["unknown channel", "no YAML", "template", "failing test", "channel"],
 )
-async def test_a_policy_with_a_mistake_changes_nothing_and_says_where(
+async def test_a_policy_with_an_error_changes_nothing_and_the_log_has_its_place(
     world: World, sides: Sides, tmp_path: Path, change: dict[str, Any], said: str
 ) -> None:
     side = await sides.web()
@@ -139,7 +139,7 @@ async def test_a_policy_with_a_mistake_changes_nothing_and_says_where(
     await place.engine.start()
     place.write(**change)
     log = await place.reload()
-    assert said in log and "stays in force" in log
+    assert said in log and "stays active" in log
     await world.client.publish(NOTICE, envelope(login(1)))
     await until(lambda: side.requests, what="the old policy serves")
     place.write(words="mended", **good)
@@ -149,7 +149,7 @@ async def test_a_policy_with_a_mistake_changes_nothing_and_says_where(
     assert await place.engine.end() == 0, "".join(place.engine.log)
 
 
-async def test_a_saved_file_is_taken_over_by_itself_and_a_broken_one_is_named(
+async def test_a_saved_file_is_reloaded_and_a_broken_one_is_reported(
     world: World, sides: Sides, tmp_path: Path
 ) -> None:
     side = await sides.web()
@@ -165,7 +165,7 @@ async def test_a_saved_file_is_taken_over_by_itself_and_a_broken_one_is_named(
             return await answer.text()
 
     place.write(text="rules:\n  - id: x\n    event: notice.x\n    notify: [nowhere]\n")
-    await until(lambda: "stays in force" in "".join(place.engine.log), what="the broken file is refused")
+    await until(lambda: "stays active" in "".join(place.engine.log), what="the broken file is refused")
     assert "policy.yaml:4:14" in "".join(place.engine.log)
     assert (
         'mss_policy_reload_problem_info{code="unknown-channel",column="14",file="policy.yaml",line="4"} 1.0'
@@ -181,7 +181,7 @@ async def test_a_saved_file_is_taken_over_by_itself_and_a_broken_one_is_named(
     assert await place.engine.end() == 0, "".join(place.engine.log)
 
 
-async def test_settings_that_cannot_change_live_are_named(world: World, tmp_path: Path) -> None:
+async def test_settings_that_need_a_restart_are_logged(world: World, tmp_path: Path) -> None:
     place = Place(tmp_path, world)
     place.write(channels={"one": {"type": "console"}}, rules=[rule("first", "one")])
     await place.engine.start()

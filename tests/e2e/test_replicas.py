@@ -1,4 +1,4 @@
-"""Every replica is asked over the broker, and what can change in a running session does."""
+"""Replicas reply to control requests, and settings change in a running session."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ async def three(world: World, folder: Path) -> AsyncIterator[list[Server]]:
         ]
 
 
-async def test_every_replica_answers_for_itself(world: World, tmp_path: Path) -> None:
+async def test_every_replica_replies_for_itself(world: World, tmp_path: Path) -> None:
     config = ["-c", str(write_config(tmp_path, world.address, tmp_path))]
     alone = await mss("reload", *config)
     assert alone.exit_code == 1 and alone.stdout == "" and "no replica answers" in alone.stderr
@@ -115,7 +115,7 @@ async def test_every_replica_answers_for_itself(world: World, tmp_path: Path) ->
 ACTION = "actions: {hello: {handler: notify, channel: terminal, to: {user: userid}, template: t}}\n"
 
 
-async def test_what_can_change_in_a_session_does(world: World, tmp_path: Path) -> None:
+async def test_live_settings_change_in_a_running_session(world: World, tmp_path: Path) -> None:
     rules = write_policy(tmp_path, "first")
     (rules / "actions.yaml").write_text(ACTION)
     async with serving(world.address, {}, rules=rules, kinds=(Kind.NOTICE,)) as server:
@@ -168,7 +168,7 @@ LOGINS = """authorization {{ users: [
 ]}}"""
 
 
-async def test_another_broker_and_another_login_are_tried_before_they_are_taken(
+async def test_a_session_with_another_broker_or_login_must_open_before_it_replaces_the_old_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("engine.broker.connection._CONNECT_LIMIT", 6.0)
