@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Protocol, cast
 
 from ..model.problems import Problem
-from ..planning.requests import NOT_BEGUN, OUTCOME_UNKNOWN, ActionRequest, ActionResponse, failed
+from ..planning.requests import ActionRequest, ActionResponse
 from ..rules.rulebook import ActionSpec, ChannelSpec, Rulebook
 
 if TYPE_CHECKING:
@@ -20,22 +20,6 @@ if TYPE_CHECKING:
     from ..channels import Channel
     from ..metrics import Metrics
     from ..preferences.cache import PreferenceCache
-
-__all__ = [
-    "HANDLERS",
-    "NOT_BEGUN",
-    "OUTCOME_UNKNOWN",
-    "ActionHandler",
-    "ActionRequest",
-    "ActionResponse",
-    "HandlerResources",
-    "HandlerType",
-    "Lookup",
-    "check_handler",
-    "failed",
-    "open_handler",
-    "unusable",
-]  # fmt: skip
 
 
 class ActionHandler(Protocol):

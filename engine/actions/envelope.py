@@ -6,7 +6,7 @@ import re
 
 from msc import errors, gojson, wire
 
-from . import ActionRequest, ActionResponse, failed
+from ..planning.requests import ActionRequest, ActionResponse, failed
 
 _REQID = re.compile(rb'"reqid"\s*:\s*"([^"\\\x00-\x1f]{1,128})"', re.IGNORECASE)
 _MAX_SEARCHED = 64 * 1024  # bytes of a message that is not JSON

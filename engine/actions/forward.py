@@ -8,8 +8,9 @@ import nats.errors
 
 from msc import errors, wire
 
+from ..planning.requests import NOT_BEGUN, OUTCOME_UNKNOWN, ActionRequest, ActionResponse, failed
 from ..rules.rulebook import ActionSpec
-from . import NOT_BEGUN, OUTCOME_UNKNOWN, ActionRequest, ActionResponse, HandlerResources, failed
+from . import HandlerResources
 
 _NO_RESPONDERS = "not carried out: nobody serves it"
 _NO_REPLY = "the program's answer is not a reply"

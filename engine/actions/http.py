@@ -15,8 +15,9 @@ from ..channels.http_client import FAILURES, HttpClient, setting_problems
 from ..model.errors import PolicyError
 from ..model.problems import Problem
 from ..model.subjects import token
+from ..planning.requests import NOT_BEGUN, OUTCOME_UNKNOWN, ActionRequest, ActionResponse, failed
 from ..rules.rulebook import ActionSpec
-from . import NOT_BEGUN, OUTCOME_UNKNOWN, ActionRequest, ActionResponse, HandlerResources, failed, unusable
+from . import HandlerResources, unusable
 
 _MAX_RESPONSE_BYTES = 512 * 1024
 _UNREACHABLE = "not carried out: the service cannot be reached"

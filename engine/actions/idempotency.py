@@ -8,8 +8,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from ..model.errors import BrokerError
+from ..planning.requests import NOT_BEGUN, OUTCOME_UNKNOWN, ActionRequest, ActionResponse, failed
 from ..rules.rulebook import ActionSpec
-from . import NOT_BEGUN, OUTCOME_UNKNOWN, ActionHandler, ActionRequest, ActionResponse, failed
+from . import ActionHandler
 from .ledger import Lease, LeaseHeld, Ledger, RecordedReply, action_key
 
 log = logging.getLogger(__name__)

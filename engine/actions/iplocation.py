@@ -19,9 +19,9 @@ import maxminddb
 
 from ..model.errors import UndecodableError
 from ..model.problems import Problem
-from ..planning.requests import SHAPES, read_payload
+from ..planning.requests import SHAPES, ActionRequest, ActionResponse, failed, read_payload
 from ..rules.rulebook import ActionSpec
-from . import ActionRequest, ActionResponse, HandlerResources, failed, unusable
+from . import HandlerResources, unusable
 
 log = logging.getLogger(__name__)
 

@@ -8,9 +8,17 @@ from dataclasses import dataclass
 from ..channels import Channel
 from ..model.errors import ChannelError, Deferred, Refused
 from ..model.messages import Delivery, Outcome
-from ..planning.requests import SendResult, delivery_steps, send_result
+from ..planning.requests import (
+    NOT_BEGUN,
+    ActionRequest,
+    ActionResponse,
+    SendResult,
+    delivery_steps,
+    failed,
+    send_result,
+)
 from ..rules.rulebook import ActionSpec
-from . import NOT_BEGUN, ActionRequest, ActionResponse, HandlerResources, failed
+from . import HandlerResources
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,11 +14,12 @@ from typing import Any
 from ..model.errors import BrokerError, InvalidPreferences
 from ..model.subjects import is_safe_token
 from ..planning.recipients import Choices
+from ..planning.requests import OUTCOME_UNKNOWN, ActionRequest, ActionResponse, failed
 from ..preferences.document import MAX_DOCUMENT_BYTES, check_choice, merged, parse
 from ..preferences.options import CategoryOptions, PreferenceOptions, options_of
 from ..rules.rulebook import ActionSpec
 from ..templates import library
-from . import OUTCOME_UNKNOWN, ActionRequest, ActionResponse, HandlerResources, failed
+from . import HandlerResources
 
 _MAX_USER_LENGTH = 256  # characters
 _UNAVAILABLE = "preferences are not available: the broker does not answer"

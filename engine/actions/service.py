@@ -26,20 +26,10 @@ from msc import wire
 
 from ..broker import Bucket
 from ..model.errors import BrokerError, PolicyError
+from ..planning.requests import ActionRequest, ActionResponse, failed
 from ..rules.rulebook import ActionSpec, ChannelSpec, Rulebook
 from ..settings import Settings
-from . import (
-    HANDLERS,
-    ActionHandler,
-    ActionRequest,
-    ActionResponse,
-    HandlerResources,
-    Lookup,
-    envelope,
-    failed,
-    open_handler,
-    unusable,
-)
+from . import HANDLERS, ActionHandler, HandlerResources, Lookup, envelope, open_handler, unusable
 from .idempotency import ActionJob, IdempotentHandler
 from .ledger import Ledger
 from .nats_micro import Endpoint, MicroService

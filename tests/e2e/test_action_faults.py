@@ -28,8 +28,8 @@ from support.processes import Engine, write_config
 from support.waiting import LIMIT, until
 from support.wire_messages import envelope
 
-from engine.actions import NOT_BEGUN, OUTCOME_UNKNOWN
 from engine.actions.ledger import action_key
+from engine.planning.requests import NOT_BEGUN, OUTCOME_UNKNOWN
 
 SOAK = bool(os.environ.get("MSS_SOAK"))  # at full size: minutes
 DEFERRED = "not delivered: try again later"

@@ -23,9 +23,9 @@ from support.processes import NatsServer
 from support.waiting import LIMIT, until
 from support.wire_messages import envelope
 
-from engine.actions import NOT_BEGUN, OUTCOME_UNKNOWN
 from engine.actions.service import QUEUE_GROUP
 from engine.model.errors import PolicyError
+from engine.planning.requests import NOT_BEGUN, OUTCOME_UNKNOWN
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.actions import ActionRequest, ActionResponse, failed
 from engine.actions.envelope import inbox_pattern, read, write
+from engine.planning.requests import ActionRequest, ActionResponse, failed
 from msc import wire
 
 NOW = 1_800_000_000_000_000

@@ -13,9 +13,10 @@ from weakref import ref
 import pytest
 from support.policy_builders import policy
 
-from engine.actions import OUTCOME_UNKNOWN, ActionRequest, ActionResponse, HandlerResources
+from engine.actions import HandlerResources
 from engine.actions.preferences import PreferencesHandler
 from engine.model.errors import BrokerError, InvalidPreferences
+from engine.planning.requests import OUTCOME_UNKNOWN, ActionRequest, ActionResponse
 from engine.rules.rulebook import Rulebook
 
 POLICY = """
