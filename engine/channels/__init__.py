@@ -36,12 +36,6 @@ class Channel(Protocol):
         """Close connections. No delivery follows; never raises."""
 
 
-class Publish(Protocol):
-    """Publish on NATS and return once the server has the message; raises BrokerError if it has not."""
-
-    def __call__(self, subject: str, payload: bytes, headers: Mapping[str, str]) -> Awaitable[None]: ...
-
-
 def print_now(text: str) -> None:
     """Write one block of text to standard output."""
     print(text, flush=True)
@@ -51,7 +45,8 @@ def print_now(text: str) -> None:
 class ChannelResources:
     """The parts of the process that a channel may use."""
 
-    publish: Publish
+    # Publishes on a subject, with headers, and returns once the server has the message; raises BrokerError.
+    publish: Callable[[str, bytes, Mapping[str, str]], Awaitable[None]]
     write: Callable[[str], None] = print_now  # prints one block of text for people
 
 
@@ -62,7 +57,7 @@ class ChannelType:
     module: str  # in this package; defines ``open_channel(spec, resources)`` and ``read_settings(spec)``
     address: str | None = None  # the kind of address it needs, unless its settings name another
     many: bool = False  # one message can have several addresses
-    renders_text: bool = True  # for people; without a template, a type for programs gets the event
+    renders_text: bool = True  # False: for programs, which get the event if there is no template
 
 
 TYPES: dict[str, ChannelType] = {

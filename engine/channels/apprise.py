@@ -15,7 +15,6 @@ import logging
 import re
 import threading
 import warnings
-from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
@@ -196,8 +195,7 @@ class _Services:
         self._connect_limit = min(4.0, timeout * 0.4)
         self._read_limit = timeout * 0.5
         self._lock = threading.Lock()
-        self._idle: OrderedDict[str, list[apprise.Apprise]] = OrderedDict()  # the one used last is last
-        self._count = 0
+        self._idle: list[tuple[str, apprise.Apprise]] = []  # with its URL; the one used last is last
         self._asset = apprise.AppriseAsset(
             async_mode=False,  # on our thread, not on one of its own
             service_timeout=0,
@@ -207,19 +205,15 @@ class _Services:
     def acquire(self, url: str) -> apprise.Apprise:
         """Return a service that only this call uses. Raises Refused if the URL names none."""
         with self._lock:
-            if idle := self._idle.get(url):
-                self._count -= 1
-                return idle.pop()
+            for at in reversed(range(len(self._idle))):
+                if self._idle[at][0] == url:
+                    return self._idle.pop(at)[1]
         return self._new(url)
 
     def release(self, url: str, service: apprise.Apprise) -> None:
         with self._lock:
-            self._idle.setdefault(url, []).append(service)
-            self._idle.move_to_end(url)
-            self._count += 1
-            while self._count > _MAX_IDLE_SERVICES or not next(iter(self._idle.values())):
-                _, dropped = self._idle.popitem(last=False)
-                self._count -= len(dropped)
+            self._idle.append((url, service))
+            del self._idle[:-_MAX_IDLE_SERVICES]
 
     def _new(self, url: str) -> apprise.Apprise:
         plugin = instantiate(url, self._asset)
