@@ -21,7 +21,7 @@ from ..templates import library
 from .options import PreferenceOptions
 
 MAX_DOCUMENT_BYTES = 16 * 1024  # of one document as JSON
-RESERVED = (LOCALE, ZONE, QUIET, ADDRESSES)  # keys that are no category
+RESERVED = (LOCALE, ZONE, QUIET, ADDRESSES)  # keys that are not categories
 
 _MAX_NAME_LENGTH, _MAX_ADDRESS_LENGTH = 64, 512  # characters
 _MAX_CATEGORIES, _MAX_CHANNELS, _MAX_WINDOWS, _MAX_ADDRESSES = 64, 64, 16, 16
@@ -29,7 +29,7 @@ _MAX_SHOWN = 61  # characters of a value in a reason
 
 
 def parse(document: Any) -> Choices:
-    """What ``document``, as JSON or YAML gives it, chooses. Raises BadPreferences with every reason."""
+    """Return the preferences in ``document``, decoded JSON or YAML. Raises InvalidPreferences."""
     if not isinstance(document, Mapping):
         raise InvalidPreferences(["preferences are a mapping such as {security: [sms]}"])
     reasons: list[str] = []
@@ -46,24 +46,24 @@ def parse(document: Any) -> Choices:
 
 
 def merged(present: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """``present`` with what ``changes`` says of single keys; null takes one back."""
+    """Return ``present`` with each key of ``changes`` replaced; null removes a key."""
     return {key: value for key, value in {**present, **changes}.items() if value is not None}
 
 
 def check_choice(
-    offers: PreferenceOptions | None, document: Any, changed: Collection[str] | None = None
+    options: PreferenceOptions | None, document: Any, changed: Collection[str] | None = None
 ) -> tuple[str, ...]:
-    """Why ``document`` cannot be taken, by what a policy ``offers`` where there is one.
+    """Return the reasons against ``document``: those of its form, else those of the policy's ``options``.
 
-    What is allowed is looked at for the keys in ``changed``, else for all of them.
+    The options are checked for the keys in ``changed``; by default for all keys.
     """
     try:
         choices = parse(document)
     except InvalidPreferences as error:
         return error.reasons
-    if offers is None:
+    if options is None:
         return ()
-    return tuple(offers.violations(choices, document.keys() if changed is None else changed))
+    return tuple(options.violations(choices, document.keys() if changed is None else changed))
 
 
 def _channels(
@@ -89,7 +89,7 @@ def _channels(
             else:
                 yield sys.intern(category), {sys.intern(name): on for name, on in chosen.items()}
         else:
-            # Very many people choose the same few names.
+            # Most users choose the same few names.
             yield sys.intern(category), tuple(map(sys.intern, chosen))
 
 
@@ -146,7 +146,7 @@ def _quiet(written: Any, reasons: list[str]) -> Iterator[Window]:
             parsed.append(parse_window(each))
         except ValueError as error:
             reasons.append(f"{QUIET}: {error}")
-    # Where a minute is left, so is the one at which some window ends.
+    # If any minute is free, so is the end of some window.
     if parsed and all(any(_holds(window, other.end % DAY) for window in parsed) for other in parsed):
         reasons.append(f"{QUIET}: no time of the day is left in which messages may come")
     yield from parsed
@@ -167,7 +167,7 @@ def _shown(value: Any) -> str:
 
 
 def encode(user: str, document: Mapping[str, Any]) -> bytes:
-    """The record of one person. Raises BadPreferences for no id of anybody, or too large a document."""
+    """Return the record of one user. Raises InvalidPreferences for a bad id or too large a document."""
     if not user or user != user.strip():
         raise InvalidPreferences(
             [f"userid: no event has {user!r}: an id is not empty, and has no space around it"]
@@ -182,7 +182,7 @@ def encode(user: str, document: Mapping[str, Any]) -> bytes:
 
 
 def decode(data: bytes) -> tuple[str, dict[str, Any]]:
-    """Whose record it is, and the document. Raises BadPreferences where it is no record."""
+    """Return the user and the document of a record. Raises InvalidPreferences if it is none."""
     try:
         record = msgspec.json.decode(data)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:

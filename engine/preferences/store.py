@@ -19,13 +19,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """What lies under one person's key; without one, nobody has chosen anything."""
+    """The stored preferences of one user; without data, the user has none."""
 
     data: bytes = b""
-    revision: int = 0  # of what lies there, or of its removal; 0: there never was any
+    revision: int = 0  # of the data or of its removal; 0: the record was never written
 
     def document_of(self, user: str) -> dict[str, Any] | None:
-        """The person's document. Raises BadPreferences where the record is none, or another's."""
+        """Return the document of ``user``. Raises InvalidPreferences for a bad record, or another user's."""
         if not self.data:
             return None
         owner, document = decode(self.data)
@@ -35,7 +35,7 @@ class Record:
 
 
 def token_of(user: str) -> str:
-    """What stands for a person in a key."""
+    """Return the token of a user in a key."""
     return hashlib.sha256(user.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 

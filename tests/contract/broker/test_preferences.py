@@ -30,10 +30,10 @@ Document = dict[str, Any]
 class Desk:
     """A store, and a cache that follows it."""
 
-    def __init__(self, connection: Connection, *, most: int = 100) -> None:
+    def __init__(self, connection: Connection, *, most: int = 100, retry_after: float = 2.0) -> None:
         self.metrics = Metrics()
         self.store = PreferenceStore(Bucket(connection, "MSS_PREFERENCES"))
-        self.cache = PreferenceCache(self.store, self.metrics, most=most)
+        self.cache = PreferenceCache(self.store, self.metrics, most=most, retry_after=retry_after)
 
     async def put(self, user: str, document: Mapping[str, Any]) -> int:
         return (await self.store.change(user, lambda _: (document, None)))[1]
@@ -245,18 +245,16 @@ async def test_the_permissions_of_the_operating_page_do(tmp_path: Path) -> None:
     await server.kill()
 
 
-async def test_without_the_bucket_nobody_knows(
-    connection: Connection, monkeypatch: pytest.MonkeyPatch
+async def test_a_missing_bucket_does_not_count_as_no_preferences(
+    connection: Connection, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """That nobody has chosen anything is not concluded from what cannot be read."""
-    monkeypatch.setattr("engine.preferences.cache._AGAIN", 0.05)
-    desk = Desk(connection)
+    desk = Desk(connection, retry_after=0.05)
     with pytest.raises(BrokerError, match="cannot be read"):
         await desk.store.get("u1")
     with pytest.raises(BrokerError, match="cannot be read"):
         await desk.put("u1", {"locale": "de"})
     waiting = asyncio.create_task(desk.cache.with_choices(lambda choices_of: choices_of("u1")))
-    await until(lambda: desk.cache._is_complained, what="that it cannot be read")
+    await until(lambda: "so events wait" in caplog.text, what="the warning")
     assert not waiting.done()
     await Provisioner(Topology(), connection).provision()
     await desk.put("u1", {"locale": "de"})
