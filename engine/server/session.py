@@ -340,7 +340,7 @@ class _Parts:
         async def publish(subject: str, payload: bytes, headers: Mapping[str, str]) -> None:
             await connection.publish_confirmed(subject, payload, headers, limit=_PUBLISH_LIMIT)
 
-        opener = partial(open_channel, resources=ChannelResources(publish=publish, write=print_block))
+        opener = partial(open_channel, resources=ChannelResources(publish=publish))
         resources = HandlerResources(
             connection=connection,
             rulebook=rulebook,
@@ -444,11 +444,6 @@ class _Parts:
             ack_wait=self._ack_wait,
             handle=handle,
         )
-
-
-def print_block(text: str) -> None:
-    """Write the text of a console channel."""
-    print(text, flush=True)
 
 
 def action_specs(rulebook: Rulebook, settings: Settings) -> dict[str, ActionSpec]:
