@@ -77,7 +77,7 @@ class Session:
     ready: asyncio.Event = field(default_factory=asyncio.Event)  # events are consumed
     task: asyncio.Task[Exception | None] = field(init=False)  # its result is the error that ended the session
     _stopping: asyncio.Event = field(default_factory=asyncio.Event)
-    _parts: _Parts | None = None  # while the session serves
+    _parts: _SessionParts | None = None  # while the session serves
     _ingesters: dict[Kind, Consumer] = field(default_factory=dict)
     _consuming: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -238,12 +238,12 @@ class Session:
         lags = dict(zip((*streams, *queues), await asyncio.gather(*asked), strict=True))
         return {key: lags[key] for key in streams}, {key: lags[key] for key in queues}
 
-    def _serving(self) -> _Parts:
+    def _serving(self) -> _SessionParts:
         if self._parts is None or self._parts.connection.lost.is_set():
             raise BrokerError("there is no connection to NATS at this moment")
         return self._parts
 
-    async def _connect(self, stack: AsyncExitStack) -> _Parts:
+    async def _connect(self, stack: AsyncExitStack) -> _SessionParts:
         """Connect, and create what is missing on the broker; ``stack`` closes it all."""
         options = ConnectOptions(
             servers=self.settings.servers,
@@ -262,7 +262,7 @@ class Session:
         publisher = Publisher(connection)
         await publisher.start()
         stack.push_async_callback(publisher.close)
-        return _Parts(
+        return _SessionParts(
             lambda: self.settings,
             self.rulebook,
             self.metrics,
@@ -273,7 +273,7 @@ class Session:
             tasks=await stack.enter_async_context(asyncio.TaskGroup()),
         )
 
-    async def _start(self, parts: _Parts) -> asyncio.Task[None]:
+    async def _start(self, parts: _SessionParts) -> asyncio.Task[None]:
         """Start everything, and return when all of it runs. Returns the task of the actions."""
         rulebook = self.rulebook()
         self._consume_kinds(parts)
@@ -291,7 +291,7 @@ class Session:
         await parts.actions.micro.start()
         return actions
 
-    def _consume_kinds(self, parts: _Parts) -> None:
+    def _consume_kinds(self, parts: _SessionParts) -> None:
         """Consume exactly the kinds of events that the settings name."""
         for kind in self.settings.kinds:
             if kind not in self._ingesters:
@@ -300,13 +300,13 @@ class Session:
         for kind in self._ingesters.keys() - set(self.settings.kinds):
             self._ingesters.pop(kind).stop()
 
-    def _consume(self, parts: _Parts, consumer: Consumer) -> None:
+    def _consume(self, parts: _SessionParts, consumer: Consumer) -> None:
         task = parts.tasks.create_task(consumer.run(), name="consumer")
         self._consuming.add(task)
         task.add_done_callback(self._consuming.discard)
 
 
-class _Parts:
+class _SessionParts:
     """The parts of a connected session."""
 
     def __init__(
