@@ -1,4 +1,4 @@
-"""``mss check``, with GitHub and SARIF output; ``mss schema``; ``mss init``, a first policy to edit."""
+"""``mss check``, with output for GitHub and in SARIF; ``mss schema``; ``mss init``."""
 
 from __future__ import annotations
 
@@ -18,10 +18,9 @@ from ..model.problems import CODES, Problem
 from ..model.wording import nearest
 from ..policy.loader import MAX_FILE, load_bytes, load_policy
 from . import output
-from .common import stdout
-from .output import file_of
+from .common import FOLDER, examples, format_option, stdout
+from .output import file_of, print_json
 
-FORMATS = ["text", "json", "github", "sarif"]
 STDIN = "<stdin>"
 
 SARIF_VERSION = "2.1.0"
@@ -30,26 +29,28 @@ _GITHUB = {"error": "error", "warning": "warning", "info": "notice"}
 _SARIF = {"error": "error", "warning": "warning", "info": "note"}
 
 _STARTER = Path(__file__).parent / "starter"
-_SCHEMA_FILE = (
-    "policy.schema.json"  # beside the files whose first line names it, so that no network is needed
+_SCHEMA_FILE = "policy.schema.json"  # the first line of each file names it, so no network is needed
+
+
+@click.command(
+    epilog=examples(
+        "mss check",
+        "mss check shop --strict",
+        "mss check shop --format sarif > policy.sarif",
+        "mss check - < policy.yaml",
+    )
 )
-
-
-@click.command()
-@click.argument("folder", metavar="[DIR]", type=click.Path(path_type=Path), default=Path("rules"))
-@click.option(
-    "--format", "format_", type=click.Choice(FORMATS), default="text", show_default=True,
-    help="github: annotations; sarif: for code scanning.",
-)  # fmt: skip
+@FOLDER
+@format_option("text", "json", "github", "sarif", note="github: annotations; sarif: code scanning.")
 @click.option("--strict", is_flag=True, help="Fail on warnings too.")
 def check(folder: Path, format_: str, strict: bool) -> None:
-    """Check a policy and name every problem with file, line and column.
+    """Check a policy and show every problem with its place.
 
-    DIR is the policy's folder, by default rules; - is a policy of one file on standard input.
-    docs/problems.md explains every code. ${NAME} in channels is taken from the environment: set what
-    they need, or give a default, as ${NAME:-text}.
+    DIR is the policy; by default, the folder rules. With -, the command reads a policy of one file from
+    standard input. docs/problems.md explains every code. A channel takes ${NAME} from the environment: set
+    the variable, or write a default, as in ${NAME:-text}.
 
-    Exit code 0: it can be served (with --strict: and there is no warning); 1: it cannot.
+    Exit code 1: the policy has errors. With --strict: or warnings.
     """
     texts: dict[str, str] = {}
     name = str(folder)
@@ -60,9 +61,9 @@ def check(folder: Path, format_: str, strict: bool) -> None:
     else:
         policy = load_policy(folder)
     if format_ == "json":
-        click.echo(output.as_json(output.check_document(name, policy)))
+        print_json(output.check_document(name, policy))
     elif format_ == "sarif":
-        click.echo(output.as_json(sarif_document(name, policy.problems, version("mss-server"))))
+        print_json(sarif_document(name, policy.problems, version("mss-server")))
     elif format_ == "github":
         for line in github_lines(name, policy.problems):
             click.echo(line)
@@ -72,21 +73,21 @@ def check(folder: Path, format_: str, strict: bool) -> None:
         sys.exit(1)
 
 
-@click.command()
-@click.argument("name", default="")
+@click.command(epilog=examples("mss schema", "mss schema policy > policy.schema.json"))
+@click.argument("name", metavar="[NAME]", default="")
 def schema(name: str) -> None:
-    """Print the JSON Schema NAME; without a name, the names."""
+    """Print a JSON Schema; without NAME, list the schemas."""
     if not name:
         click.echo("\n".join(schemas.names()))
         return
     if name not in schemas.names():
         hint = nearest(name, schemas.names())
         raise click.UsageError(f"no schema {name!r}{'; ' + hint if hint else ''}")
-    click.echo(output.as_json(schemas.load(name)))
+    print_json(schemas.load(name))
 
 
 def github_lines(folder: str, problems: Iterable[Problem]) -> Iterator[str]:
-    """Workflow commands: GitHub shows each beside the line that it is about."""
+    """Yield a workflow command for each problem; GitHub shows it at its line."""
     for problem in problems:
         place = problem.place
         properties = {
@@ -101,7 +102,7 @@ def github_lines(folder: str, problems: Iterable[Problem]) -> Iterator[str]:
 
 
 def sarif_document(folder: str, problems: Iterable[Problem], version: str) -> dict[str, Any]:
-    """A SARIF log with one run; ``version`` is that of the command."""
+    """Return a SARIF log with one run; ``version`` is the version of the command."""
     found = list(problems)
     codes = sorted({problem.code for problem in found})
     return {
@@ -160,13 +161,13 @@ def _property(text: str) -> str:
     return _data(text).replace(":", "%3A").replace(",", "%2C")
 
 
-@click.command(short_help="Write a first policy to edit into DIR.")
+@click.command(epilog=examples("mss init shop"))
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 def init(folder: Path) -> None:
-    """Write a first policy to edit into DIR, which must be empty or new.
+    """Write a first policy that you can edit.
 
-    Two channels, a rule, its words in two languages, the schema of its event, and tests: mss check and
-    mss test find nothing wrong with it.
+    DIR must be empty or new. The policy has two channels, a rule, its templates in two languages, the
+    schema of its event, and tests. mss check and mss test find no problem in it.
     """
     try:
         names = write_starter(folder)
@@ -174,13 +175,16 @@ def init(folder: Path) -> None:
         raise click.ClickException(str(error)) from error
     for name in names:
         click.echo(f"  {folder / name}")
-    click.echo(f"Next: mss check {folder}; mss test {folder}; then edit, beginning with rules.yaml.")
+    click.echo(f"Next: mss check {folder}; mss test {folder}; then edit rules.yaml.")
 
 
 def write_starter(folder: Path) -> list[str]:
-    """Write the first policy into ``folder``, which must be empty or new; returns the files' names."""
+    """Write the first policy into ``folder`` and return the names of its files.
+
+    Raises MssError if ``folder`` exists and is not empty.
+    """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise MssError(f"{folder} is there already and not empty; nothing was written")
+        raise MssError(f"{folder} exists and is not empty; nothing was written")
     sources = {p.relative_to(_STARTER).as_posix(): p.read_bytes() for p in _STARTER.rglob("*") if p.is_file()}
     sources[_SCHEMA_FILE] = (json.dumps(schemas.load("policy"), ensure_ascii=False, indent=2) + "\n").encode()
     for name, content in sources.items():

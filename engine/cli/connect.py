@@ -1,6 +1,6 @@
 """Connect a command to the broker: one attempt with a limit, no log, and exit codes for failures.
 
-Apart from ``common``, since the client takes time to import.
+This is not part of ``common``, because importing the client takes time.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import logging
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from typing import Any, TypeVar
 
 import click
@@ -28,39 +27,50 @@ from .common import stderr
 
 T = TypeVar("T")
 
-_REACH_LIMIT = 10.0  # seconds
+_CONNECT_LIMIT = 10.0  # seconds
 
 
 def run(work: Callable[[], Coroutine[Any, Any, T]], folder: str = "", *, fast: bool = False) -> T:
-    """Run ``work``; what MSS or the client raises on purpose becomes words and exit code 1.
+    """Run ``work``. An error of MSS or of the client becomes a message and exit code 1.
 
-    ``fast`` asks for the quicker event loop, where it is installed.
+    ``fast`` asks for the faster event loop, if it is installed.
     """
     try:
         with asyncio.Runner(loop_factory=_fast_loop() if fast else None) as runner:
             return runner.run(work())
     except PolicyError as error:
         output.show_problems(stderr(), folder, error.problems)
-        raise click.ClickException(f"{folder}: the policy has {len(error.problems)} errors") from error
+        count = output.count(len(error.problems), "error")
+        raise click.ClickException(f"{folder}: the policy has {count}") from error
     except (MssError, msc.MscError, OSError) as error:
         raise click.ClickException(str(error)) from error
     except BaseExceptionGroup as group:
-        meant, bugs = group.split((MssError, msc.MscError, OSError))
-        if bugs is not None or meant is None:
+        expected, bugs = group.split((MssError, msc.MscError, OSError))
+        if bugs is not None or expected is None:
             raise
-        raise click.ClickException(str(innermost(meant))) from group
+        raise click.ClickException(str(innermost(expected))) from group
+
+
+def run_connected(settings: Settings, work: Callable[[Connection], Awaitable[T]]) -> T:
+    """Connect to the broker, run ``work`` and close the connection, with the exit codes of `run`."""
+
+    async def connected() -> T:
+        async with connect_to_broker(settings) as connection:
+            return await work(connection)
+
+    return run(connected)
 
 
 def _fast_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
     try:
-        import uvloop  # noqa: PLC0415 -- not everywhere, and not for commands that are over in a moment
+        import uvloop  # noqa: PLC0415 -- not on every system, and too slow to load for short commands
     except ImportError:
         return None
     return uvloop.new_event_loop
 
 
 async def reload_by_signal(reload: Callable[[], Awaitable[object]]) -> None:
-    """Call ``reload`` at each SIGHUP; for ever, until cancelled."""
+    """Call ``reload`` at each SIGHUP, until cancelled."""
     asked = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, asked.set)
     while True:
@@ -70,7 +80,7 @@ async def reload_by_signal(reload: Callable[[], Awaitable[object]]) -> None:
 
 
 def ended_by_signal() -> asyncio.Event:
-    """An event that SIGTERM and SIGINT set."""
+    """Return an event that SIGTERM and SIGINT set."""
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -78,11 +88,22 @@ def ended_by_signal() -> asyncio.Event:
     return ended
 
 
+async def run_until(stop: asyncio.Event, work: Coroutine[Any, Any, T], *, name: str) -> T | None:
+    """Return the result of ``work``. If ``stop`` is set first, cancel it and return None."""
+    working = asyncio.create_task(work, name=name)
+    stopped = asyncio.create_task(stop.wait(), name="stop")
+    await asyncio.wait((working, stopped), return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
+    if working.done():
+        return await working
+    working.cancel()
+    await asyncio.wait((working,))
+    return None
+
+
 @asynccontextmanager
-async def connect_to_broker(settings: Settings, server: str | None) -> AsyncIterator[Connection]:
-    """A connection as the server's own. Raises BrokerError when nobody answers within the limit."""
-    if server:
-        settings = replace(settings, servers=(server,))
+async def connect_to_broker(settings: Settings) -> AsyncIterator[Connection]:
+    """Connect with the rights of the server. Raises BrokerError if no server answers within the limit."""
     options = ConnectOptions(
         servers=settings.servers,
         name="mss",
@@ -90,11 +111,11 @@ async def connect_to_broker(settings: Settings, server: str | None) -> AsyncIter
         **settings.access,
     ).to_nats()
     try:
-        async with asyncio.timeout(_REACH_LIMIT):
+        async with asyncio.timeout(_CONNECT_LIMIT):
             connection = await connect(options)
     except TimeoutError:
         raise BrokerError(f"no NATS server answers at {', '.join(options['servers'])}") from None
-    # What the broker does not permit is told in our own words.
+    # The command itself reports what the broker does not permit.
     log = logging.getLogger("engine.broker")
     before = log.level
     log.setLevel(logging.CRITICAL)
@@ -108,6 +129,6 @@ async def connect_to_broker(settings: Settings, server: str | None) -> AsyncIter
 
 
 def warn_hidden(hidden: Mapping[Kind, NotPermitted]) -> None:
-    """Say which kinds are not shown, and why."""
+    """Report which kinds are not shown, and why."""
     for kind, error in hidden.items():
-        stderr().print(f"{kind}: not shown, NATS does not permit it: {error}", style="yellow", soft_wrap=True)
+        output.warn(f"{kind}: not shown, because NATS does not permit it: {error}")

@@ -1,14 +1,11 @@
-"""``mss dead``: list, show, redrive and drop dead letters; payloads are shown with secrets masked."""
+"""``mss dead``: list, show, redrive and drop dead letters; payloads are shown with masked secrets."""
 
 from __future__ import annotations
 
-import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -16,330 +13,283 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.text import Text
 
-from ..broker import Topology
+from ..broker import Connection, Topology
 from ..history.dead_letter_store import DeadLetterResult, DeadLetterStore, Redriver, open_redriver
 from ..history.dead_letters import DeadLetter, DeadLetterFilter, masked_payload
 from ..model.errors import MessageNotFound
 from ..model.messages import Kind
-from ..model.times import iso_time, parse_duration
+from ..model.times import iso_time
 from ..runtime import now
 from ..settings import Settings
-from . import output
-from .common import CONFIG, SERVER, settings_of, stderr, stdout
-from .connect import connect_to_broker, run, warn_hidden
-from .output import as_json, harmless, indented
-from .trace import local
+from .common import TEXT_OR_JSON, examples, options, since_option, stderr, stdout, with_settings
+from .connect import run_connected, warn_hidden
+from .output import as_json, count, indented, local, pick, print_json, show_table, warn
 
-_MAX_PROBLEMS_SHOWN = 20  # listed
-_TEXT_OR_JSON = click.option(
-    "--format", "format_", type=click.Choice(["text", "json"]), default="text", show_default=True
-)
-_F = TypeVar("_F", bound=Callable[..., Any])
+T = TypeVar("T")
 
+_MAX_PROBLEMS_SHOWN = 20
 _NAMES = ("rule", "channel", "chain", "reqid", "delivery", "revision")
 
-
-def _filters(command: _F) -> _F:
-    """The options that say which letters are meant."""
-    options = (
-        click.option("--rule", default="", help="Of this rule."),
-        click.option("--channel", default="", help="Of this channel."),
-        click.option("--reason", default="", help="Given up for this reason: refused, exhausted, ..."),
-        click.option(
-            "--kind", type=click.Choice([str(kind) for kind in Kind]), help="Of this kind of event."
-        ),
-        click.option("--reqid", default="", help="Of this event."),
-        click.option("--since", metavar="DURATION", help="Given up within the last 2h, 30m, ..."),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
+_FILTERS = options(
+    click.option("--rule", metavar="ID", help="Only of this rule."),
+    click.option("--channel", metavar="NAME", help="Only of this channel."),
+    click.option("--reason", metavar="REASON", help="Only with this reason, such as refused."),
+    click.option(
+        "--kind", type=click.Choice([str(kind) for kind in Kind]), help="Only of this kind of event."
+    ),
+    click.option("--reqid", metavar="REQID", help="Only of this event."),
+    since_option("Only of this time, such as 2h or 30m."),
+)
+_SELECTION = options(
+    click.argument("names", metavar="[ID]...", nargs=-1),
+    click.option("--all", "everything", is_flag=True, help="All that match the filters."),
+)
 
 
-@click.group()
+@click.group(epilog=examples("mss dead list --since 1h", "mss dead retry --all --rule coffee"))
 def dead() -> None:
-    """List, show, bring back or throw away what was given up.
+    """List, show, redrive and drop dead letters.
 
-    An ID is the number that "list" shows, or the id of a delivery.
+    ID is the number that mss dead list shows, or the id of a delivery.
     """
 
 
-@dead.command("list")
-@_filters
-@click.option("--limit", default=100, show_default=True, type=click.IntRange(0), help="The newest N; 0: all.")
-@_TEXT_OR_JSON
-@CONFIG
-@SERVER
-def list_(limit: int, format_: str, config: Path | None, server: str | None, **filters: Any) -> None:
+@dead.command("list", epilog=examples("mss dead list", "mss dead list --rule coffee --since 1h"))
+@_FILTERS
+@click.option("--limit", metavar="N", default=100, type=click.IntRange(0), help="The newest N; 0 shows all.")
+@TEXT_OR_JSON
+@with_settings
+def list_(limit: int, format_: str, settings: Settings, **filters: Any) -> None:
     """List dead letters, the newest last."""
-    wanted = _filter_of(filters)
 
-    async def main(letters: DeadLetterStore) -> None:
+    async def main(store: DeadLetterStore) -> None:
         newest: dict[Kind, deque[DeadLetter]] = defaultdict(lambda: deque(maxlen=limit or None))
         total = 0
-        async for letter in letters.search(wanted):
-            newest[letter.kind].append(letter)
+        async for dead_letter in store.search(_filter_of(filters)):
+            newest[dead_letter.kind].append(dead_letter)
             total += 1
         found = sorted((each for kept in newest.values() for each in kept), key=lambda each: each.sequence)
         found = found[-limit:]
         if format_ == "json":
-            documents = [letter_document(letter) for letter in found]
-            click.echo(output.as_json({"total": total, "letters": documents}))
+            print_json({"total": total, "letters": list(map(dead_letter_document, found))})
         else:
-            show_letters(stdout(), found, total)
+            show_dead_letters(stdout(), found, total)
 
-    _with_letters(config, server, main)
+    _with_store(settings, main)
 
 
-@dead.command()
+@dead.command(epilog=examples("mss dead show 17", "mss dead show 17 --format json"))
 @click.argument("name", metavar="ID")
-@_TEXT_OR_JSON
-@CONFIG
-@SERVER
-def show(name: str, format_: str, config: Path | None, server: str | None) -> None:
-    """Show a dead letter with what is in it; secrets are masked."""
+@TEXT_OR_JSON
+@with_settings
+def show(name: str, format_: str, settings: Settings) -> None:
+    """Show one dead letter with its payload; secrets are masked."""
 
-    async def main(letters: DeadLetterStore) -> None:
-        found = await letters.resolve(name)
+    async def main(store: DeadLetterStore) -> None:
+        found = await store.resolve(name)
         if not found:
             raise click.ClickException(f"there is no dead letter {name}")
         documents = []
-        for letter in found:
+        for dead_letter in found:
             try:
-                payload = masked_payload(letter, await letters.payload(letter))
+                payload = masked_payload(dead_letter, await store.payload(dead_letter))
             except MessageNotFound as error:
                 raise click.ClickException(f"dead letter {name} was removed just now") from error
             if format_ == "json":
-                documents.append({**letter_document(letter), "payload": payload})
+                documents.append({**dead_letter_document(dead_letter), "payload": payload})
             else:
-                show_letter(stdout(), letter, payload)
+                show_dead_letter(stdout(), dead_letter, payload)
         if format_ == "json":
-            click.echo(output.as_json(documents[0] if len(documents) == 1 else documents))
+            print_json(documents[0] if len(documents) == 1 else documents)
 
-    _with_letters(config, server, main)
-
-
-_IDS = click.argument("names", metavar="[ID]...", nargs=-1)
-_ALL = click.option("--all", "everything", is_flag=True, help="All that the other options mean.")
+    _with_store(settings, main)
 
 
-@dead.command()
-@_IDS
-@_ALL
-@_filters
-@CONFIG
-@SERVER
-def retry(
-    names: tuple[str, ...], everything: bool, config: Path | None, server: str | None, **filters: Any
-) -> None:
-    """Bring dead letters back to where they came from, each once.
+@dead.command(epilog=examples("mss dead retry 17 18", "mss dead retry --all --reason refused --since 2h"))
+@_SELECTION
+@_FILTERS
+@with_settings
+def retry(names: tuple[str, ...], everything: bool, settings: Settings, **filters: Any) -> None:
+    """Redrive dead letters, each exactly once.
 
-    A delivery keeps its id, and what did go out is not sent again. An event is planned by the rules of
-    today; where one delivery of it could not be written, only that one. A digest is told again, of the
-    same events, by the rules of today.
+    A delivery keeps its id; a part of it that was sent is not sent again. An event is planned again with
+    the active policy; if only one of its deliveries failed to render, only that one. A digest is rendered
+    again from the same events, with the active policy.
+
+    Exit code 1: a dead letter was not redriven.
     """
-    meant = _Selection(names=names, everything=everything, wanted=_filter_of(filters))
+    selection = _Selection(names=names, everything=everything, filter=_filter_of(filters))
 
-    async def main(letters: DeadLetterStore) -> bool:
-        return await _process_letters(letters, meant, "brought back", Redriver.redrive)
+    async def main(store: DeadLetterStore) -> bool:
+        return await _process(store, selection, "redriven", Redriver.redrive)
 
-    if not _with_letters(config, server, main):
+    if not _with_store(settings, main):
         raise SystemExit(1)
 
 
-@dead.command()
-@_IDS
-@_ALL
-@click.option("--yes", is_flag=True, help="Do not ask.")
-@_filters
-@CONFIG
-@SERVER
-def drop(
-    names: tuple[str, ...],
-    everything: bool,
-    yes: bool,
-    config: Path | None,
-    server: str | None,
-    **filters: Any,
-) -> None:
-    """Throw dead letters away for good."""
-    meant = _Selection(names=names, everything=everything, wanted=_filter_of(filters))
+@dead.command(epilog=examples("mss dead drop 17", "mss dead drop --all --rule coffee --yes"))
+@_SELECTION
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
+@_FILTERS
+@with_settings
+def drop(names: tuple[str, ...], everything: bool, yes: bool, settings: Settings, **filters: Any) -> None:
+    """Delete dead letters for good.
 
-    async def main(letters: DeadLetterStore) -> bool:
-        return await _process_letters(letters, meant, "dropped", Redriver.drop, ask=everything and not yes)
+    Exit code 1: a dead letter was not deleted.
+    """
+    selection = _Selection(names=names, everything=everything, filter=_filter_of(filters))
 
-    if not _with_letters(config, server, main):
+    async def main(store: DeadLetterStore) -> bool:
+        return await _process(store, selection, "dropped", Redriver.drop, confirm=everything and not yes)
+
+    if not _with_store(settings, main):
         raise SystemExit(1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Selection:
-    """Which letters a command is about: those named, or all that are wanted."""
+    """The dead letters that a command is about: those with an ID, or all that match a filter."""
 
     names: tuple[str, ...]
     everything: bool
-    wanted: DeadLetterFilter
+    filter: DeadLetterFilter
 
     def __post_init__(self) -> None:
-        if self.names and (self.everything or self.wanted != DeadLetterFilter()):
+        if self.names and (self.everything or self.filter != DeadLetterFilter()):
             raise click.UsageError("give either IDs or --all with filters")
         if not self.names and not self.everything:
-            raise click.UsageError("give IDs, or --all for all that the filters mean")
+            raise click.UsageError("give IDs, or --all for all that match the filters")
 
-    async def find(self, letters: DeadLetterStore) -> tuple[list[DeadLetter], list[str]]:
-        """The letters, from the oldest on, and the names under which there is none."""
+    async def find(self, store: DeadLetterStore) -> tuple[list[DeadLetter], list[str]]:
+        """Return the dead letters, the oldest first, and the IDs that do not exist."""
         if self.everything:
-            found = [letter async for letter in letters.search(self.wanted)]
-            return sorted(found, key=lambda letter: letter.sequence), []
+            found = [dead_letter async for dead_letter in store.search(self.filter)]
+            return sorted(found, key=lambda dead_letter: dead_letter.sequence), []
         by_sequence: dict[int, DeadLetter] = {}
         missing = []
         for name in dict.fromkeys(self.names):
-            named = await letters.resolve(name)
-            if not named:
+            resolved = await store.resolve(name)
+            if not resolved:
                 missing.append(name)
-            by_sequence |= {letter.sequence: letter for letter in named}
+            by_sequence |= {dead_letter.sequence: dead_letter for dead_letter in resolved}
         return [by_sequence[sequence] for sequence in sorted(by_sequence)], missing
 
 
-async def _process_letters(
-    letters: DeadLetterStore,
-    meant: _Selection,
+async def _process(
+    store: DeadLetterStore,
+    selection: _Selection,
     done_to_it: str,
-    treat: Callable[[Redriver, Sequence[DeadLetter]], Any],
+    process: Callable[[Redriver, Sequence[DeadLetter]], AsyncIterator[DeadLetterResult]],
     *,
-    ask: bool = False,
+    confirm: bool = False,
 ) -> bool:
-    """Do it to each letter, with progress on a terminal and a summary; whether it was done to all."""
-    found, missing = await meant.find(letters)
-    if ask and found:
+    """Process each dead letter, print a summary, and return whether all succeeded."""
+    found, missing = await selection.find(store)
+    if confirm and found:
         click.confirm(f"Drop {_count(len(found))} for good?", abort=True, err=True)
     problems = [f"{name}: there is no such dead letter" for name in missing]
     done = 0
     async with AsyncExitStack() as stack:
-        desk = await stack.enter_async_context(open_redriver(letters, now))
+        redriver = await stack.enter_async_context(open_redriver(store, now))
         console = stderr()
         progress = stack.enter_context(
             Progress(console=console, transient=True, disable=not console.is_terminal)
         )
         task = progress.add_task("", total=len(found))
         try:
-            each: DeadLetterResult
-            async for each in treat(desk, found):
+            async for result in process(redriver, found):
                 progress.advance(task)
-                if each.problem:
-                    problems.append(f"{each.dead_letter.sequence}: {each.problem}")
+                if result.problem:
+                    problems.append(f"{result.dead_letter.sequence}: {result.problem}")
                 else:
                     done += 1
         finally:
             progress.stop()
             for problem in problems[:_MAX_PROBLEMS_SHOWN]:
-                console.print(problem, style="red", soft_wrap=True)
+                warn(problem, "red")
             if len(problems) > _MAX_PROBLEMS_SHOWN:
-                console.print(f"and {len(problems) - _MAX_PROBLEMS_SHOWN} more", style="red")
+                warn(f"and {len(problems) - _MAX_PROBLEMS_SHOWN} more", "red")
             total = len(found) + len(missing)
-            click.echo(
-                f"{done} of {_count(total)} {done_to_it}" if done != total else f"{_count(done)} {done_to_it}"
-            )
+            click.echo(f"{'' if done == total else f'{done} of '}{_count(total)} {done_to_it}")
     return not problems
 
 
-def _with_letters(config: Path | None, server: str | None, work: Callable[[DeadLetterStore], Any]) -> Any:
-    settings = settings_of(config)
-    return run(partial(_connect_and_run, settings, server, work))
-
-
-async def _connect_and_run(
-    settings: Settings, server: str | None, work: Callable[[DeadLetterStore], Any]
-) -> Any:
-    async with connect_to_broker(settings, server) as connection:
-        letters = DeadLetterStore(connection=connection, topology=Topology.of(settings))
-        result = await work(letters)
-        warn_hidden(letters.hidden)
+def _with_store(settings: Settings, work: Callable[[DeadLetterStore], Awaitable[T]]) -> T:
+    async def connected(connection: Connection) -> T:
+        store = DeadLetterStore(connection=connection, topology=Topology.of(settings))
+        result = await work(store)
+        warn_hidden(store.hidden)
         return result
+
+    return run_connected(settings, connected)
 
 
 def _filter_of(filters: dict[str, Any]) -> DeadLetterFilter:
-    since = filters["since"]
-    try:
-        ago = parse_duration(since) if since else 0.0
-    except ValueError as error:
-        raise click.UsageError(f"--since: {error}") from error
+    kind = filters.pop("kind")
     return DeadLetterFilter(
-        kind=Kind(filters["kind"]) if filters["kind"] else None,
-        reason=filters["reason"],
-        rule=filters["rule"],
-        channel=filters["channel"],
-        reqid=filters["reqid"],
-        since=time.time_ns() // 1000 - int(ago * 1e6) if since else 0,
+        kind=Kind(kind) if kind else None, **{name: value for name, value in filters.items() if value}
     )
 
 
 def _count(number: int) -> str:
-    return f"{number or 'no'} dead letter{'' if number == 1 else 's'}"
+    return count(number, "dead letter")
 
 
-def letter_line(letter: DeadLetter) -> Text:
-    """One letter in one line: id, when, kind, reason, rule, channel, reqid, attempts, detail."""
-    attempts = f"{letter.attempts}×" if letter.attempts else "-"
-    whose = (
-        letter.rule or "-",
-        letter.channel or "-",
-        letter.reqid or "-",
-        attempts,
-    )
-    return harmless(
-        Text.assemble(
-            (f"{letter.sequence:>6}", "bold"),
-            f"  {local(letter.at)}  {letter.kind:<6} ",
-            (letter.reason, "red"),
-            f"  {'  '.join(whose)}  {letter.detail}",
-        )
-    )
-
-
-def show_letters(console: Console, letters: Sequence[DeadLetter], total: int) -> None:
-    """A line for each, the newest last; ``total`` is how many there are of these."""
-    for letter in letters:
-        console.print(letter_line(letter), soft_wrap=True)
+def show_dead_letters(console: Console, dead_letters: Sequence[DeadLetter], total: int) -> None:
+    """Print a table, the newest last; ``total`` counts those that match, shown or not."""
     if not total:
         console.print("no dead letters")
-    elif len(letters) < total:
-        console.print(
-            f"the newest {len(letters)} of {total}; --limit 0 shows all", style="dim", soft_wrap=True
+        return
+    header = ("id", "time", "kind", "reason", "rule", "channel", "reqid", "attempts", "detail")
+    rows = [
+        (
+            Text(str(each.sequence), "bold"),
+            local(each.at),
+            each.kind,
+            Text(each.reason, "red"),
+            *(getattr(each, name) or "-" for name in ("rule", "channel", "reqid")),
+            each.attempts or "-",
+            each.detail,
         )
+        for each in dead_letters
+    ]
+    show_table(console, header, rows, right=("id", "attempts"))
+    if len(dead_letters) < total:
+        newest = f"the newest {len(dead_letters)} of {total}; --limit 0 shows all"
+        console.print(newest, style="dim", soft_wrap=True)
 
 
-def show_letter(console: Console, letter: DeadLetter, payload: Any) -> None:
-    """All that is known of one letter, and what is in it."""
-    console.print(Text.assemble((f"dead letter {letter.sequence}", "bold"), f"  {letter.kind}, ",
-                                (letter.reason, "red"), f", {local(letter.at)}"), soft_wrap=True)  # fmt: skip
-    if letter.subject:
-        indented(console, f"event     {letter.subject}, received {local(letter.received)}", 2)
+def show_dead_letter(console: Console, dead_letter: DeadLetter, payload: Any) -> None:
+    """Print everything about one dead letter, and its payload."""
+    console.print(
+        Text.assemble(
+            (f"dead letter {dead_letter.sequence}", "bold"),
+            f"  {dead_letter.kind}, ",
+            (dead_letter.reason, "red"),
+            f", {local(dead_letter.at)}",
+        ),
+        soft_wrap=True,
+    )
+    if dead_letter.subject:
+        indented(console, f"event     {dead_letter.subject}, received {local(dead_letter.received)}", 2)
     for name in _NAMES:
-        if said := getattr(letter, name):
-            indented(console, f"{name:<9} {said}", 2)
-    if letter.attempts:
-        indented(console, f"attempts  {letter.attempts}", 2)
-    indented(console, f"detail    {letter.detail}", 2)
-    if letter.truncated:
-        indented(
-            console, Text(f"cut       only {letter.size} of {letter.truncated} bytes were kept", "yellow"), 2
-        )
+        if value := getattr(dead_letter, name):
+            indented(console, f"{name:<9} {value}", 2)
+    if dead_letter.attempts:
+        indented(console, f"attempts  {dead_letter.attempts}", 2)
+    indented(console, f"detail    {dead_letter.detail}", 2)
+    if dead_letter.truncated:
+        kept = f"{dead_letter.size} of {dead_letter.truncated} bytes"
+        indented(console, Text(f"truncated only {kept} were kept", "yellow"), 2)
     console.print()
     indented(console, payload if isinstance(payload, str) else as_json(payload), 2)
 
 
-def letter_document(letter: DeadLetter) -> dict[str, Any]:
-    """One letter for programs, without its payload."""
+def dead_letter_document(dead_letter: DeadLetter) -> dict[str, Any]:
+    """Return one dead letter as a JSON object, without its payload."""
     return {
-        "sequence": letter.sequence,
-        "at": iso_time(letter.at),
-        "kind": str(letter.kind),
-        "reason": letter.reason,
-        "detail": letter.detail,
-        "event": letter.subject,
-        **{name: getattr(letter, name) for name in _NAMES},
-        "attempts": letter.attempts,
-        "size": letter.size,
-        "truncated": bool(letter.truncated),
+        **pick(dead_letter, "sequence", "kind", "reason", "attempts", "size", "detail", *_NAMES),
+        "at": iso_time(dead_letter.at),
+        "event": dead_letter.subject,
+        "truncated": bool(dead_letter.truncated),
     }

@@ -1,4 +1,4 @@
-"""The demo: broker, server, mail catcher and SMS catcher on one machine, without any setup."""
+"""``mss demo``: broker, server, mail catcher and SMS catcher on one machine, without any setup."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import click
 from aiohttp import web
 from rich.console import Console
 from rich.panel import Panel
@@ -23,6 +24,7 @@ from rich.text import Text
 import msc
 
 from ..broker.embedded import embedded_broker
+from ..documents import schemas
 from ..model.errors import BrokerUnsupported
 from ..model.messages import Event, Kind
 from ..planning.planner import plan
@@ -31,19 +33,50 @@ from ..runtime import now
 from ..server.server import Server
 from ..settings import Settings
 from ..templates import library
+from .common import DIRECTORY, examples, log_to_stderr, stdout
+from .connect import ended_by_signal, run, run_until
+from .output import count
 
 _EVENT = "login.abnormal"
-_LIMIT = 30.0  # seconds until what was planned has to arrive
+_LIMIT = 30.0  # seconds until all planned deliveries must arrive
 _HEADERS = ("From", "To", "Cc", "Date", "Subject", "Message-ID")
 _PLACES = {"zh": ("新加坡", "新加坡"), "": ("Singapore", "Singapore")}
 
 
+@click.command(epilog=examples("mss demo", "mss demo --locale zh-CN", "mss demo --rules rules --stay"))
+@click.option(
+    "--rules", metavar="DIR", type=DIRECTORY, show_default="rules, if it exists, or else the example",
+    help="The policy.",
+)  # fmt: skip
+@click.option("--locale", metavar="LOCALE", default="en", help="The language of the recipient.")
+@click.option("--stay", is_flag=True, help="Keep everything running until Ctrl-C.")
+def demo(rules: Path | None, locale: str, stay: bool) -> None:
+    """Show the way of one event on this machine.
+
+    The demo starts a broker, the server, a mail catcher and an SMS catcher, publishes an abnormal login,
+    and shows the mail and the SMS that arrive. Nothing leaves this machine.
+
+    Exit code 1: a planned delivery did not arrive.
+    """
+    folder = rules or (Path("rules") if Path("rules").is_dir() else schemas.DATA / "rules")
+    log_to_stderr("error", "text")
+
+    async def main() -> bool | None:
+        ended = ended_by_signal()
+        if stay:
+            return await run_demo(stdout(), folder, locale or "en", stay=ended)
+        return await run_until(ended, run_demo(stdout(), folder, locale or "en", stay=None), name="demo")
+
+    if not run(main, str(folder)):
+        raise click.ClickException("not all planned deliveries have arrived")
+
+
 @dataclass(slots=True)
 class Caught:
-    """What arrived at the catchers, with the monotonic second of its arrival."""
+    """The messages that arrived at the catchers, each with the monotonic second of its arrival."""
 
     mails: list[tuple[float, EmailMessage]] = field(default_factory=list)
-    texts: list[tuple[float, str, str]] = field(default_factory=list)  # second, number, words
+    texts: list[tuple[float, str, str]] = field(default_factory=list)  # second, number, text
     arrived: asyncio.Condition = field(default_factory=asyncio.Condition)
 
     async def note(self) -> None:
@@ -51,7 +84,7 @@ class Caught:
             self.arrived.notify_all()
 
     async def wait_for(self, mails: int, texts: int) -> bool:
-        """Whether that many arrived within the limit."""
+        """Return whether that many arrived within the limit."""
         try:
             async with asyncio.timeout(_LIMIT), self.arrived:
                 await self.arrived.wait_for(lambda: len(self.mails) >= mails and len(self.texts) >= texts)
@@ -61,7 +94,7 @@ class Caught:
 
 
 def payload(locale: str) -> dict[str, Any]:
-    """An abnormal login, as KrossIAM would announce it."""
+    """Return an abnormal login, as KrossIAM would publish it."""
     country, city = _PLACES.get(library.normalise_locale(locale).partition("-")[0], _PLACES[""])
     return {
         "userid": "u-1024",
@@ -82,18 +115,18 @@ def payload(locale: str) -> dict[str, Any]:
 
 
 async def run_demo(console: Console, rules: Path, locale: str, *, stay: asyncio.Event | None) -> bool:
-    """Publish one abnormal login and show what arrived; whether all that was planned did.
+    """Publish one abnormal login, show what arrives, and return whether all planned deliveries arrived.
 
-    ``stay``, where given, keeps everything up until it is set. Raises PolicyError for a policy with
-    errors, BrokerUnfit when there is no nats-server to run.
+    With ``stay``, everything keeps running until that is set. Raises PolicyError if the policy has errors,
+    BrokerUnsupported if there is no nats-server to run.
     """
     caught = Caught()
     async with smtp_catcher(caught) as smtp, sms_catcher(caught) as sms:
-        surroundings = {"SMTP_HOST": "127.0.0.1", "SMTP_PORT": str(smtp), "SMS_GATEWAY": f"127.0.0.1:{sms}"}
-        rulebook = load_policy(rules, {**os.environ, **surroundings}).require()
+        environment = {"SMTP_HOST": "127.0.0.1", "SMTP_PORT": str(smtp), "SMS_GATEWAY": f"127.0.0.1:{sms}"}
+        rulebook = load_policy(rules, {**os.environ, **environment}).require()
         with TemporaryDirectory(prefix="mss-demo-") as folder:
             async with embedded_broker(Path(folder)) as address:
-                console.print(f"nats-server [bold]{address}[/], {len(rulebook.rules)} rules from {rules}")
+                console.print(f"nats-server {address}, {count(len(rulebook.rules), 'rule')} from {rules}")
                 server = Server(settings=Settings(servers=(address,), metrics=""), rulebook=rulebook)
                 stop = asyncio.Event()
                 async with asyncio.TaskGroup() as tasks:
@@ -104,13 +137,13 @@ async def run_demo(console: Console, rules: Path, locale: str, *, stay: asyncio.
                     async with msc.connect(address, name="demo") as client:
                         began = time.monotonic()
                         reqid = await client.notice(_EVENT, payload(locale))
-                    console.print(f"published  notice {_EVENT}, reqid {reqid}\n")
+                    console.print(f"published notice.{_EVENT}, reqid {reqid}\n")
                     complete = await caught.wait_for(counts["email"], counts["sms"])
                     _show(console, caught, began)
                     if not planned:
-                        console.print("No rule tells anybody of this event.")
+                        console.print("No rule notifies anybody of this event.")
                     if stay is not None:
-                        console.print("Everything stays up; Ctrl-C ends it.")
+                        console.print("Everything keeps running; Ctrl-C ends it.")
                         await stay.wait()
                     stop.set()
     return complete
@@ -129,8 +162,8 @@ def _show(console: Console, caught: Caught, began: float) -> None:
         text = str(part.get_content()).strip() if part else ""
         parts = ", ".join(p.get_content_type() for p in mail.walk() if not p.is_multipart())
         _panel(console, f"mail after {(at - began) * 1000:.0f} ms", f"{headers}\n({parts})\n\n{text}")
-    for at, number, words in caught.texts:
-        _panel(console, f"SMS after {(at - began) * 1000:.0f} ms", f"To: {number}\n\n{words}")
+    for at, number, text in caught.texts:
+        _panel(console, f"SMS after {(at - began) * 1000:.0f} ms", f"To: {number}\n\n{text}")
 
 
 def _panel(console: Console, title: str, body: str) -> None:
@@ -139,9 +172,9 @@ def _panel(console: Console, title: str, body: str) -> None:
 
 @asynccontextmanager
 async def smtp_catcher(caught: Caught) -> AsyncIterator[int]:
-    """An SMTP server that takes everything; yields its port."""
+    """Run an SMTP server that accepts everything, and yield its port."""
     try:
-        from aiosmtpd.smtp import SMTP  # noqa: PLC0415 -- an extra, which serving does not need
+        from aiosmtpd.smtp import SMTP  # noqa: PLC0415 -- an extra that only the demo needs
     except ImportError as error:
         raise BrokerUnsupported("the demo needs aiosmtpd: pip install 'mss-server[embedded]'") from error
 
@@ -162,7 +195,7 @@ async def smtp_catcher(caught: Caught) -> AsyncIterator[int]:
 
 @asynccontextmanager
 async def sms_catcher(caught: Caught) -> AsyncIterator[int]:
-    """An SMS gateway that takes JSON on ``/sms/<number>``; yields its port."""
+    """Run an SMS gateway that takes JSON on ``/sms/<number>``, and yield its port."""
 
     async def take(request: web.Request) -> web.Response:
         body = await request.json()

@@ -1,4 +1,4 @@
-"""``mss explain``: the deliveries of an event and the reasons; sensitive values are masked."""
+"""``mss explain``: the deliveries of an event and the reasons for them; secrets are masked."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from ..documents import yaml
 from ..model.errors import InvalidPreferences
 from ..model.masking import mask, masked
 from ..model.messages import Delivery, Event, Kind
-from ..model.subjects import valid_key
 from ..model.times import from_micros, in_units, iso_time, parse_time, to_micros
 from ..model.wording import nearest
 from ..planning.explain import (
@@ -35,85 +34,35 @@ from ..preferences.document import parse
 from ..preferences.options import options_of
 from ..rules.conditions import ConditionResult
 from ..rules.rulebook import Budget, Dedupe, Digest, Mode, Rulebook, Throttle
-from . import output
-from .common import FOLDER, PAYLOAD, payload_of, rulebook_of, stdout
-from .output import indented
+from .common import FOLDER, TEXT_OR_JSON, event_option, examples, payload_option, rulebook_of, stdout
+from .output import count, given, indented, pick, print_json, recipients_text, show_title
 
 
-@click.command(short_help="Say for one event which rules match and what is sent.")
-@FOLDER
-@click.option("--event", "name", metavar="KIND.KEY", required=True, help="For example notice.login.abnormal.")
-@PAYLOAD
-@click.option("--at", metavar="TIME", help="When it arrives, as 2026-03-02T23:30:00+08:00; default: now.")
-@click.option(
-    "--preferences", "written", metavar="FILE|JSON",
-    help='What people have chosen, as in a test: {"u1": {"security": ["sms"]}}.',
-)  # fmt: skip
-@click.option("--format", "format_", type=click.Choice(["text", "json"]), default="text", show_default=True)
-def explain(
-    folder: Path, name: str, payload_file: Any, at: str | None, written: str | None, format_: str
-) -> None:
-    """Say for one event which rules match, why the others do not, and what would be sent.
-
-    \b
-    echo '{"userid": "u1", "result": "success"}' |
-      mss explain rules --event notice.login.abnormal --payload -
-
-    Of each rule that matches it shows the gates on the way, in their order: what people have chosen,
-    under which key dedupe, throttle and digest would count the event, the time windows, the budget. The
-    event counts as the first: what came before is not known.
-
-    Nothing is sent, and no broker is needed. DIR is the policy's folder; default: rules.
-    """
-    kind, _, key = name.partition(".")
-    if kind not in tuple(Kind) or not (valid_key(key) if key else name == Kind.LOG):
-        raise click.UsageError(f"--event: {name!r} is no KIND.KEY such as notice.login.abnormal")
+def _parse_at(_context: click.Context, _option: click.Parameter, text: str | None) -> int:
     try:
-        time = datetime.now(UTC) if at is None else parse_time(at)
+        time = datetime.now(UTC) if text is None else parse_time(text)
     except ValueError as error:
-        raise click.UsageError(f"--at: {error}") from error
-    payload = payload_of(payload_file)
-    if not isinstance(payload, dict):
-        raise click.UsageError("--payload: an event's payload is an object")
-    choices = None if written is None else _parse_preferences(written)
-    rulebook = rulebook_of(folder, load_policy(folder), json=format_ == "json")
-    now = to_micros(time)
-    explanation = explain_event(
-        rulebook,
-        Event(
-            kind=Kind(kind),
-            key=key,
-            reqid="0" * 32,
-            payload=rulebook.catalogue.canonical(name, payload),
-            sent=now,
-            received=now,
-        ),
-        None if choices is None else choices.get,
-    )
-    for objection in _preference_violations(rulebook, choices or {}):
-        click.echo(objection, err=True)
-    if format_ == "json":
-        click.echo(output.as_json(explanation_document(explanation)))
-        return
-    show_explanation(stdout(), explanation)
-    if not explanation.considered and (hint := nearest(name, _events(rulebook))):
-        click.echo(f"No rule looks at {name}; {hint}")
+        raise click.BadParameter(str(error)) from error
+    return to_micros(time)
 
 
-def _parse_preferences(written: str) -> dict[str, Choices]:
-    """By person, from a mapping that is given as such or in a file."""
-    if written.lstrip().startswith("{"):
-        document = yaml.read(written, "--preferences")
+def _parse_preferences(
+    _context: click.Context, _option: click.Parameter, text: str | None
+) -> dict[str, Choices] | None:
+    """Read preferences by user from a mapping, or from a file with one."""
+    if text is None:
+        return None
+    if text.lstrip().startswith("{"):
+        document = yaml.read(text, "--preferences")
     else:
         try:
-            document = yaml.read_bytes(Path(written).read_bytes(), written)
+            document = yaml.read_bytes(Path(text).read_bytes(), text)
         except OSError as error:
-            raise click.UsageError(f"--preferences: {written}: {error.strerror}") from error
+            raise click.BadParameter(f"{text}: {error.strerror}") from error
     for problem in document.problems:
-        place = f"{problem.place.line}:{problem.place.column}"
-        raise click.UsageError(f"--preferences: {place}: {problem.message}")
+        raise click.BadParameter(f"{problem.place.line}:{problem.place.column}: {problem.message}")
     if not isinstance(document.data, dict):
-        raise click.UsageError('--preferences: a mapping by person, such as {"u1": {"security": ["sms"]}}')
+        raise click.BadParameter('expected a mapping by user, such as {"u1": {"security": ["sms"]}}')
     choices, reasons = {}, []
     for user, chosen in document.data.items():
         try:
@@ -121,91 +70,146 @@ def _parse_preferences(written: str) -> dict[str, Choices]:
         except InvalidPreferences as error:
             reasons += [f"{user}: {reason}" for reason in error.reasons]
     if reasons:
-        raise click.UsageError(f"--preferences: {'; '.join(reasons)}")
+        raise click.BadParameter("; ".join(reasons))
     return choices
 
 
+@click.command(
+    epilog=examples(
+        "mss explain --event notice.login.abnormal --payload event.json",
+        """echo '{"userid": "u1"}' | mss explain shop --event notice.login --payload -""",
+        "mss explain --event log --payload login.json --at 2026-03-02T23:30:00+08:00",
+        "mss explain --event log --payload login.json --preferences chosen.yaml",
+    )
+)
+@FOLDER
+@event_option(*Kind, example="notice.login.abnormal")
+@payload_option()
+@click.option(
+    "--at", "now", metavar="TIME", callback=_parse_at, show_default="now",
+    help="The time of arrival, such as 2026-03-02T23:30:00+08:00.",
+)  # fmt: skip
+@click.option(
+    "--preferences",
+    "choices",
+    metavar="FILE|JSON",
+    callback=_parse_preferences,
+    help="The preferences by user, as in a test.",
+)
+@TEXT_OR_JSON
+def explain(
+    folder: Path, name: str, payload: Any, now: int, choices: Mapping[str, Choices] | None, format_: str
+) -> None:
+    """Show which rules match an event, and why the others do not.
+
+    For each matching rule, the command shows the stages in their order: conditions, preferences, the keys
+    of dedupe, throttle and digest, time windows and budgets. It treats the event as the first one, because
+    it does not know earlier events. Then it shows the deliveries. Nothing is sent, and no broker is needed.
+    DIR is the policy; by default, the folder rules.
+    """
+    if not isinstance(payload, dict):
+        raise click.BadParameter("the payload of an event is an object", param_hint="--payload")
+    rulebook = rulebook_of(folder, load_policy(folder), json=format_ == "json")
+    kind, _, key = name.partition(".")
+    event = Event(
+        kind=Kind(kind),
+        key=key,
+        reqid="0" * 32,
+        payload=rulebook.catalogue.canonical(name, payload),
+        sent=now,
+        received=now,
+    )
+    explanation = explain_event(rulebook, event, None if choices is None else choices.get)
+    for violation in _preference_violations(rulebook, choices or {}):
+        click.echo(violation, err=True)
+    if format_ == "json":
+        print_json(explanation_document(explanation))
+        return
+    show_explanation(stdout(), explanation)
+    if not explanation.considered and (hint := nearest(name, _events(rulebook))):
+        click.echo(f"No rule is for {name}; {hint}")
+
+
 def _preference_violations(rulebook: Rulebook, choices: Mapping[str, Choices]) -> Iterator[str]:
-    """What people could not choose under the policy, such as a category that is misspelled."""
+    """Yield the preferences that the policy does not allow, such as a misspelled category."""
     if not choices:
         return
-    offers = options_of(rulebook)
+    allowed = options_of(rulebook)
     for user, chosen in choices.items():
-        for reason in offers.violations(chosen, {*chosen.channels, ADDRESSES, LOCALE}):
-            yield f"{user} could not choose this now: {reason}"
+        for reason in allowed.violations(chosen, {*chosen.channels, ADDRESSES, LOCALE}):
+            yield f"the policy does not allow this preference of {user}: {reason}"
 
 
 def _events(rulebook: Rulebook) -> set[str]:
-    named = {str(pattern) for rule in rulebook.rules for pattern in rule.events if not pattern.wild}
-    return named | set(rulebook.catalogue.schemas)
+    literal = {str(pattern) for rule in rulebook.rules for pattern in rule.events if not pattern.wild}
+    return literal | set(rulebook.catalogue.schemas)
 
 
 def show_explanation(console: Console, explanation: Explanation) -> None:
-    """Rules, messages, and what is not sent, in this order."""
-    plan = explanation.plan
+    """Print the rules, the messages and the unsent messages."""
+    plan, secrets = explanation.plan, explanation.secrets
     at = time_of(plan.event.received)
     console.print(Text.assemble((plan.event.name, "bold"), f" at {at}, revision {plan.revision}\n"))
     for considered in explanation.considered:
-        _show_rule(console, considered, explanation.secrets)
-        for gate in explanation.stages.get(considered.rule.id, ()):
-            _show_stage(console, gate, explanation.secrets)
-    if others := explanation.others:
-        words = "rule looks" if others == 1 else "rules look"
-        console.print(f"{others} {'more ' if explanation.considered else ''}{words} at other events.")
-    _head(console, f"{len(plan.deliveries) or 'no'} message{'' if len(plan.deliveries) == 1 else 's'}")
+        _show_rule(console, considered, secrets)
+        for stage in explanation.stages.get(considered.rule.id, ()):
+            _show_stage(console, stage, secrets)
+    if explanation.others:
+        rules = count(explanation.others, "more rule" if explanation.considered else "rule")
+        console.print(f"{rules} for other events")
+    show_title(console, count(len(plan.deliveries), "message"))
     for position, delivery in enumerate(plan.deliveries):
         if position:
             console.print()
-        _show_delivery(console, delivery, explanation.secrets)
+        _show_delivery(console, delivery, secrets)
     if plan.suppressed or plan.held or plan.failures:
-        _head(console, "not sent, or not at once")
+        show_title(console, "not sent, or not at once")
     for suppressed in plan.suppressed:
         detail = f": {suppressed.detail}" if suppressed.detail else ""
         line = f"{suppressed.channel} ({suppressed.rule}): {suppressed.reason}{detail}"
-        indented(console, mask(line, explanation.secrets), 2)
+        indented(console, mask(line, secrets), 2)
     for held in plan.held:
         indented(console, f"{held.channel} ({held.rule}): {held.reason}, until {time_of(held.until)}", 2)
     for failure in plan.failures:
-        line = f"{failure.channel} ({failure.rule}): its words could not be written: {failure.detail}"
-        indented(console, Text(mask(line, explanation.secrets), "red"), 2)
+        line = f"{failure.channel} ({failure.rule}): its template failed to render: {failure.detail}"
+        indented(console, Text(mask(line, secrets), "red"), 2)
 
 
 def _show_rule(console: Console, considered: RuleEvaluation, secrets: tuple[str, ...]) -> None:
     rule = considered.rule
     note = ""
     if considered.stopped_by:
-        note = f"  after {considered.stopped_by}, which says stop"
+        note = f"  {considered.stopped_by} stopped the evaluation"
     elif considered.matched and rule.mode is Mode.SHADOW:
-        note = "  in shadow: nothing is sent"
+        note = "  in shadow mode: nothing is sent"
     elif considered.matched and rule.stop:
-        note = "  and no rule after it: it says stop"
+        note = "  stops the evaluation"
     verdict = ("yes", "bold green") if considered.matched else ("no ", "bold red")
     console.print(Text.assemble(verdict, "  ", (rule.id, "bold"), (note, "yellow")))
     first = True
     for finding in considered.findings:
-        masked = masked_finding(finding, secrets)
         pointed = first and not finding.holds
-        for depth, holds, words in outline(masked):
+        for depth, holds, text in outline(masked_finding(finding, secrets)):
             mark = ("✓ ", "green") if holds else ("✗ ", "bold red" if pointed else "red")
-            stop = "   <- first that does not hold" if pointed and not depth and not holds else ""
-            indented(console, Text.assemble(mark, words, (stop, "bold")), 5 + 2 * depth)
+            pointer = "   <- the first that fails" if pointed and not depth and not holds else ""
+            indented(console, Text.assemble(mark, text, (pointer, "bold")), 5 + 2 * depth)
         first = first and finding.holds
 
 
-def _show_stage(console: Console, gate: StageReport, secrets: tuple[str, ...]) -> None:
-    for words in sentences_of(gate, secrets):
-        style = "" if gate.is_reached else "dim"
-        indented(console, Text(words, style), 19, head=Text(f"     {gate.name}", "bold"))
+def _show_stage(console: Console, stage: StageReport, secrets: tuple[str, ...]) -> None:
+    for text in sentences_of(stage, secrets):
+        style = "" if stage.is_reached else "dim"
+        indented(console, Text(text, style), 19, head=Text(f"     {stage.name}", "bold"))
 
 
 def _show_delivery(console: Console, delivery: Delivery, secrets: tuple[str, ...]) -> None:
-    to = ", ".join(delivery.to) or "nobody in particular"
+    to = recipients_text(delivery.to)
     head = Text.assemble((delivery.channel, "bold"), f" to {to}, in {delivery.locale} ({delivery.rule})")
     indented(console, head, 2)
     message = delivery.message
     if message.title:
         indented(console, Text(mask(message.title, secrets), "bold"), 4)
-    text = message.text or "(the event itself, for a machine)"
+    text = message.text or "(the event itself, as JSON)"
     indented(console, mask(text, secrets), 4)
     before = delivery
     for step in delivery.fallbacks:
@@ -215,134 +219,114 @@ def _show_delivery(console: Console, delivery: Delivery, secrets: tuple[str, ...
         before = step
 
 
-def _head(console: Console, words: str) -> None:
-    console.print(Text(f"\n{words}", "bold underline"))
-
-
 def explanation_document(explanation: Explanation) -> dict[str, Any]:
-    """The shape that ``mss explain --format json`` prints.
+    """Return what ``mss explain --format json`` prints.
 
-    Where there is more to say there are more keys: the ``gates`` of a rule that matched, ``held``,
-    ``failures``, the ``detail`` of what is suppressed, ``inside`` of a block, ``absent`` where the path
-    leads nowhere, ``fallbacks`` with the fall-backs of a delivery and ``within``, the time that each has
-    before the next goes on.
+    These keys are there only if they have a value: the ``stages`` of a matching rule, ``stopped_by``,
+    ``held``, ``failures``, the ``detail`` of a suppressed message, ``inside`` of a block, ``absent`` if the
+    path leads nowhere, ``fallbacks`` of a delivery, and ``within``, the time before the next fallback.
     """
     plan, secrets = explanation.plan, explanation.secrets
-    document: dict[str, Any] = {
+    return {
         "event": plan.event.name,
         "rules": [
             {
                 "id": considered.rule.id,
                 "matched": considered.matched,
-                "conditions": [_finding(masked_finding(f, secrets)) for f in considered.findings],
-                **({"stopped_by": considered.stopped_by} if considered.stopped_by else {}),
-                **({"stages": [stage_document(gate, secrets) for gate in gates]} if gates else {}),
+                "conditions": [_finding(masked_finding(each, secrets)) for each in considered.findings],
+                **given(
+                    stopped_by=considered.stopped_by,
+                    stages=[
+                        stage_document(stage, secrets)
+                        for stage in explanation.stages.get(considered.rule.id, ())
+                    ],
+                ),
             }
             for considered in explanation.considered
-            for gates in (explanation.stages.get(considered.rule.id, ()),)
         ],
         "deliveries": [
             {
                 "rule": delivery.rule,
                 **_delivery_document(delivery, secrets),
-                **(
-                    {"fallbacks": [_delivery_document(each, secrets) for each in delivery.fallbacks]}
-                    if delivery.fallbacks
-                    else {}
-                ),
+                **given(fallbacks=[_delivery_document(each, secrets) for each in delivery.fallbacks]),
             }
             for delivery in plan.deliveries
         ],
         "suppressed": [
-            {
-                "rule": suppressed.rule,
-                "channel": suppressed.channel,
-                "reason": suppressed.reason,
-                **({"detail": mask(suppressed.detail, secrets)} if suppressed.detail else {}),
-            }
-            for suppressed in plan.suppressed
+            {**pick(each, "rule", "channel", "reason"), **given(detail=mask(each.detail, secrets))}
+            for each in plan.suppressed
         ],
+        **given(
+            held=[
+                {**pick(each, "rule", "channel", "reason"), "until": iso_time(each.until, "auto")}
+                for each in plan.held
+            ],
+            failures=[
+                {**pick(each, "rule", "channel"), "detail": mask(each.detail, secrets)}
+                for each in plan.failures
+            ],
+        ),
     }
-    if plan.held:
-        document["held"] = [
-            {
-                "rule": held.rule,
-                "channel": held.channel,
-                "reason": held.reason,
-                "until": iso_time(held.until, "auto"),
-            }
-            for held in plan.held
-        ]
-    if plan.failures:
-        document["failures"] = [
-            {"rule": failure.rule, "channel": failure.channel, "detail": mask(failure.detail, secrets)}
-            for failure in plan.failures
-        ]
-    return document
 
 
 def _delivery_document(delivery: Delivery, secrets: tuple[str, ...]) -> dict[str, Any]:
     return {
-        "channel": delivery.channel,
-        "to": list(delivery.to),
-        "locale": delivery.locale,
+        **pick(delivery, "channel", "to", "locale"),
         "title": mask(delivery.message.title, secrets),
         "body": mask(delivery.message.text, secrets),
-        **({"within": in_units(delivery.fallback_after)} if delivery.fallback_after else {}),
+        **given(within=in_units(delivery.fallback_after) if delivery.fallback_after else ""),
     }
 
 
 def _finding(finding: ConditionResult) -> dict[str, Any]:
     return {
-        "path": finding.path,
-        "operator": finding.operator,
-        "expected": finding.expected,
-        "actual": finding.actual,
-        "holds": finding.holds,
-        **({"absent": True} if finding.path and not finding.present else {}),
-        **({"inside": [_finding(each) for each in finding.inside]} if finding.inside else {}),
+        **pick(finding, "path", "operator", "expected", "actual", "holds"),
+        **given(
+            absent=bool(finding.path) and not finding.present,
+            inside=[_finding(each) for each in finding.inside],
+        ),
     }
 
 
-def stage_document(gate: StageReport, secrets: tuple[str, ...]) -> dict[str, Any]:
-    """A gate as JSON: its name, what it counts under, whether a message gets as far, and the words."""
+def stage_document(stage: StageReport, secrets: tuple[str, ...]) -> dict[str, Any]:
+    """Return a stage as a JSON object, with the key of its limit."""
     return {
-        "stage": gate.name,
-        **({"key": masked(gate.key, secrets)} if gate.key else {}),
-        "reached": gate.is_reached,
-        "details": list(sentences_of(gate, secrets)),
+        "stage": stage.name,
+        **given(key=masked(stage.key, secrets)),
+        "reached": stage.is_reached,
+        "details": list(sentences_of(stage, secrets)),
     }
 
 
-def sentences_of(gate: StageReport, secrets: tuple[str, ...]) -> Iterator[str]:
-    """What there is to say of one gate, a sentence each."""
-    if not gate.is_reached:
-        yield "not asked: no message is left"
+def sentences_of(stage: StageReport, secrets: tuple[str, ...]) -> Iterator[str]:
+    """Yield the results of a stage, a sentence each."""
+    if not stage.is_reached:
+        yield "not evaluated: no message is left"
         return
-    if gate.limit is not None:
-        under = ", ".join(f"{path} {_values(found, secrets)}" for path, found in gate.key.items())
-        by = f"by {under}: " if under else "of the whole policy: " if gate.is_shared else ""
-        yield by + _limit(gate.limit)
-    for chosen in gate.chosen:
+    if stage.limit is not None:
+        under = ", ".join(f"{path} {_values(found, secrets)}" for path, found in stage.key.items())
+        by = f"by {under}: " if under else "of the whole policy: " if stage.is_shared else ""
+        yield by + _limit(stage.limit)
+    for chosen in stage.chosen:
         yield _preference_text(chosen)
-    for channel, finding in gate.findings:
+    for channel, finding in stage.findings:
         yield f"{channel}: {sentence(masked_finding(finding, secrets))}"
-    for suppressed in gate.suppressed:
-        if not _is_said(gate, suppressed.channel):
+    for suppressed in stage.suppressed:
+        if not _is_reported(stage, suppressed.channel):
             yield mask(f"{suppressed.channel}: {suppressed.detail or suppressed.reason}", secrets)
-    for held in gate.held:
-        yield f"{held.channel}: {held.reason}, it waits until {time_of(held.until)}"
-    if gate.name == "time windows" and not (gate.suppressed or gate.held):
-        yield "it may be sent now"
+    for held in stage.held:
+        yield f"{held.channel}: {held.reason}, held until {time_of(held.until)}"
+    if stage.name == "time windows" and not (stage.suppressed or stage.held):
+        yield "open now"
 
 
 def time_of(at: int) -> str:
-    """``at``, microseconds since the epoch, as people and programs read it."""
+    """Return a time in UTC to the second; ``at`` is in microseconds since the epoch."""
     return from_micros(at).isoformat(timespec="seconds")
 
 
 def masked_finding(finding: ConditionResult, secrets: tuple[str, ...]) -> ConditionResult:
-    """``finding`` without sensitive values."""
+    """Return ``finding`` with masked secrets."""
     return ConditionResult(
         path=finding.path,
         operator=finding.operator,
@@ -361,33 +345,33 @@ def _limit(limit: Dedupe | Throttle | Digest | Budget) -> str:
         case Throttle():
             return f"{limit.limit} pass in any {in_units(limit.per)}, {_rest(limit)}"
         case Digest():
-            again = f", and {in_units(limit.interval)} after the digest before" if limit.interval else ""
-            return f"told of together, {in_units(limit.wait)} after the first{again}"
+            again = f", and {in_units(limit.interval)} after the last digest" if limit.interval else ""
+            return f"digested {in_units(limit.wait)} after the first event{again}"
         case Budget():
             return f"{limit.limit} messages in each {in_units(limit.per)}, {_rest(limit)}"
 
 
 def _rest(limit: Throttle | Budget) -> str:
-    return f"the rest is {'told of together' if limit.digest else 'not sent'}"
+    return f"the rest is {'digested' if limit.digest else 'suppressed'}"
 
 
 def _values(found: list[Any], secrets: tuple[str, ...]) -> str:
-    """What lies at one path of a key; what is not there is alike too."""
-    return ", ".join(format_value(masked(value, secrets)) for value in found) or "(not there)"
+    """Return the values at one path of a key. Events without the path have the same key."""
+    return ", ".join(format_value(masked(value, secrets)) for value in found) or "(absent)"
 
 
 def _preference_text(chosen: PreferenceReport) -> str:
     if chosen.choices is None:
-        return f"{chosen.user} has chosen nothing"
+        return f"{chosen.user} has no preferences"
     about = f", for {chosen.category}" if chosen.category else ""
-    words = {True: "on", False: "off", None: "not said"}
-    said = ", ".join(f"{channel} {words[on]}" for channel, on in chosen.channels.items())
-    critical = "; critical, so it is told all the same" if chosen.is_critical else ""
-    return f"{chosen.user}{about}: {said}{critical}"
+    states = {True: "on", False: "off", None: "no preference"}
+    channels = ", ".join(f"{channel} {states[on]}" for channel, on in chosen.channels.items())
+    critical = "; the rule is critical and notifies anyway" if chosen.is_critical else ""
+    return f"{chosen.user}{about}: {channels}{critical}"
 
 
-def _is_said(gate: StageReport, channel: str) -> bool:
-    """Whether it is clear already why nothing goes over that channel."""
-    return any(name == channel for name, _ in gate.findings) or any(
-        each.channels.get(channel) is False for each in gate.chosen
+def _is_reported(stage: StageReport, channel: str) -> bool:
+    """Return whether a condition or a preference already explains why the channel is not used."""
+    return any(name == channel for name, _ in stage.findings) or any(
+        each.channels.get(channel) is False for each in stage.chosen
     )

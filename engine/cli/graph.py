@@ -1,4 +1,4 @@
-"""``mss graph``: the policy as a diagram, from events over rules to channels."""
+"""``mss graph``: the policy as a diagram, from events through rules to channels."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ import click
 from ..model.errors import MssError
 from ..policy.loader import load_policy
 from ..rules.rulebook import FirstOf, Mode, Notify, NotifyEntry, PreferredChannel, Rule, Rulebook
-from .common import FOLDER, rulebook_of, stderr
+from .common import FOLDER, examples, format_option, rulebook_of, stderr
 
-_LIMIT = 60.0  # seconds to draw
+_LIMIT = 60.0  # seconds for Graphviz
 _DRAW = (
     "import sys, pygraphviz; "
     "graph = pygraphviz.AGraph(string=sys.stdin.buffer.read().decode()); "
@@ -25,16 +25,14 @@ _DRAW = (
 )
 
 
-@click.command(short_help="Print the policy as a picture: events, rules, channels.")
+@click.command(epilog=examples("mss graph > policy.mmd", "mss graph shop --format svg > shop.svg"))
 @FOLDER
-@click.option(
-    "--format", "format_", type=click.Choice(["mermaid", "dot", "svg"]), default="mermaid", show_default=True
-)
+@format_option("mermaid", "dot", "svg")
 def graph(folder: Path, format_: str) -> None:
-    """Print the policy as a picture: events, rules, channels.
+    """Draw a policy: its events, rules and channels.
 
-    Dashed: under conditions, or in shadow. SVG needs Graphviz: its program dot, or the extra svg of
-    mss-server.
+    A dashed line has conditions, is a fallback, or belongs to a rule in shadow mode. SVG needs Graphviz:
+    either its program dot, or the extra "svg" of mss-server. DIR is the policy; by default, the folder rules.
     """
     picture = graph_of(rulebook_of(folder, load_policy(folder), console=stderr()))
     try:
@@ -45,64 +43,64 @@ def graph(folder: Path, format_: str) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arrow:
-    """From an event to a rule, or from a rule to a channel."""
+    """An arrow from an event to a rule, or from a rule to a channel."""
 
     source: str
     target: str
     label: str = ""
-    dashed: bool = False  # it may hold or not: there are conditions, it is a fall-back, or nothing is sent
+    dashed: bool = False  # it has conditions, is a fallback, or belongs to a rule in shadow mode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Graph:
-    """Three columns and what joins them; names are as in the policy."""
+    """The names of events, rules and channels, and the arrows between them."""
 
     events: tuple[str, ...]
     rules: tuple[str, ...]
     channels: tuple[str, ...]
-    looks_at: tuple[Arrow, ...]  # events -> rules
-    tells: tuple[Arrow, ...]  # rules -> channels
+    inputs: tuple[Arrow, ...]  # events -> rules
+    outputs: tuple[Arrow, ...]  # rules -> channels
 
 
 def graph_of(rulebook: Rulebook) -> Graph:
-    """Rules in order of evaluation, with what leads to them and what they lead to."""
-    looks_at = {
+    """Return the graph of a policy; its rules are in the order of evaluation."""
+    inputs = {
         Arrow(source=str(pattern), target=rule.id, dashed=bool(rule.when.parts)): None
         for rule in rulebook.rules
         for pattern in rule.events
     }
-    tells = {
+    outputs = {
         arrow: None for rule in rulebook.rules for entry in rule.notify for arrow in _arrows(rule, entry)
     }
     return Graph(
-        events=tuple(dict.fromkeys(arrow.source for arrow in looks_at)),
+        events=tuple(dict.fromkeys(arrow.source for arrow in inputs)),
         rules=tuple(rule.id for rule in rulebook.rules),
-        channels=tuple(dict.fromkeys(arrow.target for arrow in tells)),
-        looks_at=tuple(looks_at),
-        tells=tuple(tells),
+        channels=tuple(dict.fromkeys(arrow.target for arrow in outputs)),
+        inputs=tuple(inputs),
+        outputs=tuple(outputs),
     )
 
 
 def _arrows(rule: Rule, entry: NotifyEntry) -> Iterator[Arrow]:
-    """To each channel of the entry; a fall-back's says which channel has to fail before it."""
+    """Yield an arrow to each channel of the entry; that of a fallback names the channel before it."""
     before, preferred = "", isinstance(entry, PreferredChannel)
     for step in (entry,) if isinstance(entry, Notify) else entry.steps:
         audience = step.to or rule.to
         after = f"if {before} fails" if before else ""
         chosen, shadow = "if preferred" if preferred else "", "shadow" if rule.mode is Mode.SHADOW else ""
-        words = [after, audience.person, chosen, shadow]
+        labels = [after, audience.person, chosen, shadow]
         conditions = entry.when is not None or step.when is not None
         yield Arrow(
             source=rule.id,
             target=step.channel,
-            label=", ".join(filter(None, words)),
+            label=", ".join(filter(None, labels)),
             dashed=bool(before) or preferred or conditions or rule.mode is Mode.SHADOW,
         )
         before = step.channel if isinstance(entry, FirstOf) else ""
 
 
 def as_mermaid(graph: Graph) -> str:
-    """A flowchart in Mermaid's words. Dashed: only under conditions, as a fall-back, or in shadow."""
+    """Return a flowchart in the language of Mermaid."""
 
     def node(kind: str, position: int, opening: str, name: str, closing: str) -> str:
         return f'  {kind}{position}{opening}"{_mermaid(name)}"{closing}'
@@ -124,19 +122,19 @@ def as_mermaid(graph: Graph) -> str:
             *(node("e", i, "([", name, "])") for i, name in enumerate(graph.events)),
             *(node("r", i, "[", name, "]") for i, name in enumerate(graph.rules)),
             *(node("c", i, "[[", name, "]]") for i, name in enumerate(graph.channels)),
-            *arrows("e", graph.events, "r", graph.rules, graph.looks_at),
-            *arrows("r", graph.rules, "c", graph.channels, graph.tells),
+            *arrows("e", graph.events, "r", graph.rules, graph.inputs),
+            *arrows("r", graph.rules, "c", graph.channels, graph.outputs),
         ]
     )
 
 
 def _mermaid(text: str) -> str:
-    """Inside quotes Mermaid has entities, and no backslash."""
+    """Escape text in quotes, for which Mermaid has entities instead of a backslash."""
     return "".join(f"#{ord(char)};" if char in '"#;<>&' else char for char in text)
 
 
 def as_dot(graph: Graph) -> str:
-    """A digraph in Graphviz's words. Dashed: only under conditions, as a fall-back, or in shadow."""
+    """Return a digraph in the language of Graphviz."""
     lines = [
         "digraph policy {",
         "  rankdir=LR;",
@@ -151,7 +149,7 @@ def as_dot(graph: Graph) -> str:
         lines.append("  { rank=same;")
         lines += [f"    {_dot(f'{kind} {name}')} [label={_dot(name)}, shape={shape}];" for name in names]
         lines.append("  }")
-    for source, target, arrows in (("e", "r", graph.looks_at), ("r", "c", graph.tells)):
+    for source, target, arrows in (("e", "r", graph.inputs), ("r", "c", graph.outputs)):
         for arrow in arrows:
             settings = [f"label={_dot(arrow.label)}"] if arrow.label else []
             settings += ["style=dashed"] if arrow.dashed else []
@@ -166,7 +164,7 @@ def _dot(text: str) -> str:
 
 
 def as_svg(graph: Graph) -> str:
-    """The picture, drawn by Graphviz. MssError where there is none or it fails."""
+    """Return the graph as SVG. Raises MssError if Graphviz is missing or fails."""
     command = _graphviz()
     try:
         done = subprocess.run(  # noqa: S603 -- a program of the PATH, or this Python, by its absolute path
@@ -175,18 +173,18 @@ def as_svg(graph: Graph) -> str:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise MssError(f"Graphviz: {error}") from error
     if done.returncode:
-        complaint = done.stderr.decode("utf-8", "replace").strip()
-        raise MssError(f"Graphviz: {complaint or f'it ended with {done.returncode}'}")
+        reason = done.stderr.decode("utf-8", "replace").strip()
+        raise MssError(f"Graphviz: {reason or f'exit code {done.returncode}'}")
     return done.stdout.decode("utf-8", "replace")
 
 
 def _graphviz() -> list[str]:
-    """What draws: the program where it is installed, else the library, outside our process for its limit."""
+    """Return the command that draws: Graphviz, or else its library, in a process that can be stopped."""
     if program := shutil.which("dot"):
         return [program, "-Tsvg"]
     if find_spec("pygraphviz") is not None:
         return [sys.executable, "-c", _DRAW]
     raise MssError(
         "SVG needs Graphviz: install its program 'dot', or pip install 'mss-server[svg]'; "
-        "--format dot prints what it draws from"
+        "--format dot prints the input of Graphviz"
     )

@@ -5,17 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine
-from functools import partial
+from collections.abc import AsyncIterator, Awaitable, Callable
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 import msgspec
 from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn
 
-from ..broker import Bucket, Topology
+from ..broker import Bucket, Connection, Topology
 from ..model.errors import InvalidPreferences
 from ..policy.loader import load_policy
 from ..preferences.document import check_choice, decode, merged
@@ -23,133 +22,135 @@ from ..preferences.options import PreferenceOptions, options_of
 from ..preferences.store import PreferenceStore
 from ..settings import Settings
 from . import output
-from .common import CONFIG, SERVER, settings_of, stderr, stdout
-from .connect import connect_to_broker, run
+from .common import TEXT_OR_JSON, examples, stderr, stdout, with_settings
+from .connect import run_connected
+from .output import print_json, show_table, warn
+
+T = TypeVar("T")
 
 _RULES = click.option(
-    "--rules",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Take only what this policy allows people to choose.",
-)
+    "--rules", metavar="DIR", type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Accept only preferences that this policy allows.",
+)  # fmt: skip
 _USER = click.argument("user", metavar="USER")
-_AT_ONCE = 64  # people whose choices are written at the same time
-_MAX_SHOWN_LENGTH = 100  # characters of somebody's choices in a list
+_PARALLEL_WRITES = 64
+_MAX_SHOWN_LENGTH = 100  # characters of one document in a list
 
 
-@click.group()
+@click.group(epilog=examples("mss preferences get u-1024", "mss preferences export > all.jsonl"))
 def preferences() -> None:
-    """Show and change what people have chosen for themselves.
+    """Show and change the preferences of users.
 
-    USER is the person's id as events have it. Whoever runs this has the rights of the server.
+    USER is the user's id, as in events. These commands have the rights of the server.
     """
 
 
-@preferences.command()
+@preferences.command(epilog=examples("mss preferences get u-1024"))
 @_USER
-@CONFIG
-@SERVER
-def get(user: str, config: Path | None, server: str | None) -> None:
-    """Print what a person has chosen, as JSON; {} is nothing."""
+@with_settings
+def get(user: str, settings: Settings) -> None:
+    """Print the preferences of a user as JSON.
+
+    A user without preferences has {}.
+    """
 
     async def main(store: PreferenceStore) -> Any:
         return (await store.get(user)).document_of(user) or {}
 
-    click.echo(output.as_json(_with_store(config, server, main)))
+    print_json(_with_store(settings, main))
 
 
-@preferences.command("set")
+@preferences.command(
+    "set",
+    epilog=examples(
+        """mss preferences set u-1024 '{"locale": "de"}' --rules shop""",
+        """mss preferences set u-1024 '{"security": null}'""",
+        "mss preferences set u-1024 '{}' --replace",
+    ),
+)
 @_USER
-@click.argument("choices", metavar="JSON|-")
-@click.option("--replace", is_flag=True, help="Forget all else that the person has chosen.")
+@click.argument("document", metavar="JSON")
+@click.option("--replace", is_flag=True, help="Delete all other preferences of the user.")
 @_RULES
-@CONFIG
-@SERVER
-def set_(
-    user: str, choices: str, replace: bool, rules: Path | None, config: Path | None, server: str | None
-) -> None:
-    """Change what a person has chosen, key by key; null takes a key back.
+@with_settings
+def set_(user: str, document: str, replace: bool, rules: Path | None, settings: Settings) -> None:
+    """Change the preferences of a user, key by key.
 
-    For example: mss preferences set u-1024 '{"security": ["email"], "locale": "de"}'
+    JSON is an object; - reads it from standard input. null deletes a key.
     """
-    text = sys.stdin.read() if choices == "-" else choices
-    changes = _document(text)
-    offers = _load_options(rules)
+    changes = _parse(sys.stdin.read() if document == "-" else document)
+    allowed = _load_options(rules)
 
     def change(present: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         document = merged({} if replace else present, changes)
         changed = changes.keys() | (present.keys() - document.keys())
-        if reasons := check_choice(offers, document, changed):
+        if reasons := check_choice(allowed, document, changed):
             raise InvalidPreferences(reasons)
         return document, document
 
     async def main(store: PreferenceStore) -> Any:
         return (await store.change(user, change))[0]
 
-    click.echo(output.as_json(_with_store(config, server, main)))
+    print_json(_with_store(settings, main))
 
 
-@preferences.command("list")
-@click.option("--format", "format_", type=click.Choice(["text", "json"]), default="text", show_default=True)
-@CONFIG
-@SERVER
-def list_(format_: str, config: Path | None, server: str | None) -> None:
-    """List everybody who has chosen something, the latest change last."""
+@preferences.command("list", epilog=examples("mss preferences list", "mss preferences list --format json"))
+@TEXT_OR_JSON
+@with_settings
+def list_(format_: str, settings: Settings) -> None:
+    """List the users with preferences, the latest change last."""
 
-    async def main(store: PreferenceStore) -> list[dict[str, Any]]:
-        found = []
-        async for user, document in all_preferences(store):
-            if format_ == "json":
-                found.append({"userid": user, "preferences": document})
-                continue
-            text = json.dumps(document, ensure_ascii=False)
-            stdout().print(
-                f"{user}  {text if len(text) <= _MAX_SHOWN_LENGTH else text[: _MAX_SHOWN_LENGTH - 1] + '…'}",
-                soft_wrap=True,
-                markup=False,
-            )
-        return found
+    async def main(store: PreferenceStore) -> list[tuple[str, dict[str, Any]]]:
+        return [each async for each in all_preferences(store)]
 
-    found = _with_store(config, server, main)
+    found = _with_store(settings, main)
     if format_ == "json":
-        click.echo(output.as_json(found))
+        print_json([_record(*each) for each in found])
+    elif found:
+        rows = ((user, _shortened(json.dumps(document, ensure_ascii=False))) for user, document in found)
+        show_table(stdout(), ("user", "preferences"), rows)
 
 
-@preferences.command("export")
-@CONFIG
-@SERVER
-def export(config: Path | None, server: str | None) -> None:
-    """Print everybody's choices, a line of JSON for each person: what "import" reads."""
+@preferences.command("export", epilog=examples("mss preferences export > all.jsonl"))
+@with_settings
+def export(settings: Settings) -> None:
+    """Print the preferences of all users, one line of JSON each.
+
+    mss preferences import reads these lines.
+    """
 
     async def main(store: PreferenceStore) -> None:
         async for user, document in all_preferences(store):
-            click.echo(msgspec.json.encode({"userid": user, "preferences": document}))
+            click.echo(msgspec.json.encode(_record(user, document)))
 
-    _with_store(config, server, main)
+    _with_store(settings, main)
 
 
-@preferences.command("import")
-@click.argument("file", type=click.File("rb"))
+@preferences.command("import", epilog=examples("mss preferences import all.jsonl --rules rules"))
+@click.argument("file", metavar="FILE", type=click.File("rb"))
 @_RULES
-@CONFIG
-@SERVER
-def import_(file: Any, rules: Path | None, config: Path | None, server: str | None) -> None:
-    """Bring in everybody's choices from lines of JSON; - is standard input.
+@with_settings
+def import_(file: Any, rules: Path | None, settings: Settings) -> None:
+    """Read the preferences of users from lines of JSON.
 
-    A person's line replaces all that they had chosen; one without choices forgets them. Who is not
-    named keeps what there is. A line that cannot be taken is said, and the others are brought in.
+    With - as FILE, the command reads standard input. A line replaces all preferences of its user; a line
+    without preferences deletes them. Other users keep theirs. A line that is refused is reported, and the
+    others are imported.
+
+    Exit code 1: a line was refused.
     """
-    offers = _load_options(rules)
+    allowed = _load_options(rules)
 
-    async def take(store: PreferenceStore, number: int, line: bytes) -> bool:
+    async def import_line(store: PreferenceStore, number: int, line: bytes) -> bool:
         try:
             user, document = decode(line)
-            reasons = check_choice(offers, document)
+            reasons = check_choice(allowed, document)
             if not reasons:
                 await store.change(user, lambda _: (document, None))
         except InvalidPreferences as error:
             reasons = error.reasons
         if reasons:
-            stderr().print(f"line {number}: {'; '.join(reasons)}", style="red", soft_wrap=True, markup=False)
+            warn(f"line {number}: {'; '.join(reasons)}", "red")
         return not reasons
 
     async def main(store: PreferenceStore) -> list[bool]:
@@ -161,39 +162,47 @@ def import_(file: Any, rules: Path | None, config: Path | None, server: str | No
             console=console, transient=True, disable=not console.is_terminal,
         ) as progress:  # fmt: skip
             task = progress.add_task("", total=None)
-            while some := list(islice(lines, _AT_ONCE)):
-                results += await asyncio.gather(*(take(store, number, line) for number, line in some))
-                progress.advance(task, len(some))
+            while batch := list(islice(lines, _PARALLEL_WRITES)):
+                results += await asyncio.gather(*(import_line(store, number, line) for number, line in batch))
+                progress.advance(task, len(batch))
         return results
 
-    results = _with_store(config, server, main)
+    results = _with_store(settings, main)
     refused = results.count(False)
-    click.echo(f"{results.count(True)} brought in" + (f", {refused} refused" if refused else ""))
+    click.echo(f"{results.count(True)} imported" + (f", {refused} refused" if refused else ""))
     if refused:
         raise SystemExit(1)
 
 
 async def all_preferences(store: PreferenceStore) -> AsyncIterator[tuple[str, dict[str, Any]]]:
-    """Whose record it is, and the document; what cannot be read is said."""
+    """Yield each user with the preferences. A record that cannot be read is reported on standard error."""
     async for record in store.records():
         try:
             yield decode(record.data)
         except InvalidPreferences as error:
-            stderr().print(f"revision {record.revision}: {error}", style="red", soft_wrap=True, markup=False)
+            warn(f"revision {record.revision}: {error}", "red")
 
 
-def _document(text: str) -> dict[str, Any]:
+def _record(user: str, document: dict[str, Any]) -> dict[str, Any]:
+    return {"userid": user, "preferences": document}
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _MAX_SHOWN_LENGTH else f"{text[: _MAX_SHOWN_LENGTH - 1]}…"
+
+
+def _parse(text: str) -> dict[str, Any]:
     try:
         document = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise click.UsageError(f"no JSON: {error}") from error
+        raise click.UsageError(f"invalid JSON: {error}") from error
     if not isinstance(document, dict):
-        raise click.UsageError('a mapping is wanted, such as {"security": ["sms"]}')
+        raise click.UsageError('expected an object, such as {"security": ["sms"]}')
     return document
 
 
 def _load_options(rules: Path | None) -> PreferenceOptions | None:
-    """What the policy in a folder lets people choose."""
+    """Return the preferences that the policy in a folder allows."""
     if rules is None:
         return None
     policy = load_policy(rules)
@@ -203,14 +212,9 @@ def _load_options(rules: Path | None) -> PreferenceOptions | None:
     return options_of(policy.rulebook)
 
 
-def _with_store(
-    config: Path | None, server: str | None, work: Callable[[PreferenceStore], Coroutine[Any, Any, Any]]
-) -> Any:
-    return run(partial(_connect_and_run, settings_of(config), server, work))
+def _with_store(settings: Settings, work: Callable[[PreferenceStore], Awaitable[T]]) -> T:
+    async def connected(connection: Connection) -> T:
+        name = Topology.of(settings).bucket("PREFERENCES")
+        return await work(PreferenceStore(Bucket(connection, name)))
 
-
-async def _connect_and_run(
-    settings: Settings, server: str | None, work: Callable[[PreferenceStore], Any]
-) -> Any:
-    async with connect_to_broker(settings, server) as connection:
-        return await work(PreferenceStore(Bucket(connection, Topology.of(settings).bucket("PREFERENCES"))))
+    return run_connected(settings, connected)

@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 
 import click
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
+from ..broker import Connection
 from ..model.errors import InvalidBucket
 from ..model.times import iso_time
 from ..policy.bucket import PolicyBucket, Revisions, make_bucket, open_bucket, policy_diff
@@ -23,112 +23,105 @@ from ..policy.testing.coverage import coverage
 from ..policy.testing.runner import run_case
 from ..runtime import now
 from ..settings import Settings
-from . import output
-from .common import CONFIG, SERVER, rulebook_of, settings_of, stdout
-from .connect import connect_to_broker, run
-from .output import harmless
+from .common import DIRECTORY, TEXT_OR_JSON, examples, rulebook_of, stdout, with_settings
+from .connect import run_connected
+from .output import harmless, local, pick, print_json, show_table
 from .test import show_tests
-from .trace import local
 
 T = TypeVar("T")
-_BEFORE = "before"  # what --rollback means without a revision
+_PREVIOUS = "previous"  # the value of --rollback without a revision
 
 _COLOURS = {"+": "green", "-": "red", "@": "cyan"}
 
 
 def bucket_name(settings: Settings) -> str:
-    """The bucket that the settings name, else the one for this MSS."""
+    """Return the bucket in the settings, or else the default one of this MSS."""
     return settings.rules_bucket or f"{settings.stream_prefix}_POLICY"
 
 
-async def with_bucket(
-    settings: Settings,
-    server: str | None,
-    work: Callable[[PolicyBucket], Awaitable[T]],
-    *,
-    make: bool = False,
+def run_with_bucket(
+    settings: Settings, work: Callable[[PolicyBucket], Awaitable[T]], *, make: bool = False
 ) -> T:
-    """Open the bucket and do ``work`` in it; what is wrong with it is told with its name."""
+    """Connect, open the bucket (with ``make``, create it if it is missing) and run ``work``."""
     name = bucket_name(settings)
-    async with connect_to_broker(settings, server) as connection:
+
+    async def connected(connection: Connection) -> T:
         try:
-            opened = (
+            bucket = (
                 make_bucket(connection, name, settings.replicas) if make else open_bucket(connection, name)
             )
-            return await work(await opened)
+            return await work(await bucket)
         except InvalidBucket as error:
             raise InvalidBucket(f"nats://{name}: {error}") from error
 
+    return run_connected(settings, connected)
+
 
 async def active_files(bucket: PolicyBucket) -> Files:
-    """The policy that replicas go by. Raises BadBucket, BrokerError."""
+    """Return the files of the active revision. Raises InvalidBucket, BrokerError."""
     return await bucket.files((await bucket.revisions()).require())
 
 
-@click.command(short_help="Check and test a policy, and have every replica take it from the broker.")
-@click.argument("folder", metavar="[DIR]", type=click.Path(file_okay=False, path_type=Path), required=False)
-@click.option("-m", "--message", default="", help="What has changed, for mss revisions.")
-@click.option("--by", "who", help="Who pushes it; default: USER@HOST.")
+@click.command(
+    epilog=examples(
+        'mss push rules -m "mail to secops too"',
+        "mss push --rollback",
+        "mss push --rollback 2",
+    )
+)
+@click.argument("folder", metavar="[DIR]", type=DIRECTORY, required=False)
+@click.option("-m", "--message", metavar="TEXT", help="The message for mss revisions.")
+@click.option("--by", "author", metavar="NAME", show_default="USER@HOST", help="The author.")
 @click.option(
-    "--rollback", is_flag=False, flag_value=_BEFORE, metavar="[REV]",
-    help="Go back to REV; without it, to what was in force before the present one was pushed.",
+    "--rollback", is_flag=False, flag_value=_PREVIOUS, metavar="[REV]",
+    help="Activate REV; without REV, the revision that was active before the last push.",
 )  # fmt: skip
-@CONFIG
-@SERVER
+@with_settings
 def push(
-    folder: Path | None,
-    message: str,
-    who: str | None,
-    rollback: str | None,
-    config: Path | None,
-    server: str | None,
+    folder: Path | None, message: str | None, author: str | None, rollback: str | None, settings: Settings
 ) -> None:
-    """Check and test the policy in DIR and put it into the bucket that replicas follow.
+    """Check and test a policy, and make it active on the broker.
 
-    They follow it where mss.yaml says "rules: nats://BUCKET"; the bucket is that one, else MSS_POLICY.
-    A policy that has errors, or fails its tests, is not pushed. REV is a number, or a revision as
-    mss check prints it.
+    The command stores the policy in the bucket that replicas follow, if their mss.yaml says
+    "rules: nats://BUCKET". The bucket is the one in the settings, or else MSS_POLICY. A policy that has
+    errors, or fails its tests, is not pushed. REV is a number, or a revision as mss check prints it.
     """
     if (folder is None) == (rollback is None):
         raise click.UsageError("give either DIR or --rollback")
-    settings = settings_of(config)
-    by = who or _current_user()
+    by = author or _current_user()
     if folder is None:
-        work = partial(_move, name=rollback or _BEFORE, who=by)
+        work = partial(_activate, name=rollback or _PREVIOUS, who=by)
     else:
-        work = partial(_push, files=_checked(settings, folder), folder=folder, who=by, message=message)
-    click.echo(run(lambda: with_bucket(settings, server, work, make=folder is not None)))
+        files = _checked(settings, folder)
+        work = partial(_push, files=files, folder=folder, who=by, message=message or "")
+    click.echo(run_with_bucket(settings, work, make=folder is not None))
 
 
-@click.command()
-@click.option("--format", "format_", type=click.Choice(["text", "json"]), default="text", show_default=True)
-@CONFIG
-@SERVER
-def revisions(format_: str, config: Path | None, server: str | None) -> None:
-    """List what was pushed: number, revision, when, by whom, message.
+@click.command(epilog=examples("mss revisions", "mss revisions --format json"))
+@TEXT_OR_JSON
+@with_settings
+def revisions(format_: str, settings: Settings) -> None:
+    """List the revisions that were pushed, the newest last.
 
-    The one in force is marked. The last 200 are kept.
+    A star marks the active one. The bucket keeps the last 200.
     """
-    settings = settings_of(config)
-    found = run(lambda: with_bucket(settings, server, PolicyBucket.revisions))
+    found = run_with_bucket(settings, PolicyBucket.revisions)
     if format_ == "json":
-        click.echo(output.as_json(revisions_document(bucket_name(settings), found)))
+        print_json(revisions_document(bucket_name(settings), found))
     else:
         show_revisions(stdout(), found)
 
 
-@click.command()
-@click.argument("old")
-@click.argument("new")
-@CONFIG
-@SERVER
-def diff(old: str, new: str, config: Path | None, server: str | None) -> None:
-    """Show what differs between two policies, as a unified diff.
+@click.command(epilog=examples("mss diff 2 current", "mss diff current rules"))
+@click.argument("old", metavar="OLD")
+@click.argument("new", metavar="NEW")
+@with_settings
+def diff(old: str, new: str, settings: Settings) -> None:
+    """Show the difference of two policies as a unified diff.
 
-    OLD and NEW are folders, or revisions that were pushed: a number, a revision as mss check prints
-    it, or "current".
+    OLD and NEW are folders, or revisions that were pushed: a number, a revision as mss check prints it,
+    or "current" for the active one.
     """
-    settings = settings_of(config)
     folders = {name: read_folder(Path(name)) for name in (old, new) if Path(name).is_dir()}
 
     async def fetch(bucket: PolicyBucket) -> dict[str, Files]:
@@ -136,19 +129,19 @@ def diff(old: str, new: str, config: Path | None, server: str | None) -> None:
         return {name: await bucket.files(pushed.resolve(name)) for name in (old, new) if name not in folders}
 
     if len(folders) < len({old, new}):
-        folders |= run(lambda: with_bucket(settings, server, fetch))
+        folders |= run_with_bucket(settings, fetch)
     show_difference(stdout(), policy_diff(folders[old].contents, folders[new].contents, (old, new)))
 
 
 def _checked(settings: Settings, folder: Path) -> Files:
-    """The policy's files; where it may not be served its problems are shown, and that is all."""
+    """Return the files of a policy. If it may not be served, print why and exit with code 1."""
     files = read_folder(folder)
     policy = load_files(files)
     rulebook = rulebook_of(folder, policy)
-    verdicts = [run_case(rulebook, case) for case in policy.cases] if settings.require_tests else []
-    if not all(verdict.ok for verdict in verdicts):
-        covered = coverage(rulebook, (plan for verdict in verdicts for plan in verdict.plans))
-        show_tests(stdout(), str(folder), verdicts, covered)
+    results = [run_case(rulebook, case) for case in policy.cases] if settings.require_tests else []
+    if not all(result.ok for result in results):
+        covered = coverage(rulebook, (plan for result in results for plan in result.plans))
+        show_tests(stdout(), str(folder), results, covered)
         sys.exit(1)
     return files
 
@@ -156,18 +149,15 @@ def _checked(settings: Settings, folder: Path) -> Files:
 async def _push(bucket: PolicyBucket, *, files: Files, folder: Path, who: str, message: str) -> str:
     try:
         before = await bucket.revisions()
-    except InvalidBucket:  # it is mended by what is pushed now, on top of what can still be read
+    except InvalidBucket:  # this push repairs the pointer; it continues from the last readable one
         before = next(iter(await bucket.previous_pointers()), Revisions())
     else:
-        if (
-            (found := before.active)
-            and found.revision == files.revision
-            and await _has_all_files(bucket, before)
-        ):
-            return f"{folder}: nothing has changed, {found} is in force"
+        active = before.active
+        if active and active.revision == files.revision and await _has_all_files(bucket, before):
+            return f"{folder}: nothing has changed, {active} is active"
     after = await bucket.push(files, before, who=who, at=now(), message=message)
     was = f", before {before.active}" if before.active else ""
-    return f"{folder}: {after.require()} is in force{was}"
+    return f"{folder}: {after.require()} is active{was}"
 
 
 async def _has_all_files(bucket: PolicyBucket, revisions: Revisions) -> bool:
@@ -178,42 +168,40 @@ async def _has_all_files(bucket: PolicyBucket, revisions: Revisions) -> bool:
     return True
 
 
-async def _move(bucket: PolicyBucket, *, name: str, who: str) -> str:
+async def _activate(bucket: PolicyBucket, *, name: str, who: str) -> str:
     before = await bucket.revisions()
-    target = before.previous() if name == _BEFORE else before.resolve(name)
+    target = before.previous() if name == _PREVIOUS else before.resolve(name)
     if target.number == before.current:
-        return f"nothing has changed, {target} is in force"
-    await bucket.files(target)  # else everybody would be sent to what is not there
+        return f"nothing has changed, {target} is active"
+    await bucket.files(target)  # otherwise the replicas would follow a revision whose files are missing
     await bucket.activate(target.number, before, who=who, at=now())
-    return f"{target} is in force, before {before.require()}"
+    return f"{target} is active, before {before.require()}"
 
 
 def _current_user() -> str:
     try:
         user = getpass.getuser()
-    except (OSError, KeyError):  # a container may know no name for its user
+    except (OSError, KeyError):  # in a container, the user may have no name
         user = "unknown"
     return f"{user}@{socket.gethostname()}"
 
 
 def show_revisions(console: Console, revisions: Revisions) -> None:
-    """A line for each, the newest last; the one in force is marked."""
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, show_header=False)
+    """Print a table, the newest revision last, with a star at the active one."""
+    rows = []
     for each in revisions.pushed:
-        in_force = each.number == revisions.current
-        table.add_row(
-            Text(f"{'*' if in_force else ' '} {each.number}", "bold green" if in_force else ""),
-            each.revision, local(each.at), harmless(each.who), harmless(each.message),
-        )  # fmt: skip
-    console.print(table)
-    found = revisions.active
-    if found is not None and revisions.moved_at != found.at:
-        moved = f"{found} is in force since {local(revisions.moved_at)}, by {revisions.moved_by}"
-        console.print(harmless(moved, "dim"), soft_wrap=True)
+        mark, style = ("*", "bold green") if each.number == revisions.current else (" ", "")
+        number = Text(f"{mark} {each.number}", style)
+        rows.append((number, each.revision, local(each.at), each.who, each.message))
+    show_table(console, ("  number", "revision", "pushed", "author", "message"), rows)
+    active = revisions.active
+    if active is not None and revisions.moved_at != active.at:
+        since = f"{active} is active since {local(revisions.moved_at)}, by {revisions.moved_by}"
+        console.print(harmless(since, "dim"), soft_wrap=True)
 
 
 def revisions_document(bucket: str, revisions: Revisions) -> dict[str, Any]:
-    """The shape that ``mss revisions --format json`` prints."""
+    """Return what ``mss revisions --format json`` prints."""
     return {
         "bucket": bucket,
         "current": revisions.current,
@@ -221,12 +209,9 @@ def revisions_document(bucket: str, revisions: Revisions) -> dict[str, Any]:
         "by": revisions.moved_by,
         "revisions": [
             {
-                "number": each.number,
-                "revision": each.revision,
+                **pick(each, "number", "revision", "who", "message"),
                 "current": each.number == revisions.current,
-                "who": each.who,
                 "at": iso_time(each.at),
-                "message": each.message,
                 "before": each.parent,
                 "bytes": each.size,
             }
@@ -236,7 +221,7 @@ def revisions_document(bucket: str, revisions: Revisions) -> dict[str, Any]:
 
 
 def show_difference(console: Console, lines: Iterable[str]) -> None:
-    """A unified diff, in colours on a terminal."""
+    """Print a unified diff."""
     for line in lines:
         bold = line.startswith(("--- ", "+++ "))
         console.print(harmless(line, "bold" if bold else _COLOURS.get(line[:1], "")), soft_wrap=True)

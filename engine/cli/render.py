@@ -1,9 +1,9 @@
-"""``mss render``: a template as its reader sees it, in every channel and locale, with a sample event."""
+"""``mss render``: a template as its recipients see it, on each channel and in each locale."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
@@ -33,45 +33,51 @@ from ..rules.conditions import Block
 from ..rules.rulebook import ActionSpec, Audience, Notify, Rule, Rulebook
 from ..templates import library
 from ..templates.library import render_template
-from .common import payload_of, rulebook_of, stderr, stdout
+from .common import DIRECTORY, FOLDER, examples, payload_option, rulebook_of, stderr, stdout
 from .output import harmless, indented
 
 _NOW = to_micros(DEFAULT_AT)
 
 
-@click.command(short_help="Show a template as its reader will see it.")
-@click.argument("name")
-@click.option(
-    "--rules", "folder", type=click.Path(path_type=Path), default=Path("rules"), show_default=True,
-    help="The policy.",
-)  # fmt: skip
-@click.option("--channel", help="Only this channel.")
-@click.option("--locale", default="", help="Only this language, or what it falls back to.")
-@click.option(
-    "--payload", "payload_file", type=click.File("rb"), help="A sample as JSON; - is standard input."
+@click.command(
+    epilog=examples(
+        "mss render order-shipped shop",
+        "mss render order-shipped shop --locale zh-CN --payload order.json",
+        "mss render order-shipped shop --out pages --open",
+    )
 )
-@click.option(
-    "--out", "target", type=click.Path(file_okay=False, path_type=Path), help="Write files below DIR."
-)
+@click.argument("name", metavar="TEMPLATE")
+@FOLDER
+@click.option("--channel", metavar="NAME", help="Only this channel.")
+@click.option("--locale", metavar="LOCALE", help="Only this language, or its fallback.")
+@payload_option(required=False)
+@click.option("--out", "target", metavar="DIR", type=DIRECTORY, help="Write files into this folder.")
 @click.option("--open", "open_", is_flag=True, help="Show the files in a browser.")
 def render(
     name: str,
     folder: Path,
     channel: str | None,
-    locale: str,
-    payload_file: Any,
+    locale: str | None,
+    payload: Any,
     target: Path | None,
     open_: bool,
 ) -> None:
-    """Show the template NAME as its reader will see it.
+    """Show a template as its recipients see it.
 
-    On each channel and in each language, or as the options say. The sample is the payload given, else the
-    event's example, else that of the first test whose rule uses the template. With --out the messages are
-    written as HTML and text, with an index.html that shows them all.
+    The command renders the template for each channel and each language. The sample is the payload, or else
+    the example of the event, or else the payload of the first test whose rule uses the template. With --out,
+    the command writes the messages as HTML and text, and an index.html that shows all of them. DIR is the
+    folder of the policy.
+
+    Exit code 1: the template failed to render, or the policy has errors.
     """
     if locale and not library.normalise_locale(locale):
-        raise click.UsageError(f"--locale: {locale!r} is no language tag such as en or zh-CN")
-    rendered = _rendered(folder, name, channel, locale, payload_file)
+        raise click.BadParameter(
+            f"{locale!r} is not a language tag, such as en or zh-CN", param_hint="--locale"
+        )
+    if payload is not None and not isinstance(payload, dict):
+        raise click.BadParameter("the payload of an event is an object", param_hint="--payload")
+    rendered = _render(folder, name, channel, locale or "", payload)
     if target is None and not open_:
         for page in rendered:
             _show(stdout(), page)
@@ -84,24 +90,21 @@ def render(
     for page in failed:
         click.echo(f"Error: {page.channel}, {page.locale}, with {page.sample}: {page.error}", err=True)
     if failed:
-        if payload_file is None:
-            click.echo("Give a payload that has what they need: --payload FILE", err=True)
+        if payload is None:
+            click.echo("Give a payload with the fields that the template needs: --payload FILE", err=True)
         sys.exit(1)
 
 
-def _rendered(
-    folder: Path, name: str, channel: str | None, locale: str, payload_file: Any
+def _render(
+    folder: Path, name: str, channel: str | None, locale: str, payload: Mapping[str, Any] | None
 ) -> tuple[RenderedTemplate, ...]:
-    payload = None if payload_file is None else payload_of(payload_file)
-    if payload is not None and not isinstance(payload, dict):
-        raise click.UsageError("--payload: an event's payload is an object")
     policy = load_policy(folder)
     rulebook = rulebook_of(folder, policy, console=stderr())
     if name not in rulebook.library:
         raise click.UsageError(_unknown("template", name, rulebook.library.names))
     every = pages(rulebook, policy.cases, name, locale=locale, payload=payload)
     if not every:
-        raise click.ClickException(f"template {name!r} has no words in {locale!r}")
+        raise click.ClickException(f"template {name!r} does not exist in {locale!r}")
     rendered = tuple(page for page in every if channel in (None, page.channel))
     if not rendered:
         raise click.UsageError(_unknown("channel", str(channel), {page.channel for page in every}))
@@ -119,29 +122,30 @@ def _show(console: Console, page: RenderedTemplate) -> None:
     console.print()
 
 
-def _unknown(what: str, name: str, allowed: Any) -> str:
+def _unknown(noun: str, name: str, allowed: Iterable[str]) -> str:
     names = sorted(set(allowed))
-    return f"unknown {what} {name!r}; {nearest(name, names) or 'there are: ' + (', '.join(names) or 'none')}"
+    hint = nearest(name, names) or f"the policy has: {', '.join(names) or 'none'}"
+    return f"unknown {noun} {name!r}; {hint}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RenderedTemplate:
-    """A template on one channel in one language."""
+    """A template that was rendered for one channel in one language."""
 
     template: str
     channel: str
     locale: str
-    sample: str  # where the payload comes from
-    title: str = ""  # with what the channel puts before it
+    sample: str  # the source of the payload
+    title: str = ""  # with the prefix of the channel
     message: Message | None = None
     error: str = ""  # why there is no message
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _TemplateUse:
-    """A rule, or an action, that says something with the template, over one channel."""
+    """A rule, or an action, that uses the template for one channel."""
 
-    rule: Rule  # of an action a stand-in
+    rule: Rule  # for an action: a stand-in
     notify: Notify
     type: str  # of the channel
     address: str | None
@@ -157,21 +161,23 @@ def pages(
     locale: str = "",
     payload: Mapping[str, Any] | None = None,
 ) -> tuple[RenderedTemplate, ...]:
-    """Every channel that the template is used for, in every language that it has, or in ``locale``."""
-    shelf = rulebook.library.by_name[name]
-    there = dict.fromkeys(words.locale for channels in shelf.values() for words in channels.values())
-    wanted = [locale] if locale else sorted({tag or rulebook.defaults.locale for tag in there})
+    """Render the template for each channel that uses it, in each of its languages or in ``locale``."""
+    default = rulebook.defaults.locale
+    locales = {
+        text.locale or default for texts in rulebook.library.by_name[name].values() for text in texts.values()
+    }
+    wanted = [locale] if locale else sorted(locales)
     made: dict[tuple[str, str], RenderedTemplate] = {}
     for use in _uses(rulebook, name):
         for tag in wanted:
             channels = (use.notify.channel, use.type)
-            words = rulebook.library.find(name, channels, library.locale_chain(tag, rulebook.defaults.locale))
-            if words is None:
+            text = rulebook.library.find(name, channels, library.locale_chain(tag, default))
+            if text is None:
                 continue
-            spelled = words.locale or rulebook.defaults.locale
-            key = (use.notify.channel, spelled)
+            found = text.locale or default
+            key = (use.notify.channel, found)
             if key not in made:
-                made[key] = _page(rulebook, cases, use, spelled, payload)
+                made[key] = _page(rulebook, cases, use, found, payload)
     return tuple(made.values())
 
 
@@ -187,12 +193,12 @@ def _page(
     page = RenderedTemplate(template=template, channel=use.notify.channel, locale=locale, sample=sample)
     recipient = structs.replace(recipient_of(rulebook, event, use.notify.to or use.rule.to), locale=locale)
     given = recipient.addresses.get(use.address, ()) if use.address else ()
-    address = next(filter(None, (usable_address(str(use.address), text) for text in given)), "")
-    words = rulebook.library.find(template, (use.notify.channel, use.type), library.locale_chain(locale, ""))
-    assert words is not None  # noqa: S101 -- the caller has found them
+    address = next(filter(None, (usable_address(str(use.address), each) for each in given)), "")
+    text = rulebook.library.find(template, (use.notify.channel, use.type), library.locale_chain(locale, ""))
+    assert text is not None  # noqa: S101 -- the caller has found it
     try:
         message = render_template(
-            words, template_context(rulebook, event, use.rule, use.notify, recipient, address=address)
+            text, template_context(rulebook, event, use.rule, use.notify, recipient, address=address)
         )
     except TemplateError as error:
         return replace(page, error=str(error))
@@ -201,7 +207,7 @@ def _page(
 
 
 def _uses(rulebook: Rulebook, name: str) -> Iterator[_TemplateUse]:
-    sayings: list[tuple[Rule, Notify, ActionSpec | None]] = [
+    uses: list[tuple[Rule, Notify, ActionSpec | None]] = [
         (rule, notify, None)
         for rule in rulebook.rules
         for notify in rule.steps
@@ -209,11 +215,9 @@ def _uses(rulebook: Rulebook, name: str) -> Iterator[_TemplateUse]:
     ]
     for action in rulebook.actions.values():
         if action.template == name:
-            rule = replace(
-                _sample_recipient(name), id=action.key, vars=action.vars, to=Audience(fields=action.to)
-            )
-            sayings += [(rule, Notify(channel=channel), action) for channel in action.channels]
-    for rule, notify, saying in sayings:
+            rule = replace(_stand_in(name), id=action.key, vars=action.vars, to=Audience(fields=action.to))
+            uses += [(rule, Notify(channel=channel), action) for channel in action.channels]
+    for rule, notify, action_spec in uses:
         channel = rulebook.channels[notify.channel]
         yield _TemplateUse(
             rule=rule,
@@ -221,19 +225,21 @@ def _uses(rulebook: Rulebook, name: str) -> Iterator[_TemplateUse]:
             type=channel.type,
             address=channel.address,
             prefix=channel.options.get("subject_prefix", ""),
-            action=saying,
+            action=action_spec,
         )
-    if sayings:
+    if uses:
         return
-    # Nothing says anything with it, yet: what there is, as it is.
-    nobody = _sample_recipient(name)
-    for channel_name in dict.fromkeys(c for shelf in rulebook.library.by_name[name].values() for c in shelf):
+    # Nothing uses the template yet: show it for the channels that it is written for.
+    unused = _stand_in(name)
+    for channel_name in dict.fromkeys(
+        each for texts in rulebook.library.by_name[name].values() for each in texts
+    ):
         notify = Notify(channel=channel_name)
-        yield _TemplateUse(rule=nobody, notify=notify, type=channel_name, address=None, prefix="")
+        yield _TemplateUse(rule=unused, notify=notify, type=channel_name, address=None, prefix="")
 
 
-def _sample_recipient(name: str) -> Rule:
-    """A stand-in, so that words which show their rule can be shown."""
+def _stand_in(name: str) -> Rule:
+    """Return a rule for a template without one, because a template can show its rule."""
     return Rule(id=name, events=(), when=Block(), notify=(), template=name, place=Place(file=""))
 
 
@@ -244,37 +250,37 @@ def _sample(
     locale: str,
     payload: Mapping[str, Any] | None,
 ) -> tuple[Event, str]:
-    """An event that the rule looks at, and where its payload comes from."""
+    """Return an event for the rule, and a text that names the source of its payload."""
     rule = use.rule
     name = _event_name(rule)
     if payload is not None:
         return _event(rulebook, name, payload), "the payload given"
-    if use.action is not None:  # no schema describes it
+    if use.action is not None:  # an action has no payload schema
         heads = (path[0] for path in (*use.action.to.values(), *use.action.sensitive))
         fields = SHAPES.get(use.action.key) or dict.fromkeys(heads, "")
         sample = {field: f"({field})" for field in fields} | {"locale": locale}
-        return _event(rulebook, name, sample), f"the names of the fields of {use.action.key}"
+        return _event(rulebook, name, sample), f"the field names of {use.action.key}"
     known = rulebook.catalogue.get(name)
     examples = known.schema.get("examples") if known else None
     if isinstance(examples, list) and examples and isinstance(examples[0], Mapping):
         return _event(rulebook, name, examples[0]), f"the example of {name}"
-    told: list[tuple[Event, str]] = []
+    other_locales: list[tuple[Event, str]] = []
     for case in cases:
         for event in case.events:
             if any(match.rule is rule for match in rulebook.match(event)):
-                reads = recipient_of(rulebook, event, rule.to).locale
-                if library.normalise_locale(reads) == library.normalise_locale(locale):
+                preferred = recipient_of(rulebook, event, rule.to).locale
+                if library.normalise_locale(preferred) == library.normalise_locale(locale):
                     return event, f"the test {case.name!r}"
-                told.append((event, f"the test {case.name!r}"))
-    if told:
-        return told[0]
+                other_locales.append((event, f"the test {case.name!r}"))
+    if other_locales:
+        return other_locales[0]
     properties = known.schema.get("properties", {}) if known else {}
     shown = {key: spec["examples"][0] for key, spec in properties.items() if spec.get("examples")}
     return _event(rulebook, name, shown), f"the examples of {name}'s fields" if shown else "an empty payload"
 
 
 def _event_name(rule: Rule) -> str:
-    """An event that the rule looks at; wildcards stand for something."""
+    """Return the name of an event that the rule matches; each wildcard becomes a token."""
     if not rule.events:
         return f"{Kind.NOTICE}.example"
     first, *rest = next((p for p in rule.events if not p.wild), rule.events[0]).tokens
@@ -299,7 +305,7 @@ def _event(rulebook: Rulebook, name: str, payload: Mapping[str, Any]) -> Event:
 
 
 def write_pages(folder: Path, rendered: Sequence[RenderedTemplate]) -> Path:
-    """HTML and text below ``folder``, pictures beside them; returns the page that shows them all."""
+    """Write HTML, text and images into ``folder``, and return the page that shows all of them."""
     shown: list[str] = []
     for page in rendered:
         place = folder / page.template / page.locale
@@ -318,9 +324,9 @@ def _files(page: RenderedTemplate) -> Iterator[tuple[str, bytes]]:
     if page.message is None:
         return
     html = page.message.html
-    for picture in page.message.inline:
-        html = html.replace(f"cid:{picture.name}", quote(picture.name))
-        yield picture.name, picture.data
+    for image in page.message.inline:
+        html = html.replace(f"cid:{image.name}", quote(image.name))
+        yield image.name, image.data
     if html:
         yield f"{page.channel}.html", html.encode()
     extension = "md" if page.message.markdown else "txt"

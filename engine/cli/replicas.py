@@ -3,265 +3,222 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
-from typing import Any, TypeVar
+from dataclasses import asdict, replace
+from functools import partial
+from typing import Any
 
 import click
 from rich.console import Console
 from rich.text import Text
 
-from ..model.problems import Problem
 from ..model.times import iso_time
 from ..server.control import ConsumerLag, ReloadResult, ReplicaReplies, ReplicaReply, Status, ask_replicas
 from ..settings import Settings
-from . import output
-from .common import CONFIG, SERVER, settings_of, stderr, stdout
-from .connect import connect_to_broker, run
-from .output import harmless, indented, problem_document
-from .trace import local
+from .common import TEXT_OR_JSON, examples, options, stdout, timeout_option, with_settings
+from .connect import run_connected
+from .output import (
+    count,
+    harmless,
+    indented,
+    local,
+    pick,
+    print_json,
+    problem_document,
+    show_table,
+    warn,
+)
 
-_F = TypeVar("_F", bound=Callable[..., Any])
-
-
-def _replica_options(limit: float) -> Callable[[_F], _F]:
-    """The options of whatever asks all replicas."""
-
-    def decorate(command: _F) -> _F:
-        options = (
-            click.option(
-                "--expect", type=click.IntRange(0), default=0, metavar="N", help="Fail if fewer answer."
-            ),
-            click.option(
-                "--timeout", "limit", type=click.FloatRange(min=0, min_open=True), default=limit,
-                show_default=True, metavar="SECONDS", help="For all to answer.",
-            ),
-            click.option(
-                "--format", "format_", type=click.Choice(["text", "json"]), default="text", show_default=True
-            ),
-            CONFIG,
-            SERVER,
-        )  # fmt: skip
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorate
+_EXPECT = click.option(
+    "--expect", metavar="N", type=click.IntRange(0), default=0, help="Fail if fewer replicas reply."
+)
+_TIMEOUT = "How long to wait for the replies."
 
 
-@click.command()
-@click.option("--dry-run", is_flag=True, help="Read, check and test, and change nothing.")
-@_replica_options(60.0)
-def reload(
-    dry_run: bool, expect: int, limit: float, format_: str, config: Path | None, server: str | None
-) -> None:
-    """Have every replica read mss.yaml and the policy anew, and say what came of it.
+@click.command(epilog=examples("mss reload --expect 3", "mss reload --dry-run"))
+@click.option("--dry-run", is_flag=True, help="Read, check and test the files, but change nothing.")
+@options(_EXPECT, timeout_option(60.0, _TIMEOUT), TEXT_OR_JSON, with_settings)
+def reload(dry_run: bool, expect: int, timeout: float, format_: str, settings: Settings) -> None:
+    """Make every replica load mss.yaml and the policy again.
 
-    Each takes its own files over whole or not at all. Exit code 1 if one refused, if their revisions
-    differ afterwards, or if fewer answered than expected.
+    Each replica reads its own files, and activates them as a whole or not at all.
+
+    Exit code 1: a replica refused, the revisions differ afterwards, or fewer replicas replied than expected.
     """
-    answers = _ask_replicas(config, server, "check" if dry_run else "reload", limit, expect)
+    replies = _ask(settings, "check" if dry_run else "reload", timeout, expect)
     if format_ == "text":
-        show_reload(stdout(), answers, is_rehearsal=dry_run)
-    _print_and_exit(answers, expect, format_)
+        show_reload(stdout(), replies, dry_run=dry_run)
+    _print_and_exit(replies, expect, format_)
 
 
-@click.command()
-@_replica_options(10.0)
-def status(expect: int, limit: float, format_: str, config: Path | None, server: str | None) -> None:
-    """Show every replica: by which revision it goes, what it does, how its last reload went.
+@click.command(epilog=examples("mss status", "mss status --expect 3 --format json"))
+@options(_EXPECT, timeout_option(10.0, _TIMEOUT), TEXT_OR_JSON, with_settings)
+def status(expect: int, timeout: float, format_: str, settings: Settings) -> None:
+    """Show every replica, and what is pending on the broker.
 
-    Below them what is still to be done over all replicas, of each stream and for each channel. Exit
-    code 1 if revisions differ, or if fewer answered than expected.
+    For each replica: its active revision, its services, and the result of its last reload. Then the
+    pending and in-flight messages of each stream and each channel, over all replicas.
+
+    Exit code 1: the revisions differ, or fewer replicas replied than expected.
     """
-    answers = _ask_replicas(config, server, "status", limit, expect)
+    replies = _ask(settings, "status", timeout, expect)
     if format_ == "text":
-        show_status(stdout(), answers)
-    _print_and_exit(answers, expect, format_)
+        show_status(stdout(), replies)
+    _print_and_exit(replies, expect, format_)
 
 
-def _ask_replicas(
-    config: Path | None, server: str | None, verb: str, limit: float, expect: int
-) -> ReplicaReplies:
-    settings = settings_of(config)
-    return run(lambda: _ask(settings, server, verb, limit, expect))
+def _ask(settings: Settings, command: str, limit: float, expect: int) -> ReplicaReplies:
+    ask = partial(ask_replicas, namespace=settings.namespace, verb=command, limit=limit, expect=expect)
+    return run_connected(settings, ask)
 
 
-async def _ask(
-    settings: Settings, server: str | None, verb: str, limit: float, expect: int
-) -> ReplicaReplies:
-    async with connect_to_broker(settings, server) as connection:
-        return await ask_replicas(connection, settings.namespace, verb, limit=limit, expect=expect)
-
-
-def _print_and_exit(answers: ReplicaReplies, expect: int, format_: str) -> None:
-    said = find_problems(answers, expect)
+def _print_and_exit(replies: ReplicaReplies, expect: int, format_: str) -> None:
+    problems = find_problems(replies, expect)
     if format_ == "json":
-        click.echo(output.as_json(document(answers, expect)))
-    for complaint in said:
-        stderr().print(complaint, style="red", soft_wrap=True)
-    if said or not all(map(is_well, answers.done)):
+        print_json(document(replies, expect))
+    for problem in problems:
+        warn(problem, "red")
+    if problems or not all(map(is_well, replies.done)):
         raise SystemExit(1)
 
 
-def find_problems(answers: ReplicaReplies, expect: int) -> list[str]:
-    """What is not as it should be, over all replicas: empty when nothing is."""
-    if not answers.done and not answers.silent:
-        return ["no replica answers: is mss serve running with this namespace, on this broker?"]
-    said = []
-    if expect > len(answers.done):
-        said.append(f"{_count(len(answers.done))} of {expect} expected")
-    said += [f"{answer.name} has begun and has not answered" for answer in answers.silent]
-    said += [
-        f"{answer.name} cannot look at its policy: {answer.status.source_error}"
-        for answer in answers.done
-        if answer.status and answer.status.source_error
+def find_problems(replies: ReplicaReplies, expect: int) -> list[str]:
+    """Return the problems over all replicas."""
+    if not replies.done and not replies.silent:
+        return ["no replica replies: is mss serve running with this namespace, on this broker?"]
+    problems = []
+    if expect > len(replies.done):
+        problems.append(f"{count(len(replies.done), 'replica')} of {expect} expected")
+    problems += [f"{reply.name} has begun but did not reply in time" for reply in replies.silent]
+    problems += [
+        f"{reply.name} cannot read its policy: {reply.status.source_error}"
+        for reply in replies.done
+        if reply.status and reply.status.source_error
     ]
-    revisions = {answer.revision for answer in answers.done}
+    revisions = {reply.revision for reply in replies.done}
     if len(revisions) > 1:
-        said.append(f"the replicas go by different revisions: {', '.join(sorted(revisions))}")
-    return said
+        problems.append(f"the replicas serve different revisions: {', '.join(sorted(revisions))}")
+    return problems
 
 
-def is_well(answer: ReplicaReply) -> bool:
-    """Whether a replica could do what it was asked."""
-    return not answer.error and (answer.reload is None or answer.reload.ok)
+def is_well(reply: ReplicaReply) -> bool:
+    """Return whether a replica did what it was asked to do."""
+    return not reply.error and (reply.reload is None or reply.reload.ok)
 
 
-def show_reload(console: Console, answers: ReplicaReplies, *, is_rehearsal: bool) -> None:
-    """A line for each replica, and below it what is wrong."""
-    for answer in answers.done:
-        result = answer.reload
+def show_reload(console: Console, replies: ReplicaReplies, *, dry_run: bool) -> None:
+    """Print a line for each replica, and below it the problems."""
+    for reply in replies.done:
+        result, colour = reply.reload, "green"
         if result is None or not result.ok:
-            words, colour = ("refused", "red") if result else (answer.error or "says nothing", "red")
-        elif is_rehearsal:
-            words = f"would go to {result.revision}" if result.changed else "nothing would change"
-            colour = "green"
+            state, colour = "refused" if result else reply.error or "no result", "red"
+        elif dry_run:
+            state = f"would activate {result.revision}" if result.changed else "would change nothing"
         else:
-            words, colour = ("reloaded" if result.changed else "nothing has changed"), "green"
-        _line(console, answer, (words, colour))
+            state = "reloaded" if result.changed else "nothing has changed"
+        _show_replica(console, reply, (state, colour))
         if result is not None:
-            _show_reload(console, result)
+            _show_result(console, result)
 
 
-def show_status(console: Console, answers: ReplicaReplies) -> None:
-    """A block for each replica, then what lies on the broker, which is the same for all."""
-    for answer in answers.done:
-        status = answer.status
+def show_status(console: Console, replies: ReplicaReplies) -> None:
+    """Print a block for each replica, then a table of the streams and channels, which all replicas share."""
+    for reply in replies.done:
+        status = reply.status
         if status is None:
-            _line(console, answer, (answer.error or "says nothing", "red"))
+            _show_replica(console, reply, (reply.error or "no status", "red"))
             continue
-        serving = ("serving", "green") if status.is_serving else ("not serving", "red")
-        _line(console, answer, serving)
-        took = _span(time.time() - status.started)
-        indented(
-            console, f"up {took}, mss {status.version}, {status.rules} rules, {status.in_flight} in flight", 2
-        )
-        indented(console, f"takes    {_names(status.kinds)}", 2)
-        indented(console, f"sends    {_names(status.channels)}", 2)
-        indented(console, f"answers  {_names(status.actions)}", 2)
+        _show_replica(console, reply, ("serving", "green") if status.is_serving else ("not serving", "red"))
+        rules, up = count(status.rules, "rule"), _span(time.time() - status.started)
+        indented(console, f"up {up}, mss {status.version}, {rules}, {status.in_flight} in flight", 2)
+        for title in ("kinds", "channels", "actions"):
+            indented(console, f"{title:<9} {', '.join(getattr(status, title)) or 'none'}", 2)
         if status.reload is not None:
-            ok = "went well" if status.reload.ok else "was refused"
-            indented(console, f"the reload of {local(int(status.reload.at * 1e6))} {ok}", 2)
-            _show_reload(console, status.reload)
+            result = "succeeded" if status.reload.ok else "was refused"
+            indented(console, f"the reload of {local(int(status.reload.at * 1e6))} {result}", 2)
+            _show_result(console, status.reload)
         if status.source_error:
-            indented(console, Text(f"the policy cannot be looked at: {status.source_error}", "red"), 2)
-    for lag in _lags(answers):
-        text = lag.error or f"{lag.pending} pending, {lag.in_flight} in flight"
-        console.print(harmless(f"{lag.name:<18} {text}", "red" if lag.error else ""), soft_wrap=True)
+            indented(console, Text(f"the policy cannot be read: {status.source_error}", "red"), 2)
+    if lags := _lags(replies):
+        console.print()
+        rows = [
+            (lag.name, *(("-", "-") if lag.error else (lag.pending, lag.in_flight)),
+             Text(lag.error, "red"))
+            for lag in lags
+        ]  # fmt: skip
+        header = ("stream or channel", "pending", "in flight", "error")
+        show_table(console, header, rows, right=("pending", "in flight"))
 
 
-def document(answers: ReplicaReplies, expect: int) -> dict[str, Any]:
-    """The shape that ``--format json`` prints."""
-    said = find_problems(answers, expect)
+def document(replies: ReplicaReplies, expect: int) -> dict[str, Any]:
+    """Return what ``--format json`` prints."""
+    problems = find_problems(replies, expect)
     return {
-        "ok": not said and all(map(is_well, answers.done)),
-        "issues": said,
-        "replicas": [_replica(answer) for answer in answers.done],
-        "unresponsive": [answer.name for answer in answers.silent],
+        "ok": not problems and all(map(is_well, replies.done)),
+        "issues": problems,
+        "replicas": [_replica(reply) for reply in replies.done],
+        "unresponsive": [reply.name for reply in replies.silent],
     }
 
 
-def _line(console: Console, answer: ReplicaReply, words: tuple[str, str]) -> None:
-    since = local(int(answer.since * 1e6))
-    head = Text.assemble((answer.name, "bold"), f"  revision {answer.revision} since {since}  ", words)
+def _show_replica(console: Console, reply: ReplicaReply, state: tuple[str, str]) -> None:
+    since = local(int(reply.since * 1e6))
+    head = Text.assemble((reply.name, "bold"), f"  revision {reply.revision} since {since}  ", state)
     console.print(harmless(head), soft_wrap=True)
 
 
-def _show_reload(console: Console, result: ReloadResult) -> None:
+def _show_result(console: Console, result: ReloadResult) -> None:
     for problem in result.problems:
         indented(console, Text(str(problem), "red"), 2)
     if result.restart_required:
-        indented(console, f"take effect at the next start: {', '.join(result.restart_required)}", 2)
+        indented(console, f"these settings need a restart: {', '.join(result.restart_required)}", 2)
 
 
-def _lags(answers: ReplicaReplies) -> list[ConsumerLag]:
-    """One of each name: the first replica that knows."""
+def _lags(replies: ReplicaReplies) -> list[ConsumerLag]:
+    """Return one entry for each name, from the first replica without an error."""
     found: dict[str, ConsumerLag] = {}
-    for status in (answer.status for answer in answers.done if answer.status):
-        queues = (
-            ConsumerLag(name=f"channel {q.name}", pending=q.pending, in_flight=q.in_flight, error=q.error)
-            for q in status.queues
-        )
-        for lag in (*status.streams, *queues):
+    for status in filter(None, (reply.status for reply in replies.done)):
+        queues = (replace(queue, name=f"channel {queue.name}") for queue in status.queues)
+        for lag in (
+            *status.streams,
+            *queues,
+        ):
             if lag.name not in found or found[lag.name].error:
                 found[lag.name] = lag
     return list(found.values())
 
 
-def _replica(answer: ReplicaReply) -> dict[str, Any]:
+def _replica(reply: ReplicaReply) -> dict[str, Any]:
     return {
-        "replica": answer.name,
-        "id": answer.id,
-        "revision": answer.revision,
-        "since": _when(answer.since),
-        "ok": is_well(answer),
-        "error": answer.error,
-        **({"reload": _reload(answer.reload)} if answer.reload else {}),
-        **(_status(answer.status) if answer.status else {}),
+        "replica": reply.name,
+        **pick(reply, "id", "revision"),
+        "since": _time(reply.since),
+        "ok": is_well(reply),
+        "error": reply.error,
+        **({"reload": _reload(reply.reload)} if reply.reload else {}),
+        **(_status(reply.status) if reply.status else {}),
     }
 
 
 def _reload(result: ReloadResult) -> dict[str, Any]:
     return {
-        "at": _when(result.at),
-        "ok": result.ok,
-        "changed": result.changed,
-        "revision": result.revision,
-        "problems": _problems(result.problems),
-        "restart_required": list(result.restart_required),
+        "at": _time(result.at),
+        **pick(result, "ok", "changed", "revision", "restart_required"),
+        "problems": [problem_document("", problem) for problem in result.problems],
     }
 
 
 def _status(status: Status) -> dict[str, Any]:
     return {
-        "version": status.version,
-        "started": _when(status.started),
+        **pick(status, "version", "rules", "kinds", "actions", "channels", "in_flight", "source_error"),
+        "started": _time(status.started),
         "serving": status.is_serving,
-        "rules": status.rules,
-        "kinds": list(status.kinds),
-        "actions": list(status.actions),
-        "channels": list(status.channels),
-        "in_flight": status.in_flight,
-        "streams": _lag_documents(status.streams),
-        "queues": _lag_documents(status.queues),
+        "streams": list(map(asdict, status.streams)),
+        "queues": list(map(asdict, status.queues)),
         "last_reload": _reload(status.reload) if status.reload else None,
-        "source_error": status.source_error,
     }
 
 
-def _lag_documents(lags: Iterable[ConsumerLag]) -> list[dict[str, Any]]:
-    return [
-        {"name": lag.name, "pending": lag.pending, "in_flight": lag.in_flight, "error": lag.error}
-        for lag in lags
-    ]
-
-
-def _problems(problems: Sequence[Problem]) -> list[dict[str, Any]]:
-    return [problem_document("", problem) for problem in problems]
-
-
-def _when(at: float) -> str:
+def _time(at: float) -> str:
     return iso_time(int(at * 1e6))
 
 
@@ -270,11 +227,3 @@ def _span(seconds: float) -> str:
     if hours >= 48:
         return f"{hours // 24} days"
     return f"{hours}h {minutes % 60}m" if hours else f"{minutes}m {int(seconds % 60)}s"
-
-
-def _names(names: Sequence[str]) -> str:
-    return ", ".join(names) or "nothing"
-
-
-def _count(number: int) -> str:
-    return f"{number or 'no'} replica{'' if number == 1 else 's'}"

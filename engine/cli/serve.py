@@ -1,77 +1,49 @@
-"""``mss serve`` and ``mss demo``."""
+"""``mss serve``."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import click
 
 from ..broker.embedded import embedded_broker
-from ..documents import schemas
-from ..policy.loader import Policy
 from ..policy.source import BucketSource, source_of
 from ..server.health import health_pages
 from ..server.reload import Reloader
 from ..server.server import Server
 from ..server.watch import FileWatcher
 from ..settings import Settings, load_settings
-from .common import CONFIG, log_to_stderr, settings_of, stdout
-from .connect import ended_by_signal, reload_by_signal, run
-from .demo import run_demo
+from .common import CONFIG, DIRECTORY, examples, log_to_stderr, settings_of
+from .connect import ended_by_signal, reload_by_signal, run, run_until
 
 
-@click.command()
-@click.option(
-    "--rules",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="A policy; default: rules, else the example.",
+@click.command(
+    epilog=examples(
+        "mss serve -c mss.yaml",
+        "mss serve --embedded --rules rules",
+    )
 )
-@click.option("--locale", default="en", show_default=True, help="The language of the person who is told.")
-@click.option("--stay", is_flag=True, help="Keep everything up until Ctrl-C.")
-def demo(rules: Path | None, locale: str, stay: bool) -> None:
-    """Broker, engine, mail catcher and SMS catcher on this machine; one abnormal login through all of it."""
-    folder = rules or (Path("rules") if Path("rules").is_dir() else schemas.DATA / "rules")
-    log_to_stderr("error", "text")
-
-    async def main() -> bool:
-        ended = ended_by_signal()
-        running = asyncio.ensure_future(
-            run_demo(stdout(), folder, locale or "en", stay=ended if stay else None)
-        )
-        waiting = asyncio.ensure_future(ended.wait())
-        await asyncio.wait((running, waiting), return_when=asyncio.FIRST_COMPLETED)
-        waiting.cancel()
-        if not running.done() and not stay:
-            running.cancel()
-        return await running
-
-    if not run(main, str(folder)):
-        raise click.ClickException("not everything that was planned has arrived")
-
-
-@click.command()
-@CONFIG
 @click.option(
-    "--rules",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="The policy, instead of the one in the settings.",
+    "--rules", metavar="DIR", type=DIRECTORY, help="The policy, instead of the one in the settings."
 )
-@click.option("--embedded", is_flag=True, help="Start a nats-server of its own, for one machine.")
+@click.option("--embedded", is_flag=True, help="Start a nats-server for this machine.")
 @click.option(
-    "--data", type=click.Path(file_okay=False, path_type=Path), default=Path("mss-data"), show_default=True,
-    help="Where the embedded nats-server keeps its streams.",
+    "--data", metavar="DIR", type=DIRECTORY, default=Path("mss-data"),
+    help="The folder for the streams of the embedded nats-server.",
 )  # fmt: skip
 @click.option(
     "--allow-last-good", is_flag=True,
-    help="Where the policy in a bucket cannot be served, start with the newest one that can.",
+    help="If the policy in the bucket cannot be served, start with the newest revision that can.",
 )  # fmt: skip
-def serve(config: Path | None, rules: Path | None, embedded: bool, data: Path, allow_last_good: bool) -> None:
-    """Serve: take events from NATS, decide, deliver."""
+@CONFIG
+def serve(rules: Path | None, embedded: bool, data: Path, allow_last_good: bool, config: Path | None) -> None:
+    """Run the server: take events from NATS and send deliveries.
+
+    SIGHUP and mss reload load the settings and the policy again. SIGTERM and SIGINT end the server.
+    """
     settings = settings_of(config)
     log_to_stderr(settings.log_level, settings.log_format)
     name = source_of(settings, rules).name
@@ -85,10 +57,10 @@ async def _serve(
     stop = ended_by_signal()
     file = config or Path("mss.yaml")
     source = source_of(settings, rules, last_good=last_good)
-    # What changes from here on, while it is being read, is noticed.
+    # Watch before reading, so that no change is missed.
     watched = source.watched_paths(settings)
     watch = FileWatcher(paths=lambda: (file, *watched)) if settings.watch else None
-    # Before anything is started, where the policy does not need a broker itself.
+    # A policy in a folder is loaded before anything starts; a policy in a bucket needs the broker.
     policy = None if isinstance(source, BucketSource) else await source.load_initial()
     if policy is not None:
         policy.require()
@@ -101,14 +73,14 @@ async def _serve(
         embedded = settings.servers
 
         def read() -> Settings:
-            anew = load_settings(config)
-            return replace(anew, servers=embedded) if data is not None else anew
+            loaded = load_settings(config)
+            return replace(loaded, servers=embedded) if data is not None else loaded
 
-        policy = policy or await _run_until(stop, source.load_initial())
+        policy = policy or await run_until(stop, source.load_initial(), name="first policy")
         if policy is None:
             return
         server = Server(settings=settings, rulebook=policy.require(), source_error=lambda: source.error)
-        del policy  # else the first one would stay for ever
+        del policy  # otherwise the first policy would stay in memory
         if settings.metrics:
             pages = health_pages(settings.metrics, server.metrics, server.ready, server.measure_lag)
             await stack.enter_async_context(pages)
@@ -124,16 +96,3 @@ async def _serve(
             await server.run(stop)
             for task in reloading:
                 task.cancel()
-
-
-async def _run_until(stop: asyncio.Event, work: Coroutine[Any, Any, Policy]) -> Policy | None:
-    """What ``work`` returns; None where somebody says stop before."""
-    working = asyncio.create_task(work, name="first policy")
-    stopped = asyncio.create_task(stop.wait(), name="stop")
-    await asyncio.wait((working, stopped), return_when=asyncio.FIRST_COMPLETED)
-    stopped.cancel()
-    if working.done():
-        return await working
-    working.cancel()
-    await asyncio.wait((working,))
-    return None

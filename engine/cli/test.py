@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from itertools import groupby
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as Xml
 
@@ -20,36 +21,36 @@ from ..model.problems import Place, Problem
 from ..policy.loader import load_policy
 from ..policy.testing.coverage import (
     Coverage,
-    CoverageShare,
     CoveredEntry,
     CoveredLocale,
     CoveredRule,
     coverage,
 )
 from ..policy.testing.runner import CaseResult, Difference, run_case
-from . import output
-from .common import FOLDER, rulebook_of, stdout
-from .output import harmless, indented
+from .common import FOLDER, examples, format_option, rulebook_of, stdout
+from .output import count, file_of, harmless, indented, pick, print_json
 
 _NOT_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-_MAX_MISSING_SHOWN = 20  # listed of one sort, for people
+_MAX_MISSING_SHOWN = 20  # of each sort
 
 
-@click.command(short_help="Run the policy's own tests; nothing is sent.")
+@click.command(
+    epilog=examples("mss test", "mss test shop --require-coverage", "mss test --format junit > report.xml")
+)
 @FOLDER
-@click.option(
-    "--format", "format_", type=click.Choice(["text", "json", "junit"]), default="text", show_default=True,
-    help="junit is XML for CI servers.",
-)  # fmt: skip
+@format_option("text", "json", "junit", note="junit: XML for CI servers.")
 @click.option(
     "--require-coverage", is_flag=True,
-    help="Fail too when a rule, a notify entry or a language is touched by no test.",
+    help="Fail if no test covers a rule, a notify entry or a locale.",
 )  # fmt: skip
 def test(folder: Path, format_: str, require_coverage: bool) -> None:
-    """Run the tests beside the rules, on a virtual clock and with nothing sent.
+    """Run the tests of a policy.
 
-    Of each failure it shows what was expected beside what came, and which condition was the reason; then
-    which rules, notify entries and languages no test has touched. DIR is the policy's folder; default: rules.
+    The tests run on a virtual clock, and nothing is sent. For each failure, the command shows the expected
+    and the actual values, and the condition that caused the difference. Then it shows the rules, notify
+    entries and locales that no test covers. DIR is the policy; by default, the folder rules.
+
+    Exit code 1: a test failed, or the policy has errors.
     """
     policy = load_policy(folder)
     if not policy.ok and format_ == "junit":
@@ -57,39 +58,39 @@ def test(folder: Path, format_: str, require_coverage: bool) -> None:
         click.echo(problems_as_junit(str(folder), errors))
         sys.exit(1)
     rulebook = rulebook_of(folder, policy, json=format_ == "json")
-    verdicts = [run_case(rulebook, case) for case in policy.cases]
-    covered = coverage(rulebook, (plan for verdict in verdicts for plan in verdict.plans))
+    results = [run_case(rulebook, case) for case in policy.cases]
+    covered = coverage(rulebook, (plan for result in results for plan in result.plans))
     if format_ == "json":
-        click.echo(output.as_json(tests_document(str(folder), verdicts, covered)))
+        print_json(tests_document(str(folder), results, covered))
     elif format_ == "junit":
-        click.echo(tests_as_junit(str(folder), verdicts))
+        click.echo(tests_as_junit(str(folder), results))
     else:
-        show_tests(stdout(), str(folder), verdicts, covered)
-    if not all(verdict.ok for verdict in verdicts) or (require_coverage and not covered.complete):
+        show_tests(stdout(), str(folder), results, covered)
+    if not all(result.ok for result in results) or (require_coverage and not covered.complete):
         sys.exit(1)
 
 
-def show_tests(console: Console, folder: str, verdicts: Sequence[CaseResult], coverage: Coverage) -> None:
-    """Each failure in full, then the counts, then what no test touched."""
-    failed = [verdict for verdict in verdicts if not verdict.ok]
-    for verdict in failed:
-        head = Text.assemble(("FAILED", "bold red"), " ", (verdict.case.name, "bold"))
+def show_tests(console: Console, folder: str, results: Sequence[CaseResult], coverage: Coverage) -> None:
+    """Print each failure in full, then the counts, then the coverage."""
+    failed = [result for result in results if not result.ok]
+    for result in failed:
+        head = Text.assemble(("FAILED", "bold red"), " ", (result.case.name, "bold"))
         console.print(harmless(head), soft_wrap=True)
-        console.print(f"  {_place(folder, verdict.case.place)}", style="dim", soft_wrap=True)
-        said: set[str] = set()
-        for difference in verdict.differences:
-            _show_difference(console, difference, said)
+        console.print(f"  {_place(folder, result.case.place)}", style="dim", soft_wrap=True)
+        shown: set[str] = set()
+        for difference in result.differences:
+            _show_difference(console, difference, shown)
         console.print()
-    passed = len(verdicts) - len(failed)
+    passed = len(results) - len(failed)
     console.print(
-        Text(f"{folder}: {_count(len(verdicts), 'test')}, {passed} passed, {len(failed)} failed"),
+        Text(f"{folder}: {count(len(results), 'test')}, {passed} passed, {len(failed)} failed"),
         style="bold red" if failed else "bold green",
         soft_wrap=True,
     )
     _show_coverage(console, folder, coverage)
 
 
-def _show_difference(console: Console, difference: Difference, said: set[str]) -> None:
+def _show_difference(console: Console, difference: Difference, shown: set[str]) -> None:
     console.print()
     indented(console, Text.assemble((difference.about, "bold"), f": {difference.message}"), 2)
     if difference.rows:
@@ -104,9 +105,9 @@ def _show_difference(console: Console, difference: Difference, said: set[str]) -
             table.add_row(*(harmless(cell, style) for cell in cells))
         console.print(Padding(table, (0, 0, 0, 4)))
     for reason in difference.because:
-        words = "as above" if reason in said else reason
-        indented(console, Text.assemble(("because ", "dim"), words), 4)
-        said.add(reason)
+        text = "as above" if reason in shown else reason
+        indented(console, Text.assemble(("because ", "dim"), text), 4)
+        shown.add(reason)
 
 
 def _show_coverage(console: Console, folder: str, coverage: Coverage) -> None:
@@ -125,94 +126,81 @@ def _show_coverage(console: Console, folder: str, coverage: Coverage) -> None:
             console.print(f"  and {len(share.missing) - _MAX_MISSING_SHOWN} more")
 
 
-def tests_document(folder: str, verdicts: Sequence[CaseResult], coverage: Coverage) -> dict[str, Any]:
-    """The shape that ``mss test --format json`` prints."""
+def tests_document(folder: str, results: Sequence[CaseResult], coverage: Coverage) -> dict[str, Any]:
+    """Return what ``mss test --format json`` prints."""
+    shares = {name: getattr(coverage, name) for name in ("rules", "notify", "locales")}
     return {
-        "passed": sum(verdict.ok for verdict in verdicts),
-        "failed": sum(not verdict.ok for verdict in verdicts),
+        "passed": sum(result.ok for result in results),
+        "failed": sum(not result.ok for result in results),
         "cases": [
             {
-                "name": verdict.case.name,
-                "file": _file(folder, verdict.case.place),
-                "line": verdict.case.place.line,
-                "ok": verdict.ok,
-                "failures": [_difference(difference) for difference in verdict.differences],
+                "name": result.case.name,
+                **_location(folder, result.case.place),
+                "ok": result.ok,
+                "failures": [_difference(difference) for difference in result.differences],
             }
-            for verdict in verdicts
+            for result in results
         ],
         "coverage": {
-            "rules": _share(folder, coverage.rules),
-            "notify": _share(folder, coverage.notify),
-            "locales": _share(folder, coverage.locales),
+            name: {
+                **pick(share, "covered", "total"),
+                "missing": [_missing(folder, each) for each in share.missing],
+            }
+            for name, share in shares.items()
         },
     }
 
 
 def _difference(difference: Difference) -> dict[str, Any]:
     rows = difference.rows
-    if difference.about == "rules":  # one row for each rule, not for each field
+    if difference.about == "rules":  # each row is a rule, not a field
         expected: Any = [row.expected for row in rows if row.expected]
         actual: Any = [row.actual for row in rows if row.actual]
     else:
         expected = {row.field: row.expected for row in rows if row.expected}
         actual = {row.field: row.actual for row in rows if row.actual}
     return {
-        "about": difference.about,
+        **pick(difference, "about", "message"),
         "line": difference.place.line,
-        "message": difference.message,
         "expected": expected,
         "actual": actual,
         "reasons": list(difference.because),
     }
 
 
-def _share(
-    folder: str,
-    share: CoverageShare[CoveredRule] | CoverageShare[CoveredEntry] | CoverageShare[CoveredLocale],
-) -> dict[str, Any]:
-    return {
-        "covered": share.covered,
-        "total": share.total,
-        "missing": [_missing(folder, each) for each in share.missing],
-    }
-
-
 def _missing(folder: str, each: CoveredRule | CoveredEntry | CoveredLocale) -> dict[str, Any]:
-    match each:
-        case CoveredLocale():
-            return {"template": each.template, "channel": each.channel, "locale": each.locale}
-        case CoveredEntry():
-            entry = {"entry": each.entry, "channel": each.channel}
-            entry |= {"step": each.step} if each.step else {}
-        case CoveredRule():
-            entry = {}
-    return {"rule": each.rule, **entry, "file": _file(folder, each.place), "line": each.place.line}
+    document = {name: value for name, value in asdict(each).items() if name != "place" and value != 0}
+    return document if isinstance(each, CoveredLocale) else document | _location(folder, each.place)
 
 
-def tests_as_junit(folder: str, verdicts: Sequence[CaseResult]) -> str:
-    """One suite for each file, one case for each test."""
-    root = Xml.Element("testsuites", {"name": _xml(folder), **_counts(verdicts)})
-    ordered = sorted(verdicts, key=lambda verdict: verdict.case.place)
-    for file, group in groupby(ordered, key=lambda verdict: _file(folder, verdict.case.place)):
+def _location(folder: str, place: Place) -> dict[str, Any]:
+    return {"file": file_of(folder, place.file), "line": place.line}
+
+
+def tests_as_junit(folder: str, results: Sequence[CaseResult]) -> str:
+    """Return JUnit XML with a suite for each file and a case for each test."""
+    root = Xml.Element("testsuites", {"name": _xml(folder), **_counts(results)})
+    ordered = sorted(results, key=lambda result: result.case.place)
+    for file, group in groupby(ordered, key=lambda result: file_of(folder, result.case.place.file)):
         members = list(group)
         suite = Xml.SubElement(root, "testsuite", {"name": _xml(file), **_counts(members)})
-        for verdict in members:
+        for result in members:
             case = Xml.SubElement(
-                suite, "testcase", {"name": _xml(verdict.case.name), "classname": _xml(file), "time": "0"}
+                suite, "testcase", {"name": _xml(result.case.name), "classname": _xml(file), "time": "0"}
             )
-            if not verdict.ok:
-                first = verdict.differences[0]
+            if not result.ok:
+                first = result.differences[0]
                 message = _xml(f"{first.about}: {first.message}")
                 failure = Xml.SubElement(case, "failure", {"message": message, "type": first.about})
-                lines = [f"{_place(folder, verdict.case.place)}: {verdict.case.name}"]
-                for difference in verdict.differences:
+                lines = [f"{_place(folder, result.case.place)}: {result.case.name}"]
+                for difference in result.differences:
                     lines += ["", f"{difference.about}: {difference.message}", *_plain(difference)]
                 failure.text = _xml("\n".join(lines))
     return _document(root)
 
 
 def problems_as_junit(folder: str, problems: Iterable[Problem]) -> str:
-    """A policy that cannot be tested, as one case that could not run."""
+    """Return JUnit XML with one case, which could not run because of ``problems``."""
     listed = [str(problem) for problem in problems]
     counts = {"tests": "1", "failures": "0", "errors": "1", "time": "0"}
     root = Xml.Element("testsuites", {"name": _xml(folder), **counts})
@@ -232,9 +220,9 @@ def _document(root: Xml.Element) -> str:
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{Xml.tostring(root, encoding="unicode")}'
 
 
-def _counts(verdicts: Sequence[CaseResult]) -> dict[str, str]:
-    failed = sum(not verdict.ok for verdict in verdicts)
-    return {"tests": str(len(verdicts)), "failures": str(failed), "errors": "0", "time": "0"}
+def _counts(results: Sequence[CaseResult]) -> dict[str, str]:
+    failed = sum(not result.ok for result in results)
+    return {"tests": str(len(results)), "failures": str(failed), "errors": "0", "time": "0"}
 
 
 def _plain(difference: Difference) -> Iterable[str]:
@@ -246,17 +234,9 @@ def _plain(difference: Difference) -> Iterable[str]:
 
 
 def _xml(text: str) -> str:
-    """Without the characters that no XML file may have, which payloads can bring."""
+    """Replace the characters that XML does not allow, which payloads can contain."""
     return _NOT_XML.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
-def _file(folder: str, place: Place) -> str:
-    return str(PurePath(folder) / place.file)
-
-
 def _place(folder: str, place: Place) -> str:
-    return f"{_file(folder, place)}:{place.line}"
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number} {word}{'' if number == 1 else 's'}"
+    return f"{file_of(folder, place.file)}:{place.line}"

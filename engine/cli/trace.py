@@ -1,4 +1,4 @@
-"""``mss trace``: one event from its arrival to each receipt; the history has masked its secrets."""
+"""``mss trace``: one event from its arrival to each receipt; the history has already masked secrets."""
 
 from __future__ import annotations
 
@@ -6,28 +6,26 @@ import asyncio
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import aclosing, suppress
-from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
 from rich.text import Text
 
-from ..broker import Topology
+from ..broker import Connection, Topology
 from ..history.dead_letters import DeadLetter
 from ..history.entries import DropRecord, HistoryEntry, ReceiptRecord, RedriveRecord
 from ..history.trace import DEAD, WAITING, DeliveryTrace, EventTrace
 from ..history.trace_reader import TraceReader, open_trace
 from ..model.messages import Kind, Outcome
-from ..model.times import from_micros, iso_time
+from ..model.times import iso_time
 from ..planning.records import PlanRecord
 from ..settings import Settings
-from . import output
-from .common import CONFIG, SERVER, settings_of, stderr, stdout
-from .connect import connect_to_broker, ended_by_signal, run, warn_hidden
-from .output import indented
+from .common import TEXT_OR_JSON, examples, stdout, with_settings
+from .connect import ended_by_signal, run_connected, run_until, warn_hidden
+from .output import count, indented, local, pick, print_json, recipients_text, show_title, warn
 
-_PATIENCE = 10.0  # seconds that --follow waits for the first entry
+_FIRST_ENTRY_LIMIT = 10.0  # seconds that --follow waits for the first entry
 
 _COLOURS: dict[str, str] = {
     WAITING: "yellow", DEAD: "bold red", Outcome.SENT: "green", Outcome.DEFERRED: "yellow",
@@ -35,90 +33,79 @@ _COLOURS: dict[str, str] = {
 }  # fmt: skip
 _VERDICTS = {
     "matched": "matched",
-    "shadow": "matched, in shadow: nothing is sent",
-    "stopped": "matched, and none after it: it says stop",
+    "shadow": "matched, in shadow mode: nothing is sent",
+    "stopped": "matched, and stopped the evaluation",
 }
 
 
-@click.command()
-@click.argument("reqid")
-@CONFIG
-@SERVER
-@click.option("--format", "format_", type=click.Choice(["text", "json"]), default="text", show_default=True)
-@click.option("--follow", is_flag=True, help="Print entries as they come; end when nothing is waited for.")
-def trace(reqid: str, config: Path | None, server: str | None, format_: str, follow: bool) -> None:
-    """Say what became of an event: its rules, its deliveries with every attempt, what was not sent.
+@click.command(epilog=examples("mss trace 7d1c…", "mss trace 7d1c… --follow"))
+@click.argument("reqid", metavar="REQID")
+@click.option("--follow", is_flag=True, help="Print new entries, and end when nothing is pending.")
+@TEXT_OR_JSON
+@with_settings
+def trace(reqid: str, follow: bool, format_: str, settings: Settings) -> None:
+    """Show what happened to an event.
 
-    A delivery is waiting, sent, deferred (it will be tried again), refused, unknown (it may have gone
-    out) or dead (given up). Times are in the local zone.
+    The command shows the matching rules, each delivery with every attempt, and the messages that were not
+    sent. A delivery is waiting, sent, deferred (MSS will retry it), refused, unknown (it may have been
+    sent) or dead (MSS dead-lettered it). Times are in the local zone.
+
+    Exit code 1: the history knows no such event.
     """
     if not reqid:
         raise click.UsageError("REQID is empty")
-    settings = settings_of(config)
-    if not run(lambda: _trace(settings, server, reqid, json=format_ == "json", follow=follow)):
+
+    async def connected(connection: Connection) -> bool:
+        async with open_trace(connection, Topology.of(settings), reqid) as reader:
+            return await _trace(reader, json=format_ == "json", follow=follow)
+
+    if not run_connected(settings, connected):
         raise click.ClickException(
-            f"nothing is known of reqid {reqid}: it was not published here, or is older than the history, or "
-            "was no event and lies among the dead letters (mss dead list)"
+            f"the history does not know reqid {reqid}: it was not published here, it is older than the "
+            "history, or the message was not a valid event and is a dead letter (mss dead list)"
         )
 
 
-async def _trace(settings: Settings, server: str | None, reqid: str, *, json: bool, follow: bool) -> bool:
-    """Whether anything is known."""
-    async with (
-        connect_to_broker(settings, server) as connection,
-        open_trace(connection, Topology.of(settings), reqid) as tracer,
-    ):
-        warn_hidden(tracer.hidden)
-        if follow:
-            await _follow(tracer, None if json else stdout())
-        else:
-            async for _ in tracer.stored_entries():
-                pass
-        if not tracer.traces:
-            return False
-        letters = await tracer.dead_letters()
-        if json:
-            click.echo(output.as_json(_document(tracer, letters)))
-        elif follow:
-            click.echo(summary(tracer.traces))
-        else:
-            show_trace(stdout(), reqid, tracer.traces, letters)
-        if tracer.is_truncated:
-            stderr().print("there is more: only the beginning was read", style="yellow", soft_wrap=True)
+async def _trace(reader: TraceReader, *, json: bool, follow: bool) -> bool:
+    """Print the trace, and return whether the history knows the event."""
+    warn_hidden(reader.hidden)
+    if follow:
+        await run_until(ended_by_signal(), _follow(reader, None if json else stdout()), name="follow")
+    else:
+        async for _ in reader.stored_entries():
+            pass
+    if not reader.traces:
+        return False
+    dead_letters = await reader.dead_letters()
+    if json:
+        print_json(
+            trace_document(
+                reader.reqid, reader.traces, dead_letters, tuple(reader.hidden), truncated=reader.is_truncated
+            )
+        )
+    elif follow:
+        click.echo(summary(reader.traces))
+    else:
+        show_trace(stdout(), reader.reqid, reader.traces, dead_letters)
+    if reader.is_truncated:
+        warn("the history has more entries; only the first ones were read")
     return True
 
 
-def _document(tracer: TraceReader, letters: Sequence[DeadLetter]) -> dict[str, object]:
-    return trace_document(tracer.reqid, tracer.traces, letters, tuple(tracer.hidden), cut=tracer.is_truncated)
-
-
-async def _follow(tracer: TraceReader, console: Console | None) -> None:
-    """Print what comes until nothing is waited for, somebody says stop, or nothing comes at all."""
-    stop = ended_by_signal()
-    following = asyncio.create_task(_print_all(tracer, console), name="follow")
-    stopped = asyncio.create_task(stop.wait(), name="stop")
-    await asyncio.wait((following, stopped), return_when=asyncio.FIRST_COMPLETED)
-    stopped.cancel()
-    if following.done():
-        await following
-    else:
-        following.cancel()
-        await asyncio.wait((following,))
-
-
-async def _print_all(tracer: TraceReader, console: Console | None) -> None:
-    async with aclosing(tracer.stored_entries()) as entries:
+async def _follow(reader: TraceReader, console: Console | None) -> None:
+    """Print entries until nothing is pending, or until no first entry comes within the limit."""
+    async with aclosing(reader.stored_entries()) as entries:
         async for kind, entry in entries:
             _print(console, kind, entry)
-    if tracer.is_final():
+    if reader.is_final():
         return
-    patience = None if tracer.traces else _PATIENCE
-    with suppress(TimeoutError):  # nothing came at all
-        async with asyncio.timeout(patience) as limit, aclosing(tracer.new_entries()) as entries:
+    first_entry_limit = None if reader.traces else _FIRST_ENTRY_LIMIT
+    with suppress(TimeoutError):
+        async with asyncio.timeout(first_entry_limit) as limit, aclosing(reader.new_entries()) as entries:
             async for kind, entry in entries:
                 limit.reschedule(None)
                 _print(console, kind, entry)
-                if tracer.is_final():
+                if reader.is_final():
                     return
 
 
@@ -127,152 +114,142 @@ def _print(console: Console | None, kind: Kind, entry: HistoryEntry) -> None:
         show_entry(console, kind, entry)
 
 
-def local(at: int) -> str:
-    """A time in the local zone with its offset, to the millisecond; ``at`` in microseconds."""
-    return from_micros(at).astimezone().isoformat(" ", "milliseconds")
-
-
 def show_trace(
-    console: Console, reqid: str, stories: Sequence[EventTrace], letters: Sequence[DeadLetter]
+    console: Console, reqid: str, events: Sequence[EventTrace], dead_letters: Sequence[DeadLetter]
 ) -> None:
-    """Each event: how it came, its rules, its deliveries with every attempt, what was not sent."""
-    for position, story in enumerate(stories):
+    """Print each event: its arrivals, rules, deliveries with every attempt, and unsent messages."""
+    for position, event in enumerate(events):
         if position:
             console.print()
-        indented(console, Text.assemble((story.name, "bold"), f"  reqid {reqid}"), 0)
-        for plan in story.plans:
+        indented(console, Text.assemble((event.name, "bold"), f"  reqid {reqid}"), 0)
+        for plan in event.plans:
             _show_arrival(console, plan)
-        if not story.plans:
-            indented(console, "what was planned is not in the history any more", 2)
-        _show_rules(console, story)
-        _head(console, _count(len(story.deliveries), "delivery", "deliveries"))
-        for delivery in story.deliveries:
-            _show_delivery(console, delivery, [each for each in letters if each.delivery == delivery.id])
-        _show_unsent(console, story, letters)
+        if not event.plans:
+            indented(console, "the history no longer has its plan", 2)
+        _show_rules(console, event)
+        show_title(console, _deliveries(len(event.deliveries)))
+        for delivery in event.deliveries:
+            _show_delivery(console, delivery, [each for each in dead_letters if each.delivery == delivery.id])
+        _show_unsent(console, event, dead_letters)
 
 
 def _show_arrival(console: Console, plan: PlanRecord) -> None:
     if plan.redrive:
-        words = f"brought back from the dead letters {local(plan.redrive.at)}"
-        indented(console, f"{words}, planned again by revision {plan.revision}", 2)
+        redriven = f"redriven  {local(plan.redrive.at)}, planned again by revision {plan.revision}"
+        indented(console, redriven, 2)
         return
-    off = (plan.event.received - plan.event.sent) / 1000
+    latency = (plan.event.received - plan.event.sent) / 1000
     indented(console, f"sent      {local(plan.event.sent)} by the sender's clock", 2)
-    indented(console, f"received  {local(plan.event.received)}, {off:+.0f} ms", 2)
+    indented(console, f"received  {local(plan.event.received)}, {latency:+.0f} ms", 2)
     indented(console, f"planned   {local(plan.at)} by revision {plan.revision}", 2)
 
 
-def _show_rules(console: Console, story: EventTrace) -> None:
-    if not story.plans:
+def _show_rules(console: Console, event: EventTrace) -> None:
+    if not event.plans:
         return
-    _head(console, "rules")
-    for rule, verdict in story.rules.items():
+    show_title(console, "rules")
+    for rule, verdict in event.rules.items():
         indented(console, Text.assemble((rule, "bold"), f"  {_VERDICTS[verdict]}"), 2)
-    more = "no other" if story.rules else "none"
-    indented(console, Text(f"{more} matched; mss explain says of each why", "dim"), 2)
+    more = "no other rule matched" if event.rules else "no rule matched"
+    indented(console, Text(f"{more}; mss explain shows why", "dim"), 2)
 
 
-def _show_delivery(console: Console, delivery: DeliveryTrace, letters: Sequence[DeadLetter]) -> None:
-    status = Text(delivery.status, _COLOURS[delivery.status])
-    head = Text.assemble(status, "  ", (delivery.channel, "bold"), f" {_to(delivery.to)} ({delivery.rule})")
+def _show_delivery(console: Console, delivery: DeliveryTrace, dead_letters: Sequence[DeadLetter]) -> None:
+    status, to = Text(delivery.status, _COLOURS[delivery.status]), recipients_text(delivery.to)
+    head = Text.assemble(status, "  ", (delivery.channel, "bold"), f" to {to} ({delivery.rule})")
     indented(console, head, 2)
     indented(console, Text(f"id {delivery.id}", "dim"), 4)
     for attempt in delivery.attempts:
-        words = Text.assemble(
-            f"{local(attempt.at)}  ", (attempt.outcome, _COLOURS[attempt.outcome]), f"  {attempt.detail}"
-        )
-        indented(console, words, 4)
-    if note := _remark(delivery):
+        outcome = (attempt.outcome, _COLOURS[attempt.outcome])
+        indented(console, Text.assemble(f"{local(attempt.at)}  ", outcome, f"  {attempt.detail}"), 4)
+    if note := _note(delivery):
         indented(console, Text(note, "yellow"), 4)
-    for letter in letters:
-        indented(
-            console, f"dead letter {letter.sequence} ({letter.reason}): mss dead retry {letter.sequence}", 4
-        )
+    for dead_letter in dead_letters:
+        number = dead_letter.sequence
+        indented(console, f"dead letter {number} ({dead_letter.reason}): mss dead retry {number}", 4)
 
 
-def _remark(delivery: DeliveryTrace) -> str:
-    """What the attempts alone do not say."""
+def _note(delivery: DeliveryTrace) -> str:
+    """Return what the list of attempts does not show, or an empty string."""
     if delivery.is_duplicated:
-        return (
-            "its reader may have it twice: it was sent after an attempt of unknown outcome"
-            if (delivery.times_sent == 1)
-            else f"sent {delivery.times_sent} times"
-        )
+        twice = "its recipient may have it twice: it was sent after an attempt with an unknown outcome"
+        return twice if delivery.times_sent == 1 else f"sent {delivery.times_sent} times"
     if delivery.fallback:
-        return f"it goes on over {delivery.fallback.channel}"
+        return f"it fell back to {delivery.fallback.channel}"
     if delivery.dropped and delivery.is_dead_lettered:
         return f"an operator dropped its dead letter {local(delivery.dropped)}"
     if delivery.redriven and not delivery.times_sent:
-        return f"brought back from the dead letters {local(delivery.redriven[-1])}"
+        return f"redriven {local(delivery.redriven[-1])}"
     if delivery.is_dead_lettered:
-        may = "it may have gone out" if delivery.status == Outcome.UNKNOWN else "it did not go out"
-        return f"given up after {_count(len(delivery.attempts), 'attempt')}: {may}"
-    return "" if delivery.is_final or not delivery.attempts else "it will be tried again"
+        sent = "it may have been sent" if delivery.status == Outcome.UNKNOWN else "it was not sent"
+        return f"dead-lettered after {count(len(delivery.attempts), 'attempt')}: {sent}"
+    return "" if delivery.is_final or not delivery.attempts else "it will be retried"
 
 
-def _show_unsent(console: Console, story: EventTrace, letters: Sequence[DeadLetter]) -> None:
-    if story.suppressed or story.held or story.failures:
-        _head(console, "not sent, or not at once")
-    for each in story.suppressed:
-        detail = f": {each.detail}" if each.detail else ""
-        indented(console, f"{each.channel} ({each.rule}): {each.reason}{detail}", 2)
-    for waiting in story.held:
-        words = f"{waiting.channel} ({waiting.rule}): {waiting.reason}, until {local(waiting.until)}"
-        words += f"; then mss trace {waiting.digest}" if waiting.digest else ""
-        indented(console, Text(words, "yellow"), 2)
-    for failure in story.failures:
-        words = f"{failure.channel} ({failure.rule}): its words could not be written: {failure.detail}"
-        indented(console, Text(words, "red"), 2)
-        for letter in letters:
-            if letter.delivery == failure.delivery:
-                indented(console, f"dead letter {letter.sequence}: mss dead retry {letter.sequence}", 4)
+def _show_unsent(console: Console, event: EventTrace, dead_letters: Sequence[DeadLetter]) -> None:
+    if event.suppressed or event.held or event.failures:
+        show_title(console, "not sent, or not at once")
+    for suppressed in event.suppressed:
+        detail = f": {suppressed.detail}" if suppressed.detail else ""
+        indented(console, f"{suppressed.channel} ({suppressed.rule}): {suppressed.reason}{detail}", 2)
+    for held in event.held:
+        text = f"{held.channel} ({held.rule}): {held.reason}, until {local(held.until)}"
+        text += f"; then mss trace {held.digest}" if held.digest else ""
+        indented(console, Text(text, "yellow"), 2)
+    for failure in event.failures:
+        text = f"{failure.channel} ({failure.rule}): its template failed to render: {failure.detail}"
+        indented(console, Text(text, "red"), 2)
+        for dead_letter in dead_letters:
+            if dead_letter.delivery == failure.delivery:
+                number = dead_letter.sequence
+                indented(console, f"dead letter {number}: mss dead retry {number}", 4)
 
 
 def show_entry(console: Console, kind: Kind, entry: HistoryEntry) -> None:
-    """One entry as it comes, on a line of its own."""
-    at = local(entry.at)
+    """Print one entry of the history."""
     match entry:
         case PlanRecord():
             name = f"{kind}.{entry.event.key}" if entry.event.key else str(kind)
-            count = _count(len(entry.deliveries), "delivery", "deliveries")
-            words = Text.assemble((name, "bold"), f" planned: {count}, {len(entry.suppressed)} suppressed")
+            planned = f" planned: {_deliveries(len(entry.deliveries))}, {len(entry.suppressed)} suppressed"
+            text = Text.assemble((name, "bold"), planned)
         case ReceiptRecord():
             outcome = (entry.outcome, _COLOURS[entry.outcome])
-            end = f", goes on over {entry.fallback.channel}" if entry.fallback else ", given up"
+            end = f", falls back to {entry.fallback.channel}" if entry.fallback else ", dead-lettered"
             final = "" if entry.outcome is Outcome.SENT or not entry.final else end
-            words = Text.assemble(outcome, f"{final}  {entry.channel} {_to(entry.to)}: {entry.detail}")
+            to = recipients_text(entry.to)
+            text = Text.assemble(outcome, f"{final}  {entry.channel} to {to}: {entry.detail}")
         case RedriveRecord():
-            words = Text(f"brought back from the dead letters: {entry.channel} ({entry.rule})")
+            text = Text(f"redriven: {entry.channel} ({entry.rule})")
         case DropRecord():
-            words = Text(f"dropped from the dead letters: {entry.channel} ({entry.rule})")
-    indented(console, Text.assemble(f"{at}  ", words), 0)
+            text = Text(f"dead letter dropped: {entry.channel} ({entry.rule})")
+    indented(console, Text.assemble(f"{local(entry.at)}  ", text), 0)
 
 
-def summary(stories: Sequence[EventTrace]) -> str:
-    """The deliveries of all events by status, in one line."""
-    counted = Counter(delivery.status for story in stories for delivery in story.deliveries)
-    total = _count(sum(counted.values()), "delivery", "deliveries")
+def summary(events: Sequence[EventTrace]) -> str:
+    """Return the number of deliveries by status, in one line."""
+    counted = Counter(delivery.status for event in events for delivery in event.deliveries)
+    total = _deliveries(counted.total())
     return f"{total}: {', '.join(f'{n} {status}' for status, n in counted.items())}" if counted else total
 
 
 def trace_document(
     reqid: str,
-    stories: Sequence[EventTrace],
-    letters: Sequence[DeadLetter],
+    events: Sequence[EventTrace],
+    dead_letters: Sequence[DeadLetter],
     hidden: Sequence[Kind],
     *,
-    cut: bool,
+    truncated: bool,
 ) -> dict[str, Any]:
-    """The shape that ``mss trace --format json`` prints: the first event, and under ``others`` the rest."""
-    first, *others = [_story(reqid, story, letters) for story in stories]
-    return {**first, "others": others, "hidden": [str(kind) for kind in hidden], "cut": cut}
+    """Return what ``mss trace --format json`` prints: the first event, and the others in ``others``."""
+    first, *others = [_event(reqid, event, dead_letters) for event in events]
+    return {**first, "others": others, "hidden": [str(kind) for kind in hidden], "cut": truncated}
 
 
-def _story(reqid: str, story: EventTrace, letters: Sequence[DeadLetter]) -> dict[str, Any]:
+def _event(reqid: str, event: EventTrace, dead_letters: Sequence[DeadLetter]) -> dict[str, Any]:
     return {
         "reqid": reqid,
-        "event": story.name,
-        "revision": story.plans[-1].revision if story.plans else "",
+        "event": event.name,
+        "revision": event.plans[-1].revision if event.plans else "",
         "arrivals": [
             {
                 "sent": iso_time(plan.event.sent),
@@ -281,70 +258,42 @@ def _story(reqid: str, story: EventTrace, letters: Sequence[DeadLetter]) -> dict
                 "revision": plan.revision,
                 "redriven": iso_time(plan.redrive.at) if plan.redrive else None,
             }
-            for plan in story.plans
+            for plan in event.plans
         ],
-        "rules": [{"id": rule, "verdict": verdict} for rule, verdict in story.rules.items()],
-        "deliveries": [_delivery(delivery) for delivery in story.deliveries],
-        "suppressed": [
-            {"rule": s.rule, "channel": s.channel, "reason": s.reason, "detail": s.detail}
-            for s in story.suppressed
-        ],
+        "rules": [{"id": rule, "verdict": verdict} for rule, verdict in event.rules.items()],
+        "deliveries": [_delivery(delivery) for delivery in event.deliveries],
+        "suppressed": [pick(each, "rule", "channel", "reason", "detail") for each in event.suppressed],
         "held": [
-            {
-                "rule": h.rule,
-                "channel": h.channel,
-                "reason": h.reason,
-                "until": iso_time(h.until),
-                "delivery": h.delivery,
-                "digest": h.digest,
-            }
-            for h in story.held
+            {**pick(each, "rule", "channel", "reason", "delivery", "digest"), "until": iso_time(each.until)}
+            for each in event.held
         ],
         "failures": [
-            {"id": f.delivery, "rule": f.rule, "channel": f.channel, "detail": f.detail}
-            for f in story.failures
+            {"id": each.delivery, **pick(each, "rule", "channel", "detail")} for each in event.failures
         ],
         "dead": [
             {
-                "sequence": letter.sequence,
-                "at": iso_time(letter.at),
-                "reason": letter.reason,
-                "delivery": letter.delivery,
-                "detail": letter.detail,
+                **pick(each, "sequence", "reason", "delivery", "detail"),
+                "at": iso_time(each.at),
             }
-            for letter in letters
-            if letter.kind == story.kind
+            for each in dead_letters
+            if each.kind == event.kind
         ],
     }
 
 
 def _delivery(delivery: DeliveryTrace) -> dict[str, Any]:
     return {
-        "id": delivery.id,
-        "rule": delivery.rule,
-        "channel": delivery.channel,
-        "to": list(delivery.to),
-        "locale": delivery.locale,
-        "status": delivery.status,
+        **pick(delivery, "id", "rule", "channel", "to", "locale", "status"),
         "final": delivery.is_final,
         "fallback": delivery.fallback.id if delivery.fallback else None,
         "duplicated": delivery.is_duplicated,
         "redriven": [iso_time(at) for at in delivery.redriven],
         "dropped": iso_time(delivery.dropped) if delivery.dropped else None,
         "attempts": [
-            {"at": iso_time(attempt.at), "outcome": str(attempt.outcome), "detail": attempt.detail}
-            for attempt in delivery.attempts
+            {**pick(each, "outcome", "detail"), "at": iso_time(each.at)} for each in delivery.attempts
         ],
     }
 
 
-def _to(addresses: Sequence[str]) -> str:
-    return f"to {', '.join(addresses)}" if addresses else "to nobody in particular"
-
-
-def _count(number: int, word: str, plural: str = "") -> str:
-    return f"{number or 'no'} {word if number == 1 else plural or f'{word}s'}"
-
-
-def _head(console: Console, words: str) -> None:
-    console.print(Text(f"\n{words}", "bold underline"))
+def _deliveries(number: int) -> str:
+    return count(number, "delivery", "deliveries")

@@ -148,7 +148,7 @@ async def test_what_people_choose(
         got, after, listed = await mss(commands["name=get"])
         assert json.loads(got) == chosen
         assert json.loads(after) == {**chosen, "quiet_hours": "22:00-07:00", "time_zone": "Europe/Berlin"}
-        assert listed.startswith("u-1024  {")
+        assert listed.splitlines()[1].startswith("u-1024  {")
         changed = json.loads((await mss(commands["name=own"]))[0])
         assert changed["userid"] == "u-1024" and changed["preferences"]["quiet_hours"] == "21:00-08:00"
         (refused,) = await mss(commands["name=foreign"], code=1)
@@ -175,7 +175,7 @@ async def test_tracing_and_dead_letters_of_the_operating_page(tmp_path: Path, un
         await run(shown["dead"], tmp_path, environment)
         await until(letter_is_there, what="a letter")
         said = await run(shown["redrive"], tmp_path, environment)
-        assert "'dict object' has no attribute 'who'" in said and "1 dead letter brought back" in said
+        assert "'dict object' has no attribute 'who'" in said and "1 dead letter redriven" in said
         await until(letter_is_there, what="the same once more")
         assert "1 dead letter dropped" in await run(shown["dropped"], tmp_path, environment)
         assert "no dead letters" in await run("mss dead list", tmp_path, environment)

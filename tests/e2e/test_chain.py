@@ -87,7 +87,7 @@ async def test_a_chain_ends_with_a_mail_whoever_is_killed_on_the_way(
     assert seen.count("/503") == 1  # the time was over before the next attempt
 
     said = await mss("trace", deferred, "--server", world.address)
-    assert "it goes on over email" in said.output and "sent  email to late@example.com" in said.output
+    assert "it fell back to email" in said.output and "sent  email to late@example.com" in said.output
     document = (await mss("trace", deferred, "--server", world.address, "--format", "json")).document
     first, second = document["deliveries"]
     assert (first["status"], first["final"], first["fallback"]) == ("deferred", True, second["id"])

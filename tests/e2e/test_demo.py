@@ -89,7 +89,7 @@ async def test_ctrl_c_ends_it_and_leaves_no_broker(tmp_path: Path) -> None:
             lines.append(line.decode())
 
     reading = asyncio.create_task(read())
-    await until(lambda: any("Everything stays up" in line for line in lines), what="it stays up")
+    await until(lambda: any("Everything keeps running" in line for line in lines), what="it stays up")
     process.send_signal(signal.SIGINT)
     async with asyncio.timeout(LIMIT):
         assert await process.wait() == 0

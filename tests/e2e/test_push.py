@@ -225,8 +225,8 @@ async def test_a_damaged_bucket_stops_no_replica_and_refuses_a_start_without_all
         assert replica.rulebook.revision == good
         assert replica.metrics.value("mss_policy_source_up") == 0
         status = await desk.status()
-        assert status.code == 1 and "cannot look at its policy: its pointer cannot be read" in status.errors
-        assert "the policy cannot be looked at: its pointer cannot be read" in status.output
+        assert status.code == 1 and "cannot read its policy: its pointer cannot be read" in status.errors
+        assert "the policy cannot be read: its pointer cannot be read" in status.output
         async with desk.replicas(last_good=True) as (another,):
             assert another.rulebook.revision == good
             assert (await desk.push("hello, mended", {"more.yaml": ""})).code == 0
@@ -237,7 +237,7 @@ async def test_a_damaged_bucket_stops_no_replica_and_refuses_a_start_without_all
                 what="both",
             )
         assert replica.metrics.value("mss_policy_source_up") == 1
-        assert "cannot be looked at" not in (await desk.status()).output
+        assert "the policy cannot be read" not in (await desk.status()).output
     await client.close()
 
 

@@ -43,7 +43,7 @@ async def test_counts_are_those_of_what_was_delivered_and_nothing_is_sent(
     prefix = "kiam.console"
     async with serving(world.address, {}, rules=live):
         early = await mss("replay", "--live", str(live), "--rules", str(new), "--server", world.address)
-        assert early.code == 0 and "no event came, so nothing is known" in early.output, early
+        assert early.code == 0 and "there was no event to compare the policies with" in early.output, early
         for number in range(30):
             data = {**payload, "result": "success" if number % 3 else "failure"}
             await world.client.publish(f"{prefix}.notice.login.abnormal", envelope(data))
@@ -163,6 +163,6 @@ async def test_counts_under_limits_and_choices_are_those_of_what_was_delivered(
         and said.document["live"]["deliveries"] == delivered.total()
     )
     said = await mss("replay", "--rules", str(new), "-c", str(config), **world.environment)
-    assert said.code == 0 and "what 3 people have chosen for themselves, as it is now" in said.output, said
+    assert said.code == 0 and "preferences of 3 users, as of today" in said.output, said
     (line,) = [line for line in said.output.splitlines() if line.startswith("few ")]
     assert line.split() == ["few", "sms", str(2 * people), "-", str(people), "-", "-"], said.output

@@ -59,14 +59,18 @@ async def three(world: World, folder: Path) -> AsyncIterator[list[Server]]:
 async def test_every_replica_replies_for_itself(world: World, tmp_path: Path) -> None:
     config = ["-c", str(write_config(tmp_path, world.address, tmp_path))]
     alone = await mss("reload", *config)
-    assert alone.exit_code == 1 and alone.stdout == "" and "no replica answers" in alone.stderr
+    assert alone.exit_code == 1 and alone.stdout == "" and "no replica replies" in alone.stderr
 
     async with three(world, tmp_path) as servers:
         before = servers[0].rulebook.revision
         shown = await mss("status", "--expect", "3", *config)
         assert shown.exit_code == 0, shown.output
         assert [line[0] for line in shown.stdout.splitlines() if " revision " in line] == ["a", "b", "c"]
-        assert f"a  revision {before} since " in shown.stdout and "0 pending, 0 in flight" in shown.stdout
+        assert f"a  revision {before} since " in shown.stdout
+        header, *table = (line.split() for line in shown.stdout.partition("\n\n")[2].splitlines())
+        assert header == ["stream", "or", "channel", "pending", "in", "flight", "error"]
+        assert {line[0]: line[1:] for line in table}["notice"] == ["0", "0"]
+        assert ["channel", "terminal", "0", "0"] in table
 
         for name in "abc":
             write_policy(tmp_path / name, "second")

@@ -138,7 +138,7 @@ async def test_what_was_not_sent_and_why(traced: Traced) -> None:
     ]
     said = await traced.said(reqid)
     assert "email (quick): no_address: the recipient has no email" in said.output
-    assert "matched, in shadow: nothing is sent" in said.output
+    assert "matched, in shadow mode: nothing is sent" in said.output
 
 
 async def test_a_failure_to_write_names_its_dead_letter(traced: Traced) -> None:
@@ -171,7 +171,7 @@ async def test_the_same_reqid_twice_and_in_two_kinds(traced: Traced, host: MailH
 async def test_an_unknown_reqid(traced: Traced) -> None:
     said = await traced.said("no-such-reqid")
     assert said.code == 1 and said.output == ""
-    assert "nothing is known of reqid no-such-reqid" in said.errors
+    assert "the history does not know reqid no-such-reqid" in said.errors
 
 
 async def test_a_reqid_that_is_no_token(traced: Traced) -> None:
@@ -230,7 +230,7 @@ async def test_who_may_not_read_audits_reads_notices(tmp_path: Path, host: MailH
     async def said_of_notice() -> bool:
         said = await mss("trace", reqid, "-c", str(reader))
         assert said.code == 0, said
-        assert "audit: not shown, NATS does not permit it" in said.errors
+        assert "audit: not shown, because NATS does not permit it" in said.errors
         assert "audit@x.test" not in said.output
         return "sent  email to notice@x.test" in said.output
 

@@ -210,12 +210,16 @@ async def test_operators_show_change_and_move_them(desk: Desk, server: NatsServe
 
     exported = await mss("export")
     assert [json.loads(line)["userid"] for line in exported.splitlines()] == ["u1", "Ü 2"]
-    assert 'u1  {"tips": []}' in await mss("list")
+    listed = (await mss("list")).splitlines()
+    assert [line.split(maxsplit=1) for line in listed][:2] == [
+        ["user", "preferences"],
+        ["u1", '{"tips": []}'],
+    ]
     await mss("set", "u1", "{}", "--replace")
     assert [each["userid"] for each in json.loads(await mss("list", "--format", "json"))] == ["Ü 2"]
     said = await mss("import", "-", *within, given=f"{exported}\nnothing\n", code=1)
     assert "line 2: gone: there is no such category" in said and "line 4: no JSON" in said
-    assert said.endswith("1 brought in, 2 refused\n")
+    assert said.endswith("1 imported, 2 refused\n")
     assert json.loads(await mss("get", "u1")) == {"tips": []}
 
 

@@ -87,11 +87,12 @@ def test_schemas_are_listed_and_printed() -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["publish", "notice", "--payload", "-"],  # no key
-        ["publish", "action", "x", "--payload", "-"],
-        ["publish", "notice", "x"],  # no payload
-        ["publish", "notice", "x", "--payload", "-"],  # no JSON
-        ["request", "x", "--payload", "/no/such/file"],
+        ["publish", "--event", "notice", "--payload", "-"],  # no key
+        ["publish", "--event", "action.x", "--payload", "-"],
+        ["publish", "--event", "notice.x"],  # no payload
+        ["publish", "--event", "notice.x", "--payload", "-"],  # no JSON
+        ["request", "--event", "action.x", "--payload", "/no/such/file"],
+        ["request", "--event", "notice.x", "--payload", "-"],
         ["nonsense"],
         ["check", "--format", "xml"],
         ["trace"],
@@ -125,7 +126,9 @@ def test_checking_does_not_load_the_client() -> None:
 def test_what_cannot_be_reached_is_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(msc, "connect", partial(msc.connect, connect_timeout=0.5))
-    result = mss("request", "x", "--payload", "-", "--server", "nats://127.0.0.1:1", input="{}")
+    result = mss(
+        "request", "--event", "action.x", "--payload", "-", "--server", "nats://127.0.0.1:1", input="{}"
+    )
     assert result.exit_code == 1
     assert result.output.startswith("Error: ")
 

@@ -37,13 +37,13 @@ def test_what_leads_to_what(graph: Graph) -> None:
     assert graph.events == ("notice.login.abnormal", "audit.>")
     assert graph.rules == ("a", "b", "c")
     assert graph.channels == ("email", "terminal")
-    assert [(arrow.source, arrow.target, arrow.dashed) for arrow in graph.looks_at] == [
+    assert [(arrow.source, arrow.target, arrow.dashed) for arrow in graph.inputs] == [
         ("notice.login.abnormal", "a", True),
         ("audit.>", "a", True),
         ("audit.>", "b", False),
         ("audit.>", "c", False),
     ]
-    assert [(arrow.source, arrow.target, arrow.label, arrow.dashed) for arrow in graph.tells] == [
+    assert [(arrow.source, arrow.target, arrow.label, arrow.dashed) for arrow in graph.outputs] == [
         ("a", "email", "ops", False),
         ("b", "terminal", "shadow", True),
         ("c", "terminal", "", False),
@@ -73,7 +73,7 @@ def test_dot(graph: Graph) -> None:
 
 
 def test_names_are_quoted() -> None:
-    odd = Graph(events=('notice.a"b\\c',), rules=(), channels=(), looks_at=(), tells=())
+    odd = Graph(events=('notice.a"b\\c',), rules=(), channels=(), inputs=(), outputs=())
     assert '"e notice.a\\"b\\\\c"' in as_dot(odd)
     assert '"notice.a#34;b\\c"' in as_mermaid(odd)
 

@@ -39,7 +39,7 @@ def test_an_editor_finds_the_schema_without_a_network(tmp_path: Path) -> None:
 
 def test_it_has_two_languages_and_two_channels(tmp_path: Path) -> None:
     mss("init", str(tmp_path))
-    shown = mss("render", "order-shipped", "--rules", str(tmp_path)).output
+    shown = mss("render", "order-shipped", str(tmp_path)).output
     for page in ("email, en", "email, zh-CN", "terminal, en", "terminal, zh-CN"):
         assert page in shown
 

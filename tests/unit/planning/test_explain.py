@@ -121,10 +121,10 @@ def test_the_text_fits_a_terminal(tmp_path: Path) -> None:
     assert max(map(len, lines)) <= 80 and not [line for line in lines if line != line.rstrip()]
     assert lines[0].startswith(f"{EVENT} at 2026-03-02T15:30:00+00:00, revision ")
     start = lines.index("no   first")
-    assert lines[start + 1] == '     ✗ result equals "success": it is "failure"   <- first that does not hold'
-    assert "yes  last  and no rule after it: it says stop" in lines
-    assert "no   hidden  after last, which says stop" in lines
-    assert "1 more rule looks at other events." in lines
+    assert lines[start + 1] == '     ✗ result equals "success": it is "failure"   <- the first that fails'
+    assert "yes  last  stops the evaluation" in lines
+    assert "no   hidden  last stopped the evaluation" in lines
+    assert "1 more rule for other events" in lines
     assert "1 message" in lines
     assert "  terminal to nobody in particular, in en (last)" in lines
 
@@ -132,7 +132,7 @@ def test_the_text_fits_a_terminal(tmp_path: Path) -> None:
 def test_only_the_first_that_does_not_hold_is_pointed_at(tmp_path: Path) -> None:
     assert policy(tmp_path, RULES).ok
     output = mss(tmp_path, {"result": "failure", "risk": {"score": 1}}).output
-    assert output.count("first that does not hold") == 1
+    assert output.count("the first that fails") == 1
     assert output.count("✗") > 1
 
 
@@ -141,8 +141,8 @@ def test_shadow_is_said(tmp_path: Path) -> None:
         tmp_path, "rules: [{id: r, event: notice.>, template: t, enabled: shadow, notify: [terminal]}]"
     ).ok
     output = mss(tmp_path, {}).output
-    assert "yes  r  in shadow: nothing is sent" in output
-    assert "terminal (r): shadow" in output and "no messages" in output
+    assert "yes  r  in shadow mode: nothing is sent" in output
+    assert "terminal (r): shadow" in output and "0 messages" in output
 
 
 SECRET_SCHEMA = json.dumps(
@@ -215,35 +215,35 @@ def gates(folder: Path, *more: str, rules: str = LIMITED, **payload: Any) -> lis
 
 def test_gates_are_shown_in_their_order(tmp_path: Path) -> None:
     budgets = [
-        "budget        100 messages in each 1h, the rest is told of together",
-        "budget        of the whole policy: 1000 messages in each 1h, the rest is told of together",
+        "budget        100 messages in each 1h, the rest is digested",
+        "budget        of the whole policy: 1000 messages in each 1h, the rest is digested",
     ]
     counted = [
-        'dedupe        by userid "u1", ip (not there): the first within 10m passes',
-        'throttle      by userid "u1": 5 pass in any 1h, the rest is told of together',
+        'dedupe        by userid "u1", ip (absent): the first within 10m passes',
+        'throttle      by userid "u1": 5 pass in any 1h, the rest is digested',
     ]
     condition = "condition     terminal: risk.score gte 90: it is 80"
-    waits = "time windows  email: muted, it waits until 2026-03-03T07:00:00+00:00"
+    waits = "time windows  email: muted, held until 2026-03-03T07:00:00+00:00"
 
     def shown(*more: str, rules: str = LIMITED, **payload: Any) -> list[str]:
         return [line.strip() for line in gates(tmp_path, *more, rules=rules, **payload)]
 
     assert shown() == [condition, *counted, waits, *budgets]
-    assert shown("--preferences", "{u2: {}}")[1] == "preferences   u1 has chosen nothing"
+    assert shown("--preferences", "{u2: {}}")[1] == "preferences   u1 has no preferences"
     by_sms = shown("--preferences", '{"u1": {"security": ["sms"]}}')
     assert by_sms == [
         condition,
         "preferences   u1, for security: email off, sms on",
         "address       sms: the recipient has no phone",
         *(
-            f"{name:<12}  not asked: no message is left"
+            f"{name:<12}  not evaluated: no message is left"
             for name in ("dedupe", "throttle", "budget", "budget")
         ),
     ]
     critical = LIMITED.replace("category:", "critical: true\n    category:")
     assert shown("--preferences", "{u1: {default: []}}", rules=critical) == [
         condition,
-        "preferences   u1, for security: email off, sms off; critical, so it is told all the same",
+        "preferences   u1, for security: email off, sms off; the rule is critical and notifies anyway",
         *counted,
         waits,
         *budgets,
@@ -251,17 +251,17 @@ def test_gates_are_shown_in_their_order(tmp_path: Path) -> None:
     digest = LIMITED.replace("dedupe:", "digest: {key: userid, wait: 2m, interval: 30m}\n    dedupe:")
     assert shown(rules=digest)[1:] == [
         *counted,
-        'digest        by userid "u1": told of together, 2m after the first, and 30m after the digest before',
+        'digest        by userid "u1": digested 2m after the first event, and 30m after the last digest',
         *budgets,
     ]
     day = LIMITED.replace("22:00-07:00", "03:00-04:00")
-    assert "time windows  it may be sent now" in shown(rules=day)
+    assert "time windows  open now" in shown(rules=day)
     dropped = LIMITED.replace(
         "mute_time_intervals: [night]", "mute_time_intervals: [night]\n    on_muted: drop"
     )
     assert (
         shown(rules=dropped)[-3:]
-        == ["time windows  email: muted"] + ["budget        not asked: no message is left"] * 2
+        == ["time windows  email: muted"] + ["budget        not evaluated: no message is left"] * 2
     )
 
 
@@ -302,7 +302,7 @@ def test_people_are_told_as_their_choices_say(tmp_path: Path) -> None:
     (rule,) = made["rules"]
     assert rule["stages"][2] == {
         "stage": "dedupe", "key": {"userid": ["u1"], "ip": []}, "reached": True,
-        "details": ['by userid "u1", ip (not there): the first within 10m passes'],
+        "details": ['by userid "u1", ip (absent): the first within 10m passes'],
     }  # fmt: skip
 
 
@@ -310,7 +310,7 @@ def test_people_are_told_as_their_choices_say(tmp_path: Path) -> None:
     ("written", "complaint"),
     [
         ("nowhere.yaml", "nowhere.yaml: No such file"),
-        ("{u1: [", "--preferences: 1:7: "),
+        ("{u1: [", "'--preferences': 1:7: "),
         (
             "{u1: {locale: '??'}, u2: {quiet_hours: late}}",
             "u1: locale: '??' is no language such as zh-CN; u2: ",
@@ -330,8 +330,8 @@ def test_what_people_could_not_choose_is_said_beside_what_comes_of_it(tmp_path: 
     result = mss(tmp_path, PAYLOAD, "--preferences", chosen, "--format", "json")
     assert json.loads(result.stdout)["deliveries"]
     assert result.stderr.splitlines() == [
-        "u1 could not choose this now: secruity: there is no such category; did you mean 'security'?",
-        "u1 could not choose this now: security: pigeon is not offered",
+        "the policy does not allow this preference of u1: secruity: there is no such category; did you mean 'security'?",
+        "the policy does not allow this preference of u1: security: pigeon is not offered",
     ]
 
 
@@ -339,8 +339,8 @@ def test_nobody_looks_at_a_misspelled_event(tmp_path: Path) -> None:
     assert policy(tmp_path, RULES.replace("notice.>", "log.>")).ok
     result = mss(tmp_path, {}, name="notice.login.abnromal")
     assert result.exit_code == 0
-    assert "4 rules look at other events." in result.output
-    assert "No rule looks at notice.login.abnromal; did you mean 'notice.login.abnormal'?" in result.output
+    assert "4 rules for other events" in result.output
+    assert "No rule is for notice.login.abnromal; did you mean 'notice.login.abnormal'?" in result.output
 
 
 @pytest.mark.parametrize(

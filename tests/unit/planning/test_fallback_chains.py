@@ -282,6 +282,6 @@ def test_explain_says_the_chain_in_words(tmp_path: Path) -> None:
 
 def test_the_picture_says_what_has_to_fail(tmp_path: Path) -> None:
     graph = graph_of(policy(tmp_path, rule(CHAIN)).require())
-    assert [(arrow.target, arrow.label, arrow.dashed) for arrow in graph.tells] == [
+    assert [(arrow.target, arrow.label, arrow.dashed) for arrow in graph.outputs] == [
         ("sms", "", False), ("email", "if sms fails", True),
     ]  # fmt: skip
