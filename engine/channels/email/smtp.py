@@ -118,24 +118,29 @@ async def send_envelope(connection: SmtpConnection, envelope: Envelope) -> Rejec
     """
     recipients = tuple(dict.fromkeys(envelope.recipients + envelope.copies))
     sender, *receivers, data = await _send_commands(connection, _commands(connection, envelope, recipients))
-    if not 200 <= sender.code < 300:
-        raise _abandon(connection, data, _error_of(sender))
-    refused = {
+    rejected = {
         recipient: reply
         for recipient, reply in zip(recipients, receivers, strict=True)
         if not 200 <= reply.code < 300
     }
-    texts = [f"{recipient}: {reply}" for recipient, reply in refused.items()]
-    if all(recipient in refused for recipient in envelope.recipients):
-        # A mail to the copies alone delivers nothing.
-        if min(refused[recipient].code for recipient in envelope.recipients) >= 500:
-            raise _abandon(connection, data, Refused("; ".join(texts)))
-        raise _abandon(connection, data, Deferred("; ".join(texts), of_recipient=True))
-    if data.code != _SEND_DATA:
-        raise _error_of(data)
+    texts = [f"{recipient}: {reply}" for recipient, reply in rejected.items()]
+    own = [rejected[each] for each in envelope.recipients if each in rejected]
+    error: ChannelError | None = None
+    if not 200 <= sender.code < 300:
+        error = _error_of(sender)
+    elif len(own) == len(envelope.recipients):  # a mail to the copies alone delivers nothing
+        text = "; ".join(texts)
+        is_permanent = all(reply.code >= 500 for reply in own)
+        error = Refused(text) if is_permanent else Deferred(text, of_recipient=True)
+    elif data.code != _SEND_DATA:
+        error = _error_of(data)
+    if error is not None:
+        if data.code == _SEND_DATA:
+            connection.abort()  # the server waits for a mail that will not come
+        raise error
     return RejectedRecipients(
         replies=tuple(f"refused: {each}" for each in texts),
-        for_now=tuple(each for each in envelope.recipients if each in refused and refused[each].code < 500),
+        for_now=tuple(each for each in envelope.recipients if each in rejected and rejected[each].code < 500),
     )
 
 
@@ -154,11 +159,10 @@ async def _send_commands(connection: SmtpConnection, commands: list[bytes]) -> l
                 connection.write(command)
             replies.append(await connection.reply())
     except ConnectionLost as error:
-        connection.abort()
-        raise _closing_error(replies) or Deferred(str(error)) from error
-    if closing := _closing_error(replies):
-        connection.abort()
-        raise closing
+        if not any(reply.code == _CLOSING for reply in replies):
+            raise Deferred(str(error)) from error
+    if closing := next((reply for reply in replies if reply.code == _CLOSING), None):
+        raise _error_of(closing)
     return replies
 
 
@@ -167,18 +171,7 @@ def _is_settled(replies: list[SmtpReply], commands: int) -> bool:
     if not replies:
         return False
     no_recipient = len(replies) == commands - 1 and all(reply.code >= 400 for reply in replies[1:])
-    return replies[0].code >= 400 or replies[-1].code == _CLOSING or no_recipient
-
-
-def _closing_error(replies: list[SmtpReply]) -> ChannelError | None:
-    return next((_error_of(reply) for reply in replies if reply.code == _CLOSING), None)
-
-
-def _abandon(connection: SmtpConnection, data: SmtpReply, error: ChannelError) -> ChannelError:
-    """Return ``error``; closes the connection if the server waits for a mail that will not come."""
-    if data.code == _SEND_DATA:
-        connection.abort()
-    return error
+    return replies[0].code >= 400 or no_recipient
 
 
 async def send_data(connection: SmtpConnection, message: bytes) -> str:
@@ -190,12 +183,9 @@ async def send_data(connection: SmtpConnection, message: bytes) -> str:
     try:
         reply = await connection.reply()
     except ConnectionLost as error:
-        connection.abort()
         raise Unknown(f"{error}, after the message was sent") from error
     if 200 <= reply.code < 300:
         return str(reply)
-    if reply.code == _CLOSING:
-        connection.abort()
     if 400 <= reply.code < 600:
         raise _error_of(reply)
     raise Unknown(f"the server answered {reply} to the message")
@@ -353,6 +343,8 @@ class SmtpConnection(asyncio.Protocol):
             if found[2] != b"-":
                 self._replies.append(SmtpReply(int(found[1]), " ".join(" ".join(self._text).split())))
                 self._text.clear()
+                if self._replies[-1].code == _CLOSING:
+                    self._lost = self._lost or str(self._replies[-1])
         if b"\n" in self._buffer or len(self._buffer) + sum(map(len, self._text)) > _MAX_REPLY_BYTES:
             said = " ".join(self._buffer[:100].decode("utf-8", "replace").split())
             self._fail(f"the server said {said!r}, which is not a reply")
