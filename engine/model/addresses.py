@@ -1,6 +1,6 @@
 """Email addresses and phone numbers, parsed strictly enough to go into a header.
 
-The parsers take text that an application sent, and never raise.
+The parsers take any text that an application sends, and never raise.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?", re.ASCII)
 _DIGITS = re.compile(r"\+?[0-9]{4,15}", re.ASCII)
 _PHONE_FILLING = re.compile(r"[ \u00a0().-]")
 
-# What the library's parser raises on text that it cannot make sense of.
+# Exceptions of the standard library's parser for text that it cannot parse.
 _UNPARSABLE = (
     errors.MessageError,
     ValueError,
@@ -33,19 +33,19 @@ _UNPARSABLE = (
     TypeError,
     RecursionError,
 )
-# Python 3.13 and later report it, and it is legal since RFC 6531.
+# Python 3.13 and later report it as a defect. It is legal since RFC 6531.
 _INTERNATIONAL = tuple(filter(None, [getattr(errors, "NonASCIILocalPartDefect", None)]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mailbox:
-    """One mail address, perhaps with the name of who reads it."""
+    """One mail address, with or without the name of its reader."""
 
-    name: str = ""  # in plain words, never encoded
-    address: str  # local@domain, the local part quoted where it has to be
+    name: str = ""  # decoded text
+    address: str  # local@domain, the local part in quotes if it needs them
 
     def __str__(self) -> str:
-        """On one line, as a header shows it; ``parse_mailbox`` reads it back."""
+        """Return the mailbox as a header shows it. ``parse_mailbox`` reads it."""
         return str(Address(display_name=self.name, addr_spec=self.address)) if self.name else self.address
 
     @property
@@ -54,10 +54,10 @@ class Mailbox:
 
     @property
     def in_ascii(self) -> Mailbox:
-        """The same mailbox with its domain as ``xn--``, which every mail server takes.
+        """The same mailbox with its domain as ``xn--``, which every mail server accepts.
 
-        Unchanged where that could mean another domain, or where the local part is not ASCII anyway:
-        such an address needs a server with SMTPUTF8.
+        It is unchanged if the encoded domain could be another one. It is also unchanged if the local part is
+        not ASCII: such an address needs a server with SMTPUTF8 anyway.
         """
         local, _, domain = self.address.rpartition("@")
         if domain.isascii() or not local.isascii():
@@ -65,15 +65,15 @@ class Mailbox:
         try:
             encoded = domain.encode("idna")
             if encoded.decode("idna") != unicodedata.normalize("NFC", domain).lower():
-                return self  # IDNA 2003 maps some letters away, such as ß
+                return self  # IDNA 2003 replaces some characters, such as ß
         except UnicodeError:
             return self
         return Mailbox(name=self.name, address=f"{local}@{encoded.decode('ascii')}")
 
 
-@lru_cache(maxsize=4096)  # an address is looked at when its mail is planned, and when it is sent
+@lru_cache(maxsize=4096)  # an address is parsed when its mail is planned, and again when it is sent
 def parse_mailbox(text: str) -> Mailbox | None:
-    """The one mailbox that ``text`` is, ``a@b.example`` or ``Name <a@b.example>``; else None."""
+    """Return the mailbox in ``text``, ``a@b.example`` or ``Name <a@b.example>``; None if it is not one."""
     text = text.strip(" ")
     if not text or len(text) > _MAX_TEXT_LENGTH:
         return None
@@ -82,7 +82,7 @@ def parse_mailbox(text: str) -> Mailbox | None:
     if not _printable(text):
         return None
     name, address = _parsed(text)
-    # The parser skips comments, routes and stray spaces; an address must be what was written.
+    # The parser skips comments, routes and extra spaces. An address with one of them is refused.
     written = text[text.rindex("<") + 1 : -1] if text.endswith(">") and "<" in text else text
     if written != address and not written.startswith('"'):
         return None
@@ -92,13 +92,13 @@ def parse_mailbox(text: str) -> Mailbox | None:
 
 
 def parse_phone(text: str) -> str | None:
-    """The number without its spaces, dashes, dots and parentheses, ``+`` kept; None when it is none."""
+    """Return the digits of a phone number, after its ``+`` if it has one; None if it is not a number."""
     compact = _PHONE_FILLING.sub("", text) if len(text) <= _MAX_TEXT_LENGTH else ""
     return compact if _DIGITS.fullmatch(compact) else None
 
 
 def _parsed(text: str) -> tuple[str, str]:
-    """The name and the address that the library finds in ``text``; both empty unless it is flawless."""
+    """Return the name and the address in ``text``; both are empty if the library finds a defect."""
     try:
         header = _policy.header_factory("to", text)
         (group,) = header.groups
@@ -106,27 +106,27 @@ def _parsed(text: str) -> tuple[str, str]:
         name, address = found.display_name, found.addr_spec
     except _UNPARSABLE:
         return "", ""
-    # A full stop in a name, as in J. Doe, is obsolete only on paper.
+    # RFC 5322 calls a full stop in a name, as in J. Doe, obsolete; it is common.
     harmless: tuple[type[Exception], ...] = (
         *_INTERNATIONAL,
         *([errors.ObsoleteHeaderDefect] if "." in name else []),
     )
-    flawless = group.display_name is None and all(isinstance(defect, harmless) for defect in header.defects)
-    return (name, address) if flawless else ("", "")
+    valid = group.display_name is None and all(isinstance(defect, harmless) for defect in header.defects)
+    return (name, address) if valid else ("", "")
 
 
 def _printable(text: str) -> bool:
-    """Whether nothing in it ends a line, controls a terminal or is half a character."""
+    """Return whether ``text`` has no line ends, control characters or surrogates."""
     return not any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in text)
 
 
 def _never_encoded(name: str) -> str:
-    """``name`` so that no reader decodes it once more: what comes out then was never checked."""
+    """Return ``name`` in a form that no mail reader decodes: the decoded text would be unchecked."""
     return " ".join(name.replace("=?", "= ?").split())
 
 
 def _fits(address: str) -> bool:
-    """Whether both sides of the ``@`` are there, within bounds, and the domain is a domain."""
+    """Return whether ``address`` has a local part and a valid domain, both within their limits."""
     local, _, domain = address.rpartition("@")
     if not local or len(_octets(local)) > _MAX_LOCAL_LENGTH or len(_octets(address)) > _MAX_ADDRESS_LENGTH:
         return False
@@ -150,7 +150,7 @@ def _octets(text: str) -> bytes:
 
 
 def usable_address(kind: str, text: str) -> str | None:
-    """The address in the form a channel can use, or None where it is none."""
+    """Return the address of the given kind in the form that channels use; None if it is invalid."""
     if kind == "email":
         mailbox = parse_mailbox(text)
         return None if mailbox is None else str(mailbox)

@@ -3,23 +3,23 @@
 MssError
 ├── PolicyError            the policy in rules/ is not usable; carries every Problem
 ├── SettingsError          mss.yaml is not usable; carries every Problem
-├── UndecodableError       a message on an event subject that is no event
-├── TemplateError          a template could not be rendered for one recipient
-├── StaysDead              a dead letter that cannot be brought back
-├── BadBucket              a policy bucket without a policy, or with one that cannot be read
-├── BadPreferences         what a person chose cannot be taken; carries every reason
-├── NotLookedUp            what a person chose is not at hand; it has to be asked for
-├── NotPushed              a revision that a policy bucket does not have, or not any more
+├── UndecodableError       a message on an event subject that is not an event
+├── TemplateError          a template that cannot be rendered for one recipient
+├── NotRedrivable          a dead letter that cannot be redriven
+├── InvalidBucket          a policy bucket without a policy, or with one that cannot be read
+├── InvalidPreferences     preferences that a user cannot have; carries every reason
+├── CacheMiss              preferences that are not cached; the caller has to read them
+├── RevisionNotFound       a revision that a policy bucket does not have
 ├── ChannelError           how a channel's send() ends when it does not succeed
-│   ├── Refused            never will; trying again is pointless
-│   ├── Deferred           nothing went out; it may later
-│   └── Unknown            it may have gone out
+│   ├── Refused            not sent; a retry is pointless
+│   ├── Deferred           not sent; a retry may succeed
+│   └── Unknown            the message may have been sent
 └── BrokerError            NATS does not do what MSS needs
-    ├── BrokerLost         the connection is closed for good and must be made anew
-    ├── BrokerUnfit        wrong version, no JetStream, a stream in the way, a permission missing
+    ├── BrokerLost         the connection is closed for good; a new one is needed
+    ├── BrokerUnsupported  wrong version, no JetStream, another stream on our subjects, a missing permission
     ├── NotPermitted       the broker's permissions do not allow us a subject
-    ├── NotThere           a message that is in no stream any more
-    ├── MessageTooLarge    more than the broker's max_payload, headers included
+    ├── MessageNotFound    a message that is no longer in its stream
+    ├── MaxPayloadExceeded more than the broker's max_payload, headers included
     └── NotStored          the broker refused to store a message
 """
 
@@ -34,24 +34,22 @@ class MssError(Exception):
     """Any error that MSS raises on purpose."""
 
 
-class PolicyError(MssError):
-    """The policy has problems of severity error; nothing of it may be used."""
-
+class _ProblemsError(MssError):
     def __init__(self, problems: Sequence[Problem]) -> None:
         super().__init__("; ".join(str(problem) for problem in problems))
         self.problems = tuple(problems)
 
 
-class SettingsError(MssError):
-    """mss.yaml has problems; the server does not start."""
+class PolicyError(_ProblemsError):
+    """A policy with problems of severity error; no part of it may be used."""
 
-    def __init__(self, problems: Sequence[Problem]) -> None:
-        super().__init__("; ".join(str(problem) for problem in problems))
-        self.problems = tuple(problems)
+
+class SettingsError(_ProblemsError):
+    """An mss.yaml with problems; the server does not start."""
 
 
 class UndecodableError(MssError):
-    """A message that is no event. ``reason`` is a short stable word for metrics and dead letters."""
+    """A message that is not an event. ``reason`` is a short constant for metrics and dead letters."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)
@@ -59,23 +57,23 @@ class UndecodableError(MssError):
 
 
 class TemplateError(MssError):
-    """A template that cannot be compiled, or rendered with what the event brought."""
+    """A template that cannot be compiled, or that cannot be rendered for an event."""
 
     def __init__(self, detail: str, *, line: int | None = None) -> None:
         super().__init__(detail)
-        self.line = line  # in the template file, from 1; None where the engine does not tell
+        self.line = line  # in the template file, from 1; None if Jinja2 does not report it
 
 
 class NotRedrivable(MssError):
-    """A dead letter that cannot be brought back; the text says why."""
+    """A dead letter that cannot be redriven; the text is the reason."""
 
 
 class InvalidBucket(MssError):
-    """What lies in a policy bucket is no policy; the text says why."""
+    """A policy bucket without a usable policy; the text is the reason."""
 
 
 class InvalidPreferences(MssError):
-    """What a person has chosen cannot be taken as it is; ``reasons`` are in words for them."""
+    """Preferences that cannot be stored; ``reasons`` are texts for the user."""
 
     def __init__(self, reasons: Sequence[str]) -> None:
         super().__init__("; ".join(reasons))
@@ -83,29 +81,29 @@ class InvalidPreferences(MssError):
 
 
 class CacheMiss(MssError):
-    """What ``user`` has chosen is not at hand: ask for it, and plan again."""
+    """The preferences of ``user`` are not cached: read them, then plan again."""
 
     def __init__(self, user: str) -> None:
-        super().__init__("somebody's preferences are not at hand")
+        super().__init__("the preferences of a user are not cached")
         self.user = user
 
 
 class RevisionNotFound(MssError):
-    """A revision that nobody has pushed, or a push that came too late; the text says which."""
+    """A revision that was never pushed, or a push that lost against another one; the text says which."""
 
 
 class ChannelError(MssError):
-    """A send that did not end well. The text is for operators: the other side's own words."""
+    """A send that did not succeed. The text is for operators and quotes the provider."""
 
 
 class Refused(ChannelError):
-    """Definitely not sent, and trying again would end the same."""
+    """A message that was not sent; a retry would end the same."""
 
 
 class Deferred(ChannelError):
-    """Definitely not sent; worth another try.
+    """A message that was not sent; a retry may succeed.
 
-    With ``remaining``, the other addresses of the delivery have been served, and only these not.
+    With ``remaining``, the other addresses of the delivery were served and only these were not.
     """
 
     def __init__(
@@ -117,49 +115,49 @@ class Deferred(ChannelError):
         of_recipient: bool = False,
     ) -> None:
         super().__init__(detail)
-        self.retry_after = retry_after  # seconds, where the other side said so
+        self.retry_after = retry_after  # seconds, if the provider asks for a delay
         self.remaining = remaining
-        self.of_recipient = of_recipient  # the other side works, and takes nothing for this one now
+        self.of_recipient = of_recipient  # the provider works, but accepts nothing for this recipient now
 
     @property
     def provider_works(self) -> bool:
-        """Whether other deliveries may fare better at this moment."""
+        """True if other deliveries may succeed at this moment."""
         return self.of_recipient or bool(self.remaining)
 
 
 class Unknown(ChannelError):
-    """It may have gone out: the other side fell silent after it had the message."""
+    """A message that may have been sent: the provider did not answer after it had received it."""
 
 
 class BrokerError(MssError):
-    """NATS cannot do what was asked."""
+    """A request that NATS cannot serve."""
 
 
 class BrokerLost(BrokerError):
-    """The client is closed and does not come back by itself."""
+    """A client that is closed and does not reconnect by itself."""
 
 
 class BrokerUnsupported(BrokerError):
-    """The server lacks what MSS needs: the message says what, and what to do."""
+    """A server that lacks what MSS needs; the text names it and the remedy."""
 
 
 class NotPermitted(BrokerError):
-    """The broker's permissions do not allow us what was tried; the text is the broker's."""
+    """An operation that the broker's permissions do not allow; the text is the broker's."""
 
 
 class MessageNotFound(BrokerError):
-    """A message that was removed, or never was."""
+    """A message that was removed or never existed."""
 
 
 class MaxPayloadExceeded(BrokerError):
-    """Payload and headers together are beyond the broker's max_payload."""
+    """A payload that exceeds the broker's max_payload together with its headers."""
 
 
 class NotStored(BrokerError):
-    """A stream answered a publish with an error."""
+    """A publish that a stream answered with an error."""
 
 
 def innermost(group: BaseExceptionGroup[Exception]) -> Exception:
-    """The first error of a task group, for a message: the others are mostly its consequences."""
+    """Return the first error of a task group for a message: the others are usually its consequences."""
     first = group.exceptions[0]
     return innermost(first) if isinstance(first, BaseExceptionGroup) else first

@@ -1,7 +1,7 @@
-"""The nouns of MSS, one frozen class each: an event, its messages, deliveries and receipts.
+"""The nouns of MSS, one frozen class each: events, messages, deliveries and receipts.
 
-Each holds the one before it: Event -> Match (rulebook) -> Delivery -> Receipt. Classes that are made for
-each event are msgspec Structs: they cost an eighth of a dataclass to construct and half to encode.
+The way of an event is Event -> Match (rulebook) -> Delivery -> Receipt. The classes are msgspec Structs, as
+each event makes several: they cost an eighth of a dataclass to construct and half to encode.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from msgspec import Struct
 
 
 class Kind(StrEnum):
-    """The kinds of events. A request, the fourth kind of message, is an action and no event."""
+    """The kinds of events. A request for an action is the fourth kind of message, but not an event."""
 
     NOTICE = "notice"
     AUDIT = "audit"
@@ -23,7 +23,7 @@ class Kind(StrEnum):
 
 
 class Severity(StrEnum):
-    """How much a rule's message matters to its reader."""
+    """The importance of a rule's messages for their readers."""
 
     NONE = "none"
     LOW = "low"
@@ -32,16 +32,16 @@ class Severity(StrEnum):
 
 
 class Outcome(StrEnum):
-    """How one attempt at a delivery ended."""
+    """The result of one delivery attempt."""
 
     SENT = "sent"
-    REFUSED = "refused"  # definitely not sent and never will be
-    DEFERRED = "deferred"  # definitely not sent, try again
-    UNKNOWN = "unknown"  # it may have gone out
+    REFUSED = "refused"  # not sent; a retry is pointless
+    DEFERRED = "deferred"  # not sent; a retry may succeed
+    UNKNOWN = "unknown"  # it may have been sent
 
 
-HOPS = "Mss-Hops"  # header of what MSS publishes: how many messages of its own led to it, itself included
-MAX_HOPS = 1  # an announcement of MSS's own may tell somebody; what that leads to may not
+HOPS = "Mss-Hops"  # header with the number of messages of MSS itself that led to this one, this one included
+MAX_HOPS = 1  # an event that MSS publishes may notify operators; an event that results from this may not
 
 
 class Event(Struct, frozen=True, kw_only=True):
@@ -52,26 +52,26 @@ class Event(Struct, frozen=True, kw_only=True):
     reqid: str
     payload: Mapping[str, Any]
     sent: int  # the sender's clock, microseconds since the epoch
-    received: int  # when the broker took it, microseconds since the epoch
-    hops: int = 0  # how many messages of MSS's own led to it
+    received: int  # when the broker stored it, microseconds since the epoch
+    hops: int = 0  # how many messages of MSS itself led to it
 
     @property
     def name(self) -> str:
-        """``KIND.KEY``, what a rule's ``event`` is compared with."""
+        """``KIND.KEY``, to which the ``event`` of a rule is compared."""
         return f"{self.kind}.{self.key}" if self.key else str(self.kind)
 
 
 class Recipient(Struct, frozen=True, kw_only=True):
-    """Who is told: a person of the event, or an entry under ``people``."""
+    """A person to notify: the user of an event, or an entry under ``people``."""
 
-    user: str = ""  # the application's id of the person, or the name under people
+    user: str = ""  # the application's id of the user, or the name under people
     addresses: Mapping[str, tuple[str, ...]] = {}  # by kind: email, phone, ...
-    locale: str = ""  # as the event says it; "" where it does not
-    zone: ZoneInfo | None = None  # None where nobody has said
+    locale: str = ""  # from the event; "" if it has none
+    zone: ZoneInfo | None = None  # None if unknown
 
 
 class Inline(Struct, frozen=True, kw_only=True):
-    """A picture inside a mail, shown where the HTML says ``cid:<name>``."""
+    """A picture inside a mail, which the HTML shows with ``cid:<name>``."""
 
     name: str
     media_type: str  # for example image/png
@@ -79,31 +79,31 @@ class Inline(Struct, frozen=True, kw_only=True):
 
 
 class Message(Struct, frozen=True, kw_only=True):
-    """Finished words. At least one of ``text`` and ``html`` is there."""
+    """Rendered content with a ``text``, an ``html`` or both."""
 
     title: str = ""  # a mail's subject
     text: str = ""
     html: str = ""
-    markdown: bool = False  # text is Markdown
+    markdown: bool = False  # True if text is Markdown
     inline: tuple[Inline, ...] = ()
 
 
 class RedriveId(Struct, frozen=True, kw_only=True):
-    """That something was a dead letter and was brought back."""
+    """The identity of a redrive: a dead letter that was redriven, and when."""
 
-    letter: str  # which letter it was; no other one is called so
-    at: int  # when an operator brought it back, microseconds since the epoch
+    letter: str  # the unique id of the dead letter
+    at: int  # when an operator redrove it, microseconds since the epoch
 
 
 class FallbackFrom(Struct, frozen=True, kw_only=True):
-    """That a delivery goes on where others definitely failed."""
+    """The failed deliveries that a fallback replaces."""
 
-    channels: tuple[str, ...]  # of those others, in order
-    at: int  # when it took over, microseconds since the epoch
+    channels: tuple[str, ...]  # of the failed deliveries, in order
+    at: int  # when the fallback started, microseconds since the epoch
 
 
 class Delivery(Struct, frozen=True, kw_only=True):
-    """A finished message with an address on it, ready to hand to a channel.
+    """A rendered message with its addresses, ready for a channel.
 
     It is self-contained: rules, templates and channels may change while it waits.
     """
@@ -115,79 +115,77 @@ class Delivery(Struct, frozen=True, kw_only=True):
     rule: str
     revision: str  # of the rulebook that planned it
     channel: str
-    user: str  # "" where nobody in particular is meant
-    to: tuple[str, ...]  # addresses; a mail's first is To, the rest Cc; empty where a channel needs none
-    locale: str  # of the words
+    user: str  # "" if it is for no particular user
+    to: tuple[str, ...]  # addresses; of a mail the first is To, the rest Cc; empty if the channel needs none
+    locale: str  # of the message
     severity: Severity
     message: Message
-    payload: Mapping[str, Any] | None = None  # for channels that carry the event itself to a machine
+    payload: Mapping[str, Any] | None = None  # for channels that send the event itself to a program
     secrets: tuple[str, ...] = ()  # values to mask wherever the delivery is shown
-    created: int = 0  # when the broker took the event, microseconds since the epoch
-    hops: int = 0  # as the event's
-    not_before: int = 0  # until when it was held back, microseconds since the epoch; 0: not at all
-    redrive: RedriveId | None = None  # from the dead letters
-    fell_back_from: FallbackFrom | None = None  # from channels that failed
-    fallbacks: tuple[Delivery, ...] = ()  # its fall-backs: the first goes on, with the rest, where it fails
-    fallback_after: float = (
-        0.0  # seconds in which it has to be sent, else it has failed; 0.0: no limit of its own
-    )
+    created: int = 0  # when the broker stored the event, microseconds since the epoch
+    hops: int = 0  # those of the event
+    not_before: int = 0  # when it may be sent, microseconds since the epoch; 0: at once
+    redrive: RedriveId | None = None  # None if it was never a dead letter
+    fell_back_from: FallbackFrom | None = None  # None if it is not a fallback
+    fallbacks: tuple[Delivery, ...] = ()  # if it fails, the first one is sent, with the rest as its fallbacks
+    fallback_after: float = 0.0  # seconds in which it has to be sent, else it has failed; 0.0: no limit
 
     @property
     def deadline_start(self) -> int:
-        """From when its deadline counts, microseconds since the epoch."""
-        took_over = self.fell_back_from.at if self.fell_back_from and not self.redrive else 0
-        return max(took_over, self.awaited_since)
+        """The start of its deadline, microseconds since the epoch."""
+        fell_back = self.fell_back_from.at if self.fell_back_from and not self.redrive else 0
+        return max(fell_back, self.awaited_since)
 
     @property
     def awaited_since(self) -> int:
-        """When it was to go out first, or it was brought back, microseconds since the epoch."""
+        """When it was to be sent first, or was redriven, microseconds since the epoch."""
         return self.redrive.at if self.redrive else max(self.created, self.not_before)
 
     @property
     def run_id(self) -> str:
-        """Names this life of it: attempts are counted anew after each return from the dead letters."""
+        """Its id, different after each redrive: attempts are then counted from 1 again."""
         return f"{self.id}.{self.redrive.at}" if self.redrive else self.id
 
 
 class Receipt(Struct, frozen=True, kw_only=True):
-    """How one attempt at a delivery ended."""
+    """The record of one delivery attempt."""
 
     delivery: Delivery
     attempt: int  # from 1
     outcome: Outcome
-    detail: str  # the other side's words, secrets masked
+    detail: str  # the provider's answer, secrets masked
     at: int  # microseconds since the epoch
-    final: bool  # nothing more is tried
-    rest: str = ""  # the id of the delivery that goes on for the addresses that were not served
-    fallback: Delivery | None = None  # the fall-back that goes on
+    final: bool  # True if there are no more attempts
+    rest: str = ""  # the id of the delivery to the addresses that were not served
+    fallback: Delivery | None = None  # the fallback that is sent instead
 
 
 class Suppressed(Struct, frozen=True, kw_only=True):
-    """A delivery that a rule asked for and that is not made, and why."""
+    """A delivery that a rule asks for and MSS does not make, with the reason."""
 
     rule: str
     channel: str
     # shadow, hops, condition, preference, no_address, bad_address, dedupe, throttle, budget,
-    # outside_active_time, muted, quiet_hours; of a chain also not_rendered, too_large
+    # outside_active_time, muted, quiet_hours; in a fallback chain also not_rendered, too_large
     reason: str
     detail: str = ""
 
 
 class Held(Struct, frozen=True, kw_only=True):
-    """A message that waits: finished, for its time, or for others to be told of with it."""
+    """A message that waits: a rendered delivery for its time, or an event for its digest."""
 
     rule: str
     channel: str
     reason: str  # muted, quiet_hours; throttle, digest, budget
     until: int  # microseconds since the epoch
-    delivery: str = ""  # its id, where it is finished
-    digest: str = ""  # the reqid of the digest that it will be in, where it is not
+    delivery: str = ""  # the id of the rendered delivery
+    digest: str = ""  # or the reqid of the digest that will contain the event
 
 
 class Failure(Struct, frozen=True, kw_only=True):
-    """A delivery that could not be written: a template fell over what the event brought."""
+    """A delivery whose template could not be rendered for the event."""
 
     rule: str
     channel: str
     detail: str
-    delivery: str = ""  # the id that it would have had
+    delivery: str = ""  # the id that it would have

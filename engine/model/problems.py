@@ -42,7 +42,7 @@ class Problem:
     code: str  # stable, for example unknown-channel
     message: str  # what was found and what is allowed
     pointer: str = ""  # JSON pointer (RFC 6901) into the file; "" is the whole of it
-    severity: str = ""  # error, warning, or info, which no option turns into a failure; "": that of the code
+    severity: str = ""  # error, warning, or info, which never fails a check; "": the severity of the code
     hint: str = ""  # what to do, for example: did you mean 'email'?
 
     def __post_init__(self) -> None:

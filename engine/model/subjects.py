@@ -1,7 +1,7 @@
-"""Event names and patterns as NATS subjects, and text made safe to be one token.
+"""Event names and patterns as NATS subjects, and text made safe for use as one token.
 
-A token is the part between two dots. ``*`` stands for one whole token, ``>`` for one or more at the end. As
-a part of a token (``foo*``) both are plain characters, as on the broker.
+A token is the part between two dots. ``*`` matches one whole token, ``>`` one or more tokens at the end.
+Inside a token (``foo*``) both are plain characters, as on the broker.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from .messages import Kind
 
 ONE, REST = "*", ">"
 _KINDS = tuple(map(str, Kind))
-_UNUSABLE = re.compile(r"[\s\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # white space, control, half a character
+_UNUSABLE = re.compile(r"[\s\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # white space, control characters, surrogates
 _SAFE_TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """Which subjects are meant. Made by ``parse_pattern``, which checks it."""
+    """A set of subjects. ``parse_pattern`` makes and checks it."""
 
     tokens: tuple[str, ...]
 
@@ -29,16 +29,11 @@ class Pattern:
 
     @property
     def wild(self) -> bool:
-        """Whether it may mean more than one subject."""
+        """True if it can match more than one subject."""
         return ONE in self.tokens or REST in self.tokens
 
-    @property
-    def literal_wildcards(self) -> tuple[str, ...]:
-        """Tokens such as ``foo*`` that look like wildcards and are none: worth a warning."""
-        return tuple(t for t in self.tokens if t not in (ONE, REST) and (ONE in t or REST in t))
-
     def matches(self, subject: str) -> bool:
-        """Whether the concrete ``subject`` is one of those meant."""
+        """Return whether the pattern matches ``subject``, which has no wildcards."""
         given = subject.split(".")
         for position, token_ in enumerate(self.tokens):
             if position == len(given):
@@ -51,18 +46,18 @@ class Pattern:
 
 
 def parse_pattern(text: str) -> Pattern:
-    """A pattern by the rules of NATS; ValueError, in words for operators, when it is none."""
+    """Parse a pattern by the rules of NATS. Raise ValueError with a message for operators."""
     tokens = tuple(text.split("."))
     _check_tokens(text, tokens)
     if REST in tokens[:-1]:
-        raise ValueError(f"{text!r}: '>' stands for all that follows, so nothing may follow it")
+        raise ValueError(f"{text!r}: '>' matches all that follows, so it must be the last token")
     return Pattern(tokens)
 
 
 def parse_event_pattern(text: str) -> Pattern:
-    """What a rule's ``event`` may be: ``KIND.KEY``, ``log`` alone, or ``>`` for everything.
+    """Parse the ``event`` of a rule: ``KIND.KEY``, ``log`` alone, or ``>`` for every event.
 
-    ValueError, in words for operators, when it is neither.
+    Raise ValueError with a message for operators.
     """
     pattern = parse_pattern(text)
     first, rest = pattern.tokens[0], pattern.tokens[1:]
@@ -76,33 +71,33 @@ def parse_event_pattern(text: str) -> Pattern:
 
 
 def valid_key(text: str) -> bool:
-    """Whether ``text`` can be the key of an event that has happened: whole tokens, no wildcards."""
+    """Return whether ``text`` can be the key of an event: tokens that are not empty, and no wildcards."""
     tokens = text.split(".")
     return all(tokens) and ONE not in tokens and REST not in tokens and not _UNUSABLE.search(text)
 
 
 def is_safe_token(text: str) -> bool:
-    """Whether ``text`` is one token anywhere: at most 64 letters, digits, ``_`` and ``-``."""
+    """Return whether ``text`` is at most 64 ASCII characters: alphanumeric, ``_`` or ``-``."""
     return _SAFE_TOKEN.fullmatch(text) is not None
 
 
 def token(text: str) -> str:
-    """``text`` as one token of a subject or KV key: itself if safe, else 32 hex digits of its hash."""
+    """Return ``text`` as one token of a subject or KV key: itself if safe, else 32 hex digits of its hash."""
     if is_safe_token(text):
         return text
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def covers(wide: Pattern, narrow: Pattern) -> bool:
-    """Whether ``wide`` matches every subject that ``narrow`` matches."""
+    """Return whether ``wide`` matches every subject that ``narrow`` matches."""
     for position, token_ in enumerate(wide.tokens):
         if position == len(narrow.tokens):
             return False
         if token_ == REST:
             return True
-        meant = narrow.tokens[position]
-        # Of one token there is nothing that covers "one or more".
-        if meant == REST or token_ not in (ONE, meant):
+        narrow_token = narrow.tokens[position]
+        # No single token covers one or more tokens.
+        if narrow_token == REST or token_ not in (ONE, narrow_token):
             return False
     return len(wide.tokens) == len(narrow.tokens)
 
@@ -111,6 +106,6 @@ def _check_tokens(text: str, tokens: tuple[str, ...]) -> None:
     if not text:
         raise ValueError("the event is empty: it is KIND.KEY, as in notice.login.abnormal")
     if not all(tokens):
-        raise ValueError(f"{text!r}: nothing stands before, after or between two dots")
+        raise ValueError(f"{text!r}: a token before, after or between the dots is empty")
     if found := _UNUSABLE.search(text):
-        raise ValueError(f"{text!r}: {found.group()!r} may not stand in an event's name")
+        raise ValueError(f"{text!r}: {found.group()!r} is not allowed in the name of an event")

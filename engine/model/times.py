@@ -1,4 +1,4 @@
-"""Durations (``10s``, ``1h30m``), rates, and timestamps in microseconds and in ISO 8601."""
+"""Durations (``10s``, ``1h30m``), rates (``100/m``), and times in microseconds and in ISO 8601."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _WHOLE = re.compile(rf"(?:{_PART.pattern})+", re.ASCII)
 
 
 def parse_duration(text: str) -> float:
-    """Seconds that ``text`` stands for; ValueError, in words for operators, when it is no duration."""
+    """Return the seconds of a duration such as 1h30m. Raise ValueError with a message for operators."""
     if not isinstance(text, str):
         raise ValueError(f"expected a duration such as 30s, 5m, 1h, found {text!r}")  # noqa: TRY004
     if re.fullmatch(r"[0-9]+(?:\.[0-9]+)?", text, re.ASCII):
@@ -29,7 +29,7 @@ def parse_duration(text: str) -> float:
 
 
 def in_units(seconds: float) -> str:
-    """``seconds`` as operators write them: 900.0 is 15m."""
+    """Return ``seconds`` as operators write them: 900.0 is 15m."""
     left, parts = round(seconds * 1000), []
     for unit, length in sorted(UNITS.items(), key=lambda item: -item[1]):
         count, left = divmod(left, round(length * 1000))
@@ -38,7 +38,7 @@ def in_units(seconds: float) -> str:
 
 
 def parse_count_per(text: str) -> tuple[int, float]:
-    """The number and the seconds of ``text``, such as 10/s, 100/m or 5/2h; ValueError when it is neither."""
+    """Return the number and the seconds of a rate such as 10/s or 5/2h. Raise ValueError if it is none."""
     number, slash, per = text.partition("/") if isinstance(text, str) else ("", "", "")
     if not slash or not re.fullmatch(r"[1-9][0-9]{0,8}", number, re.ASCII):
         raise ValueError(f"{text!r} is not a rate such as 10/s, 100/m, 1000/h")
@@ -52,19 +52,19 @@ def parse_count_per(text: str) -> tuple[int, float]:
 
 
 def parse_rate(text: str) -> float:
-    """How often a second ``text`` is, such as 10/s; ValueError, in words for operators."""
+    """Return the number per second of a rate such as 10/s. Raise ValueError with a message for operators."""
     count, seconds = parse_count_per(text)
     return count / seconds
 
 
 def parse_time(text: str) -> datetime:
-    """A point in time as RFC 3339 writes it; ValueError, in words for operators, when it is none."""
+    """Parse a time of RFC 3339 with an offset. Raise ValueError with a message for operators."""
     try:
         time = datetime.fromisoformat(text.strip().upper())
     except ValueError as error:
-        raise ValueError(f"{text!r} is no time: {error}") from error
+        raise ValueError(f"{text!r} is not a time: {error}") from error
     if time.tzinfo is None:
-        raise ValueError(f"{text!r} has no offset, as 2026-03-02T23:30:00+08:00 has")
+        raise ValueError(f"{text!r} has no offset; write it as in 2026-03-02T23:30:00+08:00")
     return time
 
 

@@ -1,4 +1,4 @@
-"""Addresses: what is let through, and that it stays one address when it is written down again."""
+"""Addresses: which are accepted, and that each remains one address when it is formatted."""
 
 from __future__ import annotations
 
@@ -84,17 +84,17 @@ BAD = [
 
 
 @pytest.mark.parametrize(("text", "expected"), GOOD.items(), ids=repr)
-def test_a_mailbox_is_read(text: str, expected: tuple[str, str]) -> None:
+def test_a_mailbox_is_parsed(text: str, expected: tuple[str, str]) -> None:
     assert parse_mailbox(text) == Mailbox(name=expected[0], address=expected[1])
 
 
 @pytest.mark.parametrize("text", BAD, ids=ascii)
-def test_what_is_no_single_mailbox_is_refused(text: str) -> None:
+def test_text_that_is_not_one_mailbox_is_refused(text: str) -> None:
     assert parse_mailbox(text) is None
 
 
 @pytest.mark.parametrize("text", GOOD)
-def test_a_mailbox_that_is_written_down_reads_the_same(text: str) -> None:
+def test_a_formatted_mailbox_parses_to_the_same_mailbox(text: str) -> None:
     mailbox = parse_mailbox(text)
     assert parse_mailbox(str(mailbox)) == mailbox
 
@@ -125,7 +125,7 @@ PIECES = st.sampled_from(
 
 
 @given(st.one_of(st.text(max_size=60), st.lists(PIECES, max_size=12).map("".join)))
-def test_nothing_in_a_text_gets_through_that_would_end_a_header(text: str) -> None:
+def test_a_mailbox_never_contains_the_end_of_a_header(text: str) -> None:
     mailbox = parse_mailbox(text)
     if mailbox is not None:
         written = str(mailbox)
@@ -150,7 +150,7 @@ def test_a_name_is_not_decoded_twice() -> None:
         ("用户@例子.example", "用户@例子.example"),
     ],
 )
-def test_a_domain_becomes_ascii_only_where_it_stays_the_same_domain(address: str, ascii_form: str) -> None:
+def test_a_domain_becomes_ascii_only_if_it_remains_the_same_domain(address: str, ascii_form: str) -> None:
     mailbox = Mailbox(name="N", address=address)
     assert mailbox.in_ascii == Mailbox(name="N", address=ascii_form)
 
@@ -175,5 +175,5 @@ def test_a_domain_becomes_ascii_only_where_it_stays_the_same_domain(address: str
         ("+1 " + " " * 600 + "2345", None),
     ],
 )
-def test_a_phone_number_loses_its_filling(text: str, number: str | None) -> None:
+def test_a_phone_number_loses_its_separators(text: str, number: str | None) -> None:
     assert parse_phone(text) == number

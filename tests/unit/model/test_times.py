@@ -1,4 +1,4 @@
-"""Durations as operators write them."""
+"""Durations and times as operators and programs write them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from engine.model.times import UNITS, from_micros, iso_time, parse_duration, to_
         ("0s", 0.0),
     ],
 )
-def test_reads(text: str, seconds: float) -> None:
+def test_a_duration_is_parsed(text: str, seconds: float) -> None:
     assert parse_duration(text) == pytest.approx(seconds)
 
 
@@ -34,23 +34,23 @@ def test_reads(text: str, seconds: float) -> None:
     "text",
     ["", "s", "10", "1.5", "-5s", "+5s", "5 s", " 5s", "5s\n", "5w", "5S", "1h 30m", "٥s", "h1", "5sm"],
 )
-def test_refuses(text: str) -> None:
+def test_an_invalid_duration_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="unit"):
         parse_duration(text)
 
 
-def test_a_bare_number_is_told_its_unit() -> None:
+def test_the_error_about_a_bare_number_names_a_unit() -> None:
     with pytest.raises(ValueError, match="30 has no unit; write 30s for seconds"):
         parse_duration("30")
 
 
 @pytest.mark.parametrize("value", [30, 1.5, None, True, ["5s"]])
-def test_refuses_what_is_no_text(value: object) -> None:
+def test_a_duration_must_be_text(value: object) -> None:
     with pytest.raises(ValueError, match="expected a duration"):
         parse_duration(value)  # type: ignore[arg-type]
 
 
-def test_refuses_more_than_a_number_can_hold() -> None:
+def test_a_duration_beyond_a_float_is_refused() -> None:
     with pytest.raises(ValueError, match="too long"):
         parse_duration("9" * 400 + "d")
 
@@ -63,7 +63,7 @@ def test_refuses_more_than_a_number_can_hold() -> None:
     )
 )
 @pytest.mark.parametrize("schema", ["policy", "mss"])
-def test_agrees_with_the_schemas(schema: str, text: str) -> None:
+def test_durations_agree_with_the_schemas(schema: str, text: str) -> None:
     pattern = load(schema)["$defs"]["duration"]["pattern"].removesuffix("$") + r"\Z"
     try:
         parse_duration(text)
@@ -81,10 +81,10 @@ def test_agrees_with_the_schemas(schema: str, text: str) -> None:
         (1_767_268_800_999_999, "seconds", "2026-01-01T12:00:00Z"),
     ],
 )
-def test_a_time_is_written_in_utc(at: int, timespec: str, text: str) -> None:
+def test_a_time_is_formatted_in_utc(at: int, timespec: str, text: str) -> None:
     assert iso_time(at, timespec) == text
 
 
 @given(st.integers(-(10**15), 10**17))
-def test_microseconds_survive_the_way_through_a_datetime(at: int) -> None:
+def test_microseconds_survive_a_conversion_to_a_datetime(at: int) -> None:
     assert to_micros(from_micros(at)) == at
