@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import msgspec
 
 from ...model.messages import Event
-from ...rules.rulebook import Budget, BudgetExhausted, Dedupe, Limits, Throttle
+from ...rules.rulebook import Budget, BudgetExhausted, Dedupe, Throttle
 from ..draft import Notification
-from .digest import SLACK, Buffered, DigestState, append, buffer_event, ttl_of
+from .digest import SLACK, Buffered, DigestState, append
 from .state import (
     REDELIVERY_WINDOW,
     StateSteps,
@@ -95,7 +95,7 @@ def consume_budget(
 ) -> StateSteps[BudgetExhausted | None]:
     """Charge ``messages`` to every budget, or to none of them if one is exhausted; return that one."""
     charged: dict[str, int] = {}  # the begin of the window, by name
-    for name, budget in budgets.items():
+    for name, budget in budgets.items() if messages else ():
         since = yield from _charge(name, budget, messages, now)
         if since is None:
             for earlier, window in charged.items():
@@ -134,20 +134,6 @@ def _update_budget(
     name: str, budget: Budget, change: Callable[[_BudgetState], tuple[_BudgetState | None, T]]
 ) -> StateSteps[T]:
     return update_state(f"spent.{stable_hash(name)}", _BudgetState, change, budget.per + SLACK)
-
-
-def defer_to_digest(
-    rule: str,
-    limits: Limits,
-    event: Event,
-    notifications: Sequence[Notification],
-    exhausted: BudgetExhausted,
-) -> StateSteps[Buffered | None]:
-    """Buffer ``event`` with others for the same recipients; None if the budget has no digest."""
-    digest, key = exhausted.budget.digest, budget_buffer_key(rule, event, notifications)
-    if digest is None:
-        return None
-    return (yield from buffer_event(key, digest, event, lambda _: exhausted.until, ttl_of(limits)))
 
 
 def budget_buffer_key(rule: str, event: Event, notifications: Sequence[Notification]) -> str:

@@ -35,22 +35,14 @@ _MAX_BUFFER_BYTES = 256 * 1024  # of the events in one buffer; the broker takes 
 _MAX_IDS = 2000  # of events that a buffer remembers, to recognise a redelivered one
 
 
-class Batch(msgspec.Struct, frozen=True):
-    """The events of one digest, in the order in which they came."""
-
-    number: int
-    events: tuple[Event, ...]
-    more: int  # events that are only counted
-    ids: tuple[str, ...]
-    at: int  # when it was sealed, microseconds since the epoch
-
-
-class FlushedDigest(msgspec.Struct, frozen=True):
-    """A digest that is stored, with the ids of its events."""
+class Batch(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The events of one digest, in the order in which they came; only their ids once it is stored."""
 
     number: int
     at: int  # when it was sealed, microseconds since the epoch
     ids: tuple[str, ...]
+    events: tuple[Event, ...] = ()
+    more: int = 0  # events that are only counted
 
 
 class DigestBuffer(msgspec.Struct, frozen=True):
@@ -62,7 +54,7 @@ class DigestBuffer(msgspec.Struct, frozen=True):
     more: int = 0  # events that are only counted
     ids: tuple[str, ...] = ()
     sealed: Batch | None = None
-    earlier: tuple[FlushedDigest, ...] = ()  # the newest last
+    earlier: tuple[Batch, ...] = ()  # stored digests, the newest last
     last: int = 0  # when the digest before was sealed
 
     @property
@@ -74,11 +66,10 @@ class DigestBuffer(msgspec.Struct, frozen=True):
         """When the waiting events are due, microseconds since the epoch; 0 if there are none."""
         return 0 if self.is_empty else self.due
 
-    def find_digest(self, id_: str) -> Batch | FlushedDigest | None:
+    def find_digest(self, id_: str) -> Batch | None:
         """Return the digest, sealed or stored, that contains an event."""
-        if self.sealed is not None and id_ in self.sealed.ids:
-            return self.sealed
-        return next((each for each in self.earlier if id_ in each.ids), None)
+        digests = (self.sealed, *self.earlier) if self.sealed else self.earlier
+        return next((each for each in digests if id_ in each.ids), None)
 
     def has_seen(self, id_: str) -> bool:
         """Return whether an event waits here, or did so recently."""
@@ -121,18 +112,23 @@ class Buffered:
 
 def apply_digest(rule: str, digest: Digest, event: Event, now: int, *, ttl: float) -> StateSteps[Buffered]:
     """Buffer ``event`` until ``wait`` after the first event and ``interval`` after the last digest."""
+    key, first = state_key("digest", rule, digest.key, event), now + int(digest.wait * 1e6)
 
-    def due(buffer: DigestBuffer) -> int:
-        return max(now + int(digest.wait * 1e6), buffer.last + int(digest.interval * 1e6))
+    def change(buffer: DigestBuffer) -> tuple[DigestBuffer, Buffered]:
+        due = max(first, buffer.last + int(digest.interval * 1e6))
+        return append(key, buffer, event, digest, due=due)
 
-    return buffer_event(state_key("digest", rule, digest.key, event), digest, event, due, ttl)
+    return _update_buffer(key, ttl, change)
 
 
-def buffer_event(
-    key: str, digest: Digest, event: Event, due: Callable[[DigestBuffer], int], ttl: float
-) -> StateSteps[Buffered]:
-    """Buffer ``event`` under ``key``; ``due`` returns the time of an empty buffer's digest."""
-    return _update_buffer(key, ttl, lambda buffer: append(key, buffer, event, digest, due=due(buffer)))
+def defer_to_digest(
+    key: str, event: Event, exhausted: BudgetExhausted, *, ttl: float
+) -> StateSteps[Buffered | None]:
+    """Buffer ``event`` under ``key`` until the window of a budget ends; None if the budget has no digest."""
+    digest, until = exhausted.budget.digest, exhausted.until
+    if digest is None:
+        return None
+    return (yield from _update_buffer(key, ttl, lambda buffer: append(key, buffer, event, digest, due=until)))
 
 
 def rejoin(key: str, limits: Limits, event: Event) -> StateSteps[Buffered | None]:
@@ -274,14 +270,14 @@ def confirm_flush(buffer: DigestBuffer, number: int) -> DigestBuffer:
     """Return ``buffer`` with the digest ``number`` stored; the same object if that is not the sealed one."""
     if buffer.sealed is None or buffer.sealed.number != number:
         return buffer
-    last = FlushedDigest(number=number, at=buffer.sealed.at, ids=buffer.sealed.ids)
+    last = replace(buffer.sealed, events=(), more=0)
     return replace(buffer, sealed=None, earlier=(*_recent(buffer.earlier, last), last))
 
 
-def _recent(earlier: tuple[FlushedDigest, ...], last: FlushedDigest) -> tuple[FlushedDigest, ...]:
+def _recent(earlier: tuple[Batch, ...], last: Batch) -> tuple[Batch, ...]:
     """Return the digests whose events may be redelivered, as many as fit together with ``last``."""
     room = _MAX_IDS - len(last.ids)
-    kept: list[FlushedDigest] = []
+    kept: list[Batch] = []
     for each in reversed(earlier):
         room -= len(each.ids)
         if room < 0 or each.at < last.at - REDELIVERY_WINDOW * 1e6:

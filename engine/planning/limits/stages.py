@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 from msgspec import structs
 
 from ...model.messages import Event, Held, Suppressed
-from ...rules.rulebook import BudgetExhausted, Rule, Rulebook
+from ...rules.rulebook import Rule, Rulebook
 from ...rules.schedule import ALWAYS, Schedule
 from ..draft import DigestTimer, Notification, Routing, with_fallbacks
 from ..recipients import ChoicesOf
@@ -24,12 +24,12 @@ from .counters import (
     apply_throttle,
     budget_buffer_key,
     consume_budget,
-    defer_to_digest,
 )
 from .digest import (
     Batch,
     NotDueYet,
     apply_digest,
+    defer_to_digest,
     digest_reqid,
     digest_spec,
     leave,
@@ -51,15 +51,21 @@ def apply_limits(routing: Routing, now: int, *, comes_again: bool = False) -> St
     for rule in (match.rule for match in routing.matches if not match.rule.limits.are_none):
         unlimited[rule.id] = notifications = routing.notifications_of(rule)
         if notifications:
-            withheld = (yield from _find_deferred(rule, event, notifications)) if comes_again else None
+            buffered = None
+            if comes_again:
+                key = budget_buffer_key(rule.id, event, notifications)
+                buffered = yield from rejoin(key, rule.limits, event)
+            withheld = Withheld(reason="budget", buffered=buffered) if buffered else None
             withheld = withheld or (yield from _apply_rule_limits(rule, event, now))
             if withheld is not None:
                 routing = _withhold(routing, rule, withheld)
     routing = apply_time_windows(routing, now)
     for rule in (match.rule for match in routing.matches if match.rule.limits.budgets):
-        exhausted = yield from _consume_budgets(routing, rule, now)
+        messages = len(routing.notifications_of(rule))
+        exhausted = yield from consume_budget(rule.limits.budgets, messages, now)
         if exhausted is not None:
-            buffered = yield from defer_to_digest(rule.id, rule.limits, event, unlimited[rule.id], exhausted)
+            key = budget_buffer_key(rule.id, event, unlimited[rule.id])
+            buffered = yield from defer_to_digest(key, event, exhausted, ttl=ttl_of(rule.limits))
             routing = replace(routing, exhausted_budgets=(*routing.exhausted_budgets, exhausted))
             routing = _withhold(routing, rule, Withheld(reason="budget", buffered=buffered))
     return routing
@@ -98,18 +104,13 @@ def limit_digest(
     Returns NotDueYet if a budget that has a digest is exhausted.
     """
     routing = apply_time_windows(route_digest(rulebook, rule, key, batch, choices_of), now)
-    exhausted = yield from _consume_budgets(routing, rule, now)
+    messages = len(routing.notifications_of(rule))
+    exhausted = yield from consume_budget(rule.limits.budgets, messages, now)
     if exhausted is None:
         return routing
     if exhausted.budget.digest is not None:
         return NotDueYet(until=exhausted.until, exhausted_budgets=(exhausted,))
     return replace(_withhold(routing, rule, Withheld(reason="budget")), exhausted_budgets=(exhausted,))
-
-
-def _consume_budgets(routing: Routing, rule: Rule, now: int) -> StateSteps[BudgetExhausted | None]:
-    budgets = rule.limits.budgets
-    notifications = routing.notifications_of(rule) if budgets else ()
-    return (yield from consume_budget(budgets, len(notifications), now)) if notifications else None
 
 
 def route_due_digest(
@@ -123,16 +124,6 @@ def route_due_digest(
     if not isinstance(batch, Batch):
         return batch
     return (yield from limit_digest(rulebook, rule, key, batch, now=now, choices_of=choices_of))
-
-
-def _find_deferred(
-    rule: Rule, event: Event, notifications: Sequence[Notification]
-) -> StateSteps[Withheld | None]:
-    """Return where ``event``, which comes again, waits for a budget."""
-    if not rule.limits.budgets:
-        return None
-    buffered = yield from rejoin(budget_buffer_key(rule.id, event, notifications), rule.limits, event)
-    return Withheld(reason="budget", buffered=buffered) if buffered else None
 
 
 def _apply_rule_limits(rule: Rule, event: Event, now: int) -> StateSteps[Withheld | None]:
