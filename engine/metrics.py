@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-
 
 _BREAKER_STATES = ("closed", "open", "half_open")
 _WAITS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15, 60, 300)  # seconds
@@ -51,138 +51,105 @@ class ChannelMetrics(Collector):
 
 
 class Metrics:
-    """The metrics of one server. Labels come from configuration, never from payloads."""
+    """The metrics of one server. Labels come from the configuration, never from payloads."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self._samples: dict[tuple[Counter | str, ...], Counter] = {}
         self.channels = ChannelMetrics()
         self.registry.register(self.channels)
-        self.events = Counter(
+        counter = partial(Counter, registry=self.registry)
+        gauge = partial(Gauge, registry=self.registry)
+        histogram = partial(Histogram, registry=self.registry)
+        self.events = counter(
             "mss_events",
             "Events taken from the streams, by result: planned, unmatched, dead.",
             ["kind", "result"],
-            registry=self.registry,
         )
-        self.matches = Counter(
-            "mss_rule_matches", "Events that matched a rule.", ["rule"], registry=self.registry
-        )
-        self.suppressed = Counter(
+        self.matches = counter("mss_rule_matches", "Events that matched a rule.", ["rule"])
+        self.suppressed = counter(
             "mss_deliveries_suppressed",
             "Deliveries that a rule asks for and MSS does not make, by reason.",
             ["rule", "reason"],
-            registry=self.registry,
         )
-        self.held = Counter(
-            "mss_deliveries_held",
-            "Deliveries that wait for a later time, by reason.",
-            ["rule", "reason"],
-            registry=self.registry,
+        self.held = counter(
+            "mss_deliveries_held", "Deliveries that wait for a later time, by reason.", ["rule", "reason"]
         )
-        self.attempts = Counter(
+        self.attempts = counter(
             "mss_delivery_attempts",
             "Delivery attempts, by outcome: sent, refused, deferred, unknown.",
             ["channel", "outcome"],
-            registry=self.registry,
         )
-        self.dead = Counter(
-            "mss_dead_letters",
-            "Dead letters, by kind of event and reason.",
-            ["kind", "reason"],
-            registry=self.registry,
+        self.dead = counter(
+            "mss_dead_letters", "Dead letters, by kind of event and reason.", ["kind", "reason"]
         )
-        self.fall_backs = Counter(
+        self.fallbacks = counter(
             "mss_delivery_fallbacks",
             "Deliveries that failed over a channel and fell back to the next channel of their chain.",
             ["channel"],
-            registry=self.registry,
         )
-        self.preferences = Counter(
+        self.preferences = counter(
             "mss_preference_lookups",
             "Lookups of a user's preferences: hit (cached), miss (read from the broker), unreadable.",
             ["result"],
-            registry=self.registry,
         )
-        self.latency = Histogram(
+        self.latency = histogram(
             "mss_delivery_latency_seconds",
             "Seconds from the broker storing an event to the provider accepting the message.",
             ["channel"],
             buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15, 60, 600, 3600),
-            registry=self.registry,
         )
-        self.rate_limiter_wait = Histogram(
+        self.rate_limiter_wait = histogram(
             "mss_channel_rate_limiter_wait_seconds",
             "Seconds that a delivery waited for the rate limit of its channel.",
             ["channel"],
             buckets=_WAITS,
-            registry=self.registry,
         )
-        self.pending = Gauge(
+        self.pending = gauge(
             "mss_consumer_pending_messages",
             "Messages of a stream that the broker has not handed to any server yet, by durable consumer.",
             ["stream", "consumer"],
-            registry=self.registry,
         )
-        self.unacknowledged = Gauge(
+        self.unacknowledged = gauge(
             "mss_consumer_ack_pending_messages",
             "Messages handed to a server and not yet acknowledged, by durable consumer.",
             ["stream", "consumer"],
-            registry=self.registry,
         )
-        self.actions = Counter(
+        self.actions = counter(
             "mss_action_requests",
             "Requests for an action, by the code of the reply; 100: the request had no reply subject.",
             ["action", "code"],
-            registry=self.registry,
         )
-        self.action_latency = Histogram(
+        self.action_latency = histogram(
             "mss_action_request_duration_seconds",
             "Seconds from the arrival of a request to its reply.",
             ["action"],
             buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15, 30, 60),
-            registry=self.registry,
         )
-        self.databases = Gauge(
+        self.databases = gauge(
             "mss_action_database_up",
             "1 if the last read of the action's database succeeded, else 0.",
             ["action"],
-            registry=self.registry,
         )
-        self.reloads = Counter(
-            "mss_policy_reloads",
-            "Policy reloads, by result: ok, refused.",
-            ["result"],
-            registry=self.registry,
-        )
-        self.reload_ok = Gauge(
-            "mss_policy_last_reload_successful",
-            "1 if the last reload succeeded, 0 if it was refused.",
-            registry=self.registry,
+        self.reloads = counter("mss_policy_reloads", "Policy reloads, by result: ok, refused.", ["result"])
+        self.reload_ok = gauge(
+            "mss_policy_last_reload_successful", "1 if the last reload succeeded, 0 if it was refused."
         )
         self.reload_ok.set(1)
-        self.reload_time = Gauge(
+        self.reload_time = gauge(
             "mss_policy_last_reload_success_timestamp_seconds",
             "Time of the last successful reload, in seconds since the epoch.",
-            registry=self.registry,
         )
-        self.reload_problems = Gauge(
+        self.reload_problems = gauge(
             "mss_policy_reload_problem_info",
             "1 for each problem that refused the last reload, for at most 20 problems.",
             ["file", "line", "column", "code"],
-            registry=self.registry,
         )
-        self.source_up = Gauge(
-            "mss_policy_source_up",
-            "1 if the last read of the policy source succeeded, else 0.",
-            registry=self.registry,
+        self.source_up = gauge(
+            "mss_policy_source_up", "1 if the last read of the policy source succeeded, else 0."
         )
-        self.rules = Gauge("mss_policy_rules", "Rules of the active revision.", registry=self.registry)
-        self.revision = Gauge(
-            "mss_policy_info",
-            "1 for the active revision.",
-            ["revision"],
-            registry=self.registry,
-        )
+        self.rules = gauge("mss_policy_rules", "Rules of the active revision.")
+        self.revision = gauge("mss_policy_info", "1 for the active revision.", ["revision"])
 
     def show_lags(self, lags: Mapping[tuple[str, str], tuple[int, int]]) -> None:
         """Replace the lag of all consumers: (stream, consumer) -> pending, acknowledgement pending."""
@@ -193,16 +160,16 @@ class Metrics:
             self.unacknowledged.labels(*names).set(unacknowledged)
 
     def count(self, counter: Counter, *labels: str) -> None:
-        """Add one to the sample of ``counter`` with ``labels``, which is looked for once."""
+        """Add one to the sample of ``counter`` with ``labels``. Samples are cached: a look-up is slow."""
         sample = self._samples.get((counter, *labels))
         if sample is None:
             sample = self._samples[counter, *labels] = counter.labels(*labels)
         sample.inc()
 
     def value(self, name: str, **labels: str) -> float:
-        """The present value of one sample; 0 where there is none yet."""
+        """Return the present value of one sample; 0 if it has none yet."""
         return self.registry.get_sample_value(name, labels) or 0.0
 
     def page(self) -> bytes:
-        """Everything in the Prometheus text format."""
+        """Return all metrics in the text format of Prometheus."""
         return generate_latest(self.registry)

@@ -1,7 +1,7 @@
-"""The clock of the process, and an event loop that stays responsive: worker threads, short collector pauses.
+"""The clock of the process, and what keeps its event loop responsive.
 
-CPython runs one thread at a time, and the collector stops them all. This module shortens the turns of
-worker threads, runs the collector only when the heap has grown, and frees large objects piece by piece.
+CPython runs one thread at a time, and the garbage collector stops them all. So worker threads get short
+turns, the collector runs only if the heap has grown, and large objects are freed piece by piece.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from typing import ParamSpec, TypeVar
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# Python lets one thread run at a time. Each time that the loop comes back from a socket, many times for one
-# event, it waits this long until the other thread makes way: usually 5 ms.
-_TURN = 0.0005  # seconds
+# While a worker thread runs, the loop waits this long each time it returns from a socket, several times per
+# event. Python's default is 5 ms.
+_SWITCH_INTERVAL = 0.0005  # seconds
 
-_YOUNG = 20_000  # objects; usually 700, of which thousands are in hand under load, and none is garbage
-_GROWN = 1.5  # times what was in use after the last full collection
+_YOUNG = 20_000  # objects; the default is 700, but thousands are in use under load and none is garbage
+_GROWN = 1.5  # times the memory in use after the last full collection
 
-_OURS = 2  # references to a piece that nobody else has: ours, and the argument of the question
+_OWN_REFERENCES = 2  # to an object that nothing else refers to: the local variable and the argument
 
 
 def now() -> int:
@@ -54,81 +54,73 @@ async def run_in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs)
 
 @dataclass(slots=True)
 class _SwitchInterval:
-    """How long a thread runs while another one waits; short while anybody asks for it."""
+    """The time that a thread runs while another one waits: short while any worker thread runs."""
 
     _lock: threading.Lock = field(default_factory=threading.Lock)
-    _askers: int = 0
-    _usual: float = 0.0  # seconds, put back when the last one is done
+    _workers: int = 0
+    _usual: float = 0.0  # seconds, restored when the last worker ends
 
     @contextmanager
     def short(self) -> Iterator[None]:
         with self._lock:
-            if not self._askers:
+            if not self._workers:
                 self._usual = sys.getswitchinterval()
-                sys.setswitchinterval(min(_TURN, self._usual))
-            self._askers += 1
+                sys.setswitchinterval(min(_SWITCH_INTERVAL, self._usual))
+            self._workers += 1
         try:
             yield
         finally:
             with self._lock:
-                self._askers -= 1
-                if not self._askers:
+                self._workers -= 1
+                if not self._workers:
                     sys.setswitchinterval(self._usual)
 
 
 _switch_interval = _SwitchInterval()
 
 
-@dataclass(slots=True)
-class _Collected:
-    """The last full collection."""
-
-    blocks: int = 0  # of memory in use right after it
-
-
-_last = _Collected()
+_last_collection = {"blocks": 0}  # of memory in use right after it
 
 
 def freeze_heap() -> None:
-    """Collect, and have the collector leave alone what is there; to be called once a policy is in use.
+    """Collect garbage, then exclude all present objects from later collections. Call it for a new policy.
 
-    A full collection looks at every object: of an idle server for some 35 ms, with 100,000 rules for the
-    better part of a second.
+    A full collection visits every object: 35 ms in an idle server, most of a second with 100,000 rules.
     """
     gc.unfreeze()
     gc.collect()
     gc.freeze()
     gc.set_threshold(_YOUNG)
-    _last.blocks = sys.getallocatedblocks()
+    _last_collection["blocks"] = sys.getallocatedblocks()
 
 
 def heap_has_grown() -> bool:
-    """Whether so much more is in use than after ``settle`` that looking for garbage is worth its time."""
-    return sys.getallocatedblocks() > _GROWN * _last.blocks
+    """Return whether memory has grown so much since ``freeze_heap`` that a collection is worth its time."""
+    return sys.getallocatedblocks() > _GROWN * _last_collection["blocks"]
 
 
 @contextlib.contextmanager
 def gc_paused() -> Iterator[None]:
-    """Loading makes much that stays and little garbage: looking for it took half of the time."""
+    """Pause the collector. Loading a policy makes little garbage, and the search took half of its time."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
         if was_enabled:
-            # Else the next collection, a moment later, would look at all that has been made.
+            # Otherwise the next collection, a moment later, would visit all the new objects.
             gc.freeze()
             gc.enable()
 
 
 def free_gradually(things: list[object]) -> None:
-    """Free what is in ``things``, which is emptied, and all that only it refers to; for a thread.
+    """Empty ``things`` and free its objects with all that only they refer to, piece by piece, in a thread.
 
-    A piece is freed when what refers to it is gone; what anybody else refers to stays as it is.
+    An object is freed after the one that refers to it. An object with other references stays as it is.
     """
     while things:
         piece = things.pop()
-        if gc.is_tracked(piece) and sys.getrefcount(piece) == _OURS:
-            # Held here, they outlive the piece, and freeing it is a matter of a moment.
+        if gc.is_tracked(piece) and sys.getrefcount(piece) == _OWN_REFERENCES:
+            # Here they outlive the piece, so it is freed without them, in a moment.
             things += gc.get_referents(piece)
         del piece

@@ -238,7 +238,7 @@ class DeliveryWorker:
             self._receipt(attempt, outcome, detail, final=True, instead=following, at=at)
         )
         await self._send_fallback(attempt, at=at)
-        self.metrics.fall_backs.labels(self.spec.name).inc()
+        self.metrics.fallbacks.labels(self.spec.name).inc()
 
     async def _send_fallback(
         self, attempt: DeliveryAttempt, *, at: int, headers: Mapping[str, str] | None = None

@@ -1,4 +1,4 @@
-"""What nobody refers to any more is freed piece by piece; what somebody does is left alone."""
+"""Objects without other references are freed piece by piece; the others stay as they are."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Node:
     children: tuple[Node, ...] = ()
 
 
-def test_all_of_it_goes_and_nothing_else() -> None:
+def test_an_object_is_freed_with_all_that_only_it_refers_to() -> None:
     shared, kept = Node(), Node((Node(),))
     tree: Node | None = Node((Node((shared, kept)), Node((shared,))))
     assert tree is not None
@@ -30,7 +30,7 @@ def test_all_of_it_goes_and_nothing_else() -> None:
     assert things == [] and len(kept.children) == 1
 
 
-def test_what_is_in_use_stays_whole() -> None:
+def test_an_object_in_use_stays_whole() -> None:
     tree = Node((Node(), Node((Node(),))))
     free_gradually([tree])
     assert len(tree.children) == 2 and len(tree.children[1].children) == 1

@@ -1,4 +1,4 @@
-"""A policy that is let go of leaves no garbage behind, so nobody has to stop the process to look for it.
+"""A policy that is freed leaves no garbage, so no collection has to stop the process for it.
 
 With MSS_SOAK=1 at full size, 20 reloads of 2,000 rules.
 """
@@ -29,7 +29,7 @@ RELOADS = 20 if SOAK else 6
 
 @contextmanager
 def collected() -> Iterator[list[object]]:
-    """What the collector finds of all that is made inside; the list is full when it is over."""
+    """Yield a list that contains, at the end, the garbage of the objects made inside."""
     found: list[object] = []
     gc.unfreeze()
     gc.collect()
@@ -46,7 +46,7 @@ def collected() -> Iterator[list[object]]:
         gc.enable()
 
 
-def load_test_and_let_go(folder: Path) -> None:
+def load_test_and_free(folder: Path) -> None:
     policy = load_policy(folder, environment={})
     rulebook = policy.require()
     assert all(run_case(rulebook, case).ok for case in policy.cases)
@@ -56,7 +56,7 @@ def load_test_and_let_go(folder: Path) -> None:
 
 
 def many_rules(folder: Path) -> Path:
-    """Each has conditions, words of its own that are in a layout of all, and every tenth a test."""
+    """Write rules with conditions and templates that extend one layout; every tenth rule has a test."""
     rules = [
         f"- {{id: r{n}, event: notice.login.abnormal, notify: [terminal], template: t{n % 20},"
         f" vars: {{about: {{n: {n}}}}}, when: {{userid: {{prefix: u{n}-}}, any: [{{city: c{n % 7}}}, {{ip: 10.0.0.0/8}}]}}}}\n"
@@ -82,26 +82,26 @@ def many_rules(folder: Path) -> Path:
 @pytest.mark.parametrize("make", [lambda _: ROOT / "rules", many_rules], ids=["example", "many"])
 def test_nothing_of_a_policy_is_garbage(make: Callable[[Path], Path], tmp_path: Path) -> None:
     folder = make(tmp_path)
-    load_test_and_let_go(folder)  # what is imported and remembered at the first time
+    load_test_and_free(folder)  # imports modules and fills caches
     with collected() as found:
-        load_test_and_let_go(folder)
+        load_test_and_free(folder)
     assert not Counter(type(each).__qualname__ for each in found)
 
 
 @pytest.mark.timeout(600 if SOAK else 120)
-def test_a_large_policy_may_be_loaded_again_and_again(tmp_path: Path) -> None:
+def test_memory_does_not_grow_with_reloads(tmp_path: Path) -> None:
     folder = many_rules(tmp_path)
-    load_test_and_let_go(folder)
-    load_test_and_let_go(folder)
+    load_test_and_free(folder)
+    load_test_and_free(folder)
     before = sys.getallocatedblocks()
     for _ in range(RELOADS):
-        load_test_and_let_go(folder)
+        load_test_and_free(folder)
     gc.unfreeze()
-    # One more thing for each rule at each reload would be RULES * RELOADS.
+    # A leak of one object per rule and reload would be RULES * RELOADS.
     assert sys.getallocatedblocks() - before < RULES
 
 
-def test_it_is_looked_for_garbage_once_much_more_is_in_use() -> None:
+def test_the_heap_has_grown_once_much_more_memory_is_in_use() -> None:
     runtime.freeze_heap()
     assert not runtime.heap_has_grown()
     many = [[number] for number in range(sys.getallocatedblocks())]

@@ -1,4 +1,4 @@
-"""While work is done beside the event loop, threads take short turns; afterwards as long ones as before."""
+"""Threads take short turns while a worker thread runs, and turns of the usual length afterwards."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from engine.runtime import run_in_thread
 
 
-async def test_turns_are_short_until_the_last_one_is_done() -> None:
+async def test_turns_are_short_until_the_last_worker_ends() -> None:
     usual = sys.getswitchinterval()
     go = {1: threading.Event(), 2: threading.Event()}
 
@@ -34,7 +34,7 @@ async def test_turns_are_short_until_the_last_one_is_done() -> None:
     assert sys.getswitchinterval() == usual
 
 
-async def test_what_fails_or_is_no_longer_waited_for_leaves_nothing_changed() -> None:
+async def test_a_failed_or_cancelled_call_restores_the_usual_turns() -> None:
     usual, go = sys.getswitchinterval(), threading.Event()
     with pytest.raises(ZeroDivisionError):
         await run_in_thread(divmod, 1, 0)
@@ -44,7 +44,7 @@ async def test_what_fails_or_is_no_longer_waited_for_leaves_nothing_changed() ->
         await asyncio.sleep(0.001)
     task.cancel()
     await asyncio.wait((task,))
-    assert sys.getswitchinterval() < usual / 5  # the thread is still at it
+    assert sys.getswitchinterval() < usual / 5  # the thread still runs
     go.set()
     while sys.getswitchinterval() != usual:
         await asyncio.sleep(0.001)
@@ -54,7 +54,7 @@ async def test_a_thread_keeps_neither_the_arguments_nor_the_result() -> None:
     kept: list[object] = []
 
     class LateExecutor(ThreadPoolExecutor):
-        """Keeps what a worker thread of a loaded machine still holds when the caller has its result."""
+        """Keeps what a worker thread of a busy machine still refers to when the caller has its result."""
 
         def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
             future = super().submit(fn, *args, **kwargs)
