@@ -3,7 +3,7 @@
     async with msc.connect("nats://127.0.0.1:4222") as client:
         await client.notice("login.abnormal", {"userid": "bob"})
 
-``msc.blocking`` has the same for programs without an event loop.
+``msc.blocking`` has the same client for programs without an event loop.
 """
 
 from __future__ import annotations

@@ -21,9 +21,9 @@ from .options import BUFFER, DEFAULT_SERVER, TLS, ConnectOptions
 log = logging.getLogger(__name__)
 
 PREFIX = "kiam.console"
-_FLUSH_LIMIT = 5.0  # seconds that leaving ``async with`` may take
-_MAX_PAYLOAD_BYTES = 64 * 1024 * 1024  # bytes that any broker takes in one message
-_TRY_AGAIN = 0.25  # seconds between two tries at a stream that a starting broker may not have yet
+_FLUSH_LIMIT = 5.0  # seconds to send buffered messages at the end
+_MAX_PAYLOAD_BYTES = 64 * 1024 * 1024  # bytes: the highest max_payload of a broker
+_RETRY_WAIT = 0.25  # seconds; a broker that just started may not have its streams yet
 
 
 def connect(
@@ -41,11 +41,11 @@ def connect(
     buffer: int = BUFFER,
     connect_timeout: float = 10.0,
 ) -> Client:
-    """A client, to be used with ``async with``, which connects and closes.
+    """Return a client. Use it with ``async with``, which connects and closes it.
 
-    For the ways to log in see ``ConnectOptions``. ``prefix`` begins every subject, ``inbox_prefix``
-    those of replies. ``buffer`` is how many bytes of messages may wait while the broker is away,
-    ``connect_timeout`` how many seconds to try before ConnectError.
+    See ``ConnectOptions`` for the ways to log in. Every subject starts with ``prefix``, the subjects of
+    replies with ``inbox_prefix``. ``buffer`` is the maximum size in bytes of the messages that wait during a
+    broker outage. After ``connect_timeout`` seconds without a connection, ConnectError is raised.
     """
     options = ConnectOptions(
         servers=servers,
@@ -57,31 +57,31 @@ def connect(
         credentials=credentials,
         tls=tls,
         inbox_prefix=inbox_prefix,
-        # The bound is kept by the link. At its own, nats-py would wait without limit.
+        # Our outbox has the limit. At the limit of nats-py, a call would wait without end.
         pending_size=buffer + _MAX_PAYLOAD_BYTES,
     )
     return Client(options, prefix=prefix, buffer=buffer, connect_timeout=connect_timeout)
 
 
 class Client:
-    """A client of MSS. Made by ``connect``; belongs to one event loop."""
+    """A client of MSS for one event loop. ``connect`` creates it."""
 
     def __init__(self, options: ConnectOptions, *, prefix: str, buffer: int, connect_timeout: float) -> None:
         self._prefix = require_key(prefix, "prefix")
-        self._link = ReconnectingConnection(options, connect_timeout=connect_timeout, buffer=buffer)
+        self._connection = ReconnectingConnection(options, connect_timeout=connect_timeout, buffer=buffer)
 
     async def open(self) -> Self:
-        """Connect. Raises ConnectError. ``async with`` does it."""
-        await self._link.open()
+        """Connect. ``async with`` does so too. Raises ConnectError."""
+        await self._connection.open()
         return self
 
     async def close(self, timeout: float = _FLUSH_LIMIT) -> None:
-        """Send what waits, within ``timeout`` seconds, and close for good.
+        """Send the buffered messages within ``timeout`` seconds, and close.
 
-        Raises NotConnected, whose ``unsent`` names the reqids, for what could not be sent, and
+        Raises NotConnected if messages could not be sent; ``unsent`` has their reqids. Raises
         PermissionDenied or MessageTooLarge for a message that was refused after its call.
         """
-        await self._link.close(timeout)
+        await self._connection.close(timeout)
 
     async def __aenter__(self) -> Self:
         return await self.open()
@@ -94,8 +94,8 @@ class Client:
         except MscError as lost:
             if error is None:
                 raise
-            # The block's own error goes on; this one must not hide it, nor be hidden.
-            log.error("%s", lost)  # noqa: TRY400 -- the words say it all
+            # The error of the block must not be hidden by this one. Neither is lost.
+            log.error("%s", lost)  # noqa: TRY400 -- the message says it all
             error.add_note(str(lost))
 
     def __await__(self) -> Generator[Any, None, Self]:
@@ -110,16 +110,16 @@ class Client:
         reqid: str | None = None,
         timeout: float = 5.0,
     ) -> str:
-        """Announce that something happened; returns the reqid, under which it can be traced.
+        """Publish a notice, and return its reqid, by which it can be traced.
 
-        ``payload`` is an object that JSON can carry. While the broker is away the message waits in
-        the buffer: BufferFull, when that is full, means that it was not taken. With ``confirm`` the
-        call returns when a stream has stored the message, waiting up to ``timeout`` seconds, also for
-        a broker that is away; NotConfirmed when there is no stream. Doing it again with the same
-        ``reqid`` stores nothing twice. Raises also NotConnected, MessageTooLarge, InvalidMessage,
-        PermissionDenied (at the next call: the broker tells of it later).
+        ``payload`` is a JSON object. During a broker outage, the message waits in the buffer. If the buffer
+        is full, BufferFull is raised, and the message was not accepted. With ``confirm``, the call returns
+        when a stream has stored the message. It waits up to ``timeout`` seconds, also for the broker. Raises
+        NotConfirmed if no stream has stored the message; a repeat with the same ``reqid`` is safe. Also
+        raises NotConnected, MessageTooLarge, InvalidMessage and PermissionDenied. The last comes at the next
+        call, because the broker reports it late.
         """
-        return await self._announce("notice", key, payload, confirm=confirm, reqid=reqid, timeout=timeout)
+        return await self._publish("notice", key, payload, confirm=confirm, reqid=reqid, timeout=timeout)
 
     async def audit(
         self,
@@ -130,8 +130,8 @@ class Client:
         reqid: str | None = None,
         timeout: float = 5.0,
     ) -> str:
-        """As ``notice``, for what not everybody may read."""
-        return await self._announce("audit", key, payload, confirm=confirm, reqid=reqid, timeout=timeout)
+        """Publish an audit, which fewer users may read. See ``notice``."""
+        return await self._publish("audit", key, payload, confirm=confirm, reqid=reqid, timeout=timeout)
 
     async def log(
         self,
@@ -142,24 +142,24 @@ class Client:
         reqid: str | None = None,
         timeout: float = 5.0,
     ) -> str:
-        """As ``notice``, for a log record; ``key`` may be left out."""
-        return await self._announce("log", key, payload, confirm=confirm, reqid=reqid, timeout=timeout)
+        """Publish a log record. ``key`` is optional. See ``notice``."""
+        return await self._publish("log", key, payload, confirm=confirm, reqid=reqid, timeout=timeout)
 
     async def request(
         self, key: str, payload: Mapping[str, Any] | None, timeout: float = 60.0
     ) -> dict[str, Any] | None:
-        """Have the action ``key`` done, and return what it answers.
+        """Request the action ``key``, and return the payload of its reply.
 
-        A broker that is away is waited for. Raises ActionFailed (the action says so), NoResponders
-        (it did not run), RequestTimeout and ReplyInvalid (it may have run), NotConnected,
-        PermissionDenied, MessageTooLarge, InvalidMessage.
+        Waits up to ``timeout`` seconds, also for the broker. Raises ActionFailed if the action failed,
+        NoResponders if it did not run, and RequestTimeout or ReplyInvalid if it may have run. Also raises
+        NotConnected, PermissionDenied, MessageTooLarge and InvalidMessage.
         """
         message = compose(self._prefix, "action", key, payload)
-        answer = await self._link.request(message, timeout=timeout)
+        answer = await self._connection.request(message, timeout=timeout)
         try:
             reply = wire.decode_reply(answer.data)
         except errors.WireError as error:
-            hint = "; a stream covers the subject and answers for it" if _is_ack(answer.data) else ""
+            hint = "; a stream has this subject, and answered instead" if _is_ack(answer.data) else ""
             raise ReplyInvalid(f"{message.subject}: {error}{hint}") from error
         if reply.reqid != message.reqid:
             raise ReplyInvalid(f"{message.subject}: the reply is to another request")
@@ -168,7 +168,7 @@ class Client:
         return reply.payload
 
     async def iplocation(self, ipaddr: str, locale: str = "", *, timeout: float = 60.0) -> IPLocation:
-        """Where an address is. Raises as ``request`` does."""
+        """Return the location of an IP address. Raises the errors of ``request``."""
         payload = await self.request(messages.IPLOCATION, messages.iplocation(ipaddr, locale), timeout)
         try:
             return IPLocation.from_payload(payload)
@@ -179,7 +179,7 @@ class Client:
         self, *, subject: str, userid: str, to: str, href: str, locale: str = "", expire: str = "",
         timeout: float = 60.0,
     ) -> None:  # fmt: skip
-        """Have a verification mail sent to ``to``; raises as ``request`` does."""
+        """Request a verification mail to ``to``. Raises the errors of ``request``."""
         payload = messages.sendverifyemail(
             subject=subject, userid=userid, to=to, href=href, locale=locale, expire=expire
         )
@@ -190,7 +190,7 @@ class Client:
         mailto: Sequence[str] | None = None, subject: str = "",
         confirm: bool = False, reqid: str | None = None, timeout: float = 5.0,
     ) -> str:  # fmt: skip
-        """Announce, as an audit, that an address was added to an account. Raises as ``notice`` does."""
+        """Publish an audit: an email address was added to an account. Raises the errors of ``notice``."""
         payload = messages.accountaddemail(
             newemail=newemail, userid=userid, httpurl=httpurl, locale=locale, mailto=mailto, subject=subject
         )
@@ -198,7 +198,7 @@ class Client:
             messages.ACCOUNTADDEMAIL, payload, confirm=confirm, reqid=reqid, timeout=timeout
         )
 
-    async def _announce(
+    async def _publish(
         self,
         kind: str,
         key: str,
@@ -212,25 +212,29 @@ class Client:
         if confirm:
             await self._confirmed(message, timeout)
         else:
-            await self._link.publish(message, timeout=timeout)
+            await self._connection.publish(message, timeout=timeout)
         return message.reqid
 
     async def _confirmed(self, message: ClientMessage, timeout: float) -> None:
         began, headers = time.monotonic(), {"Nats-Msg-Id": message.reqid}
-        again = {**headers, wire.RESENT_HEADER: "1"}
+        resend_headers = {**headers, wire.RESENT_HEADER: "1"}
         waited = False
         while True:
             left = began + timeout - time.monotonic()
             try:
-                answer = await self._link.request(message, timeout=left, headers=headers, again=again)
+                answer = await self._connection.request(
+                    message, timeout=left, headers=headers, resend_headers=resend_headers
+                )
                 break
             except NoResponders:
-                # A broker that has just come back may not have its streams yet.
-                waited = waited or time.monotonic() - began > _TRY_AGAIN
-                if not waited or left <= _TRY_AGAIN:
-                    raise NotConfirmed(f"no stream keeps {message.subject}; it is not stored") from None
-                await asyncio.sleep(_TRY_AGAIN)
-                headers = again  # an earlier copy may have got through
+                # A broker that just started may not have its streams yet.
+                waited = waited or time.monotonic() - began > _RETRY_WAIT
+                if not waited or left <= _RETRY_WAIT:
+                    raise NotConfirmed(
+                        f"no stream stores {message.subject}; the message is not stored"
+                    ) from None
+                await asyncio.sleep(_RETRY_WAIT)
+                headers = resend_headers  # the stream may have an earlier copy
             except RequestTimeout as error:
                 raise NotConfirmed(f"{error}; it may be stored") from None
         refused = _refusal(answer.data)
@@ -243,7 +247,7 @@ def _is_ack(data: bytes) -> bool:
 
 
 def _refusal(data: bytes) -> str:
-    """Why an answer is not a stream's word that it has stored the message; "" when it is."""
+    """Return why an answer is not the acknowledgement of a stream; "" if it is one."""
     try:
         answer = json.loads(data)
     except (ValueError, RecursionError):
@@ -256,4 +260,4 @@ def _refusal(data: bytes) -> str:
         and isinstance(answer.get("seq"), int)
     ):
         return ""
-    return "the answer is not a stream's"
+    return "the answer is not from a stream"

@@ -1,7 +1,7 @@
 """A connection that reconnects, with a bounded outbox for the time without a broker.
 
-A message that is published meanwhile waits in the outbox, and is timestamped when it is sent. A message
-that is on its way when the broker dies is lost, as with any NATS client that does not ask for confirmation.
+Messages that are published during an outage wait in the outbox. They get their time when they are sent. A
+message on the wire is lost if the broker fails, as with any NATS client that does not ask for confirmation.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from .errors import (
     RequestTimeout,
 )
 from .messages import ClientMessage, clock
-from .nats_client import Listener, NatsClient, NatsErrors, error_text, open_session
+from .nats_client import Listener, NatsClient, NatsErrors, error_text, open_client
 from .options import ConnectOptions
 
 log = logging.getLogger(__name__)
 
-_BATCH = 256 * 1024  # bytes sent from the outbox between two round trips
-_COMMAND = 128  # bytes of the protocol around a message, at most
-_REBUILD_WAIT = 2.0  # seconds between two tries after the client was closed for good
+_BATCH = 256 * 1024  # bytes of the outbox between two flushes
+_COMMAND = 128  # bytes that the NATS protocol adds to a message, at most
+_REBUILD_WAIT = 2.0  # seconds between two attempts to replace a closed client
 
 
 class ReconnectingConnection:
-    """A connection that comes back. Use it from one event loop."""
+    """A connection that reconnects, for one event loop."""
 
     def __init__(self, options: ConnectOptions, *, connect_timeout: float, buffer: int) -> None:
         self._options = options
@@ -47,48 +47,48 @@ class ReconnectingConnection:
         self._outbox = Outbox(buffer)
         self._emptied = asyncio.Event()  # the outbox is empty
         self._emptied.set()
-        self._up = asyncio.Event()  # there is a connection; cleared by whoever finds it untrue
-        self._work = asyncio.Event()  # for the keeper
-        self._session: NatsClient | None = None
-        self._keeper: asyncio.Task[None] | None = None
+        self._up = asyncio.Event()  # connected; cleared by the first call that notices an outage
+        self._work = asyncio.Event()  # for `_maintain`
+        self._client: NatsClient | None = None
+        self._maintenance: asyncio.Task[None] | None = None
         self._closed = False
-        self._troubles = NatsErrors()
+        self._errors = NatsErrors()
 
     async def open(self) -> None:
         """Connect. Raises ConnectError."""
-        if self._closed or self._session is not None:
+        if self._closed or self._client is not None:
             raise NotConnected("the client is closed" if self._closed else "the client is open already")
-        self._session = await self._connect()
+        self._client = await self._connect()
         self._up.set()
-        self._keeper = asyncio.create_task(self._maintain(), name="msc-keeper")
+        self._maintenance = asyncio.create_task(self._maintain(), name="msc-maintenance")
 
     async def publish(self, message: ClientMessage, *, timeout: float) -> None:
-        """Send ``message``, or hold it back until the broker is there again.
+        """Send ``message``, or put it into the outbox during an outage.
 
-        Waits up to ``timeout`` seconds for a broker that is slow. Raises BufferFull, NotConnected,
-        MessageTooLarge, PermissionDenied; the message was then not taken.
+        Waits up to ``timeout`` seconds for a slow broker. Raises BufferFull, NotConnected, MessageTooLarge or
+        PermissionDenied; the message was not accepted then.
         """
         deadline = _now() + timeout
         while True:
-            session = self._require_open()
-            session.require_fits(message)
-            if not self._is_up and self._troubles.refusal:
-                raise NotConnected(f"the broker does not let us in: {self._troubles.refusal}")
-            waits = not self._is_up or bool(self._outbox)
-            if waits and self._outbox.has_room(message):
+            client = self._require_open()
+            client.require_fits(message)
+            if not self._is_up and self._errors.refusal:
+                raise NotConnected(f"the broker refuses the login: {self._errors.refusal}")
+            must_wait = not self._is_up or bool(self._outbox)
+            if must_wait and self._outbox.has_room(message):
                 self._outbox.append(message)
                 self._emptied.clear()
                 self._work.set()
                 return
-            if not waits and self._has_room(session, message):
-                await self._send(session, message, deadline)
+            if not must_wait and self._has_room(client, message):
+                await self._send(client, message, deadline)
                 return
             if not self._is_up or _now() >= deadline:
                 raise BufferFull(
-                    f"{len(self._outbox)} messages, {self._outbox.size} bytes of {self._outbox.limit}, wait "
-                    f"for the broker already; the one for {message.subject} was not taken"
+                    f"{len(self._outbox)} messages, {self._outbox.size} of {self._outbox.limit} bytes, "
+                    f"already wait for the broker; the one for {message.subject} was not accepted"
                 )
-            await session.flush(deadline - _now())
+            await client.flush(deadline - _now())
 
     async def request(
         self,
@@ -96,116 +96,118 @@ class ReconnectingConnection:
         *,
         timeout: float,
         headers: Mapping[str, str] | None = None,
-        again: Mapping[str, str] | None = None,
+        resend_headers: Mapping[str, str] | None = None,
     ) -> Msg:
-        """Send ``message`` and return the first answer, within ``timeout`` seconds.
+        """Send ``message``, and return the first answer within ``timeout`` seconds.
 
-        Waits for a broker that is away. With ``again`` it is sent again, with these headers, when
-        the connection drops meanwhile; only what is deduplicated bears that. Raises NotConnected
-        (not sent), RequestTimeout, NoResponders, MessageTooLarge, PermissionDenied.
+        Waits for the broker during an outage. If the connection drops before the answer, a message with
+        ``resend_headers`` is sent again with these headers: its stream must drop a second copy. Raises
+        NotConnected if it was not sent, RequestTimeout, NoResponders, MessageTooLarge or PermissionDenied.
         """
         deadline, sent = _now() + timeout, False
         while True:
             try:
-                session = await self._wait_until_up(deadline)
+                client = await self._wait_until_up(deadline)
             except TimeoutError:
                 if sent:
                     raise RequestTimeout(
                         f"the connection was lost and not back within {timeout:g} s"
                     ) from None
-                raise NotConnected(f"the broker was away for {timeout:g} s; nothing was sent") from None
-            if self._troubles.inbox:
-                raise PermissionDenied(self._troubles.inbox)
-            session.require_fits(message, again or headers)
-            if self._has_room(session, message):
+                raise NotConnected(
+                    f"the broker was away for {timeout:g} s; the message was not sent"
+                ) from None
+            if self._errors.inbox:
+                raise PermissionDenied(self._errors.inbox)
+            client.require_fits(message, resend_headers or headers)
+            if self._has_room(client, message):
                 answer = await request_once(
-                    session,
-                    self._troubles,
+                    client,
+                    self._errors,
                     message,
                     limit=deadline - _now(),
                     headers=headers,
-                    resend=again is not None,
+                    resend=resend_headers is not None,
                 )
                 if answer is not None:
                     return answer
-                sent, headers = True, again
+                sent, headers = True, resend_headers
             elif _now() < deadline:
-                await session.flush(deadline - _now())
+                await client.flush(deadline - _now())
             else:
                 raise RequestTimeout(f"the broker did not take the request within {timeout:g} s")
 
     async def close(self, timeout: float) -> None:
-        """Send what waits, within ``timeout`` seconds, and close.
+        """Send the messages in the outbox within ``timeout`` seconds, and close.
 
-        Raises NotConnected, with the reqids, for what could not be sent; PermissionDenied and
-        MessageTooLarge for a message that came to grief after its call.
+        Raises NotConnected, with the reqids, if messages could not be sent. Raises PermissionDenied or
+        MessageTooLarge for a message that was refused after its call.
         """
-        if self._closed or self._session is None or self._keeper is None:
+        if self._closed or self._client is None or self._maintenance is None:
             self._closed = True
             return
         self._closed = True
-        flushed = None  # not tried
+        flushed = None  # no attempt
         try:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(timeout):
                     await self._emptied.wait()
                     if self._is_up:
                         flushed = False
-                        flushed = await self._session.flush()
+                        flushed = await self._client.flush()
         finally:
-            self._keeper.cancel()
-            await asyncio.gather(self._keeper, return_exceptions=True)
-            await self._session.close()
-            self._up.set()  # whoever waits for a connection finds that there will be none
+            self._maintenance.cancel()
+            await asyncio.gather(self._maintenance, return_exceptions=True)
+            await self._client.close()
+            self._up.set()  # calls that wait for a connection notice that it is closed
         if self._outbox:
             subjects = ", ".join(sorted({message.subject for message in self._outbox})[:3])
             raise NotConnected(
                 f"closed with {len(self._outbox)} messages unsent, {self._outbox.size} bytes, for {subjects}",
                 unsent=tuple(message.reqid for message in self._outbox),
             )
-        self._troubles.raise_unreported()
+        self._errors.raise_unreported()
         if flushed is False:
-            raise NotConnected("the broker did not say that it has taken the last messages; they may be lost")
+            raise NotConnected("the broker did not confirm the last messages; they may be lost")
 
     # Sending
 
-    async def _send(self, session: NatsClient, message: ClientMessage, deadline: float) -> None:
-        denied = self._troubles.pop_denial(message.subject)
-        # Nothing is awaited in here that could be cancelled: there is room, so nats-py does not flush.
-        await session.client.publish(message.subject, message.body(clock()))
+    async def _send(self, client: NatsClient, message: ClientMessage, deadline: float) -> None:
+        denied = self._errors.pop_denial(message.subject)
+        # This cannot be cancelled halfway: there is room, so nats-py does not wait.
+        await client.nats.publish(message.subject, message.body(clock()))
         if denied:
-            # Refused once: from now on each call waits to hear whether it still is.
-            heard = await session.flush(max(0.0, deadline - _now()))
-            again = self._troubles.pop_denial(message.subject)
-            if again or not heard:
-                raise self._troubles.denial(message.subject, again or denied)
-        if session.client.pending_data_size > _BATCH:
-            await asyncio.sleep(0)  # nats-py never yields by itself: let it write
+            # Refused before: from now on, each call waits until the broker accepts or refuses it.
+            flushed = await client.flush(max(0.0, deadline - _now()))
+            new_denial = self._errors.pop_denial(message.subject)
+            if new_denial or not flushed:
+                raise self._errors.denial(message.subject, new_denial or denied)
+        if client.nats.pending_data_size > _BATCH:
+            await asyncio.sleep(0)  # nats-py does not yield by itself: let it write
 
     async def _wait_until_up(self, deadline: float) -> NatsClient:
         while True:
-            session = self._require_open()
+            client = self._require_open()
             if self._is_up:
-                return session
-            if self._troubles.refusal:
-                raise NotConnected(f"the broker does not let us in: {self._troubles.refusal}")
+                return client
+            if self._errors.refusal:
+                raise NotConnected(f"the broker refuses the login: {self._errors.refusal}")
             async with asyncio.timeout(max(0.0, deadline - _now())):
                 await self._up.wait()
 
     @property
     def _is_up(self) -> bool:
-        if self._session is None or not self._session.is_up:
+        if self._client is None or not self._client.is_up:
             self._up.clear()
         return self._up.is_set()
 
     def _require_open(self) -> NatsClient:
-        if self._session is None or self._closed:
+        if self._client is None or self._closed:
             raise NotConnected("the client is closed" if self._closed else "the client is not open yet")
-        return self._session
+        return self._client
 
-    def _has_room(self, session: NatsClient, message: ClientMessage) -> bool:
-        """Whether nats-py may take the message without holding back more than the bound."""
-        pending = session.client.pending_data_size
+    def _has_room(self, client: NatsClient, message: ClientMessage) -> bool:
+        """Return whether the message keeps the buffer of nats-py within the limit."""
+        pending = client.nats.pending_data_size
         return pending == 0 or pending + message.size + _COMMAND <= self._outbox.limit
 
     # Keeping the connection
@@ -217,26 +219,26 @@ class ReconnectingConnection:
             reconnected=self._reconnected,
             closed=self._client_closed,
         )
-        return await open_session(self._options.to_nats(), limit=self._limit, listener=listener)
+        return await open_client(self._options.to_nats(), limit=self._limit, listener=listener)
 
     async def _maintain(self) -> None:
-        """Empty the outbox whenever there is a connection; make a new one when it is closed for good."""
+        """Send the outbox after each reconnect, and replace a client that is closed."""
         while True:
             await self._work.wait()
             self._work.clear()
             try:
-                if self._session is not None and self._session.client.is_closed:
+                if self._client is not None and self._client.nats.is_closed:
                     await self._rebuild()
                 await self._empty_outbox()
             except nats.errors.Error:
-                continue  # dropped again: the next connection wakes us
+                continue  # dropped again: `_reconnected` starts the next attempt
             except Exception:
-                log.exception("a bug in the client; what waits for the broker goes on waiting")
+                log.exception("bug in the client; the messages in the outbox keep waiting")
 
     async def _rebuild(self) -> None:
         while True:
             try:
-                self._session = await self._connect()
+                self._client = await self._connect()
             except ConnectError as error:
                 log.warning("%s", error)
                 await asyncio.sleep(_REBUILD_WAIT)
@@ -245,41 +247,41 @@ class ReconnectingConnection:
                 return
 
     async def _empty_outbox(self) -> None:
-        while self._outbox and self._is_up and (session := self._session) is not None:
+        while self._outbox and self._is_up and (client := self._client) is not None:
             batch = self._outbox.peek(_BATCH)
             for message in batch:
                 try:
-                    session.require_fits(message)
-                except MessageTooLarge as error:  # this broker takes less than the one before
-                    log.error("not sent: %s", error)  # noqa: TRY400 -- the words say it all
-                    self._troubles.record_unreported(message.subject, error)
+                    client.require_fits(message)
+                except MessageTooLarge as error:  # this broker has a lower limit than the last one
+                    log.error("not sent: %s", error)  # noqa: TRY400 -- the message says it all
+                    self._errors.record_unreported(message.subject, error)
                 else:
-                    await session.client.publish(message.subject, message.body(clock()))
-            # Forgotten only when the broker has them: if it goes away again they are sent again.
-            if await session.flush():
+                    await client.nats.publish(message.subject, message.body(clock()))
+            # Dropped only when the broker has them: after another outage they are sent again.
+            if await client.flush():
                 self._outbox.drop(len(batch))
         if not self._outbox:
             self._emptied.set()
 
     def _errored(self, reason: str) -> None:
-        self._troubles.record(reason)
+        self._errors.record(reason)
         log.log(logging.WARNING if "permissions violation" in reason else logging.DEBUG, "nats: %s", reason)
 
     def _disconnected(self) -> None:
         self._up.clear()
-        self._troubles.disconnected()
+        self._errors.disconnected()
         if not self._closed:
             log.warning("nats: the connection is lost")
 
     def _reconnected(self) -> None:
-        self._troubles.connected()
+        self._errors.connected()
         self._up.set()
         self._work.set()
         log.info("nats: connected again")
 
     def _client_closed(self) -> None:
         self._up.clear()
-        self._troubles.closed()
+        self._errors.closed()
         self._work.set()
 
 
@@ -288,21 +290,21 @@ def _now() -> float:
 
 
 async def request_once(
-    session: NatsClient,
-    troubles: NatsErrors,
+    client: NatsClient,
+    errors: NatsErrors,
     message: ClientMessage,
     *,
     limit: float,
     headers: Mapping[str, str] | None,
     resend: bool,
 ) -> Msg | None:
-    """The first answer within ``limit`` seconds; None when the connection dropped and ``resend`` is set.
+    """Return the first answer within ``limit`` seconds, or None if the connection dropped with ``resend``.
 
-    Raises NoResponders, RequestTimeout, NotConnected, and what the broker has against it.
+    Raises NoResponders, RequestTimeout, NotConnected, and PermissionDenied.
     """
-    with troubles.request(message.subject) as failed:
-        asking = asyncio.create_task(
-            session.client.request(
+    with errors.request(message.subject) as failed:
+        requesting = asyncio.create_task(
+            client.nats.request(
                 message.subject,
                 message.body(clock()),
                 timeout=limit,
@@ -310,12 +312,12 @@ async def request_once(
             ),
             name="msc-request",
         )
-        dropped = asyncio.create_task(session.dropped.wait(), name="msc-dropped")
-        watched: set[asyncio.Future[Any]] = {asking, failed, dropped} if resend else {asking, failed}
+        dropped = asyncio.create_task(client.dropped.wait(), name="msc-dropped")
+        watched: set[asyncio.Future[Any]] = {requesting, failed, dropped} if resend else {requesting, failed}
         try:
             await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
-            if asking.done():
-                return asking.result()
+            if requesting.done():
+                return requesting.result()
         except nats.errors.NoRespondersError:
             raise NoResponders(f"nobody serves {message.subject}") from None
         except TimeoutError:
@@ -323,9 +325,9 @@ async def request_once(
         except nats.errors.Error as error:
             raise NotConnected(error_text(error)) from error
         finally:
-            asking.cancel()
+            requesting.cancel()
             dropped.cancel()
-            await asyncio.gather(asking, dropped, return_exceptions=True)
+            await asyncio.gather(requesting, dropped, return_exceptions=True)
         if failed.done():
             raise failed.result()
     return None
@@ -353,7 +355,7 @@ class Outbox:
         self.size += message.size
 
     def peek(self, size: int) -> list[ClientMessage]:
-        """The first message, and those after it as long as all are at most ``size`` bytes."""
+        """Return the first message, and those after it as long as all have at most ``size`` bytes."""
         batch = list(islice(self._messages, 1))
         total = sum(message.size for message in batch)
         for message in islice(self._messages, 1, None):
@@ -364,6 +366,6 @@ class Outbox:
         return batch
 
     def drop(self, count: int) -> None:
-        """Forget the first ``count`` messages."""
+        """Remove the first ``count`` messages."""
         for _ in range(count):
             self.size -= self._messages.popleft().size

@@ -1,17 +1,17 @@
-"""The errors of the client, as one tree. Nothing else is raised, but cancellation and TypeError.
+"""The errors of the client, as one tree. Only CancelledError and TypeError are raised besides these.
 
 MscError
-├── ConnectError           no connection could be made: nobody listens, refused, wrong certificate, bad option
-├── NotConnected           the broker is away, refuses us, or the client is closed
-│   └── BufferFull         the broker is away or stuck, and what may wait for it already does
-├── RequestError           an action did not give its result
-│   ├── NoResponders       nobody serves that action; it did not run
+├── ConnectError           no connection: no broker, login refused, wrong certificate, wrong option
+├── NotConnected           the broker is away or refuses the login, or the client is closed
+│   └── BufferFull         the broker is away or too slow, and the buffer is full
+├── RequestError           an action did not return a result
+│   ├── NoResponders       no service has that action; it did not run
 │   ├── RequestTimeout     no answer in time; the action may have run
-│   ├── ReplyInvalid       an answer that is none of ours; the action may have run
-│   └── ActionFailed       the action says that it failed; carries code and message
-├── NotConfirmed           no stream has taken the message, or none said so in time
-├── MessageTooLarge        more than the broker takes, headers included
-├── PermissionDenied       the broker does not let this user use the subject
+│   ├── ReplyInvalid       an answer that is not a valid reply; the action may have run
+│   └── ActionFailed       the action failed; has its code and message
+├── NotConfirmed           no stream has confirmed in time that it stored the message
+├── MessageTooLarge        larger than the broker accepts, headers included
+├── PermissionDenied       the broker forbids this user to use the subject
 └── InvalidMessage         (also a ValueError) a key, reqid or payload that cannot be sent
 """
 
@@ -25,31 +25,31 @@ class MscError(Exception):
 
 
 class ConnectError(MscError):
-    """There is no connection to begin with; the reason is the broker's or the system's own."""
+    """No connection could be made. The message has the reason of the broker or of the system."""
 
 
-class NotConnected(MscError):  # noqa: N818 -- named for what is the case
-    """The broker cannot be reached now. Raised by ``close`` too, for what could not be sent any more."""
+class NotConnected(MscError):  # noqa: N818 -- the name states the condition
+    """The broker is not available. ``close`` raises it if buffered messages could not be sent."""
 
     def __init__(self, message: str, *, unsent: tuple[str, ...] = ()) -> None:
         super().__init__(message)
-        self.unsent = unsent  # reqids of the messages that are lost with the client
+        self.unsent = unsent  # reqids of the lost messages
 
 
 class BufferFull(NotConnected):
-    """The message was not taken, because the buffer is full; what is in the buffer stays there."""
+    """The buffer is full. The message was not accepted; the buffered messages stay."""
 
 
 class RequestError(MscError):
-    """An action did not give its result."""
+    """An action did not return a result."""
 
 
 class NoResponders(RequestError):  # noqa: N818
-    """Nobody serves that action."""
+    """No service has that action. It did not run."""
 
 
 class RequestTimeout(RequestError):  # noqa: N818
-    """No answer in time. The action may have run all the same."""
+    """No answer in time. The action may have run."""
 
 
 class ReplyInvalid(RequestError):  # noqa: N818
@@ -67,7 +67,7 @@ class ActionFailed(RequestError):  # noqa: N818
 
 
 class NotConfirmed(MscError):  # noqa: N818
-    """The broker did not confirm that the message is stored. Sending it again with the same reqid is safe."""
+    """The broker did not confirm that a stream stored the message. A repeat with the same reqid is safe."""
 
 
 class MessageTooLarge(MscError):  # noqa: N818
@@ -75,7 +75,7 @@ class MessageTooLarge(MscError):  # noqa: N818
 
 
 class PermissionDenied(MscError):  # noqa: N818
-    """The broker does not let this user publish there, or listen for the reply."""
+    """The broker forbids this user to publish on the subject, or to subscribe to replies."""
 
 
 class InvalidMessage(MscError, ValueError):  # noqa: N818
@@ -83,7 +83,7 @@ class InvalidMessage(MscError, ValueError):  # noqa: N818
 
 
 class Code(IntEnum):
-    """How a request ended, in a reply."""
+    """The code of a reply."""
 
     OK = 0
     ERROR = 1
@@ -96,7 +96,7 @@ class Code(IntEnum):
 
 
 class WireError(ValueError):
-    """A message that is not, or cannot become, one of the protocol's.
+    """A message that does not follow the protocol, read or to be written.
 
     ``reason`` is one stable word: not-json, not-an-object, wrong-type, too-deep, number-out-of-range,
     bad-version, bad-time, missing-reqid. The text never quotes the payload.
@@ -105,4 +105,4 @@ class WireError(ValueError):
     def __init__(self, message: str, *, reason: str, code: Code = Code.ERROR) -> None:
         super().__init__(message)
         self.reason = reason
-        self.code = code  # what a reply says of it
+        self.code = code  # for the reply

@@ -13,9 +13,9 @@ from typing import Any, NoReturn
 
 from .errors import WireError
 
-MAX_DEPTH = 200  # of nested arrays and objects; what is deeper is refused
+MAX_DEPTH = 200  # of nested arrays and objects; deeper ones are refused
 
-_MAX_DIGITS = 308  # an integer of so many digits is below the largest double
+_MAX_DIGITS = 308  # an integer with so many digits is below the largest double
 _LONG_NUMBER = re.compile(f"[0-9]{{{_MAX_DIGITS + 1}}}")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
@@ -25,10 +25,10 @@ _RARE = re.compile("[\u2028\u2029\ud800-\udfff]")
 
 
 def load_fields(data: bytes, names: frozenset[str]) -> dict[str, Any]:
-    """The fields ``names`` (in lower case) of the object in ``data``, as Go would fill a struct.
+    """Return the fields ``names`` (in lower case) of the object in ``data``, as Go fills a struct.
 
-    A key matches in any case, of a repeated one the last wins; other keys may be there too. The
-    document null has no fields.
+    Keys match in any case; the last of a repeated key wins. Other keys may be included. The document null has
+    no fields. Raises WireError.
     """
     text = _decode(data)
     document = _parse(_DECODER, text)
@@ -43,9 +43,9 @@ def load_fields(data: bytes, names: frozenset[str]) -> dict[str, Any]:
 
 
 def dumps(value: Any, *, inside: int = 0) -> str:
-    """``value`` as compact JSON, to stand ``inside`` so many objects.
+    """Return ``value`` as compact JSON, to be nested in ``inside`` objects.
 
-    Raises WireError for what JSON lacks, and for what the reader would refuse.
+    Raises WireError if it is not JSON, or if `load_fields` would refuse it.
     """
     try:
         text = _ENCODER.encode(value)
@@ -64,7 +64,7 @@ def _decode(data: bytes) -> str:
     try:
         return data.decode()
     except UnicodeDecodeError:
-        # One U+FFFD for each bad byte, as Go has it; "replace" would make one of several.
+        # One U+FFFD for each invalid byte, as in Go; "replace" would merge several.
         return _SURROGATE.sub("\ufffd", data.decode("utf-8", "surrogateescape"))
 
 
@@ -79,24 +79,24 @@ def _parse(decoder: json.JSONDecoder, text: str) -> Any:
 
 
 def _checked(document: Any, text: str) -> Any:
-    """``document``, parsed from ``text``, if it is not too deep, and without half characters."""
+    """Return ``document``, parsed from ``text``, without lone surrogates. Raises WireError if too deep."""
     if _brackets(text) > MAX_DEPTH:
         _require_shallow(document, MAX_DEPTH)
     if _SURROGATE_ESCAPE.search(text):
         try:
             return _whole(document)
-        except RecursionError:  # our caller's stack is deep already
+        except RecursionError:  # the stack of the caller is deep already
             raise _too_deep() from None
     return document
 
 
 def _folded(text: str, names: frozenset[str]) -> dict[str, Any]:
-    """The fields of an object that spells some of its keys in another case."""
+    """Return the fields of an object whose keys are in another case."""
     outermost: list[tuple[str, Any]] = []
 
     def note(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         nonlocal outermost
-        outermost = pairs  # the outermost object is complete last
+        outermost = pairs  # the outermost object is the last to be complete
         return dict(pairs)
 
     _parse(json.JSONDecoder(object_pairs_hook=note, parse_int=_int, parse_float=_float), text)
@@ -114,7 +114,7 @@ def _whole(value: Any) -> Any:
 
 
 def _brackets(text: str) -> int:
-    """No document is deeper than this; nearly always it is enough to know that one is shallow."""
+    """Return an upper limit of the depth. Usually it suffices to see that a document is not too deep."""
     return text.count("[") + text.count("{")
 
 

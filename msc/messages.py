@@ -1,4 +1,4 @@
-"""Messages to send, checked, and the payloads that both sides know by name."""
+"""Messages to send, and the payloads of the known actions and audits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from . import errors, wire
 from .errors import InvalidMessage
 
-_MAX_SUBJECT = 1024  # bytes; the broker closes the connection at a command of 4096
+_MAX_SUBJECT = 1024  # bytes; the broker closes the connection if a command has 4096
 _UNUSABLE = re.compile(r"[\s\x00-\x1f\x7f-\x9f*>\ud800-\udfff]")
 _REQID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _ENVELOPE = len(wire.seal(b"", time=10**15, reqid=""))
@@ -24,7 +24,7 @@ ACCOUNTADDEMAIL = "accountaddemail"  # audit
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientMessage:
-    """A notice, audit, log record or request, before it gets its time."""
+    """A notice, audit, log record or request. It gets its time when it is sent."""
 
     subject: str
     reqid: str
@@ -37,20 +37,20 @@ class ClientMessage:
 
     @property
     def body_size(self) -> int:
-        """Bytes of the envelope: a time has 16 digits until the year 2286, a reqid nothing to escape."""
+        """Bytes of the envelope. A time has 16 digits until the year 2286; a reqid needs no escapes."""
         return _ENVELOPE + len(self.reqid) + len(self.payload)
 
     def body(self, now: int) -> bytes:
-        """The envelope with the time ``now`` (µs): when it goes, as the server refuses what is 10 s old."""
+        """Return the envelope. ``now`` is the time of sending, in µs: the server refuses older messages."""
         return wire.seal(self.payload, time=now, reqid=self.reqid)
 
 
 def compose(
     prefix: str, kind: str, key: str, payload: Mapping[str, Any] | None, reqid: str | None = None
 ) -> ClientMessage:
-    """The message of ``kind`` (action, notice, audit, log) under ``key``. Raises InvalidMessage.
+    """Return the message of ``kind`` (action, notice, audit, log) for ``key``. Raises InvalidMessage.
 
-    The payload is encoded here: what is done to it afterwards does not matter.
+    The payload is encoded here, so later changes to it have no effect.
     """
     subject = f"{prefix}.{kind}"
     if key or kind != "log":
@@ -58,7 +58,7 @@ def compose(
     if len(subject.encode()) > _MAX_SUBJECT:
         raise InvalidMessage(f"the key is too long: a subject has at most {_MAX_SUBJECT} bytes")
     if reqid is not None and not (isinstance(reqid, str) and _REQID.fullmatch(reqid)):
-        raise InvalidMessage("a reqid is up to 128 of A-Z a-z 0-9 . _ : -")
+        raise InvalidMessage("a reqid has 1 to 128 characters of A-Z a-z 0-9 . _ : -")
     if payload is not None and not isinstance(payload, Mapping):
         raise InvalidMessage(f"the payload is a {type(payload).__name__}, not an object")
     try:
@@ -69,29 +69,30 @@ def compose(
 
 
 def clock() -> int:
-    """Microseconds since the epoch."""
+    """Return the time in microseconds since the epoch."""
     return time.time_ns() // 1000
 
 
 def new_reqid() -> str:
-    """32 lower-case hex digits that nobody else has."""
+    """Return a unique id of 32 lower-case hex digits."""
     return uuid.uuid4().hex
 
 
 def require_key(key: str, what: str) -> str:
-    """``key`` if it can be part of a subject. Raises InvalidMessage."""
+    """Return ``key`` if it can be part of a subject. Raises InvalidMessage."""
     if not isinstance(key, str):
         raise TypeError(f"the {what} is a {type(key).__name__}, not a string")
     if not all(key.split(".")) or _UNUSABLE.search(key):
         raise InvalidMessage(
-            f"{key!r} is no {what}: words with dots between, without spaces, wildcards or control characters"
+            f"{key!r} is not a valid {what}: use names with dots between them, without spaces, wildcards or "
+            "control characters"
         )
     return key
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IPLocation:
-    """Where an IP address is. An address that the database does not know has "" and 0 everywhere."""
+    """The location of an IP address. All fields are "" or 0 if the database does not have the address."""
 
     continent: str = ""
     country: str = ""
@@ -102,7 +103,7 @@ class IPLocation:
 
     @classmethod
     def from_payload(cls, payload: Mapping[str, Any] | None) -> IPLocation:
-        """Raises ValueError, naming the field, for a wrong type. Keys in any case, null is the zero value."""
+        """Parse a reply. Keys match in any case; null is "" or 0. Raises ValueError for a wrong type."""
         given = {str(key).casefold(): value for key, value in (payload or {}).items() if value is not None}
         return cls(
             **{name: _text(given, name) for name in ("continent", "country", "city", "timezone")},
@@ -112,21 +113,21 @@ class IPLocation:
 
 
 def iplocation(ipaddr: str, locale: str = "") -> dict[str, Any]:
-    """The payload that asks where ``ipaddr`` is, with names in ``locale`` (``zh-CN``; else English)."""
+    """Return the payload of ``iplocation``. ``locale`` is the language of names; English if unknown."""
     return {"ipaddr": ipaddr, "locale": locale}
 
 
 def sendverifyemail(
     *, subject: str, userid: str, to: str, href: str, locale: str, expire: str
 ) -> dict[str, Any]:
-    """The payload that has a verification mail sent; ``expire`` is a text such as "24 hours"."""
+    """Return the payload of ``sendverifyemail``. ``expire`` is a text such as "24 hours"."""
     return {"subject": subject, "userid": userid, "to": to, "href": href, "locale": locale, "expire": expire}
 
 
 def accountaddemail(
     *, newemail: str, userid: str, httpurl: str, locale: str, mailto: Sequence[str] | None, subject: str
 ) -> dict[str, Any]:
-    """The payload that says that ``newemail`` was added to an account; ``mailto`` is to be told."""
+    """Return the payload of ``accountaddemail``. ``mailto`` are the addresses to notify."""
     if isinstance(mailto, str):
         raise TypeError("mailto is a list of addresses, not one")
     return {
@@ -142,7 +143,7 @@ def accountaddemail(
 def _text(given: Mapping[str, Any], name: str) -> str:
     value = given.get(name, "")
     if not isinstance(value, str):
-        raise ValueError(f"{name} is not a string")  # noqa: TRY004 -- the other side's mistake, not misuse
+        raise ValueError(f"{name} is not a string")  # noqa: TRY004 -- a wrong reply, not a wrong call
     return value
 
 

@@ -16,7 +16,7 @@ from nats.aio.client import RawCredentials
 from .errors import ConnectError
 
 DEFAULT_SERVER = "nats://127.0.0.1:4222"
-BUFFER = 8 * 1024 * 1024  # bytes that may wait for the broker
+BUFFER = 8 * 1024 * 1024  # bytes of messages that may wait for the broker
 
 _SEED = re.compile(r"S[A-Z][A-Z2-7]{56}")
 _JWT, _JWT_SEED = "BEGIN NATS USER JWT", "BEGIN USER NKEY SEED"
@@ -26,21 +26,21 @@ _WITH_AUTHORITY = re.compile(r"(nats|tls|wss?)://", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TLS:
-    """How to talk TLS. The broker's certificate is always verified."""
+    """The TLS settings. The certificate of the broker is always verified."""
 
-    ca: str | Path | None = None  # file of certificates to trust instead of the system's
-    cert: str | Path | None = None  # file with the certificate to show, for mutual TLS
-    key: str | Path | None = None  # file with its key
-    hostname: str | None = None  # that the certificate must bear, where the address does not
-    handshake_first: bool = False  # before the broker says anything; it must be set the same
+    ca: str | Path | None = None  # file of trusted certificates; by default those of the system
+    cert: str | Path | None = None  # file of the client certificate, for mutual TLS
+    key: str | Path | None = None  # file of its key
+    hostname: str | None = None  # in the certificate, if it is not that of the address
+    handshake_first: bool = False  # TLS before the INFO of the broker, which needs the same setting
 
     def context(self) -> ssl.SSLContext:
-        """Raises ConnectError for files that cannot be used."""
+        """Return the context for ``ssl``. Raises ConnectError if a file cannot be used."""
         try:
             context = ssl.create_default_context(cafile=self.ca)
             if self.cert is not None:
                 context.load_cert_chain(self.cert, self.key)
-        except OSError as error:  # ssl.SSLError is one
+        except OSError as error:  # includes ssl.SSLError
             named = ", ".join(str(file) for file in (self.ca, self.cert, self.key) if file)
             raise ConnectError(f"TLS files cannot be used ({named}): {error}") from error
         return context
@@ -48,12 +48,12 @@ class TLS:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectOptions:
-    """Where the broker is and who we are.
+    """The addresses of the broker, and the login.
 
-    ``servers`` is one address, several with commas, or a list. User and password or a token may also
-    stand in an address (``nats://user:p%40ss@host``); what is given by name comes first. ``nkey`` is
-    a seed or the file that has it, ``credentials`` the text of a credentials file or its path.
-    ``tls`` is a TLS, a mapping of its fields, a ready context, or True for the system's certificates.
+    ``servers`` is one address, several with commas, or a list. An address may contain user and password, or
+    a token (``nats://user:p%40ss@host``); the other options have priority. ``nkey`` is a seed or its file,
+    ``credentials`` the text of a credentials file or its path. ``tls`` is a TLS, a mapping of its fields, an
+    SSL context, or True for the certificates of the system.
     """
 
     servers: str | Sequence[str] = DEFAULT_SERVER
@@ -64,13 +64,13 @@ class ConnectOptions:
     nkey: str | Path | None = field(default=None, repr=False)
     credentials: str | Path | None = field(default=None, repr=False)
     tls: TLS | Mapping[str, Any] | ssl.SSLContext | bool | None = None
-    inbox_prefix: str = "_INBOX"  # of the subjects replies come to
-    pending_size: int = BUFFER  # bytes that nats-py holds back
+    inbox_prefix: str = "_INBOX"  # of the subjects of replies
+    pending_size: int = BUFFER  # bytes that nats-py may buffer
 
     def to_nats(self) -> dict[str, Any]:
-        """Keyword arguments for nats-py's ``connect``; callbacks and time limits are the caller's.
+        """Return the arguments for ``connect`` of nats-py, without callbacks and time limits.
 
-        Reads the files, to say at once what is wrong with them. Raises ConnectError.
+        Reads the files to find mistakes now. Raises ConnectError.
         """
         servers, login = _split_login(addresses(self.servers))
         arguments: dict[str, Any] = {
@@ -78,8 +78,8 @@ class ConnectOptions:
             "name": self.name,
             "inbox_prefix": self.inbox_prefix,
             "pending_size": self.pending_size,
-            "max_reconnect_attempts": -1,  # anything else ends in a client that is closed for good
-            "ping_interval": 10,  # with two outstanding, a dead broker is noticed within 30 s
+            "max_reconnect_attempts": -1,  # with a limit, the client would close at the end
+            "ping_interval": 10,  # with two outstanding, a broker that fails is noticed within 30 s
             "max_outstanding_pings": 2,
         }
         return arguments | (self._login() or login) | self._tls(servers)
@@ -124,15 +124,15 @@ class ConnectOptions:
 
 
 def addresses(servers: str | Sequence[str]) -> list[str]:
-    """``servers`` as a list. Raises ConnectError when there is none, or one that is no address."""
+    """Return ``servers`` as a list. Raises ConnectError if it is empty or has an invalid address."""
     parts = [servers] if isinstance(servers, str) else list(servers)
     found = [address.strip() for part in parts for address in part.split(",") if address.strip()]
     if not found:
         raise ConnectError("no server is given")
     for address in found:
         try:
-            parts_of_it = urlsplit(address if _WITH_AUTHORITY.match(address) else f"nats://{address}")
-            usable = bool(parts_of_it.hostname) and parts_of_it.port != 0
+            parsed = urlsplit(address if _WITH_AUTHORITY.match(address) else f"nats://{address}")
+            usable = bool(parsed.hostname) and parsed.port != 0
         except ValueError:
             usable = False
         if not usable:
@@ -145,10 +145,10 @@ def _hide(match: re.Match[str]) -> str:
 
 
 def _split_login(servers: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
-    """The addresses without what they say of the user, and that as arguments.
+    """Return the addresses without the login, and the login as arguments.
 
-    nats-py takes it as it stands in the address, with %40 for @, and for that one server alone,
-    not for those that the cluster tells of.
+    nats-py would not decode a login in an address, for example %40. It would use it for that server only, not
+    for those that the cluster announces.
     """
     bare: list[str] = []
     logins: list[dict[str, Any]] = []
@@ -183,7 +183,7 @@ def _credentials(credentials: str | Path) -> dict[str, Any]:
     text = str(credentials)
     given = _JWT in text
     content = text if given else _read(text, "credentials")
-    # Without both marks nats-py would look for them for ever, or fail in the middle of a reconnect.
+    # Without both, nats-py would search without end, or fail during a reconnect.
     if _JWT not in content or _JWT_SEED not in content:
         raise ConnectError(f"no JWT and seed in {'the credentials' if given else text}")
     return {"user_credentials": RawCredentials(content) if given else text}
@@ -194,9 +194,9 @@ def _read(path: str, what: str) -> str:
         return Path(path).read_text()
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "not a text file"
-        # A mistyped seed is taken for a path: it must not end up in a log.
+        # A mistyped seed looks like a path, and must not be logged.
         shown = (
-            path if len(path) < 1024 and "\n" not in path and not path.startswith("S") else "what is given"
+            path if len(path) < 1024 and "\n" not in path and not path.startswith("S") else "the given value"
         )
         raise ConnectError(f"the {what} cannot be read from {shown}: {reason}") from None
 

@@ -35,12 +35,12 @@ __all__ = [
 ]
 
 VERSION = "0.1.1"
-RESENT_HEADER = "Mss-Possible-Duplicate"  # header: the stream may hold the message already
+RESENT_HEADER = "Mss-Possible-Duplicate"  # header: the stream may have the message already
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What an application sends."""
+    """A message of an application."""
 
     version: str
     time: int  # the sender's clock, microseconds since the epoch
@@ -50,7 +50,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What an action answers."""
+    """The reply of an action."""
 
     version: str
     time: int  # the server's clock, microseconds since the epoch
@@ -61,10 +61,10 @@ class Reply:
 
 
 def decode_request(data: bytes) -> Request:
-    """Read a request as leniently as Go does.
+    """Decode a request as leniently as Go.
 
-    Keys are matched without regard to case, unknown ones ignored; of a repeated key the last wins;
-    null, or nothing, is the zero value. Integers stay exact.
+    Keys match in any case; unknown keys are ignored; the last of a repeated key wins. A field that is null or
+    missing has its zero value. Integers stay exact. Raises WireError.
     """
     fields = gojson.load_fields(data, _REQUEST_FIELDS)
     return Request(
@@ -73,10 +73,10 @@ def decode_request(data: bytes) -> Request:
 
 
 def check_request(request: Request, *, received: int, tolerance: int) -> None:
-    """Raise WireError, with the code and the words of the protocol, for a request not to be served.
+    """Raise WireError, with the code and the message of the reply, if a request must be refused.
 
-    ``received`` is when the broker took it, ``tolerance`` how far the sender's clock may be off, both
-    ways; both in microseconds.
+    ``received`` is the time of the broker; the clock of the sender may differ by ``tolerance`` in both
+    directions. Both are in microseconds.
     """
     if request.version != VERSION:
         _check_version(request.version)
@@ -87,22 +87,22 @@ def check_request(request: Request, *, received: int, tolerance: int) -> None:
 
 
 def encode_request(request: Request) -> bytes:
-    """A request in the bytes that Go would write."""
+    """Encode a request as Go does, byte by byte. Raises WireError."""
     payload = encode_payload(request.payload)
     return seal(payload, version=request.version, time=request.time, reqid=request.reqid)
 
 
 def encode_payload(payload: Any) -> bytes:
-    """The payload alone, for ``seal``.
+    """Encode a payload for ``seal``. Raises WireError.
 
-    Floats are written as Python writes them (``1.0`` where Go has ``1``), and keys of a dict stay in
-    their order. Half a surrogate pair becomes U+FFFD.
+    Floats are in the format of Python (``1.0`` where Go has ``1``), and keys keep their order. A lone
+    surrogate becomes U+FFFD.
     """
     return gojson.dumps(payload, inside=1).encode()
 
 
 def seal(payload: bytes, *, time: int, reqid: str, version: str = VERSION) -> bytes:
-    """Put an encoded payload into its envelope. A message that had to wait gets its time here."""
+    """Put an encoded payload into its envelope. A buffered message gets its time here."""
     head = (
         f'{{"version":{_dump_text(version, "version")},"time":{_dump_integer(time, "time", 64)}'
         f',"reqid":{_dump_text(reqid, "reqid")},"payload":'
@@ -111,7 +111,7 @@ def seal(payload: bytes, *, time: int, reqid: str, version: str = VERSION) -> by
 
 
 def decode_reply(data: bytes) -> Reply:
-    """Read a reply as strictly as the Go client does: a version must be there, and the types right."""
+    """Decode a reply as strictly as the Go client. Raises WireError, also if it has no version."""
     fields = gojson.load_fields(data, _REPLY_FIELDS)
     version = _text(fields, "version")
     if not version:
@@ -128,7 +128,7 @@ def decode_reply(data: bytes) -> Reply:
 
 
 def encode_reply(reply: Reply) -> bytes:
-    """A reply in the bytes that Go would write; refuses what the Go client would."""
+    """Encode a reply as Go does, byte by byte. Raises WireError if the Go client would refuse it."""
     return (
         f'{{"version":{_dump_text(reply.version, "version")},"time":{_dump_integer(reply.time, "time", 64)}'
         f',"reqid":{_dump_text(reply.reqid, "reqid")},"code":{_dump_integer(reply.code, "code", 32)}'

@@ -1,4 +1,4 @@
-"""Brokers for the client's tests."""
+"""Brokers for the tests of the client."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))  # for what the tests here share
+sys.path.insert(0, str(Path(__file__).parent))  # for `msc_broker`
 
 from msc_broker import Broker
 
 
 @pytest.fixture
 async def start_broker(tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
-    """Start a broker with the settings given."""
+    """Return a function that starts a broker with settings."""
     brokers: list[Broker] = []
 
     async def start(settings: str = "", **more: Any) -> Broker:

@@ -1,4 +1,4 @@
-"""A real nats-server that can be killed, started again on its port, and told to read its settings anew."""
+"""A real nats-server that can be killed, restarted on its port, and reloaded."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LIMIT = 30.0  # seconds that anything may take; reached only when it is broken
 
 
 def free_port() -> int:
-    """A port that nobody listens on now."""
+    """Return a free port."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
@@ -31,7 +31,7 @@ def free_port() -> int:
 
 @dataclass
 class Broker:
-    """A nats-server; ``settings`` is what goes into its file beside the port."""
+    """A nats-server. ``settings`` is added to its configuration file."""
 
     folder: Path
     settings: str = ""
@@ -87,7 +87,7 @@ class Broker:
 
 @dataclass
 class Heard:
-    """What a plain NATS subscriber has received."""
+    """The messages that a plain NATS subscriber has received."""
 
     messages: list[Msg] = field(default_factory=list)
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -109,12 +109,12 @@ class Heard:
 
 
 async def quiet(_error: Exception) -> None:
-    """For nats-py's error callback: outages are meant."""
+    """Ignore errors of nats-py: the tests cause outages."""
 
 
 @asynccontextmanager
 async def plain(broker: Broker, **options: Any) -> AsyncIterator[Client]:
-    """A plain NATS connection."""
+    """Return a plain NATS connection."""
     client = await nats.connect(
         broker.url, error_cb=quiet, max_reconnect_attempts=-1, reconnect_time_wait=0.05, **options
     )
@@ -135,7 +135,7 @@ async def listening(broker: Broker, subject: str, **options: Any) -> AsyncIterat
 
 
 async def until(condition: Callable[[], bool], what: str) -> None:
-    """Wait for a condition that nobody announces, with a limit."""
+    """Poll a condition, with a time limit."""
     try:
         async with asyncio.timeout(LIMIT):
             while not condition():

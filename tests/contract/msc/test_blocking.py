@@ -1,4 +1,4 @@
-"""The client for programs without an event loop: the broker is run by a loop in another thread."""
+"""The blocking client. A loop in another thread runs the broker."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def run() -> Iterator[Run]:
 
 @pytest.fixture
 def stage(run: Run, tmp_path: Path) -> Iterator[tuple[Broker, Heard]]:
-    """A broker, a listener to notices, and somebody who serves ``echo`` and ``iplocation``."""
+    """A broker, a subscriber to notices, and a service for ``echo`` and ``iplocation``."""
     stack = AsyncExitStack()
 
     async def serve(message: Msg) -> None:
@@ -63,7 +63,7 @@ def stage(run: Run, tmp_path: Path) -> Iterator[tuple[Broker, Heard]]:
     run(stack.aclose())
 
 
-def test_the_same_methods(stage: tuple[Broker, Heard], run: Run) -> None:
+def test_each_method_works_without_an_event_loop(stage: tuple[Broker, Heard], run: Run) -> None:
     broker, heard = stage
     with msc.blocking.connect(broker.url) as client:
         reqid = client.notice("k", {"n": 1}, reqid="mine")
@@ -78,7 +78,7 @@ def test_the_same_methods(stage: tuple[Broker, Heard], run: Run) -> None:
     assert wire.decode_request(message.data).reqid == reqid == "mine"
 
 
-def test_the_same_errors(stage: tuple[Broker, Heard]) -> None:
+def test_errors_are_those_of_the_asynchronous_client(stage: tuple[Broker, Heard]) -> None:
     broker, _ = stage
     with msc.blocking.connect(broker.url) as client:
         with pytest.raises(msc.InvalidMessage):
@@ -125,7 +125,7 @@ def test_many_threads_share_one_client(stage: tuple[Broker, Heard], run: Run) ->
         assert numbers == list(range(50))
 
 
-def test_no_thread_is_left(stage: tuple[Broker, Heard]) -> None:
+def test_closing_ends_the_thread(stage: tuple[Broker, Heard]) -> None:
     broker, _ = stage
     before = set(threading.enumerate())
     with msc.blocking.connect(broker.url) as client:
@@ -142,11 +142,11 @@ def test_arguments_are_checked_at_once() -> None:
         msc.blocking.connect(nosuch=1)  # type: ignore[call-arg]
 
 
-def test_what_waits_is_reported_on_leaving(stage: tuple[Broker, Heard], run: Run) -> None:
+def test_closing_reports_unsent_messages(stage: tuple[Broker, Heard], run: Run) -> None:
     broker, _ = stage
     client = msc.blocking.connect(broker.url).open()
     run(broker.kill())
-    run(until(lambda: not client._client._link._is_up, "the outage is noticed"))  # type: ignore[union-attr]
+    run(until(lambda: not client._client._connection._is_up, "the outage is noticed"))  # type: ignore[union-attr]
     reqid = client.notice("k", {})
     with pytest.raises(msc.NotConnected) as lost:
         client.close(timeout=0.05)
@@ -192,7 +192,7 @@ for number in range(1000):
 """
 
 
-def test_a_program_that_forgets_to_close(stage: tuple[Broker, Heard], run: Run) -> None:
+def test_an_unclosed_client_sends_its_messages_at_exit(stage: tuple[Broker, Heard], run: Run) -> None:
     broker, heard = stage
     done = script(EXIT, broker.url)
     assert (done.returncode, done.stderr) == (0, "")
@@ -205,13 +205,13 @@ import sys, time, msc.blocking
 client = msc.blocking.connect(sys.argv[1]).open()
 print("ready", flush=True)
 sys.stdin.readline()
-while client._client._link._is_up:
+while client._client._connection._is_up:
     time.sleep(0.01)
 client.notice("k", {})
 """
 
 
-def test_a_program_that_leaves_messages_behind_says_so(stage: tuple[Broker, Heard], run: Run) -> None:
+def test_an_unclosed_client_logs_unsent_messages_at_exit(stage: tuple[Broker, Heard], run: Run) -> None:
     broker, _ = stage
     with subprocess.Popen(
         [sys.executable, "-c", LEAVE, broker.url],

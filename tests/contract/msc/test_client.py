@@ -1,4 +1,4 @@
-"""The client against a real broker that does what it should."""
+"""The client with a real broker that works."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import msc
 from msc import wire
 
 
-async def test_what_is_published_is_an_envelope_on_its_subject(broker: Broker) -> None:
+async def test_a_message_is_published_as_an_envelope_on_its_subject(broker: Broker) -> None:
     async with listening(broker, "kiam.console.>") as heard:
         async with msc.connect(broker.url) as client:
             reqids = [
@@ -43,7 +43,7 @@ async def test_what_is_published_is_an_envelope_on_its_subject(broker: Broker) -
         assert wire.encode_request(request) == message.data
 
 
-async def test_the_known_audit_in_the_order_of_the_go_client(broker: Broker) -> None:
+async def test_accountaddemail_has_the_field_order_of_the_go_client(broker: Broker) -> None:
     async with listening(broker, "kiam.console.audit.accountaddemail") as heard:
         async with msc.connect(broker.url) as client:
             await client.accountaddemail(
@@ -55,7 +55,7 @@ async def test_the_known_audit_in_the_order_of_the_go_client(broker: Broker) -> 
     )
 
 
-async def test_another_prefix(broker: Broker) -> None:
+async def test_subjects_start_with_the_prefix(broker: Broker) -> None:
     async with listening(broker, "other.notice.k") as heard:
         async with msc.connect(broker.url, prefix="other") as client:
             await client.notice("k", {})
@@ -95,13 +95,13 @@ async def test_a_request_returns_the_payload(broker: Broker) -> None:
         assert [answer and answer["n"] for answer in answers] == list(range(50))
 
 
-async def test_a_request_may_return_nothing(broker: Broker) -> None:
+async def test_a_request_may_return_none(broker: Broker) -> None:
     async with serving(broker, "sendverifyemail", reply), msc.connect(broker.url) as client:
         assert await client.request("sendverifyemail", None) is None
         await client.sendverifyemail(subject="s", userid="u", to="t", href="h", locale="l", expire="e")
 
 
-async def test_iplocation(broker: Broker) -> None:
+async def test_iplocation_returns_a_location(broker: Broker) -> None:
     payload = {"continent": "Europe", "country": "", "city": "Boxford", "longitude": -1.25, "latitude": 0}
 
     def answer(request: wire.Request) -> bytes:
@@ -115,7 +115,7 @@ async def test_iplocation(broker: Broker) -> None:
     )
 
 
-async def test_iplocation_of_a_wrong_type(broker: Broker) -> None:
+async def test_iplocation_with_a_wrong_type_is_an_invalid_reply(broker: Broker) -> None:
     async with (
         serving(broker, "iplocation", lambda request: reply(request, payload={"longitude": "east"})),
         msc.connect(broker.url) as client,
@@ -124,7 +124,7 @@ async def test_iplocation_of_a_wrong_type(broker: Broker) -> None:
             await client.iplocation("1.1.1.1")
 
 
-async def test_a_failed_action(broker: Broker) -> None:
+async def test_a_failed_action_raises_its_code_and_message(broker: Broker) -> None:
     async with (
         serving(broker, "fail", lambda request: reply(request, code=1, message="no <way>")),
         msc.connect(broker.url) as client,
@@ -145,25 +145,25 @@ async def test_a_failed_action(broker: Broker) -> None:
         lambda request: reply(request).replace(b"0.1.1", b""),
     ],
 )
-async def test_an_invalid_reply(broker: Broker, answer: Callable[[wire.Request], bytes]) -> None:
+async def test_an_invalid_reply_is_an_error(broker: Broker, answer: Callable[[wire.Request], bytes]) -> None:
     async with serving(broker, "odd", answer), msc.connect(broker.url) as client:
         with pytest.raises(msc.ReplyInvalid):
             await client.request("odd", {})
 
 
-async def test_nobody_serves_it(broker: Broker) -> None:
+async def test_an_action_without_a_service_has_no_responders(broker: Broker) -> None:
     async with msc.connect(broker.url) as client:
         with pytest.raises(msc.NoResponders):
             await client.request("nobody", {})  # at once, not after 60 s
 
 
-async def test_nobody_answers(broker: Broker) -> None:
+async def test_a_request_without_an_answer_times_out(broker: Broker) -> None:
     async with listening(broker, "kiam.console.action.silent"), msc.connect(broker.url) as client:
         with pytest.raises(msc.RequestTimeout):
             await client.request("silent", {}, timeout=0.1)
 
 
-async def test_a_cancelled_request_leaves_the_client_whole(broker: Broker) -> None:
+async def test_a_client_works_after_a_cancelled_request(broker: Broker) -> None:
     async with (
         listening(broker, "kiam.console.action.silent") as heard,
         serving(broker, "echo", reply),
@@ -177,10 +177,10 @@ async def test_a_cancelled_request_leaves_the_client_whole(broker: Broker) -> No
         assert await client.request("echo", {}) is None
 
 
-async def test_a_stream_over_actions_is_named(broker: Broker) -> None:
+async def test_a_stream_that_answers_an_action_is_named(broker: Broker) -> None:
     async with plain(broker) as other, msc.connect(broker.url) as client:
         await other.jetstream().add_stream(name="BAD", subjects=["kiam.console.>"])
-        with pytest.raises(msc.ReplyInvalid, match="a stream covers the subject"):
+        with pytest.raises(msc.ReplyInvalid, match="a stream has this subject"):
             await client.request("echo", {})
 
 
@@ -215,7 +215,7 @@ async def test_without_a_stream_nothing_is_confirmed(broker: Broker) -> None:
             await client.notice("k", {}, confirm=True)
 
 
-async def test_a_subscriber_alone_confirms_nothing_and_gets_it_once(broker: Broker) -> None:
+async def test_a_subscriber_does_not_confirm_and_gets_one_copy(broker: Broker) -> None:
     async with listening(broker, "kiam.console.notice.k") as heard, msc.connect(broker.url) as client:
         with pytest.raises(msc.NotConfirmed):
             await client.notice("k", {}, confirm=True, timeout=0.2)
@@ -224,7 +224,7 @@ async def test_a_subscriber_alone_confirms_nothing_and_gets_it_once(broker: Brok
         assert heard.payloads == [{}, {"last": True}]
 
 
-async def test_a_stream_that_refuses(broker: Broker) -> None:
+async def test_a_stream_that_refuses_does_not_confirm(broker: Broker) -> None:
     async with stream(broker, max_msg_size=100), msc.connect(broker.url) as client:
         with pytest.raises(msc.NotConfirmed, match="size"):
             await client.notice("k", {"a": "x" * 200}, confirm=True)
@@ -236,7 +236,7 @@ async def test_a_stream_that_refuses(broker: Broker) -> None:
 @pytest.mark.parametrize(
     "key", ["", ".", "a.", "a..b", "a b", "a*", "*", ">", "a\r\nPUB x 0", "a\x00", "k" * 2000]
 )
-async def test_keys_that_are_none(broker: Broker, key: str) -> None:
+async def test_an_invalid_key_is_refused(broker: Broker, key: str) -> None:
     async with msc.connect(broker.url) as client:
         for call in (client.notice, client.audit, client.request):
             with pytest.raises(msc.InvalidMessage):
@@ -246,7 +246,7 @@ async def test_keys_that_are_none(broker: Broker, key: str) -> None:
 @pytest.mark.parametrize(
     "payload", [[1], "text", 5, {"a": float("nan")}, {"a": object()}, {"a": b""}, {"a": 10**400}]
 )
-async def test_payloads_that_are_none(broker: Broker, payload: Any) -> None:
+async def test_an_invalid_payload_is_refused(broker: Broker, payload: Any) -> None:
     async with msc.connect(broker.url) as client:
         with pytest.raises(ValueError, match="payload") as refused:
             await client.notice("k", payload)
@@ -254,7 +254,7 @@ async def test_payloads_that_are_none(broker: Broker, payload: Any) -> None:
 
 
 @pytest.mark.parametrize("reqid", ["", "a b", "a\r\nb", "é", "x" * 129])
-async def test_reqids_that_are_none(broker: Broker, reqid: str) -> None:
+async def test_an_invalid_reqid_is_refused(broker: Broker, reqid: str) -> None:
     async with msc.connect(broker.url) as client:
         with pytest.raises(msc.InvalidMessage):
             await client.notice("k", {}, reqid=reqid)
@@ -268,7 +268,7 @@ async def test_misuse_is_a_type_error(broker: Broker) -> None:
             await client.accountaddemail(newemail="n", userid="u", mailto="a@b.c")
 
 
-async def test_a_message_just_small_enough_and_one_too_large(start_broker: Any) -> None:
+async def test_the_largest_message_is_sent_and_a_larger_one_is_refused(start_broker: Any) -> None:
     broker = await start_broker("max_payload: 1000")
     room = 1000 - len(wire.seal(b'{"a":""}', time=10**15, reqid="0" * 32))
     async with (
@@ -292,7 +292,7 @@ async def test_a_message_just_small_enough_and_one_too_large(start_broker: Any) 
 # Life
 
 
-async def test_a_closed_client_says_so(broker: Broker) -> None:
+async def test_a_closed_client_raises_not_connected(broker: Broker) -> None:
     client = await msc.connect(broker.url)
     await client.close()
     await client.close()
@@ -303,14 +303,14 @@ async def test_a_closed_client_says_so(broker: Broker) -> None:
         await client.open()
 
 
-async def test_a_client_that_is_not_open_says_so(broker: Broker) -> None:
+async def test_a_client_that_is_not_open_raises_not_connected(broker: Broker) -> None:
     client = msc.connect(broker.url)
     with pytest.raises(msc.NotConnected, match="not open"):
         await client.notice("k", {})
     await client.close()
 
 
-async def test_closing_ends_waiting_requests(broker: Broker) -> None:
+async def test_closing_ends_pending_requests(broker: Broker) -> None:
     async with listening(broker, "kiam.console.action.silent") as heard:
         client = await msc.connect(broker.url)
         waiting = asyncio.create_task(client.request("silent", {}))
@@ -320,7 +320,7 @@ async def test_closing_ends_waiting_requests(broker: Broker) -> None:
             await waiting
 
 
-async def test_many_at_once_arrive_in_order(broker: Broker) -> None:
+async def test_many_messages_arrive_in_order(broker: Broker) -> None:
     async with listening(broker, "kiam.console.notice.k") as heard:
         async with msc.connect(broker.url, buffer=20_000) as client:
             for number in range(5000):

@@ -1,4 +1,4 @@
-"""Every way to log in, with a broker that insists on it."""
+"""Every way to log in, with a broker that requires it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import msc
 
 
 async def works(url: str, **options: Any) -> bool:
-    """Whether a client gets in; a request shows that both directions are open."""
+    """Return whether a client can log in and send a request."""
     async with msc.connect(url, **options) as client:
         with pytest.raises(msc.NoResponders):
             await client.request("nobody", {})
@@ -29,7 +29,7 @@ async def refused(url: str, **options: Any) -> bool:
     return True
 
 
-async def test_user_and_password(start_broker: Any) -> None:
+async def test_a_user_logs_in_with_a_password(start_broker: Any) -> None:
     broker = await start_broker('authorization { user: iam, password: "p@s:s/" }')
     address = f"127.0.0.1:{broker.port}"
     assert await works(broker.url, user="iam", password="p@s:s/")
@@ -41,7 +41,7 @@ async def test_user_and_password(start_broker: Any) -> None:
     assert await refused(f"nats://iam:wrong@{address}")
 
 
-async def test_token(start_broker: Any) -> None:
+async def test_a_client_logs_in_with_a_token(start_broker: Any) -> None:
     broker = await start_broker('authorization { token: "t@ken" }')
     assert await works(broker.url, token="t@ken")
     assert await works(f"nats://t%40ken@127.0.0.1:{broker.port}")
@@ -49,12 +49,12 @@ async def test_token(start_broker: Any) -> None:
 
 
 def new_user() -> tuple[str, str]:
-    """The seed and the public key of a new nkey user."""
+    """Return the seed and the public key of a new nkey user."""
     seed = nkeys.encode_seed(os.urandom(32), nkeys.PREFIX_BYTE_USER)
     return seed.decode(), nkeys.from_seed(bytearray(seed)).public_key.decode()
 
 
-async def test_nkey(start_broker: Any, tmp_path: Path) -> None:
+async def test_a_client_logs_in_with_an_nkey(start_broker: Any, tmp_path: Path) -> None:
     seed, public = new_user()
     broker = await start_broker(f"authorization {{ users: [ {{ nkey: {public} }} ] }}")
     file = tmp_path / "user.nk"
@@ -64,8 +64,8 @@ async def test_nkey(start_broker: Any, tmp_path: Path) -> None:
     assert await refused(broker.url, nkey=new_user()[0])
 
 
-async def test_credentials_are_presented(start_broker: Any, tmp_path: Path) -> None:
-    """A broker without operators refuses a JWT of our making, but reads it: no error of the client's."""
+async def test_a_client_sends_its_credentials(start_broker: Any, tmp_path: Path) -> None:
+    """A broker without operators refuses this JWT, but reads it: the client has sent it."""
     seed, public = new_user()
     broker = await start_broker(f"authorization {{ users: [ {{ nkey: {public} }} ] }}")
     head = base64.urlsafe_b64encode(b'{"typ":"JWT","alg":"ed25519-nkey"}').decode().rstrip("=")
@@ -115,7 +115,7 @@ def tls_settings(certificates: Certificates, more: str = "") -> str:
 
 
 @pytest.mark.parametrize("first", [False, True])
-async def test_tls(start_broker: Any, certificates: Certificates, first: bool) -> None:
+async def test_tls_verifies_the_broker(start_broker: Any, certificates: Certificates, first: bool) -> None:
     broker = await start_broker(tls_settings(certificates, "handshake_first: true" if first else ""))
     tls = {"ca": certificates.ca, "hostname": "broker.test", "handshake_first": first}
     assert await works(broker.url, tls=tls)
@@ -125,7 +125,7 @@ async def test_tls(start_broker: Any, certificates: Certificates, first: bool) -
     assert await refused(broker.url, tls={"handshake_first": first})
 
 
-async def test_mutual_tls(start_broker: Any, certificates: Certificates) -> None:
+async def test_mutual_tls_sends_the_client_certificate(start_broker: Any, certificates: Certificates) -> None:
     broker = await start_broker(tls_settings(certificates, f'ca_file: "{certificates.ca}", verify: true'))
     tls = {"ca": certificates.ca, "hostname": "broker.test"}
     assert await works(

@@ -1,4 +1,4 @@
-"""The client when the broker is away, comes back, or does not want it any more."""
+"""The client during outages of the broker, and when the broker refuses it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from msc import wire
 
 
 def is_up(client: msc.Client) -> bool:
-    return client._link._is_up
+    return client._connection._is_up
 
 
 async def lose(broker: Broker, client: msc.Client) -> None:
@@ -36,7 +36,7 @@ async def count(other: Client) -> int:
     return (await other.jetstream().publish("kiam.console.notice.last", b"")).seq - 1
 
 
-async def test_all_of_it_in_order_once_and_with_the_time_at_which_it_goes(broker: Broker) -> None:
+async def test_buffered_messages_are_sent_once_in_order_with_the_time_of_sending(broker: Broker) -> None:
     async with plain(broker) as other, msc.connect(broker.url) as client:
         js = other.jetstream()
         await js.add_stream(name="ALL", subjects=["kiam.console.notice.>"])
@@ -45,7 +45,7 @@ async def test_all_of_it_in_order_once_and_with_the_time_at_which_it_goes(broker
         await lose(broker, client)
         for number in range(1, 2000):
             await client.notice("k", {"n": number, "filler": "x" * 300})
-        held = wire.decode_request((client._link._outbox.peek(1)[0]).body(0)).time
+        held = wire.decode_request((client._connection._outbox.peek(1)[0]).body(0)).time
         assert held == 0  # it has no time yet
         await broker.start()
         await client.close(timeout=30)
@@ -83,8 +83,8 @@ class Forgetful:
         writer.close()
 
 
-async def test_what_waits_is_sent_again_when_the_broker_dies_again() -> None:
-    """Nothing is forgotten before the broker has answered for it."""
+async def test_buffered_messages_are_sent_again_after_another_outage() -> None:
+    """A message is removed from the buffer only after the broker has answered a flush."""
     broker = Forgetful()
     async with await asyncio.start_server(broker.serve, "127.0.0.1", 0) as server:
         client = await msc.connect(f"nats://127.0.0.1:{server.sockets[0].getsockname()[1]}")
@@ -97,18 +97,18 @@ async def test_what_waits_is_sent_again_when_the_broker_dies_again() -> None:
         assert [wire.decode_request(body).reqid for body in bodies] == reqids
 
 
-async def test_the_buffer_is_bounded_and_keeps_what_it_has(broker: Broker) -> None:
+async def test_a_full_buffer_refuses_new_messages_and_keeps_the_others(broker: Broker) -> None:
     async with plain(broker) as other, msc.connect(broker.url, buffer=5000) as client:
         js = other.jetstream()
         await js.add_stream(name="ALL", subjects=["kiam.console.notice.>"])
         await lose(broker, client)
         taken = []
-        with pytest.raises(msc.BufferFull, match="was not taken") as full:
+        with pytest.raises(msc.BufferFull, match="was not accepted") as full:
             for number in range(1000):
                 await client.notice("k", {"n": number})
                 taken.append(number)
         assert f"{len(taken)} messages" in str(full.value)
-        assert 5000 - 300 < client._link._outbox.size <= 5000
+        assert 5000 - 300 < client._connection._outbox.size <= 5000
         with pytest.raises(msc.BufferFull):
             await client.notice("k", {"n": -1})
         await broker.start()
@@ -119,7 +119,7 @@ async def test_the_buffer_is_bounded_and_keeps_what_it_has(broker: Broker) -> No
     assert sorted(numbers) == sorted([*taken, -2])
 
 
-async def test_leaving_with_messages_unsent_is_an_error(broker: Broker) -> None:
+async def test_closing_with_unsent_messages_is_an_error(broker: Broker) -> None:
     client = await msc.connect(broker.url)
     await lose(broker, client)
     reqids = [await client.notice("k", {}), await client.audit("k", {})]
@@ -128,7 +128,9 @@ async def test_leaving_with_messages_unsent_is_an_error(broker: Broker) -> None:
     assert lost.value.unsent == tuple(reqids)
 
 
-async def test_the_error_of_the_block_is_not_hidden(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_error_of_the_block_is_raised_with_a_note(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(msc.Client.close, "__defaults__", (0.05,))
     with pytest.raises(KeyError) as error:
         async with msc.connect(broker.url) as client:
@@ -138,7 +140,7 @@ async def test_the_error_of_the_block_is_not_hidden(broker: Broker, monkeypatch:
     assert "1 messages unsent" in error.value.__notes__[0]
 
 
-async def test_leaving_with_nothing_unsent_is_none(broker: Broker) -> None:
+async def test_closing_without_unsent_messages_is_no_error(broker: Broker) -> None:
     async with msc.connect(broker.url) as client:
         await lose(broker, client)
 
@@ -146,7 +148,7 @@ async def test_leaving_with_nothing_unsent_is_none(broker: Broker) -> None:
 async def test_a_request_waits_for_the_broker(broker: Broker) -> None:
     async with msc.connect(broker.url) as client:
         await lose(broker, client)
-        with pytest.raises(msc.NotConnected, match="nothing was sent"):
+        with pytest.raises(msc.NotConnected, match="the message was not sent"):
             await client.request("k", {}, timeout=0.05)
         waiting = asyncio.create_task(client.request("k", {}, timeout=30))
         await broker.start()
@@ -165,29 +167,29 @@ async def test_a_confirmed_message_waits_for_the_broker(broker: Broker) -> None:
         assert len(await waiting) == 32
 
 
-async def test_a_confirmation_that_is_lost_is_asked_for_again(broker: Broker) -> None:
-    """The broker takes the message and dies before it says so: sent again, stored once."""
+async def test_a_message_whose_confirmation_was_lost_is_sent_again(broker: Broker) -> None:
+    """The broker stores the message and fails before it confirms: it is sent again, and stored once."""
     async with plain(broker) as other, msc.connect(broker.url) as client:
         js = other.jetstream()
         await js.add_stream(name="ALL", subjects=["kiam.console.notice.>"])
         broker.signal(signal.SIGSTOP)
         waiting = asyncio.create_task(client.notice("k", {}, confirm=True, timeout=30))
-        await until(lambda: bool(client._link._troubles._requests), "the message is sent")
+        await until(lambda: bool(client._connection._errors._requests), "the message is sent")
         await lose(broker, client)
         await broker.start()
         await waiting
         assert await count(other) == 1
 
 
-async def test_what_is_sent_again_says_so(broker: Broker) -> None:
-    """A broker that was killed has forgotten what it took: MSS looks whether it knows the event."""
+async def test_a_message_that_is_sent_again_is_marked(broker: Broker) -> None:
+    """A broker that was killed may have lost the id. MSS therefore looks for the event in its history."""
     async with plain(broker) as other, msc.connect(broker.url) as client:
         js = other.jetstream()
         await js.add_stream(name="ALL", subjects=["kiam.console.notice.>"])
         await client.notice("k", {"n": 1}, confirm=True)
         broker.signal(signal.SIGSTOP)
         waiting = asyncio.create_task(client.notice("k", {"n": 2}, confirm=True, timeout=30))
-        await until(lambda: bool(client._link._troubles._requests), "the message is sent")
+        await until(lambda: bool(client._connection._errors._requests), "the message is sent")
         await lose(broker, client)
         await broker.start()
         await waiting
@@ -196,28 +198,28 @@ async def test_what_is_sent_again_says_so(broker: Broker) -> None:
         assert second is not None and second["Mss-Possible-Duplicate"] == "1"
 
 
-async def test_a_broker_that_hangs_does_not_fill_the_memory(broker: Broker) -> None:
+async def test_a_slow_broker_does_not_fill_the_memory(broker: Broker) -> None:
     client = await msc.connect(broker.url, buffer=100_000)
     broker.signal(signal.SIGSTOP)
     with pytest.raises(msc.BufferFull):
         while True:
             await client.notice("k", {"filler": "x" * 10_000}, timeout=0.05)
-    session = client._link._session
-    assert session is not None
-    assert session.client.pending_data_size <= 100_000
+    nats_client = client._connection._client
+    assert nats_client is not None
+    assert nats_client.nats.pending_data_size <= 100_000
     broker.signal(signal.SIGCONT)
     # The late answers to our pings must not have killed the connection.
     await client.notice("k", {}, timeout=30)
-    assert await session.flush(30)
+    assert await nats_client.flush(30)
     await client.close()
 
 
-async def test_no_broker_to_begin_with() -> None:
+async def test_connecting_without_a_broker_fails() -> None:
     with pytest.raises(msc.ConnectError, match=r"refused|Connect call failed"):
         await msc.connect(f"nats://127.0.0.1:{free_port()}", connect_timeout=0.3)
 
 
-async def test_a_broker_that_says_nothing_to_begin_with() -> None:
+async def test_connecting_to_a_silent_broker_fails() -> None:
     async def ignore(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writers.append(writer)
 
@@ -240,12 +242,12 @@ async def test_one_of_several_servers_is_enough(broker: Broker) -> None:
 USERS = 'authorization {{ users: [ {{ user: iam, password: "{password}" }} ] }}'
 
 
-async def test_a_changed_password_is_told_and_a_right_one_heals(start_broker: Any) -> None:
+async def test_a_changed_password_is_reported_until_it_is_right_again(start_broker: Any) -> None:
     broker = await start_broker(USERS.format(password="one"))
     async with msc.connect(broker.url, user="iam", password="one") as client:
         broker.write(USERS.format(password="two"))
         broker.signal(signal.SIGHUP)
-        await until(lambda: bool(client._link._troubles.refusal), "the broker refuses the new connection")
+        await until(lambda: bool(client._connection._errors.refusal), "the broker refuses the new connection")
         with pytest.raises(msc.NotConnected, match=r"(?i)authorization"):
             await client.notice("k", {})
         with pytest.raises(msc.NotConnected, match=r"(?i)authorization"):
@@ -256,25 +258,25 @@ async def test_a_changed_password_is_told_and_a_right_one_heals(start_broker: An
         await client.notice("k", {})
 
 
-async def test_what_waits_survives_a_client_that_is_closed_for_good(start_broker: Any) -> None:
+async def test_buffered_messages_survive_a_client_that_nats_py_closes(start_broker: Any) -> None:
     broker = await start_broker(USERS.format(password="one"))
     async with (
         listening(broker, "kiam.console.notice.k", user="iam", password="one"),
         msc.connect(broker.url, user="iam", password="one") as client,
     ):
-        session = client._link._session
-        assert session is not None
+        nats_client = client._connection._client
+        assert nats_client is not None
         await lose(broker, client)
         await client.notice("k", {"n": 1})
-        await session.client.close()  # as nats-py does on "authentication expired"
+        await nats_client.nats.close()  # as nats-py does on "authentication expired"
         await broker.start()
         await until(lambda: is_up(client), "a new connection is made")
-        assert client._link._session is not session
+        assert client._connection._client is not nats_client
         await client.close(timeout=30)
-        assert not client._link._outbox
+        assert not client._connection._outbox
 
 
-async def test_a_wrong_password_is_told_at_once(start_broker: Any) -> None:
+async def test_a_wrong_password_is_reported_at_once(start_broker: Any) -> None:
     broker = await start_broker(USERS.format(password="one"))
     with pytest.raises(msc.ConnectError, match=r"(?i)authorization"):
         await msc.connect(broker.url, user="iam", password="two", connect_timeout=30)
@@ -292,25 +294,25 @@ def narrow(*subjects: str) -> str:
     return NARROW.replace("ALLOWED", ", ".join(json.dumps(subject) for subject in subjects))
 
 
-async def test_a_forbidden_subject_is_told_at_the_next_call(start_broker: Any) -> None:
+async def test_a_forbidden_subject_is_reported_at_the_next_call(start_broker: Any) -> None:
     broker = await start_broker(narrow("kiam.console.notice.>"))
     async with msc.connect(broker.url, user="iam", password="pw") as client:
         await client.audit("Secret.Key", {})
-        await until(lambda: bool(client._link._troubles._denied), "the violation arrives")
+        await until(lambda: bool(client._connection._errors._denied), "the violation arrives")
         await client.notice("k", {})  # another subject is not concerned
         for _ in range(2):
             with pytest.raises(msc.PermissionDenied, match=r"(?i)permissions violation"):
                 await client.audit("Secret.Key", {})
 
 
-async def test_a_forbidden_subject_is_told_on_leaving(start_broker: Any) -> None:
+async def test_a_forbidden_subject_is_reported_at_the_end(start_broker: Any) -> None:
     broker = await start_broker(narrow("kiam.console.notice.>"))
     with pytest.raises(msc.PermissionDenied, match=r"kiam\.console\.audit\.k"):
         async with msc.connect(broker.url, user="iam", password="pw") as client:
             await client.audit("k", {})
 
 
-async def test_requests_and_confirmations_hear_of_it_at_once(start_broker: Any) -> None:
+async def test_a_forbidden_subject_is_reported_at_once_to_requests(start_broker: Any) -> None:
     broker = await start_broker(narrow("kiam.console.notice.>"))
     async with msc.connect(broker.url, user="iam", password="pw", inbox_prefix="kiam._inbox") as client:
         with pytest.raises(msc.PermissionDenied):
@@ -319,7 +321,7 @@ async def test_requests_and_confirmations_hear_of_it_at_once(start_broker: Any) 
             await client.audit("k", {}, confirm=True)
 
 
-async def test_an_inbox_that_is_not_allowed(start_broker: Any) -> None:
+async def test_a_forbidden_inbox_is_reported(start_broker: Any) -> None:
     broker = await start_broker(narrow("kiam.console.>"))
     async with msc.connect(broker.url, user="iam", password="pw") as client:
         for _ in range(2):
@@ -328,13 +330,15 @@ async def test_an_inbox_that_is_not_allowed(start_broker: Any) -> None:
         await client.notice("k", {})
 
 
-async def test_callbacks_never_raise(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_error_in_a_callback_does_not_end_the_connection(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with msc.connect(broker.url) as client:
-        session = client._link._session
-        assert session is not None
+        nats_client = client._connection._client
+        assert nats_client is not None
 
         def broken(*_: Any) -> None:
             raise RuntimeError("a log handler that raises")
 
-        monkeypatch.setattr(client._link._troubles, "record", broken)
-        await session._errored(nats.errors.Error("nats: something"))
+        monkeypatch.setattr(client._connection._errors, "record", broken)
+        await nats_client._errored(nats.errors.Error("nats: something"))

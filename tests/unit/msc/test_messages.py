@@ -1,4 +1,4 @@
-"""The known messages, and that the wire protocol stays pure."""
+"""Messages and their payloads, and the purity of the wire protocol."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MSC = Path(msc.__file__).parent
 
 
 @pytest.mark.parametrize("module", ["wire", "gojson", "errors"])
-def test_the_protocol_is_pure(module: str) -> None:
+def test_the_protocol_does_no_io(module: str) -> None:
     nodes = list(ast.walk(ast.parse((MSC / f"{module}.py").read_text())))
     imported = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     imported |= {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
@@ -32,7 +32,7 @@ def test_the_protocol_is_pure(module: str) -> None:
     }
 
 
-def test_iplocation_is_read_as_go_reads_it() -> None:
+def test_an_iplocation_is_decoded_as_in_go() -> None:
     assert IPLocation.from_payload(None) == IPLocation()
     assert IPLocation.from_payload({"City": "x", "LATITUDE": 5, "country": None, "more": []}) == IPLocation(
         city="x", latitude=5.0
@@ -40,7 +40,7 @@ def test_iplocation_is_read_as_go_reads_it() -> None:
 
 
 @pytest.mark.parametrize("payload", [{"city": 5}, {"latitude": "5"}, {"longitude": True}, {"timezone": []}])
-def test_iplocation_of_wrong_types(payload: dict[str, Any]) -> None:
+def test_an_iplocation_with_a_wrong_type_is_refused(payload: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(payload))):
         IPLocation.from_payload(payload)
 
@@ -52,14 +52,14 @@ def test_a_message_knows_its_size() -> None:
         assert message.size == message.body_size + len("kiam.console.notice.a.b")
 
 
-def test_a_payload_that_is_changed_afterwards() -> None:
+def test_a_payload_may_be_changed_after_composing() -> None:
     payload = {"a": 1}
     message = compose("p", "notice", "k", payload)
     payload["a"] = 2
     assert message.payload == b'{"a":1}'
 
 
-def test_reqids_are_32_hex_digits_and_differ() -> None:
+def test_reqids_are_unique_and_have_32_hex_digits() -> None:
     reqids = {new_reqid() for _ in range(100)}
     assert len(reqids) == 100
     assert all(len(reqid) == 32 and set(reqid) <= set("0123456789abcdef") for reqid in reqids)

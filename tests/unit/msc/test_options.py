@@ -1,4 +1,4 @@
-"""Every spelling of where the broker is and who we are, as nats-py takes it."""
+"""Connect options become arguments for nats-py."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def login(**options: Any) -> dict[str, Any]:
     return {name: arguments[name] for name in LOGIN if name in arguments}
 
 
-def test_defaults_that_keep_a_client_alive() -> None:
+def test_the_defaults_keep_a_client_connected() -> None:
     arguments = ConnectOptions().to_nats()
     assert arguments == {
         "servers": ["nats://127.0.0.1:4222"],
@@ -52,12 +52,12 @@ def test_defaults_that_keep_a_client_alive() -> None:
         (("nats://[::1]:4222",), ["nats://[::1]:4222"]),
     ],
 )
-def test_servers(servers: str | Sequence[str], expected: list[str]) -> None:
+def test_servers_become_a_list(servers: str | Sequence[str], expected: list[str]) -> None:
     assert ConnectOptions(servers=servers).to_nats()["servers"] == expected
 
 
 @pytest.mark.parametrize("servers", ["", " , ", [], "nats://", "nats://n1:notaport", "nats://u:secret@:4222"])
-def test_servers_that_are_none(servers: str | Sequence[str]) -> None:
+def test_invalid_servers_are_refused(servers: str | Sequence[str]) -> None:
     with pytest.raises(ConnectError) as refused:
         ConnectOptions(servers=servers).to_nats()
     assert "secret" not in str(refused.value)
@@ -79,21 +79,21 @@ def test_servers_that_are_none(servers: str | Sequence[str]) -> None:
         ({"servers": "nats://u:p@n1", "token": "t"}, {"token": "t"}),
     ],
 )
-def test_login(options: dict[str, Any], expected: dict[str, Any]) -> None:
+def test_each_way_to_log_in_has_its_arguments(options: dict[str, Any], expected: dict[str, Any]) -> None:
     assert login(**options) == expected
 
 
-def test_what_an_address_says_of_the_user_is_taken_out_of_it() -> None:
+def test_the_login_is_removed_from_the_addresses() -> None:
     assert ConnectOptions(servers="nats://u:p@n1:1,u:p@n2").to_nats()["servers"] == ["nats://n1:1", "n2"]
 
 
-def test_an_nkey_from_a_file(tmp_path: Path) -> None:
+def test_an_nkey_may_be_in_a_file(tmp_path: Path) -> None:
     file = tmp_path / "user.nk"
     file.write_text(f"{SEED}\n")
     assert login(nkey=file) == login(nkey=str(file)) == {"nkeys_seed": str(file)}
 
 
-def test_credentials_from_a_file_and_as_text(tmp_path: Path) -> None:
+def test_credentials_may_be_a_file_or_a_text(tmp_path: Path) -> None:
     file = tmp_path / "user.creds"
     file.write_text(CREDENTIALS)
     assert login(credentials=file) == login(credentials=str(file)) == {"user_credentials": str(file)}
@@ -117,13 +117,13 @@ def test_credentials_from_a_file_and_as_text(tmp_path: Path) -> None:
         {"tls": {"cafile": "ca.pem"}},
     ],
 )
-def test_mistakes_are_told_at_once_and_without_secrets(options: dict[str, Any]) -> None:
+def test_mistakes_are_reported_at_once_without_secrets(options: dict[str, Any]) -> None:
     with pytest.raises(ConnectError) as refused:
         ConnectOptions(**options).to_nats()
     assert SEED[:20] not in str(refused.value)
 
 
-def test_a_file_that_is_something_else(tmp_path: Path) -> None:
+def test_a_file_with_other_content_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_bytes(b"\xff\x00")
     for name in ("nkey", "credentials"):
@@ -131,13 +131,13 @@ def test_a_file_that_is_something_else(tmp_path: Path) -> None:
             ConnectOptions(**{name: str(file)}).to_nats()
 
 
-def test_secrets_are_not_shown() -> None:
+def test_secrets_are_not_in_the_repr() -> None:
     shown = repr(ConnectOptions(user="u", password="hush", token="hush", nkey="hush", credentials="hush"))
     assert "hush" not in shown
 
 
 @pytest.mark.parametrize("tls", [True, TLS(), {}, {"handshake_first": False}])
-def test_tls_verifies(tls: Any) -> None:
+def test_tls_always_verifies_the_broker(tls: Any) -> None:
     arguments = ConnectOptions(tls=tls).to_nats()
     if not tls:
         assert "tls" not in arguments
@@ -147,17 +147,17 @@ def test_tls_verifies(tls: Any) -> None:
     assert context.check_hostname
 
 
-def test_tls_by_address_and_by_context() -> None:
+def test_tls_may_come_from_the_address_or_a_context() -> None:
     assert ConnectOptions(servers="tls://n1").to_nats()["tls"].verify_mode == ssl.CERT_REQUIRED
     context = ssl.create_default_context()
     assert ConnectOptions(tls=context).to_nats()["tls"] is context
 
 
-def test_tls_by_name_and_first() -> None:
+def test_tls_has_a_hostname_and_a_handshake_first() -> None:
     arguments = ConnectOptions(tls={"hostname": "broker.test", "handshake_first": True}).to_nats()
     assert (arguments["tls_hostname"], arguments["tls_handshake_first"]) == ("broker.test", True)
 
 
-def test_tls_of_another_type() -> None:
+def test_tls_of_a_wrong_type_is_refused() -> None:
     with pytest.raises(TypeError):
         ConnectOptions(tls="yes").to_nats()  # type: ignore[arg-type]

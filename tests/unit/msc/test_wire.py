@@ -1,4 +1,4 @@
-"""The envelope: as captured from the original, and against anything at all."""
+"""The envelope: messages recorded from the original, and any other input."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ def captured(direction: str, prefix: str = "") -> list[Any]:
 
 
 @pytest.mark.parametrize("message", [*captured("publish"), *captured("request", "msc:")])
-def test_what_the_go_client_sends_is_reproduced(message: dict[str, Any]) -> None:
+def test_requests_equal_those_of_the_go_client(message: dict[str, Any]) -> None:
     data = message["payload"].encode()
     assert wire.encode_request(wire.decode_request(data)) == data
 
 
 @pytest.mark.parametrize("message", captured("reply"))
-def test_what_the_go_server_answers_is_reproduced(message: dict[str, Any]) -> None:
+def test_replies_equal_those_of_the_go_server(message: dict[str, Any]) -> None:
     data = message["payload"].encode()
     assert wire.encode_reply(wire.decode_reply(data)) == data
 
 
 @pytest.mark.parametrize("message", captured("request"))
-def test_a_request_is_judged_as_the_go_server_did(message: dict[str, Any]) -> None:
+def test_requests_are_accepted_or_refused_as_by_the_go_server(message: dict[str, Any]) -> None:
     data = message["payload"].encode()
     reply = REPLIES.get(message["case"])
     if reply is None:  # the original says nothing to what it cannot read
@@ -87,7 +87,7 @@ def test_the_last_of_a_repeated_key_wins(text: str, reqid: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["null", " null\n", "{}", '{"version":null,"time":null,"reqid":null}'])
-def test_null_and_nothing_are_zero(text: str) -> None:
+def test_a_null_or_missing_field_is_zero(text: str) -> None:
     assert wire.decode_request(text.encode()) == Request("", 0, "", None)
 
 
@@ -105,7 +105,7 @@ def test_null_and_nothing_are_zero(text: str) -> None:
         (b"1e-400", 0.0),
     ],
 )
-def test_payloads_as_go_reads_them(data: bytes, payload: Any) -> None:
+def test_payloads_are_decoded_as_in_go(data: bytes, payload: Any) -> None:
     assert wire.decode_request(b'{"payload":%b}' % data).payload == payload
 
 
@@ -139,14 +139,14 @@ def test_payloads_as_go_reads_them(data: bytes, payload: Any) -> None:
         (b'{"payload":' + b"[" * MAX_DEPTH + b"]" * MAX_DEPTH + b"}", "too-deep"),
     ],
 )
-def test_refused_with_a_reason(data: bytes, reason: str) -> None:
+def test_an_invalid_message_is_refused_with_a_reason(data: bytes, reason: str) -> None:
     with pytest.raises(WireError) as refused:
         wire.decode_request(data)
     assert refused.value.reason == reason
     assert refused.value.code == Code.ERROR
 
 
-def test_the_deepest_and_the_widest_are_taken() -> None:
+def test_the_deepest_and_the_widest_message_are_accepted() -> None:
     deep = MAX_DEPTH - 1
     assert wire.decode_request(b'{"payload":' + b"[" * deep + b"]" * deep + b"}").payload
     wide = b"[" + b",".join([b"[]"] * 1000) + b"]"
@@ -154,7 +154,7 @@ def test_the_deepest_and_the_widest_are_taken() -> None:
 
 
 @given(st.binary() | st.text().map(str.encode))
-def test_any_bytes_are_read_or_refused(data: bytes) -> None:
+def test_any_bytes_are_decoded_or_refused(data: bytes) -> None:
     for decode in (wire.decode_request, wire.decode_reply):
         try:
             decode(data)
@@ -169,7 +169,7 @@ FRAGMENTS = st.sampled_from(
 
 
 @given(st.lists(FRAGMENTS, max_size=40).map(b"".join))
-def test_almost_json_is_read_or_refused(data: bytes) -> None:
+def test_almost_json_is_decoded_or_refused(data: bytes) -> None:
     try:
         wire.decode_request(data)
     except WireError as error:
@@ -194,7 +194,7 @@ def check(request: Request) -> None:
     "version",
     ["0.1.1", "0.1.0", "0.1.99", "0.1.1-beta", "0.1.1+b7", "0.1.1-a.1+b.2", "0.1.18446744073709551615"],
 )
-def test_compatible_versions(version: str) -> None:
+def test_a_compatible_version_is_accepted(version: str) -> None:
     check(good(version=version))
 
 
@@ -222,14 +222,14 @@ def test_compatible_versions(version: str) -> None:
         (f"0.1.{2**64}", OUT_OF_RANGE.format(2**64)),
     ],
 )
-def test_refused_versions(version: str, message: str) -> None:
+def test_another_version_is_refused_with_its_message(version: str, message: str) -> None:
     with pytest.raises(WireError) as refused:
         check(good(version=version, time=0, reqid=""))
     assert (refused.value.code, refused.value.reason) == (Code.VERSION, "bad-version")
     assert str(refused.value) == message
 
 
-def test_a_long_version_is_not_echoed_whole() -> None:
+def test_a_long_version_is_truncated_in_the_message() -> None:
     for version in ("9" * 5000 + ".1.1", "0.1.1+" + "b" * 5000, "0.2.0+" + "b" * 5000, "1" * 5000):
         try:
             check(good(version=version))
@@ -238,19 +238,19 @@ def test_a_long_version_is_not_echoed_whole() -> None:
 
 
 @pytest.mark.parametrize("offset", [-10_000_000, 0, 5_000, 10_000_000])
-def test_a_clock_within_the_tolerance(offset: int) -> None:
+def test_a_clock_within_the_tolerance_is_accepted(offset: int) -> None:
     check(good(time=1_000_000_000 + offset))
 
 
 @pytest.mark.parametrize("offset", [-10_000_001, 10_000_001, -1_000_000_000])
-def test_a_clock_too_far_off(offset: int) -> None:
+def test_a_clock_beyond_the_tolerance_is_refused(offset: int) -> None:
     with pytest.raises(WireError) as refused:
         check(good(time=1_000_000_000 + offset, reqid=""))
     assert (refused.value.code, refused.value.reason) == (Code.TIME, "bad-time")
     assert str(refused.value) == f"request time {1_000_000_000 + offset} invalid"
 
 
-def test_a_missing_reqid() -> None:
+def test_a_missing_reqid_is_refused() -> None:
     with pytest.raises(WireError, match=r"^request missing reqid$") as refused:
         check(good(reqid=""))
     assert (refused.value.code, refused.value.reason) == (Code.REQID, "missing-reqid")
@@ -259,7 +259,7 @@ def test_a_missing_reqid() -> None:
 # Writing
 
 
-def test_go_escapes() -> None:
+def test_special_characters_are_escaped_as_in_go() -> None:
     text = '<a>&"\\\n\x00\x7f\u2028\u2029é你\U0001f600'
     data = wire.encode_payload({"t": text})
     assert data == (
@@ -272,7 +272,7 @@ def test_go_escapes() -> None:
     assert json.loads(data) == {"t": text}
 
 
-def test_half_a_character_is_written_as_go_does() -> None:
+def test_a_lone_surrogate_is_encoded_as_in_go() -> None:
     assert wire.encode_payload({"\udc80": "a\ud800"}) == rb'{"\ufffd":"a\ufffd"}'
 
 
@@ -303,7 +303,7 @@ def circle() -> Any:
         (nested(MAX_DEPTH), "too-deep"),
     ],
 )
-def test_what_cannot_be_written(payload: Any, reason: str) -> None:
+def test_a_payload_that_is_not_json_is_refused(payload: Any, reason: str) -> None:
     with pytest.raises(WireError) as refused:
         wire.encode_request(Request("0.1.1", 1, "r", payload))
     assert refused.value.reason == reason
@@ -323,7 +323,7 @@ INT64 = st.integers(min_value=-(2**63), max_value=2**63 - 1)
 
 
 @given(version=WORDS, time=INT64, reqid=WORDS, payload=JSON)
-def test_a_request_comes_back_as_it_was(version: str, time: int, reqid: str, payload: Any) -> None:
+def test_a_request_survives_encoding_and_decoding(version: str, time: int, reqid: str, payload: Any) -> None:
     request = Request(version, time, reqid, payload)
     data = wire.encode_request(request)
     assert wire.decode_request(data) == request
@@ -339,7 +339,7 @@ def test_a_request_comes_back_as_it_was(version: str, time: int, reqid: str, pay
     message=WORDS,
     payload=st.none() | st.dictionaries(WORDS, JSON),
 )
-def test_a_reply_comes_back_as_it_was(**fields: Any) -> None:
+def test_a_reply_survives_encoding_and_decoding(**fields: Any) -> None:
     reply = Reply(**fields)
     assert wire.decode_reply(wire.encode_reply(reply)) == reply
 
@@ -358,18 +358,18 @@ def test_a_reply_comes_back_as_it_was(**fields: Any) -> None:
         b'{"stream":"S","seq":1}',
     ],
 )
-def test_a_reply_that_the_go_client_refuses(data: bytes) -> None:
+def test_a_reply_is_refused_as_by_the_go_client(data: bytes) -> None:
     with pytest.raises(WireError):
         wire.decode_reply(data)
 
 
-def test_a_reply_may_have_more_in_it() -> None:
+def test_a_reply_may_have_unknown_fields() -> None:
     reply = wire.decode_reply(b'{"Version":"9","reqid":"r","extra":1}')
     assert reply == Reply("9", 0, "r", 0, "", None)
 
 
 @pytest.mark.parametrize("changes", [{"code": 2**31}, {"payload": [1]}, {"message": None}, {"time": 1.5}])
-def test_a_reply_that_is_not_written(changes: dict[str, Any]) -> None:
+def test_an_invalid_reply_is_not_encoded(changes: dict[str, Any]) -> None:
     fields: dict[str, Any] = {
         "version": "0.1.1", "time": 1, "reqid": "r", "code": 0, "message": "ok", "payload": None
     }  # fmt: skip
