@@ -67,7 +67,7 @@ def status(expect: int, timeout: float, format_: str, settings: Settings) -> Non
 
 
 def _ask(settings: Settings, command: str, limit: float, expect: int) -> ReplicaReplies:
-    ask = partial(ask_replicas, namespace=settings.namespace, verb=command, limit=limit, expect=expect)
+    ask = partial(ask_replicas, namespace=settings.namespace, command=command, limit=limit, expect=expect)
     return run_connected(settings, ask)
 
 
