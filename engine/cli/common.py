@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import wraps
 from pathlib import Path
@@ -18,7 +18,7 @@ import click
 from rich.console import Console
 
 from ..model.errors import SettingsError
-from ..model.messages import Kind
+from ..model.messages import Event, Kind
 from ..model.subjects import valid_key
 from ..model.times import parse_duration
 from ..policy.loader import Policy
@@ -129,6 +129,13 @@ def timeout_option(seconds: float, help_: str) -> Callable[[F], F]:
 def examples(*lines: str) -> str:
     """Return the end of a command's help."""
     return "\n".join(("\b", "Examples:", *(f"  {line}" for line in lines)))
+
+
+def event_of(rulebook: Rulebook, name: str, payload: Mapping[str, Any], at: int) -> Event:
+    """Return an event that was sent and received at ``at``, with the payload in its canonical form."""
+    kind, _, key = name.partition(".")
+    payload = rulebook.catalogue.canonical(name, payload)
+    return Event(kind=Kind(kind), key=key, reqid="0" * 32, payload=payload, sent=at, received=at)
 
 
 def stdout() -> Console:

@@ -71,7 +71,7 @@ def list_(limit: int, format_: str, settings: Settings, **filters: Any) -> None:
         found = sorted((each for kept in newest.values() for each in kept), key=lambda each: each.sequence)
         found = found[-limit:]
         if format_ == "json":
-            print_json({"total": total, "letters": list(map(dead_letter_document, found))})
+            print_json({"total": total, "dead_letters": list(map(dead_letter_document, found))})
         else:
             show_dead_letters(stdout(), found, total)
 

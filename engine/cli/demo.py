@@ -26,18 +26,17 @@ import msc
 from ..broker.embedded import embedded_broker
 from ..documents import schemas
 from ..model.errors import BrokerUnsupported
-from ..model.messages import Event, Kind
 from ..planning.planner import plan
 from ..policy.loader import load_policy
 from ..runtime import now
 from ..server.server import Server
 from ..settings import Settings
 from ..templates import library
-from .common import DIRECTORY, examples, log_to_stderr, stdout
+from .common import DIRECTORY, event_of, examples, log_to_stderr, stdout
 from .connect import ended_by_signal, run, run_until
 from .output import count
 
-_EVENT = "login.abnormal"
+_EVENT = "notice.login.abnormal"
 _LIMIT = 30.0  # seconds until all planned deliveries must arrive
 _HEADERS = ("From", "To", "Cc", "Date", "Subject", "Message-ID")
 _PLACES = {"zh": ("新加坡", "新加坡"), "": ("Singapore", "Singapore")}
@@ -132,12 +131,12 @@ async def run_demo(console: Console, rules: Path, locale: str, *, stay: asyncio.
                 async with asyncio.TaskGroup() as tasks:
                     tasks.create_task(server.run(stop), name="server")
                     await server.ready.wait()
-                    planned = plan(rulebook, _event(locale)).deliveries
+                    planned = plan(rulebook, event_of(rulebook, _EVENT, payload(locale), now())).deliveries
                     counts = {c: sum(d.channel == c for d in planned) for c in ("email", "sms")}
                     async with msc.connect(address, name="demo") as client:
                         began = time.monotonic()
-                        reqid = await client.notice(_EVENT, payload(locale))
-                    console.print(f"published notice.{_EVENT}, reqid {reqid}\n")
+                        reqid = await client.notice(_EVENT.removeprefix("notice."), payload(locale))
+                    console.print(f"published {_EVENT}, reqid {reqid}\n")
                     complete = await caught.wait_for(counts["email"], counts["sms"])
                     _show(console, caught, began)
                     if not planned:
@@ -147,12 +146,6 @@ async def run_demo(console: Console, rules: Path, locale: str, *, stay: asyncio.
                         await stay.wait()
                     stop.set()
     return complete
-
-
-def _event(locale: str) -> Event:
-    return Event(
-        kind=Kind.NOTICE, key=_EVENT, reqid="0" * 32, payload=payload(locale), sent=now(), received=now()
-    )
 
 
 def _show(console: Console, caught: Caught, began: float) -> None:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import click
-from msgspec.structs import replace
+from msgspec import structs
 from rich.console import Console
 from rich.text import Text
 
 from ..documents import yaml
 from ..model.errors import InvalidPreferences
 from ..model.masking import mask, masked
-from ..model.messages import Delivery, Event, Kind
-from ..model.times import from_micros, in_units, iso_time, parse_time, to_micros
+from ..model.messages import Delivery, Kind
+from ..model.times import in_units, iso_time, parse_time, to_micros
 from ..model.wording import nearest
 from ..planning.explain import (
     Explanation,
@@ -34,7 +35,16 @@ from ..preferences.document import parse
 from ..preferences.options import options_of
 from ..rules.conditions import ConditionResult
 from ..rules.rulebook import Budget, Dedupe, Digest, Mode, Rulebook, Throttle
-from .common import FOLDER, TEXT_OR_JSON, event_option, examples, payload_option, rulebook_of, stdout
+from .common import (
+    FOLDER,
+    TEXT_OR_JSON,
+    event_of,
+    event_option,
+    examples,
+    payload_option,
+    rulebook_of,
+    stdout,
+)
 from .output import count, given, indented, pick, print_json, recipients_text, show_title
 
 
@@ -110,15 +120,7 @@ def explain(
     if not isinstance(payload, dict):
         raise click.BadParameter("the payload of an event is an object", param_hint="--payload")
     rulebook = rulebook_of(folder, load_policy(folder), json=format_ == "json")
-    kind, _, key = name.partition(".")
-    event = Event(
-        kind=Kind(kind),
-        key=key,
-        reqid="0" * 32,
-        payload=rulebook.catalogue.canonical(name, payload),
-        sent=now,
-        received=now,
-    )
+    event = event_of(rulebook, name, payload, now)
     explanation = explain_event(rulebook, event, None if choices is None else choices.get)
     for violation in _preference_violations(rulebook, choices or {}):
         click.echo(violation, err=True)
@@ -148,7 +150,7 @@ def _events(rulebook: Rulebook) -> set[str]:
 def show_explanation(console: Console, explanation: Explanation) -> None:
     """Print the rules, the messages and the unsent messages."""
     plan, secrets = explanation.plan, explanation.secrets
-    at = time_of(plan.event.received)
+    at = iso_time(plan.event.received, "seconds")
     console.print(Text.assemble((plan.event.name, "bold"), f" at {at}, revision {plan.revision}\n"))
     for considered in explanation.considered:
         _show_rule(console, considered, secrets)
@@ -169,7 +171,11 @@ def show_explanation(console: Console, explanation: Explanation) -> None:
         line = f"{suppressed.channel} ({suppressed.rule}): {suppressed.reason}{detail}"
         indented(console, mask(line, secrets), 2)
     for held in plan.held:
-        indented(console, f"{held.channel} ({held.rule}): {held.reason}, until {time_of(held.until)}", 2)
+        indented(
+            console,
+            f"{held.channel} ({held.rule}): {held.reason}, until {iso_time(held.until, 'seconds')}",
+            2,
+        )
     for failure in plan.failures:
         line = f"{failure.channel} ({failure.rule}): its template failed to render: {failure.detail}"
         indented(console, Text(mask(line, secrets), "red"), 2)
@@ -215,7 +221,7 @@ def _show_delivery(console: Console, delivery: Delivery, secrets: tuple[str, ...
     for step in delivery.fallbacks:
         limit = f", or is not sent within {in_units(before.fallback_after)}" if before.fallback_after else ""
         indented(console, Text(f"if {before.channel} definitely fails{limit}:", "yellow"), 2)
-        _show_delivery(console, replace(step, fallbacks=()), secrets)
+        _show_delivery(console, structs.replace(step, fallbacks=()), secrets)
         before = step
 
 
@@ -315,25 +321,17 @@ def sentences_of(stage: StageReport, secrets: tuple[str, ...]) -> Iterator[str]:
         if not _is_reported(stage, suppressed.channel):
             yield mask(f"{suppressed.channel}: {suppressed.detail or suppressed.reason}", secrets)
     for held in stage.held:
-        yield f"{held.channel}: {held.reason}, held until {time_of(held.until)}"
+        yield f"{held.channel}: {held.reason}, held until {iso_time(held.until, 'seconds')}"
     if stage.name == "time windows" and not (stage.suppressed or stage.held):
         yield "open now"
 
 
-def time_of(at: int) -> str:
-    """Return a time in UTC to the second; ``at`` is in microseconds since the epoch."""
-    return from_micros(at).isoformat(timespec="seconds")
-
-
 def masked_finding(finding: ConditionResult, secrets: tuple[str, ...]) -> ConditionResult:
     """Return ``finding`` with masked secrets."""
-    return ConditionResult(
-        path=finding.path,
-        operator=finding.operator,
+    return replace(
+        finding,
         expected=masked(finding.expected, secrets),
         actual=masked(finding.actual, secrets),
-        present=finding.present,
-        holds=finding.holds,
         inside=tuple(masked_finding(each, secrets) for each in finding.inside),
     )
 

@@ -60,7 +60,7 @@ def show_problems(
 
 
 def _print(console: Console, line: Text) -> None:
-    """Print a line, on a terminal wrapped between words. Elsewhere it stays one line, for programs."""
+    """Print a line, on a terminal wrapped at spaces. Elsewhere it stays one line, for programs."""
     first = line.wrap(console, console.width)[0] if console.is_terminal else line
     console.print(first, soft_wrap=True)
     rest = line.plain[len(first) :].lstrip()

@@ -33,7 +33,7 @@ from ..rules.conditions import Block
 from ..rules.rulebook import ActionSpec, Audience, Notify, Rule, Rulebook
 from ..templates import library
 from ..templates.library import render_template
-from .common import DIRECTORY, FOLDER, examples, payload_option, rulebook_of, stderr, stdout
+from .common import DIRECTORY, FOLDER, event_of, examples, payload_option, rulebook_of, stderr, stdout
 from .output import harmless, indented
 
 _NOW = to_micros(DEFAULT_AT)
@@ -254,16 +254,16 @@ def _sample(
     rule = use.rule
     name = _event_name(rule)
     if payload is not None:
-        return _event(rulebook, name, payload), "the payload given"
+        return event_of(rulebook, name, payload, _NOW), "the payload given"
     if use.action is not None:  # an action has no payload schema
         heads = (path[0] for path in (*use.action.to.values(), *use.action.sensitive))
         fields = SHAPES.get(use.action.key) or dict.fromkeys(heads, "")
         sample = {field: f"({field})" for field in fields} | {"locale": locale}
-        return _event(rulebook, name, sample), f"the field names of {use.action.key}"
+        return event_of(rulebook, name, sample, _NOW), f"the field names of {use.action.key}"
     known = rulebook.catalogue.get(name)
     examples = known.schema.get("examples") if known else None
     if isinstance(examples, list) and examples and isinstance(examples[0], Mapping):
-        return _event(rulebook, name, examples[0]), f"the example of {name}"
+        return event_of(rulebook, name, examples[0], _NOW), f"the example of {name}"
     other_locales: list[tuple[Event, str]] = []
     for case in cases:
         for event in case.events:
@@ -276,7 +276,9 @@ def _sample(
         return other_locales[0]
     properties = known.schema.get("properties", {}) if known else {}
     shown = {key: spec["examples"][0] for key, spec in properties.items() if spec.get("examples")}
-    return _event(rulebook, name, shown), f"the examples of {name}'s fields" if shown else "an empty payload"
+    return event_of(
+        rulebook, name, shown, _NOW
+    ), f"the examples of {name}'s fields" if shown else "an empty payload"
 
 
 def _event_name(rule: Rule) -> str:
@@ -290,18 +292,6 @@ def _event_name(rule: Rule) -> str:
         for token in rest or (["example"] if first == REST else [])
     ]
     return ".".join([kind, *key])
-
-
-def _event(rulebook: Rulebook, name: str, payload: Mapping[str, Any]) -> Event:
-    kind, _, key = name.partition(".")
-    return Event(
-        kind=Kind(kind),
-        key=key,
-        reqid="0" * 32,
-        payload=rulebook.catalogue.canonical(name, payload),
-        sent=_NOW,
-        received=_NOW,
-    )
 
 
 def write_pages(folder: Path, rendered: Sequence[RenderedTemplate]) -> Path:

@@ -146,7 +146,7 @@ async def test_a_digest_that_could_not_be_written_is_told_once_it_can_be(bench: 
     for _ in range(3):
         await bench.publish("gathered@x.test", "notice.gathered")
     await bench.dead(1)
-    (letter,) = (await bench.said("list", "--format", "json")).document["letters"]
+    (letter,) = (await bench.said("list", "--format", "json")).document["dead_letters"]
     shown = await bench.said("show", letter["delivery"])
     assert shown.output.count("gathered@x.test") == 3 and "token=abc" not in shown.output, shown
     assert (await bench.said("retry", "--all")).output == "1 dead letter redriven\n"
@@ -301,7 +301,7 @@ async def test_each_recipient_whose_words_fail_has_a_letter(bench: Bench) -> Non
     phones = ["+8613800000001", "+8613800000002"]
     await bench.world.client.publish("kiam.console.notice.texted", envelope({"phones": phones}))
     await bench.dead(2)
-    letters = (await bench.said("list", "--format", "json")).document["letters"]
+    letters = (await bench.said("list", "--format", "json")).document["dead_letters"]
     assert len({letter["delivery"] for letter in letters}) == 2
     assert {letter["reason"] for letter in letters} == {"render-failed"}
 
@@ -328,7 +328,7 @@ async def test_filters_drop_and_the_question(bench: Bench) -> None:
     assert await count("--since", "1h") == 5
     assert await count("--since", "0s") == 0
     limited = (await bench.said("list", "--format", "json", "--limit", "2")).document
-    assert limited["total"] == 5 and [each["sequence"] for each in limited["letters"]] == [4, 5]
+    assert limited["total"] == 5 and [each["sequence"] for each in limited["dead_letters"]] == [4, 5]
     refused = await bench.said("drop", "--all", answer="n\n")
     assert refused.code == 1 and "Drop 5 dead letters for good?" in refused.errors
     assert await count() == 5
@@ -337,7 +337,9 @@ async def test_filters_drop_and_the_question(bench: Bench) -> None:
     (delivery,) = (await bench.trace(reqid))["deliveries"]
     assert delivery["dropped"] and delivery["status"] == "refused"
     said = await bench.said(
-        "drop", "77", str((await bench.said("list", "--format", "json")).document["letters"][0]["sequence"])
+        "drop",
+        "77",
+        str((await bench.said("list", "--format", "json")).document["dead_letters"][0]["sequence"]),
     )
     assert said.code == 1 and said.output == "1 of 2 dead letters dropped\n"
     assert "77: there is no such dead letter" in said.errors

@@ -119,7 +119,7 @@ def test_the_text_fits_a_terminal(tmp_path: Path) -> None:
     result = mss(tmp_path, {**PAYLOAD, "result": "failure"}, "--at", "2026-03-02T23:30:00+08:00")
     lines = result.output.splitlines()
     assert max(map(len, lines)) <= 80 and not [line for line in lines if line != line.rstrip()]
-    assert lines[0].startswith(f"{EVENT} at 2026-03-02T15:30:00+00:00, revision ")
+    assert lines[0].startswith(f"{EVENT} at 2026-03-02T15:30:00Z, revision ")
     start = lines.index("no   first")
     assert lines[start + 1] == '     ✗ result equals "success": it is "failure"   <- the first that fails'
     assert "yes  last  stops the evaluation" in lines
@@ -223,7 +223,7 @@ def test_gates_are_shown_in_their_order(tmp_path: Path) -> None:
         'throttle      by userid "u1": 5 pass in any 1h, the rest is digested',
     ]
     condition = "condition     terminal: risk.score gte 90: it is 80"
-    waits = "time windows  email: muted, held until 2026-03-03T07:00:00+00:00"
+    waits = "time windows  email: muted, held until 2026-03-03T07:00:00Z"
 
     def shown(*more: str, rules: str = LIMITED, **payload: Any) -> list[str]:
         return [line.strip() for line in gates(tmp_path, *more, rules=rules, **payload)]

@@ -116,7 +116,7 @@ def test_explain_says_until_when(tmp_path: Path) -> None:
                  "--payload", str(folder / "payload.json"), "--at", "2026-03-02T23:30:00+08:00"]  # fmt: skip
     text = CliRunner().invoke(cli, arguments)
     assert text.exit_code == 0, text.output
-    assert "terminal (r): muted, until 2026-03-02T23:00:00+00:00" in text.output
+    assert "terminal (r): muted, until 2026-03-02T23:00:00Z" in text.output
     document = json.loads(CliRunner().invoke(cli, [*arguments, "--format", "json"]).output)
     assert document["held"] == [
         {"rule": "r", "channel": "terminal", "reason": "muted", "until": "2026-03-02T23:00:00Z"}
