@@ -16,7 +16,7 @@ from typing import Any
 
 from .condition_compiler import At, compile_block
 from .conditions import Block
-from .operators import IGNORE_CASE, is_number, is_scalar, one_of
+from .operators import IGNORE_CASE, NUMERIC, is_number, is_scalar, one_of
 from .paths import ALL, ANY, COMBINATORS, NOT, FieldPath, format_path, parse_path
 from .payload_schema import TYPES
 
@@ -24,7 +24,6 @@ MAX_CASES = 64  # ways in which a block may hold; beyond that nothing is said of
 
 Single = Callable[[FieldPath], bool]
 
-NUMERIC = ("gt", "gte", "lt", "lte")
 TEXTUAL = ("prefix", "suffix", "contains", "wildcard", "regex", "cidr")
 _WHOLE = ("exists", "is", "length", "some")  # look at the value itself, a list as a list
 

@@ -19,7 +19,7 @@ from typing import Any
 from .operators import IGNORE_CASE, Predicate
 from .paths import ALL, ANY, NOT, FieldPath, flatten, format_path, resolve
 
-PathTest = Callable[[Mapping[str, Any]], bool]
+PayloadTest = Callable[[Mapping[str, Any]], bool]
 Bind = Callable[[Sequence[Any]], Callable[[Any], Predicate]]
 
 # Stands for the elements of an empty list: no operator accepts it, so `not` holds.
@@ -35,7 +35,7 @@ class Condition:
     path: FieldPath
     operators: Mapping[str, Any]  # as written, a scalar being ``equals`` and a list ``any_of``
     value_test: ValueTest | None  # all operators together; None is ``exists: false``
-    test: PathTest
+    test: PayloadTest
 
     @property
     def ignore_case(self) -> bool:
@@ -57,7 +57,7 @@ class Combination:
     operator: str
     blocks: tuple[Block, ...]
     source: Any  # as written
-    test: PathTest
+    test: PayloadTest
 
     def explain(self, payload: Mapping[str, Any]) -> ConditionResult:
         inside = tuple(block.result(payload) for block in self.blocks)
@@ -76,7 +76,7 @@ class Block:
     source: Any = None  # as written
 
     @property
-    def test(self) -> PathTest:
+    def test(self) -> PayloadTest:
         """``holds``, without the loop if the block has one part."""
         return self.parts[0].test if len(self.parts) == 1 else self.holds
 
@@ -289,7 +289,7 @@ ALWAYS = whole_value_test("exists", True, _always)  # passes any value
 NEVER = element_test("", None, _never)  # stands for a test that has an error
 
 
-def _general_path_test(path: FieldPath, value_test: ValueTest) -> PathTest:
+def _general_path_test(path: FieldPath, value_test: ValueTest) -> PayloadTest:
     predicate, any_holds = value_test.predicate, value_test.any_holds
 
     def test(payload: Mapping[str, Any]) -> bool:
@@ -301,7 +301,7 @@ def _general_path_test(path: FieldPath, value_test: ValueTest) -> PathTest:
     return test
 
 
-def path_test(path: FieldPath, value_test: ValueTest | None) -> PathTest:
+def path_test(path: FieldPath, value_test: ValueTest | None) -> PayloadTest:
     """Test the values at ``path`` of a payload; None tests that there are none."""
     if value_test is None:
         return lambda payload: not resolve(payload, path)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import re2
 
-_OCTETS = {str(number): number for number in range(256)}
+OCTETS = {str(number): number for number in range(256)}
 _BITS = {4: 32, 6: 128}
 _MAPPED = 0xFFFF  # an IPv6 address above its last 32 bits, where those are an IPv4 address
 _MAX_ADDRESS_LENGTH = 45  # characters of an address
@@ -54,7 +54,7 @@ def parse_address(text: str) -> tuple[int, int] | None:
 def _ipv4(text: str) -> tuple[int, int] | None:
     try:
         first, second, third, fourth = text.split(".", 4)
-        return 4, _OCTETS[first] << 24 | _OCTETS[second] << 16 | _OCTETS[third] << 8 | _OCTETS[fourth]
+        return 4, OCTETS[first] << 24 | OCTETS[second] << 16 | OCTETS[third] << 8 | OCTETS[fourth]
     except (KeyError, ValueError):  # 08 and 256 are no octets
         return None
 

@@ -21,6 +21,7 @@ Compile = Callable[[object], Predicate]
 Scalar = str | int | float | bool | None
 
 IGNORE_CASE = "ignore_case"
+NUMERIC = ("gt", "gte", "lt", "lte")
 
 
 class ArgumentError(ValueError):

@@ -189,7 +189,7 @@ def main(size: int, count: int, seconds: float, as_json: bool) -> None:
         folder = Path(name)
         given = {
             "rules": [flat(rule.source.get("when", {})) for rule in rules],
-            "events": [(payload, trie.lookup(name), index.lookup(name, payload)) for name, payload in events],
+            "events": [(payload, trie.find(name), index.lookup(name, payload)) for name, payload in events],
         }
         (folder / "given.json").write_text(json.dumps(given))
         venv.create(folder / "peers", with_pip=True)

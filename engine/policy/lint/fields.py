@@ -9,8 +9,8 @@ from typing import Any
 from ...documents.cursor import Diagnostics, DocumentNode
 from ...model.problems import DocumentPath
 from ...model.wording import listing, nearest
-from ...rules.analysis import NUMERIC, TEXTUAL, conditions, operators_of
-from ...rules.operators import OPERATORS, is_scalar, one_of
+from ...rules.analysis import TEXTUAL, conditions, operators_of
+from ...rules.operators import NUMERIC, OPERATORS, is_scalar, one_of
 from ...rules.paths import FieldPath, format_path, parse_path
 from ...rules.payload_schema import Shape, describe_types, type_of
 from ...rules.rulebook import Audience

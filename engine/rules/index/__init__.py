@@ -1,1 +1,1 @@
-"""The index of rules: finds those that match an event among many. Entry: `rule_index.RuleIndex`."""
+"""The index that finds the rules that match an event. Entry: `rule_index.RuleIndex`."""

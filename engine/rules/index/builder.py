@@ -1,7 +1,6 @@
-"""Build the index: file each rule under its most selective key, and split large leaves by another.
+"""Build the index: file each rule under its most selective keys, and split large buckets by other keys.
 
-Selectivity is estimated from the rules themselves: a key that many rules name is likely to be in many
-events.
+The rules themselves give the estimate: a key that many rules name is likely to be in many events.
 """
 
 from __future__ import annotations
@@ -9,122 +8,131 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 from ...model.subjects import ONE, REST, Pattern
+from ..conditions import PayloadTest
 from ..paths import FieldPath
-from .keys import EXACT, MIN_PART_LENGTH, PART, RANGE, Key, PayloadTest, RequiredKeys, Slot
-from .tables import IndexBucket, IndexEntry, IndexNode, InternedTests, Leaf, SegmentTree, Table, make_leaf
+from .keys import EXACT, MIN_PART_LENGTH, PART, RANGE, Key, RequiredKeys, Slot
+from .tables import IndexBucket, IndexEntry, IndexNode, Leaf, RemainingTests, SegmentTree, Table, make_leaf
 
-MAX_DEPTH = 6  # how often a drawer is filed further
+MAX_DEPTH = 6  # levels of buckets
 
-# Of a rule that is filed by its patterns a test has to be asked; of one filed by a value mostly
-# nothing but whether its patterns fit, which takes a fraction of that.
-TEST = 10.0
+# Costs are in look-ups of a rule whose patterns do not fit. To test a rule takes this much longer.
+TEST_COST = 10.0
 
-_PRIOR_WEIGHT = 2  # a slot's frequencies are drawn towards _USUAL as if so many rules had said so
-_PRIOR_SHARE = 0.1
-_MIN_CONSTANT_SHARE = 0.3  # at least so many events have a given boolean, or null
-_CLOSED_RANGE_SHARE, _OPEN_RANGE_SHARE = 0.25, 0.5  # so many are between two bounds, beyond one
-_HAS_PART = 0.05
-_LOOKED_AT = 32  # rules under one key; more are filed further
+# Shares of events. The estimate of a key is drawn towards the prior as if so many rules had named it.
+_PRIOR_WEIGHT, _PRIOR_SHARE = 2, 0.1
+_MIN_CONSTANT_SHARE = 0.3  # with a given boolean, or with null
+_CLOSED_RANGE_SHARE, _OPEN_RANGE_SHARE = 0.25, 0.5  # between two bounds, beyond one
+_MIN_PART_SHARE = 0.05
 
-# What looking a slot up costs an event, in candidates that could be tested in the time.
-COSTS = defaultdict(lambda: 1.0, {EXACT: 0.5, RANGE: 5.0, PART: 60.0})
+_CANDIDATES = 32  # rules under one key; more are split by other keys
+
+# The cost of a look-up in a slot, for each event.
+SLOT_COSTS = defaultdict(lambda: 1.0, {EXACT: 0.5, RANGE: 5.0, PART: 60.0})
 
 
 @dataclass(slots=True, eq=False)
 class Posting:
-    """A rule that is to be filed."""
+    """A rule as the index files it."""
 
-    number: int  # place in the order of rules
+    number: int  # position in the order of rules
     patterns: tuple[int, ...]  # numbers of its sets of patterns
-    share: float  # of events that its patterns may fit
-    tests: tuple[PayloadTest, ...]  # what has to be asked once the patterns fit
-    demands: tuple[
-        tuple[RequiredKeys, PayloadTest | None], ...
-    ]  # not used yet; the test that each makes needless
+    share: float  # of events whose subject its patterns match
+    tests: RemainingTests  # still to be run if the patterns fit
+    requirements: tuple[tuple[RequiredKeys, PayloadTest | None], ...]  # not yet used; the test each replaces
 
-    def without(self, demand: RequiredKeys) -> Posting:
-        """The same rule as it stands where ``demand`` is met."""
-        settled = next(test for each, test in self.demands if each is demand)
-        tests = self.tests if settled is None else tuple(test for test in self.tests if test is not settled)
-        rest = tuple(each for each in self.demands if each[0] is not demand)
+    @property
+    def plain_cost(self) -> float:
+        """The cost for an event of a rule that is filed by its patterns alone."""
+        return TEST_COST * self.share
+
+    def without(self, required: RequiredKeys) -> Posting:
+        """Return the rule as it is to be tested once ``required`` is met."""
+        replaced = next(test for each, test in self.requirements if each is required)
+        tests = self.tests if replaced is None else tuple(test for test in self.tests if test is not replaced)
+        rest = tuple(each for each in self.requirements if each[0] is not required)
         return Posting(self.number, self.patterns, self.share, tests, rest)
 
 
 class IndexBuilder:
-    """Builds nodes; ``split_above`` is the number of entries up to which a drawer is a leaf."""
+    """Builds nodes; a bucket with more than ``split_above`` entries is split by further keys."""
 
     def __init__(self, split_above: int, *, frugal: bool = True) -> None:
         self.split_above = split_above
-        self.frugal = frugal  # look up only what saves more than it costs
-        self.residues = InternedTests()
+        self.frugal = frugal  # use only keys that save more than their look-up costs
+        self._interned: dict[RemainingTests, RemainingTests] = {}
 
-    def order_tests(self, filings: Iterable[Posting]) -> None:
-        """Have each rule asked first what the fewest events will satisfy."""
-        census = KeyStatistics(demand for filing in filings for demand, _ in filing.demands)
-        for filing in filings:
-            if len(filing.tests) > 1:
-                shares = {id(test): census.share(demand) for demand, test in filing.demands if test}
-                filing.tests = tuple(sorted(filing.tests, key=lambda test: shares.get(id(test), 1.0)))
+    def order_tests(self, postings: Iterable[Posting]) -> None:
+        """Sort the tests of each rule: first the one that the fewest events pass."""
+        statistics = KeyStatistics(required for posting in postings for required, _ in posting.requirements)
+        for posting in postings:
+            if len(posting.tests) > 1:
+                shares = {id(test): statistics.share(keys) for keys, test in posting.requirements if test}
+                posting.tests = tuple(sorted(posting.tests, key=lambda test: shares.get(id(test), 1.0)))
 
-    def entries(self, filings: Sequence[Posting]) -> list[IndexEntry]:
-        of = self.residues.intern
-        return [(each, of(filing.tests), filing.number) for filing in filings for each in filing.patterns]
+    def entries(self, postings: Sequence[Posting]) -> list[IndexEntry]:
+        of = self.interned
+        return [(n, of(posting.tests), posting.number) for posting in postings for n in posting.patterns]
 
-    def leaf(self, filings: Sequence[Posting]) -> Leaf:
-        return make_leaf(self.entries(filings))
+    def interned(self, tests: RemainingTests) -> RemainingTests:
+        """Return the one tuple for all rules with the same tests."""
+        return self._interned.setdefault(tests, tests)
 
-    def bucket(self, filings: list[Posting], depth: int) -> IndexBucket:
-        if len(filings) <= self.split_above or depth >= MAX_DEPTH:
-            return self.leaf(filings)
-        drawers, rest = self.build_tables(filings, depth)
-        if not drawers and len({filing.patterns for filing in rest}) == 1:
+    def leaf(self, postings: Sequence[Posting]) -> Leaf:
+        return make_leaf(self.entries(postings))
+
+    def bucket(self, postings: list[Posting], depth: int) -> IndexBucket:
+        if len(postings) <= self.split_above or depth >= MAX_DEPTH:
+            return self.leaf(postings)
+        tables, rest = self.build_tables(postings, depth)
+        if not tables and len({posting.patterns for posting in rest}) == 1:
             return self.leaf(rest)
-        return self.node(drawers, rest, by_patterns=len(rest) > self.split_above)
+        return self.node(tables, rest, by_patterns=len(rest) > self.split_above)
 
     def node(
-        self, drawers: Mapping[FieldPath, Table[IndexBucket]], rest: Sequence[Posting], *, by_patterns: bool
+        self, tables: Mapping[FieldPath, Table[IndexBucket]], rest: Sequence[Posting], *, by_patterns: bool
     ) -> IndexNode:
         if not by_patterns:
-            return IndexNode(drawers, self.leaf(rest), {})
+            return IndexNode(tables, self.leaf(rest), {})
         grouped: defaultdict[int, list[IndexEntry]] = defaultdict(list)
         for entry in self.entries(rest):
             grouped[entry[0]].append(entry)
         return IndexNode(
-            drawers, make_leaf([]), {patterns: make_leaf(each) for patterns, each in grouped.items()}
+            tables, make_leaf([]), {patterns: make_leaf(each) for patterns, each in grouped.items()}
         )
 
     def build_tables(
-        self, filings: Sequence[Posting], depth: int
+        self, postings: Sequence[Posting], depth: int
     ) -> tuple[dict[FieldPath, Table[IndexBucket]], list[Posting]]:
-        """Tables by path, and the rules for which no demand is worth looking up."""
-        census = KeyStatistics(demand for filing in filings for demand, _ in filing.demands)
-        slots = self._slots(filings, census)
+        """Return tables by path, and the rules without keys that are worth a look-up."""
+        statistics = KeyStatistics(required for posting in postings for required, _ in posting.requirements)
+        slots = self._slots(postings, statistics)
         filed: defaultdict[Slot, defaultdict[Any, list[Posting]]] = defaultdict(lambda: defaultdict(list))
         rest = []
-        for filing, choice in zip(
-            filings, _KeyChoices(filings, census, slots, self.frugal).chosen, strict=True
+        for posting, choice in zip(
+            postings, _KeyChoices(postings, statistics, slots, self.frugal).chosen, strict=True
         ):
             if choice is None:
-                rest.append(filing)
+                rest.append(posting)
                 continue
-            demand, keys = choice
-            inside = filing.without(demand)
+            required, keys = choice
+            inside = posting.without(required)
             for slot, value in keys:
                 filed[slot][value].append(inside)
         return self._tables(filed, depth), rest
 
-    def _slots(self, filings: Sequence[Posting], census: KeyStatistics) -> set[Slot]:
-        """The slots that may be worth looking up, measured by what they leave out."""
+    def _slots(self, postings: Sequence[Posting], statistics: KeyStatistics) -> set[Slot]:
+        """Return the slots that save more than they cost."""
         gains: defaultdict[Slot, float] = defaultdict(float)
-        for filing in filings:
-            for demand, _ in filing.demands:
-                if (gain := TEST * filing.share - cost(census, filing, demand)) > 0.0:
-                    for slot in {slot for slot, _ in demand.all_keys()}:
+        for posting in postings:
+            for required, _ in posting.requirements:
+                if (gain := posting.plain_cost - cost(statistics, posting, required)) > 0.0:
+                    for slot in {slot for slot, _ in required.all_keys()}:
                         gains[slot] += gain
-        return {slot for slot, gain in gains.items() if not self.frugal or gain > COSTS[slot[1]]}
+        return {slot for slot, gain in gains.items() if not self.frugal or gain > SLOT_COSTS[slot[1]]}
 
     def _tables(
         self, filed: Mapping[Slot, Mapping[Any, list[Posting]]], depth: int
@@ -133,49 +141,48 @@ class IndexBuilder:
         bounds: dict[FieldPath, SegmentTree[IndexBucket]] = {}
         for (path, kind), by_value in filed.items():
             if kind == RANGE:
-                # A rule is in several pieces: filed further in each of them it would grow too large.
+                # A rule is in several nodes of the tree: to split each of them would take too much memory.
                 bounds[path] = SegmentTree(by_value, self.leaf)
-                kinds[path].update()  # the path is there, though nothing else may be filed at it
+                kinds[path].update()  # adds the path, even if it has no other kind
             else:
                 found = _by_rarest_part(by_value) if kind == PART else by_value
                 kinds[path][kind] = {
-                    value: self.bucket(filings, depth + 1) for value, filings in found.items()
+                    value: self.bucket(postings, depth + 1) for value, postings in found.items()
                 }
         return {path: Table(by_kind, bounds.get(path)) for path, by_kind in kinds.items()}
 
 
 class _KeyChoices:
-    """For each rule the demand to file it under, and its keys; None where none is worth it."""
+    """For each rule the requirement and the keys to file it under; None if none is worth it."""
 
     def __init__(
-        self, filings: Sequence[Posting], census: KeyStatistics, slots: set[Slot], frugal: bool
+        self, postings: Sequence[Posting], statistics: KeyStatistics, slots: set[Slot], frugal: bool
     ) -> None:
-        self._census = census
+        self._statistics = statistics
         self._allowed = set(slots)
         self._options = [
             sorted(
-                ((cost(census, filing, demand), n, demand) for n, (demand, _) in enumerate(filing.demands)),
-                key=lambda option: option[:2],
+                [(cost(statistics, posting, required), required) for required, _ in posting.requirements],
+                key=itemgetter(0),
             )
-            for filing in filings
+            for posting in postings
         ]
-        self._plain = [TEST * filing.share for filing in filings]
-        self._filings = filings
-        self.chosen = [self._choose(n) for n in range(len(filings))]
+        self._postings = postings
+        self.chosen = [self._choose(n) for n in range(len(postings))]
         if frugal:
             self._drop_unhelpful()
 
     def _choose(self, n: int, without: Slot | None = None) -> tuple[RequiredKeys, tuple[Key, ...]] | None:
-        for spent, _, demand in self._options[n]:
-            if spent >= self._plain[n]:
+        for spent, required in self._options[n]:
+            if spent >= self._postings[n].plain_cost:
                 return None
-            keys = self._census.best_keys(demand, self._allowed)
+            keys = self._statistics.best_keys(required, self._allowed)
             if keys is not None and not any(slot == without for slot, _ in keys):
-                return demand, keys
+                return required, keys
         return None
 
     def _drop_unhelpful(self) -> None:
-        """Give up slots whose rules are found as well, or nearly so, without them."""
+        """Drop slots whose rules other slots find at about the same cost."""
         users: defaultdict[Slot, list[int]] = defaultdict(list)
         for n, choice in enumerate(self.chosen):
             if choice is not None:
@@ -191,7 +198,7 @@ class _KeyChoices:
                     continue
                 other = self._choose(n, without=slot)
                 gain += self._cost(n, other) - self._cost(n, choice)
-                if gain > COSTS[slot[1]]:
+                if gain > SLOT_COSTS[slot[1]]:
                     break
                 alternatives.append((n, other))
             else:
@@ -202,21 +209,22 @@ class _KeyChoices:
                         users[used].append(n)
 
     def _cost(self, n: int, choice: tuple[RequiredKeys, tuple[Key, ...]] | None) -> float:
-        return self._plain[n] if choice is None else cost(self._census, self._filings[n], choice[0])
+        posting = self._postings[n]
+        return posting.plain_cost if choice is None else cost(self._statistics, posting, choice[0])
 
 
-def cost(census: KeyStatistics, filing: Posting, demand: RequiredKeys) -> float:
-    """What a rule filed under ``demand`` costs an event, in candidates looked at."""
-    return census.candidate_share(demand) + TEST * filing.share * census.share(demand)
+def cost(statistics: KeyStatistics, posting: Posting, required: RequiredKeys) -> float:
+    """Return the cost for an event of a rule that is filed under ``required``."""
+    return statistics.candidate_share(required) + posting.plain_cost * statistics.share(required)
 
 
 def _by_rarest_part(filed: Mapping[str, list[Posting]]) -> dict[str, list[Posting]]:
-    """By that part of each text, all of one length, that the fewest other texts have."""
+    """Group by the part of each text that the fewest other texts have."""
     counted = Counter(part for text in filed for part in set(_parts(text)))
     parts: defaultdict[str, list[Posting]] = defaultdict(list)
-    for text, filings in filed.items():
+    for text, postings in filed.items():
         known = parts[min(_parts(text), key=lambda part: (counted[part], part))]
-        known.extend(filing for filing in filings if filing not in known)
+        known.extend(posting for posting in postings if posting not in known)
     return dict(parts)
 
 
@@ -225,49 +233,49 @@ def _parts(text: str) -> list[str]:
 
 
 class KeyStatistics:
-    """How often each key is named by a set of rules."""
+    """The estimated share of events that have each key: by how many rules name it."""
 
-    def __init__(self, demands: Iterable[RequiredKeys]) -> None:
+    def __init__(self, requirements: Iterable[RequiredKeys]) -> None:
         named: defaultdict[Slot, dict[object, int]] = defaultdict(dict)
-        for demand in demands:
-            for slot, value in demand.all_keys():
+        for required in requirements:
+            for slot, value in required.all_keys():
                 counted = named[slot]
                 counted[value] = counted.get(value, 0) + 1
         self._slots = {slot: (counted, sum(counted.values())) for slot, counted in named.items()}
         self._shares: dict[RequiredKeys, float] = {}
-        self._crowds: dict[RequiredKeys, float] = {}
+        self._candidate_shares: dict[RequiredKeys, float] = {}
 
-    def share(self, demand: RequiredKeys) -> float:
-        """The share of events that may meet ``demand``; of its choices, at their best."""
-        share = self._shares.get(demand)
+    def share(self, required: RequiredKeys) -> float:
+        """Return the share of events that meet ``required``, by the best of each alternative."""
+        share = self._shares.get(required)
         if share is None:
             share = 0.0
-            for slot, value in demand.keys:
+            for slot, value in required.keys:
                 share += self._key_share(slot, value)
-            for choice in demand.alternatives:
+            for choice in required.alternatives:
                 share += min(map(self.share, choice))
-            self._shares[demand] = share
+            self._shares[required] = share
         return share
 
-    def candidate_share(self, demand: RequiredKeys) -> float:
-        """The share of events that have the rule looked at: of many under one key only few are."""
-        crowd = self._crowds.get(demand)
-        if crowd is None:
-            crowd = 0.0
-            for slot, value in demand.keys:
+    def candidate_share(self, required: RequiredKeys) -> float:
+        """Return the share of events for which the rule is looked at: of many under one key, a few."""
+        share = self._candidate_shares.get(required)
+        if share is None:
+            share = 0.0
+            for slot, value in required.keys:
                 named = 1 if slot[1] in (RANGE, PART) else self._slots[slot][0][value]
-                crowd += self._key_share(slot, value) * min(1.0, _LOOKED_AT / named)
-            for choice in demand.alternatives:
-                crowd += min(map(self.candidate_share, choice))
-            self._crowds[demand] = crowd
-        return crowd
+                share += self._key_share(slot, value) * min(1.0, _CANDIDATES / named)
+            for choice in required.alternatives:
+                share += min(map(self.candidate_share, choice))
+            self._candidate_shares[required] = share
+        return share
 
-    def best_keys(self, demand: RequiredKeys, allowed: Iterable[Slot]) -> tuple[Key, ...] | None:
-        """The keys under which to file for ``demand``, all in ``allowed`` slots; None where it cannot be."""
-        keys = list(demand.keys)
+    def best_keys(self, required: RequiredKeys, allowed: Iterable[Slot]) -> tuple[Key, ...] | None:
+        """Return the keys to file ``required`` under, all in ``allowed`` slots; None if there are none."""
+        keys = list(required.keys)
         if any(slot not in allowed for slot, _ in keys):
             return None
-        for choice in demand.alternatives:
+        for choice in required.alternatives:
             possible = [(self.share(each), n, each) for n, each in enumerate(choice)]
             inside = (self.best_keys(each, allowed) for _, _, each in sorted(possible))
             found = next((each for each in inside if each is not None), None)
@@ -279,19 +287,19 @@ class KeyStatistics:
     def _key_share(self, slot: Slot, value: object) -> float:
         kind = slot[1]
         if kind == RANGE:
-            assert isinstance(value, tuple)  # noqa: S101 -- that is what a range is
+            assert isinstance(value, tuple)  # noqa: S101 -- a ValueRange
             return _OPEN_RANGE_SHARE if value[0] is None or value[2] is None else _CLOSED_RANGE_SHARE
         counted, total = self._slots[slot]
         share = (counted[value] + _PRIOR_WEIGHT * _PRIOR_SHARE) / (total + _PRIOR_WEIGHT)
         if kind == PART:
-            return max(share, _HAS_PART)
+            return max(share, _MIN_PART_SHARE)
         if kind == EXACT and (value is None or isinstance(value, tuple)):
             return max(share, _MIN_CONSTANT_SHARE)
         return share
 
 
 class SubjectStatistics:
-    """How many events the patterns of each rule will fit."""
+    """The estimated share of events that the patterns of a rule match."""
 
     def __init__(self, written: Sequence[tuple[Pattern, ...]]) -> None:
         counted = Counter(written)

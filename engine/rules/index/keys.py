@@ -1,7 +1,7 @@
-"""The keys that a rule requires of a payload: one of them must be present for the rule to match.
+"""The keys that a rule requires of a payload: the rule can match only if one of them is present.
 
-The keys may demand less than the condition, never more: a rule is found by them and then tested for the
-rest. A condition without a known key demands nothing, and is always tested.
+The keys may require less than the condition, never more. The index finds a rule by its keys; the remaining
+tests follow. A condition without known keys requires nothing and is always tested.
 """
 
 from __future__ import annotations
@@ -13,43 +13,42 @@ from typing import Any
 
 from ..conditions import Block, Combination, Condition
 from ..matchers import Network, parse_network
-from ..operators import is_number, is_scalar
+from ..operators import IGNORE_CASE, NUMERIC, is_number, is_scalar
 from ..paths import ALL, ANY, FieldPath
 
-EXACT = "exact"  # equal to; a boolean as a 1-tuple, since to Python True is 1
-FOLDED = "folded"  # equal to, both case-folded
+EXACT = "exact"  # equal; a boolean is a 1-tuple because True == 1 in Python
+FOLDED = "folded"  # equal after both are case-folded
 PREFIX, SUFFIX = "prefix", "suffix"
 FOLDED_PREFIX, FOLDED_SUFFIX = "folded-prefix", "folded-suffix"
-NETWORK = "network"  # (version, how many bits are free, the address without those)
-RANGE = "range"  # (least, whether itself, most, whether itself); None is no bound
-PART = "part"  # somewhere inside the string
+NETWORK = "network"  # (version, number of free bits, the address without these)
+RANGE = "range"  # (lower bound, inclusive, upper bound, inclusive); None is no bound
+PART = "part"  # anywhere in the string
 
-Slot = tuple[FieldPath, str]  # where to look and how
+Slot = tuple[FieldPath, str]  # the path and the kind of look-up
 Key = tuple[Slot, Any]
-PayloadTest = Callable[[Mapping[str, Any]], bool]
+ValueRange = tuple[Any, bool, Any, bool]  # as of RANGE
 
-MIN_PART_LENGTH = 4  # characters; of shorter ones too many strings have them somewhere
-_RANGE = ("gt", "gte", "lt", "lte")
+MIN_PART_LENGTH = 4  # characters; too many strings contain a shorter part
 _TOKEN = re.compile(r"\\(.)|([*?])|([^\\*?]+)|(\\)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RequiredKeys:
-    """The rule holds only where one of the ``keys`` fits or one of the ``choices`` does."""
+    """A requirement of a rule: one of ``keys`` or one of ``alternatives`` must fit the payload."""
 
     keys: tuple[Key, ...]
-    alternatives: tuple[tuple[RequiredKeys, ...], ...] = ()  # of each, every demand is met where it holds
-    exact_condition: Condition | None = None  # the condition that is this demand and nothing more
+    alternatives: tuple[tuple[RequiredKeys, ...], ...] = ()  # all of an alternative must be met
+    exact_condition: Condition | None = None  # holds exactly when one of ``keys`` fits
 
     def all_keys(self) -> tuple[Key, ...]:
         if not self.alternatives:
             return self.keys
-        inside = (key for choice in self.alternatives for demand in choice for key in demand.all_keys())
+        inside = (key for each in self.alternatives for required in each for key in required.all_keys())
         return (*self.keys, *inside)
 
 
 def parts_of(block: Block) -> Iterator[Condition | Combination]:
-    """What all must hold for the block to hold; ``all`` dissolves into its parts."""
+    """Yield the parts that must all hold; ``all`` is replaced by its parts."""
     for part in block.parts:
         if isinstance(part, Combination) and part.operator == ALL and part.blocks:
             for inner in part.blocks:
@@ -59,43 +58,40 @@ def parts_of(block: Block) -> Iterator[Condition | Combination]:
 
 
 def required_keys_of(part: Condition | Combination) -> tuple[RequiredKeys, ...]:
-    """Each of these is met by every payload for which ``part`` holds."""
+    """Return requirements that every payload meets for which ``part`` holds."""
     if isinstance(part, Condition):
         return tuple(_of_operators(part.path, part.operators, part))
     if part.operator != ANY or not part.blocks:
         return ()
-    choices = []
+    alternatives = []
     for block in part.blocks:
-        inside = tuple(demand for each in parts_of(block) for demand in required_keys_of(each))
+        inside = tuple(required for each in parts_of(block) for required in required_keys_of(each))
         if not inside:
             return ()
-        choices.append(inside)
-    return (RequiredKeys((), tuple(choices)),)
+        alternatives.append(inside)
+    return (RequiredKeys((), tuple(alternatives)),)
 
 
 def _of_operators(
     path: FieldPath, operators: Mapping[str, Any], whole: Condition | None
 ) -> Iterator[RequiredKeys]:
-    """``whole`` is the condition where ``operators`` are all that it asks."""
+    """``whole`` is the condition if it consists of ``operators`` alone."""
     if operators.get("exists") is False:
         return
-    ignore_case = operators.get("ignore_case", False) is not False
-    asked = [name for name in operators if name != "ignore_case"]
-    if any(name in _RANGE for name in asked):
-        bounds = {name: operators[name] for name in _RANGE if name in operators}
-        if all(map(is_number, bounds.values())):
-            yield RequiredKeys(
-                (((path, RANGE), _interval(bounds)),),
-                exact_condition=whole if len(bounds) == len(asked) else None,
-            )
-    for name in asked:
+    ignore_case = operators.get(IGNORE_CASE, False) is not False
+    names = [name for name in operators if name != IGNORE_CASE]
+    bounds = {name: operators[name] for name in NUMERIC if name in operators}
+    if bounds and all(map(is_number, bounds.values())):
+        exact_condition = whole if len(bounds) == len(names) else None
+        yield RequiredKeys((((path, RANGE), _interval(bounds)),), exact_condition=exact_condition)
+    for name in names:
         argument = operators[name]
         if name == "any_of":
-            yield from _of_any_of(path, argument, ignore_case, whole if len(asked) == 1 else None)
+            yield from _of_any_of(path, argument, ignore_case, whole if len(names) == 1 else None)
         elif (read := _READERS.get(name)) is not None:
             given = argument if isinstance(argument, list) and name != "equals" else [argument]
-            for keys, precise in read(path, given, ignore_case):
-                yield RequiredKeys(keys, exact_condition=whole if precise and len(asked) == 1 else None)
+            for keys, exact in read(path, given, ignore_case):
+                yield RequiredKeys(keys, exact_condition=whole if exact and len(names) == 1 else None)
 
 
 def _of_any_of(
@@ -104,30 +100,26 @@ def _of_any_of(
     if not isinstance(argument, list):
         return
     scalars = [item for item in argument if is_scalar(item)]
-    choices = []
+    alternatives = []
     for item in argument:
         if isinstance(item, Mapping):
-            # Case folding of the whole may reach inside: a folded key fits then as well.
-            inside = {**item, "ignore_case": True} if ignore_case else item
-            demands = tuple(_of_operators(path, inside, None))
-            if not demands:
+            # ``ignore_case`` also applies inside: a folded key fits then as well.
+            inside = {**item, IGNORE_CASE: True} if ignore_case else item
+            required = tuple(_of_operators(path, inside, None))
+            if not required:
                 return
-            choices.append(demands)
-    if len(scalars) + len(choices) == len(argument) > 0:
+            alternatives.append(required)
+    if len(scalars) + len(alternatives) == len(argument) > 0:
         keys = tuple(_equal(path, scalar, ignore_case) for scalar in scalars)
-        yield RequiredKeys(keys, tuple(choices), exact_condition=None if choices else whole)
+        yield RequiredKeys(keys, tuple(alternatives), exact_condition=None if alternatives else whole)
 
 
-def _interval(bounds: Mapping[str, int | float]) -> tuple[Any, bool, Any, bool]:
-    least: tuple[Any, bool] = (None, True)
-    most: tuple[Any, bool] = (None, True)
-    for name, closed in (("gte", True), ("gt", False)):
-        if name in bounds and (least[0] is None or bounds[name] >= least[0]):
-            least = (bounds[name], closed)
-    for name, closed in (("lte", True), ("lt", False)):
-        if name in bounds and (most[0] is None or bounds[name] <= most[0]):
-            most = (bounds[name], closed)
-    return (*least, *most)
+def _interval(bounds: Mapping[str, Any]) -> ValueRange:
+    # Of two equal bounds the exclusive one counts.
+    lower = [(bounds[name], name == "gt") for name in ("gt", "gte") if name in bounds]
+    upper = [(bounds[name], name == "lte") for name in ("lt", "lte") if name in bounds]
+    least, exclusive = max(lower, default=(None, False))
+    return least, not exclusive, *min(upper, default=(None, True))
 
 
 def _equal(path: FieldPath, scalar: object, ignore_case: bool) -> Key:
@@ -136,8 +128,8 @@ def _equal(path: FieldPath, scalar: object, ignore_case: bool) -> Key:
     return (path, EXACT), (scalar,) if isinstance(scalar, bool) else scalar
 
 
-# A reader says which keys an operator's arguments have, each set by itself enough, and whether a
-# value that fits one of them satisfies the operator for certain.
+# A reader yields sets of keys for the arguments of an operator, each sufficient by itself, and whether a
+# value that fits one of the keys is certain to pass the operator.
 _Reading = Iterator[tuple[tuple[Key, ...], bool]]
 
 
@@ -165,7 +157,7 @@ def _read_contains(path: FieldPath, given: list[Any], ignore_case: bool) -> _Rea
 
 
 def _read_wildcard(path: FieldPath, given: list[Any], ignore_case: bool) -> _Reading:
-    """The literal head, the literal tail, and the longest literal of the patterns."""
+    """Yield the literal heads, the literal tails, and the longest literals of the patterns."""
     if not given or not all(isinstance(text, str) for text in given):
         return
     literals = [_literals(text) for text in given]
@@ -181,7 +173,7 @@ def _read_wildcard(path: FieldPath, given: list[Any], ignore_case: bool) -> _Rea
 
 
 def _literals(pattern: str) -> list[str]:
-    """The texts between the wildcards of a pattern, the first and the last possibly empty."""
+    """Return the texts between the wildcards of a pattern; the first and the last may be empty."""
     texts = [""]
     for escaped, wild, plain, backslash in _TOKEN.findall(pattern):
         if wild:

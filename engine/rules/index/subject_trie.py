@@ -1,4 +1,4 @@
-"""Find what is filed under the patterns that match a subject, however many there are."""
+"""Find the items whose patterns match a subject. The time does not depend on the number of patterns."""
 
 from __future__ import annotations
 
@@ -9,34 +9,28 @@ from ...model.subjects import ONE, REST, Pattern
 
 T = TypeVar("T")
 
-MAX_CACHED_SUBJECTS = 8192  # subjects whose answer is kept; all are forgotten when there are more
-MAX_SEPARATE_PATTERNS = (
-    4  # patterns of a rule; it is filed under each, where they are more under all together
-)
+# A rule with at most so many patterns is filed under each of them, one with more under all together.
+MAX_SEPARATE_PATTERNS = 4
 
 
 class _TrieNode:
-    """What is filed at one point of the trie; numbers are places in the order of definition."""
+    """One token of a subject. Numbers are positions in the order of definition."""
 
     __slots__ = ("any_token", "children", "here", "rest")
 
     def __init__(self) -> None:
         self.children: dict[str, _TrieNode] = {}  # by literal token
         self.any_token: _TrieNode | None = None  # after *
-        self.here: list[int] = []  # patterns that end here
-        self.rest: list[int] = []  # patterns whose > begins here
+        self.here: list[int] = []  # items of patterns that end here
+        self.rest: list[int] = []  # items of patterns whose > begins here
 
 
 class SubjectIndex(Generic[T]):
-    """Items by subject, in the order in which they were given; built once, never changed.
-
-    It answers which items' patterns match, and leaves every other condition to the caller.
-    """
+    """Items by subject, in the order of definition; built once, never changed."""
 
     def __init__(self, entries: Iterable[tuple[Iterable[Pattern], T]] = ()) -> None:
         self._root = _TrieNode()
         self._items: list[T] = []
-        self._memory: dict[str, tuple[T, ...]] = {}
         for place, (patterns, item) in enumerate(entries):
             self._items.append(item)
             for pattern in patterns:
@@ -45,19 +39,8 @@ class SubjectIndex(Generic[T]):
     def __len__(self) -> int:
         return len(self._items)
 
-    def lookup(self, subject: str) -> tuple[T, ...]:
-        """The items with a pattern that matches the concrete ``subject``, each once."""
-        known = self._memory.get(subject)
-        if known is None:
-            known = self.find(subject)
-            if len(self._memory) >= MAX_CACHED_SUBJECTS:
-                # Subjects may carry ids: without a bound, memory would grow with every one of them.
-                self._memory.clear()
-            self._memory[subject] = known
-        return known
-
     def find(self, subject: str) -> tuple[T, ...]:
-        """As ``lookup``, for a caller who remembers by itself."""
+        """Return the items with a pattern that matches the concrete ``subject``, each once."""
         return tuple(self._items[place] for place in sorted(self._places(subject)))
 
     def _file(self, pattern: Pattern, place: int) -> None:
@@ -95,8 +78,8 @@ class SubjectIndex(Generic[T]):
 class PatternSets:
     """Numbers for sets of patterns.
 
-    A few patterns of one rule are each a set of its own, shared with other rules: combinations
-    would be many more, and each subject would have to remember all that fit it.
+    Each of a few patterns of a rule is a set of its own, shared with other rules. There would be many
+    more combinations, and the cache of each subject would hold all that match it.
     """
 
     def __init__(self) -> None:
@@ -104,5 +87,5 @@ class PatternSets:
 
     def of(self, patterns: tuple[Pattern, ...]) -> tuple[int, ...]:
         few = len(patterns) <= MAX_SEPARATE_PATTERNS
-        apart = [(pattern,) for pattern in dict.fromkeys(patterns)] if few else [patterns]
-        return tuple([self.numbers.setdefault(each, len(self.numbers)) for each in apart])
+        sets = [(pattern,) for pattern in dict.fromkeys(patterns)] if few else [patterns]
+        return tuple([self.numbers.setdefault(each, len(self.numbers)) for each in sets])

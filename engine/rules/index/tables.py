@@ -1,11 +1,10 @@
-"""Look up an event's payload in the index: every leaf that it leads to, and no other rule.
+"""Look up an event's payload in the index.
 
-A leaf holds the rules of one key. The time of a search depends on the value and on how many lengths, masks
-or doublings of bounds the index has, never on the number of rules.
+A leaf holds the rules of one key. The time of a search depends on the value and on the number of lengths,
+masks and levels of ranges in the index, never on the number of rules.
 
-The remaining tests of a rule are a tuple that rules with the same tests share, not one combined function.
-The rules of an event lie elsewhere in memory than those of the event before, and a function with all that
-it refers to lies in half a dozen places.
+The remaining tests of a rule are a tuple that rules with the same tests share, not one combined function: a
+function and all that it refers to would be spread over memory, and each event needs other rules.
 """
 
 from __future__ import annotations
@@ -15,7 +14,8 @@ from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Generic, TypeVar, Union
 
-from ..matchers import parse_address
+from ..conditions import PayloadTest
+from ..matchers import OCTETS, parse_address
 from ..paths import FieldPath, flatten, resolve
 from .keys import (
     EXACT,
@@ -27,35 +27,30 @@ from .keys import (
     PART,
     PREFIX,
     SUFFIX,
-    PayloadTest,
+    ValueRange,
 )
 
 L = TypeVar("L")
 F = TypeVar("F")
 
-Search = Callable[[str, list[L]], None]  # a string, and where to add the leaves that it leads to
-ValueRange = tuple[Any, bool, Any, bool]
+Search = Callable[[str, list[L]], None]  # append the leaves of a string to a list
 
-_OCTETS = {str(number): number for number in range(256)}  # knows no leading zeros, signs or spaces
-_CHUNK = 4096  # characters of a long string that are taken apart at a time
+_CHUNK = 4096  # parts of a long string that are in memory at the same time
 
 RemainingTests = tuple[PayloadTest, ...]
-
-IndexEntry = tuple[
-    int, RemainingTests, int
-]  # number of the set of patterns, what is left to ask, number of the rule
-# Entries, and before them one byte for the patterns of each: most leaves have no rule whose patterns
-# fit, and that is seen without going to where in memory the entries are.
+IndexEntry = tuple[int, RemainingTests, int]  # number of the set of patterns, tests, number of the rule
+# Entries, and before them one byte for the patterns of each: in most leaves no patterns fit, and the bytes
+# show it without a look at the entries.
 Leaf = tuple[bytes, tuple[IndexEntry, ...]]
 IndexBucket = Union["Leaf", "IndexNode"]
 
-# A key of a mapping: its name, then what a string there leads to: the exact drawers and further
-# searches; then the fields of a mapping there; then what to do with all else.
+# A key of a mapping: its name; for a string the look-up of equal values and further searches; for a mapping
+# its fields; for any other value the probe point.
 IndexedField = tuple[str, Any, "Search[IndexBucket] | None", "tuple[IndexedField, ...]", "_ProbePoint"]
 
 
 class Table(Generic[L]):
-    """All that is known of the values at one path."""
+    """The leaves of the values at one path."""
 
     __slots__ = ("bounds", "exact", "more", "null")
 
@@ -66,7 +61,7 @@ class Table(Generic[L]):
         self.more: Search[L] | None = _one_by_one([*_searches(kinds)])
 
     def scalar(self, value: object, leaves: list[L]) -> None:
-        """Add the leaves that any one value leads to; a value that no operator knows leads nowhere."""
+        """Append the leaves of one value that is neither a list nor a mapping."""
         if isinstance(value, str):
             if (leaf := self.exact.get(value)) is not None:
                 leaves.append(leaf)
@@ -179,9 +174,9 @@ def _by_network(filed: Mapping[tuple[int, int, int], L]) -> Search[L]:
     def search(value: str, leaves: list[L]) -> None:
         if heads is not None and ":" not in value and value[: value.rfind(".")] not in heads:
             return
-        try:  # half the time of parse_address, for what most addresses are
+        try:  # half the time of parse_address, for IPv4 addresses
             first, second, third, fourth = value.split(".", 4)
-            number = _OCTETS[first] << 24 | _OCTETS[second] << 16 | _OCTETS[third] << 8 | _OCTETS[fourth]
+            number = OCTETS[first] << 24 | OCTETS[second] << 16 | OCTETS[third] << 8 | OCTETS[fourth]
             masks = four
         except (KeyError, ValueError):
             if (address := parse_address(value)) is None:
@@ -195,7 +190,7 @@ def _by_network(filed: Mapping[tuple[int, int, int], L]) -> Search[L]:
 
 
 def _heads(filed: Iterable[tuple[int, int, int]]) -> frozenset[str] | None:
-    """What stands before the last dot of IPv4 addresses in the networks; None where there are wide ones."""
+    """Return the first three octets of all IPv4 addresses in the networks; None if they are too many."""
     fours = [(free, number) for version, free, number in filed if version == 4]
     if any(free > 8 for free, _ in fours):
         return None
@@ -218,15 +213,18 @@ def _by_part(filed: Mapping[str, L]) -> Search[L]:
 
 
 class SegmentTree(Generic[L]):
-    """Which of many intervals hold a number, by halving: a number is in one piece, a piece in one
-    pair of pieces, and so on, and each interval is filed in the few largest that it fills."""
+    """The ranges that contain a number.
+
+    The bounds cut the numbers into pieces; pairs of pieces, pairs of pairs, and so on form a tree. A range
+    is filed in the few largest nodes that it fills, and a number is looked up in the nodes above its piece.
+    """
 
     __slots__ = ("_ends", "_filed", "_size")
 
     def __init__(self, intervals: Mapping[ValueRange, list[F]], leaf: Callable[[list[F]], L]) -> None:
         ends = {end for interval in intervals for end in (interval[0], interval[2]) if end is not None}
         self._ends: list[Any] = sorted(ends)
-        self._size = 2 * len(self._ends) + 1  # the ends, and what is before, between and after them
+        self._size = 2 * len(self._ends) + 1  # the ends, and the gaps before, between and after them
         pieces: dict[int, list[F]] = {}
         for interval, filings in intervals.items():
             for piece in self._pieces(interval):
@@ -267,7 +265,7 @@ def make_leaf(entries: Sequence[IndexEntry]) -> Leaf:
 
 
 class IndexNode:
-    """Rules filed by values in the payload, by patterns, and in no way."""
+    """Rules filed by values in the payload, by patterns, or by neither."""
 
     __slots__ = ("_by_patterns", "_rest", "fields")
 
@@ -278,21 +276,21 @@ class IndexNode:
         self._rest = rest
         self._by_patterns = dict(by_patterns)
 
-    def open(self, payload: Mapping[str, Any], fitting: Collection[int], drawers: list[IndexBucket]) -> None:
-        """Add the drawers that the event leads to; ``fitting`` are the sets of patterns that fit it."""
+    def open(self, payload: Mapping[str, Any], fitting: Collection[int], buckets: list[IndexBucket]) -> None:
+        """Append the buckets of an event; ``fitting`` are the sets of patterns that match its subject."""
         if self._rest[0]:
-            drawers.append(self._rest)
+            buckets.append(self._rest)
         if self._by_patterns:
             known = self._by_patterns
             few, many = (fitting, known) if len(fitting) < len(known) else (known, fitting)
-            drawers.extend(known[patterns] for patterns in few if patterns in many)
+            buckets.extend(known[patterns] for patterns in few if patterns in many)
         if self.fields:
-            probe(self.fields, payload, payload, drawers)
+            probe(self.fields, payload, payload, buckets)
 
 
-def verify(asked: Iterable[tuple[RemainingTests, int]], payload: Mapping[str, Any], found: list[int]) -> None:
-    """Add the numbers of the rules of which every test holds."""
-    for tests, number in asked:
+def verify(rules: Iterable[tuple[RemainingTests, int]], payload: Mapping[str, Any], found: list[int]) -> None:
+    """Append the numbers of the rules whose tests all hold."""
+    for tests, number in rules:
         for test in tests:
             if not test(payload):
                 break
@@ -303,7 +301,7 @@ def verify(asked: Iterable[tuple[RemainingTests, int]], payload: Mapping[str, An
 def verify_leaf(
     leaf: Leaf, fitting: Collection[int], marks: Collection[int], payload: Mapping[str, Any], found: list[int]
 ) -> None:
-    """Add the numbers of the rules in ``leaf`` that match; ``marks`` are those of ``fitting`` patterns."""
+    """Append the numbers of the rules in ``leaf`` that match; ``marks`` are the bytes of ``fitting``."""
     entries = leaf[1]
     for place, mark in enumerate(leaf[0]):
         if mark in marks:
@@ -320,29 +318,29 @@ def probe(
     fields: tuple[IndexedField, ...],
     mapping: Mapping[str, Any],
     payload: Mapping[str, Any],
-    drawers: list[IndexBucket],
+    buckets: list[IndexBucket],
 ) -> None:
-    """Add the drawers that the values in ``mapping``, a part of ``payload``, lead to."""
+    """Append the buckets of the values in ``mapping``, a part of ``payload``."""
     get = mapping.get
-    for name, exact, more, inside, spot in fields:
+    for name, exact, more, inside, point in fields:
         value: Any = get(name)
         kind = value.__class__
         if kind is str:
-            if exact is not None and (drawer := exact(value)) is not None:
-                drawers.append(drawer)
+            if exact is not None and (bucket := exact(value)) is not None:
+                buckets.append(bucket)
             if more is not None:
-                more(value, drawers)
+                more(value, buckets)
         elif kind is dict:
             if inside:
-                probe(inside, value, payload, drawers)
+                probe(inside, value, payload, buckets)
         elif value is not None:
-            spot.other(value, payload, drawers)
-        elif spot.null is not None and name in mapping:
-            drawers.append(spot.null)
+            point.other(value, payload, buckets)
+        elif point.null is not None and name in mapping:
+            buckets.append(point.null)
 
 
 class _ProbePoint:
-    """A point below which rules are filed, for values that are not what one hopes for."""
+    """The look-up of values at a key that are no strings: numbers, booleans, null, lists."""
 
     __slots__ = ("_below", "_table", "null")
 
@@ -353,52 +351,31 @@ class _ProbePoint:
         self._below = below
         self.null = table.null if table is not None else None
 
-    def other(self, value: object, payload: Mapping[str, Any], drawers: list[IndexBucket]) -> None:
-        """A number, a boolean, or what has to be gone into."""
+    def other(self, value: object, payload: Mapping[str, Any], buckets: list[IndexBucket]) -> None:
+        """Append the buckets of a value that is neither a string nor a ``dict``."""
         if not isinstance(value, list | Mapping):
             if self._table is not None:
-                self._table.scalar(value, drawers)
+                self._table.scalar(value, buckets)
             return
         for path, table in self._below:
             found: list[IndexBucket] = []
             for element in flatten(resolve(payload, path)):
                 table.scalar(element, found)
-            # Elements that are alike must not have the same rules asked again and again.
-            drawers.extend({id(drawer): drawer for drawer in found}.values())
+            # Equal elements must not lead to the same bucket again and again.
+            buckets.extend({id(bucket): bucket for bucket in found}.values())
 
 
 def _fields(tables: Mapping[FieldPath, tuple[FieldPath, Table[IndexBucket]]]) -> tuple[IndexedField, ...]:
-    """The tables, by what is left of their paths, as fields of fields."""
-    own: dict[str, Table[IndexBucket]] = {}
-    deeper: dict[str, dict[FieldPath, tuple[FieldPath, Table[IndexBucket]]]] = {}
-    below: dict[str, list[tuple[FieldPath, Table[IndexBucket]]]] = {}
+    """Arrange tables, by the rest of their paths, as fields of fields."""
+    by_name: dict[str, dict[FieldPath, tuple[FieldPath, Table[IndexBucket]]]] = {}
     for (name, *rest), table in tables.items():
-        below.setdefault(name, []).append(table)
-        if rest:
-            deeper.setdefault(name, {})[tuple(rest)] = table
-        else:
-            own[name] = table[1]
-    return tuple(
-        _field(name, own.get(name), deeper.get(name, {}), tuple(placed)) for name, placed in below.items()
-    )
+        by_name.setdefault(name, {})[tuple(rest)] = table
+    return tuple(_field(name, below) for name, below in by_name.items())
 
 
-def _field(
-    name: str,
-    table: Table[IndexBucket] | None,
-    deeper: Mapping[FieldPath, tuple[FieldPath, Table[IndexBucket]]],
-    below: tuple[tuple[FieldPath, Table[IndexBucket]], ...],
-) -> IndexedField:
+def _field(name: str, below: Mapping[FieldPath, tuple[FieldPath, Table[IndexBucket]]]) -> IndexedField:
+    table = below[()][1] if () in below else None
     exact = table.exact.get if table is not None and table.exact else None
     more = table.more if table is not None else None
-    return name, exact, more, _fields(deeper), _ProbePoint(table, below)
-
-
-class InternedTests:
-    """Tuples of tests, each once."""
-
-    def __init__(self) -> None:
-        self._known: dict[RemainingTests, RemainingTests] = {}
-
-    def intern(self, tests: RemainingTests) -> RemainingTests:
-        return self._known.setdefault(tests, tests)
+    deeper = {rest: each for rest, each in below.items() if rest}
+    return name, exact, more, _fields(deeper), _ProbePoint(table, tuple(below.values()))
