@@ -1,4 +1,4 @@
-"""Requests/s, latency and CPU of actions, beside a bare responder on the same broker in the same run.
+"""Requests/s, latency and CPU of actions, next to a bare responder on the same broker in the same run.
 
     python tests/bench/actions.py [--seconds 4] [--json]
 
@@ -33,7 +33,7 @@ from support.geoip_database import write_database  # noqa: E402
 from support.locations import MSS  # noqa: E402
 from support.processes import write_config  # noqa: E402
 from support.waiting import until  # noqa: E402
-from support.wire_messages import envelope  # noqa: E402 -- found beside this folder
+from support.wire_messages import envelope  # noqa: E402 -- found next to this folder
 
 from engine.broker.embedded import embedded_broker  # noqa: E402
 
@@ -43,7 +43,7 @@ WORDS = "---\nsubject: '{{ payload.subject }}'\n---\nHello {{ payload.userid }},
 
 
 async def serve_mail(ports: Any) -> None:
-    """Mail servers that take everything: at once, each mail after a while, each reply after a while."""
+    """Mail servers that accept everything: at once, with slow mails, or with slow replies."""
 
     async def converse(
         reader: asyncio.StreamReader, writer: asyncio.StreamWriter, mail: float, reply: float
@@ -157,7 +157,7 @@ def policy(folder: Path, fast: int, slow: int, far: int) -> Path:
 
 
 def cpu_of(process: int) -> float:
-    """Seconds of CPU that a process has used."""
+    """Return the seconds of CPU that a process has used."""
     fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / 100
 

@@ -1,12 +1,12 @@
-"""Mails: a burst of audits to one address, a slow mail server, and a dead channel beside a healthy one.
+"""Mails: a burst of audits to one address, a slow mail server, and a dead channel next to a healthy one.
 
     python tests/bench/mails.py [--burst 40000] [--json]
 
-One `mss serve` process with the example policy's words, one nats-server, mail servers in a process of
-their own that take everything and keep nothing. `burst` publishes as fast as it can, as the original's
+One `mss serve` process with the example policy's templates, one nats-server, and mail servers in another
+process, which accept everything and keep nothing. `burst` publishes as fast as it can, as the original's
 benchmark did; every mail must be at the server in the end. `slow` has a mail server whose every reply
-takes 50 ms. `beside` compares the latency of a healthy channel, publish to acceptance, with and without
-a channel beside it whose server accepts connections and says nothing.
+takes 50 ms. `next_to_dead` compares the latency of a healthy channel, publish to acceptance, with and without
+another channel whose server accepts connections and says nothing.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ from support.processes import write_config  # noqa: E402
 from support.waiting import until  # noqa: E402
 from support.wire_messages import envelope  # noqa: E402
 
-from engine.broker.embedded import embedded_broker  # noqa: E402 -- found beside this folder
+from engine.broker.embedded import embedded_broker  # noqa: E402 -- found next to this folder
 
 AUDIT = "kiam.console.audit.accountaddemail"
-DELAY = 0.05  # seconds that the slow server takes for each reply
+DELAY = 0.05  # seconds before each reply of the slow server
 STAMP = re.compile(rb"stamp-([0-9]+)-")
 
 
 class Sink(asyncio.Protocol):
-    """A mail server that reads commands and bodies as they come, and counts."""
+    """A mail server that reads commands and bodies as they arrive, and counts."""
 
     def __init__(self, counts: Any, delay: float, latencies: list[float]) -> None:
         self.counts, self.delay, self.latencies = counts, delay, latencies
@@ -72,7 +72,7 @@ class Sink(asyncio.Protocol):
             if self.in_body:
                 self.in_body = False
                 if not self.counts[0]:
-                    self.latencies.clear()  # whoever reads them has begun anew
+                    self.latencies.clear()  # the reader started again
                 self.counts[0] += 1
                 if stamp := STAMP.search(line):
                     insort(self.latencies, time.time() - int(stamp[1]) / 1e6)
@@ -106,7 +106,7 @@ def sink_process(ports: Any, counts: Any, delay: float) -> None:
 
 @asynccontextmanager
 async def everything(folder: Path, *, delay: float, rules: Any) -> AsyncIterator[tuple[Any, Any, int]]:
-    """A client, the sink's counts (mails, p99 and p50 in seconds) and the engine's process id."""
+    """Yield a client, the counts of the sink (mails, p99 and p50 in seconds) and the process id of the engine."""
     context = multiprocessing.get_context("spawn")
     ports, counts = context.Queue(), context.Array("d", 3)
     sink = context.Process(target=sink_process, args=(ports, counts, delay), daemon=True)
@@ -144,7 +144,7 @@ def example(_folder: Path, healthy: int, _silent: int) -> tuple[Path, dict[str, 
 
 
 def made(with_dead: bool, concurrency: int) -> Any:
-    """A policy of one text mail for each audit, and perhaps one over a channel that is dead."""
+    """Write a policy with one text mail per audit, and optionally one over a dead channel."""
 
     def rules(folder: Path, healthy: int, silent: int) -> tuple[Path, None]:
         def email(port: int) -> dict[str, Any]:
@@ -187,7 +187,7 @@ async def counted(counts: Any, count: int, limit: float) -> None:
 
 
 def most_memory(pid: int) -> float:
-    """Megabytes that a process had at most."""
+    """Return the peak memory of a process in megabytes."""
     status = Path(f"/proc/{pid}/status").read_text()
     found = re.search(r"VmHWM:\s+([0-9]+) kB", status)
     return round(int(found[1]) / 1024, 1) if found else 0.0
@@ -217,7 +217,7 @@ async def slow(folder: Path, count: int) -> dict[str, Any]:
             await client.publish(AUDIT, envelope(audit(number)))
         await counted(counts, count, 300)
         took = time.perf_counter() - began
-        # Two waits each when commands are pipelined: for the go-ahead, and for the mail.
+        # Two waits per mail with pipelining: for the reply to DATA, and to the mail.
         alone = count * 2 * DELAY
         return {
             "mails": int(counts[0]),
@@ -246,9 +246,9 @@ async def main(count: int, as_json: bool) -> None:
             "slow": await slow(folder / "slow", 1000),
         }
         alone = await paced(folder / "alone", with_dead=False, rate=100, seconds=10)
-        beside = await paced(folder / "beside", with_dead=True, rate=100, seconds=10)
-        results["beside"] = {
-            "p99_ms_alone": round(alone, 1), "p99_ms_beside_a_dead_one": round(beside, 1), "times": round(beside / alone, 2),
+        next_to_dead = await paced(folder / "dead", with_dead=True, rate=100, seconds=10)
+        results["next_to_dead"] = {
+            "p99_ms_alone": round(alone, 1), "p99_ms": round(next_to_dead, 1), "times": round(next_to_dead / alone, 2),
         }  # fmt: skip
     if as_json:
         print(json.dumps(results))

@@ -1,4 +1,4 @@
-"""Actions while replicas are killed and mail servers misbehave: never twice, and what is unknown says so."""
+"""Actions while replicas are killed and mail servers fail: no mail twice, and an unknown outcome is reported."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ from engine.planning.requests import NOT_BEGUN, OUTCOME_UNKNOWN
 
 SOAK = bool(os.environ.get("MSS_SOAK"))  # at full size: minutes
 DEFERRED = "not delivered: try again later"
-# No results, and not written down: on a machine that is too slow for the crowd a caller asks again.
+# Not recorded as results: on a slow machine, a caller repeats its request.
 REFUSALS = (
     NOT_BEGUN,
     "busy: too many requests in flight",
     "not carried out: the ledger cannot be reached",
     "still being carried out: outcome not known yet",
 )
-SLOW = 0.5  # seconds that a silent mail server is waited for
+SLOW = 0.5  # seconds to wait for a silent mail server
 
 
 async def callers(world: World, reqid: str, number: int, patience: float) -> tuple[str, bytes]:
-    """One caller: asks again under the same reqid when the replica that had its request is gone."""
+    """Send a request, and repeat it with the same reqid if its replica is gone."""
     while True:
         try:
             data = envelope(verify(number), reqid=reqid)
@@ -58,7 +58,7 @@ async def callers(world: World, reqid: str, number: int, patience: float) -> tup
 
 
 @pytest.mark.timeout(900 if SOAK else 120)
-async def test_replicas_that_are_killed_send_nothing_twice(world: World, tmp_path: Path) -> None:
+async def test_killed_replicas_send_no_mail_twice(world: World, tmp_path: Path) -> None:
     count, patience = (3000, 10.0) if SOAK else (90, 2.0)
     engines = []
     for number in range(3):
@@ -73,7 +73,7 @@ async def test_replicas_that_are_killed_send_nothing_twice(world: World, tmp_pat
         for engine in itertools.cycle(engines):
             if not SOAK and kills == 2:
                 return
-            # One each second; where a start takes longer, when all three serve again.
+            # One per second; if a start takes longer, once all three serve again.
             pause = asyncio.create_task(asyncio.sleep(1.0 if SOAK else 0.3))
             await engine.end(signal.SIGKILL)
             kills += 1
@@ -104,7 +104,7 @@ async def test_replicas_that_are_killed_send_nothing_twice(world: World, tmp_pat
 
 
 @pytest.mark.skipif(not SOAK, reason="MSS_SOAK=1 runs it")
-async def test_three_thousand_requests_over_three_processes(world: World, tmp_path: Path) -> None:
+async def test_three_processes_answer_three_thousand_requests_once_each(world: World, tmp_path: Path) -> None:
     engines = []
     for number in range(3):
         (tmp_path / str(number)).mkdir()
@@ -130,7 +130,7 @@ async def sides() -> AsyncIterator[Sides]:
 
 
 def policy(folder: Path, *mtas: dict[str, Any]) -> Path:
-    """A policy whose mail goes through ``mtas``, with the example's words."""
+    """Write a policy that sends its mail over ``mtas``, with the templates of the example."""
     described = [{"host": "127.0.0.1", "tls": "none", **mta} for mta in mtas]
     email = {"type": "email", "from": "a@example.com", "mtas": described, "timeout": f"{SLOW}s"}
     notify = {"handler": "notify", "channel": "email", "template": "t"}
@@ -162,7 +162,7 @@ def policy(folder: Path, *mtas: dict[str, Any]) -> Path:
     ],
     ids=str,
 )
-async def test_the_healthy_server_is_used_after_a_definite_failure_alone(
+async def test_the_spare_server_is_used_only_after_a_definite_failure(
     world: World, sides: Sides, tmp_path: Path, answers: dict[str, Any], message: str, at_the_healthy: int
 ) -> None:
     bad, good = await sides.smtp(**answers), await sides.smtp()
@@ -177,7 +177,9 @@ async def test_the_healthy_server_is_used_after_a_definite_failure_alone(
     assert len(bad.bodies) <= 1
 
 
-async def test_one_refused_recipient_of_two(world: World, sides: Sides, tmp_path: Path) -> None:
+async def test_a_mail_with_one_refused_recipient_of_two_is_delivered(
+    world: World, sides: Sides, tmp_path: Path
+) -> None:
     server = await sides.smtp(RCPT=lambda command: "550 no such user" if "gone@" in command else "")
     good = await sides.smtp()
     async with serving(world.address, {}, rules=policy(tmp_path, {"port": server.port}, {"port": good.port})):
@@ -186,7 +188,9 @@ async def test_one_refused_recipient_of_two(world: World, sides: Sides, tmp_path
     assert len(server.bodies) == 1 and good.bodies == []
 
 
-async def test_a_certificate_for_another_name(world: World, sides: Sides, tmp_path: Path) -> None:
+async def test_a_server_with_a_certificate_for_another_name_is_not_used(
+    world: World, sides: Sides, tmp_path: Path
+) -> None:
     authority = trustme.CA()
     ca = tmp_path / "ca.pem"
     authority.cert_pem.write_to_path(str(ca))
@@ -199,7 +203,7 @@ async def test_a_certificate_for_another_name(world: World, sides: Sides, tmp_pa
     assert len(good.bodies) == 1 and wrong.commands == []
 
 
-async def test_an_error_reply_tells_nothing_of_the_server(
+async def test_an_error_reply_reveals_nothing_about_the_server(
     world: World, sides: Sides, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     said = "451 4.3.0 disk full on /var/spool/postfix at mx1.internal for secret-1"
@@ -211,7 +215,9 @@ async def test_an_error_reply_tells_nothing_of_the_server(
     assert "disk full on /var/spool/postfix" in caplog.text and "secret-1" not in caplog.text
 
 
-async def test_an_action_in_hand_is_finished_at_the_end(world: World, sides: Sides, tmp_path: Path) -> None:
+async def test_a_stopping_server_finishes_actions_in_flight(
+    world: World, sides: Sides, tmp_path: Path
+) -> None:
     server = await sides.smtp(body=SILENT)
     async with serving(world.address, {}, rules=policy(tmp_path, {"port": server.port})):
         asking = asyncio.create_task(ask(world.client, "sendverifyemail", verify()))
@@ -220,7 +226,7 @@ async def test_an_action_in_hand_is_finished_at_the_end(world: World, sides: Sid
 
 
 @pytest.mark.parametrize("idempotent", [False, True])
-async def test_a_request_whose_replica_died_is_unknown_unless_it_may_be_repeated(
+async def test_a_request_of_a_dead_replica_is_unknown_unless_it_is_idempotent(
     world: World, sides: Sides, tmp_path: Path, idempotent: bool
 ) -> None:
     web, reqid = await sides.web(body=b'{"done": true}'), "a" * 32
@@ -255,7 +261,7 @@ async def test_a_request_whose_replica_died_is_unknown_unless_it_may_be_repeated
     ],
     ids=["refused", "deferred", "unknown", "in part"],
 )
-async def test_the_next_channel_is_used_after_a_definite_failure_alone(
+async def test_the_next_channel_is_used_only_after_a_definite_failure(
     world: World, sides: Sides, tmp_path: Path, answers: dict[str, Any], message: str, at_the_second: int
 ) -> None:
     bad, good = await sides.smtp(**answers), await sides.smtp()

@@ -1,4 +1,4 @@
-"""Handlers that ask others, and what is seen and changed while actions are served."""
+"""Handlers that call other services, and changes while actions are served."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def http(web: FakeWeb, **more: Any) -> dict[str, Any]:
     return {"handler": "http", "url": f"http://127.0.0.1:{web.port}/check", "timeout": "500ms", **more}
 
 
-async def test_http_asks_and_answers(world: World, sides: Sides, tmp_path: Path) -> None:
+async def test_http_returns_the_answer_of_the_service(world: World, sides: Sides, tmp_path: Path) -> None:
     web = await sides.web(body=b'{"ok": true, "n": 18446744073709551617}')
     rules = policy(tmp_path, checkcaptcha=http(web, headers={"Authorization": "Bearer ${TOKEN}"}))
     async with serving(world.address, {"TOKEN": "t"}, rules=rules):
@@ -74,7 +74,7 @@ async def test_http_asks_and_answers(world: World, sides: Sides, tmp_path: Path)
     ],
     ids=str,
 )
-async def test_what_http_makes_of_an_answer(
+async def test_the_answer_of_the_service_decides_the_reply(
     world: World, sides: Sides, tmp_path: Path, web: dict[str, Any], code: int, message: str
 ) -> None:
     rules = policy(tmp_path, check=http(await sides.web(**web)))
@@ -83,14 +83,14 @@ async def test_what_http_makes_of_an_answer(
     assert (reply["code"], reply["message"], reply["payload"]) == (code, message, None)
 
 
-async def test_http_where_nobody_listens(world: World, tmp_path: Path) -> None:
+async def test_http_reports_a_service_that_does_not_listen(world: World, tmp_path: Path) -> None:
     rules = policy(tmp_path, check=http(FakeWeb(port=free_port())))
     async with serving(world.address, {}, rules=rules):
         reply = await ask(world.client, "check", {})
     assert reply["message"] == "not carried out: the service cannot be reached"
 
 
-async def test_forward_passes_the_reply_through(world: World, tmp_path: Path) -> None:
+async def test_forward_returns_the_reply_unchanged(world: World, tmp_path: Path) -> None:
     rules = policy(
         tmp_path,
         legacything={"handler": "forward", "subject": "legacy.thing", "timeout": "500ms"},
@@ -128,7 +128,9 @@ async def test_forward_to_itself_is_refused(world: World, tmp_path: Path) -> Non
             pass
 
 
-async def test_nothing_is_begun_once_the_caller_gives_up(world: World, sides: Sides, tmp_path: Path) -> None:
+async def test_no_action_begins_after_the_caller_stops_waiting(
+    world: World, sides: Sides, tmp_path: Path
+) -> None:
     web = await sides.web()
     async with serving(world.address, {}, rules=policy(tmp_path, check=http(web)), action_deadline=1.05):
         data = envelope({}, reqid="a" * 32, sent=None)
@@ -141,7 +143,7 @@ async def test_nothing_is_begun_once_the_caller_gives_up(world: World, sides: Si
     assert len(web.requests) == 1
 
 
-async def test_an_action_is_handed_over_and_back_without_a_failure(world: World) -> None:
+async def test_an_action_moves_between_servers_without_a_failure(world: World) -> None:
     theirs = await nats.connect(world.address)
     served = 0
 
@@ -177,7 +179,7 @@ async def test_an_action_is_handed_over_and_back_without_a_failure(world: World)
                 server.rulebook, replace(server.settings, actions_off=frozenset({"iplocation"}))
             )
             assert server.actions is not None and "iplocation" not in server.actions.keys
-            mark = len(said) + 32  # what was asked before may have been answered by either
+            mark = len(said) + 32  # either may have answered earlier requests
             await more(200)
             assert set(said[mark:]) == {"theirs"}
             await server.apply(server.rulebook, replace(server.settings, actions_off=frozenset()))
@@ -185,7 +187,7 @@ async def test_an_action_is_handed_over_and_back_without_a_failure(world: World)
             mark = len(said) + 32
             await more(200)
             assert set(said[mark:]) == {"ip(10.0.0.1) is a private address"}
-        # A change of settings is no interruption either.
+        # A change of settings does not interrupt the service.
         assert server.actions is not None
         for number in range(20):
             specs = {k: replace(s, queue=1000 + number) for k, s in server.rulebook.actions.items()}

@@ -22,7 +22,7 @@ from support.wire_messages import envelope
 
 CAPTURED = [json.loads(line) for line in (ROOT / "tests/data/captured.jsonl").read_text().splitlines()]
 REQUESTS = [entry for entry in CAPTURED if entry["dir"] == "request"]
-# What the original leaves without a reply, and what MSS says: docs/compatibility.md has the table.
+# Requests without a reply from the original, and the reply of MSS: see the table in docs/compatibility.md.
 BETTER = {
     "version number": "version is not a string",
     "time float .0": "time is not an integer",
@@ -37,7 +37,7 @@ def environment(world: World, tmp_path: Path) -> dict[str, str]:
 
 
 def refreshed(case: str, payload: str) -> bytes:
-    """The captured bytes with the time that they had relative to their sending."""
+    """Return the captured bytes with the present time."""
     if case == "bad time+reqid" or '"time"' not in payload:
         return payload.encode()
     time_text = payload.partition('"time":')[2].partition(",")[0].strip()
@@ -65,7 +65,7 @@ async def test_every_captured_request_is_answered_as_captured(
             expected = replies[entry["case"]]
             for field in ("version", "reqid", "code", "message", "payload"):
                 assert reply[field] == expected[field], entry["case"]
-            # Go writes 0 and not 0.0, "<" as an escape, and so do we.
+            # Go and MSS write 0, not 0.0, and "<" as an escape.
             raw = (await world.client.request(entry["subject"], data, timeout=5)).data.decode()
             captured = next(
                 e["payload"] for e in CAPTURED if e["dir"] == "reply" and e["case"] == entry["case"]
@@ -77,7 +77,9 @@ async def test_every_captured_request_is_answered_as_captured(
     assert "https://iam.x.test/v?a=1&b=2" in str(mail.get_body(("plain",)).get_content())
 
 
-async def test_a_request_with_headers_and_a_go_inbox(world: World, environment: dict[str, str]) -> None:
+async def test_a_request_with_headers_and_a_go_inbox_is_answered(
+    world: World, environment: dict[str, str]
+) -> None:
     async with serving(world.address, environment):
         inbox, reqid = "kiam._inbox.gz0W8o46czSMxBmbhw97WQ.rDwTbG3O", uuid4().hex
         answers = await world.client.subscribe(inbox)
@@ -92,7 +94,9 @@ async def test_a_request_with_headers_and_a_go_inbox(world: World, environment: 
         assert checked(msg.data, reqid)["message"] == "ip(10.0.0.1) is a private address"
 
 
-async def test_out_of_the_box_in_both_languages(world: World, environment: dict[str, str]) -> None:
+async def test_the_example_policy_sends_mails_in_both_languages(
+    world: World, environment: dict[str, str]
+) -> None:
     async with serving(world.address, environment):
         assert (await ask(world.client, "sendverifyemail", verify(1, locale="zh-CN", subject="")))[
             "code"
@@ -106,7 +110,7 @@ async def test_out_of_the_box_in_both_languages(world: World, environment: dict[
     assert number == "+8613800000000" and "834201" in words and "验证码" in words
 
 
-async def test_nobody_serves_what_is_not_declared_or_switched_off(
+async def test_an_undeclared_or_disabled_action_has_no_responders(
     world: World, environment: dict[str, str]
 ) -> None:
     async with serving(world.address, environment, actions_off=frozenset({"sendsms"})):
@@ -119,7 +123,7 @@ async def test_nobody_serves_what_is_not_declared_or_switched_off(
             await ask(world.client, "iplocation", {"ipaddr": "10.0.0.1"}, limit=5)
 
 
-async def test_a_reply_subject_that_is_no_inbox_gets_nothing_done(
+async def test_a_request_with_another_reply_subject_than_an_inbox_is_ignored(
     world: World, environment: dict[str, str]
 ) -> None:
     async with serving(world.address, environment) as server:
@@ -146,7 +150,7 @@ async def test_a_reply_subject_that_is_no_inbox_gets_nothing_done(
 
 
 async def repeated(world: World, count: int) -> list[tuple[str, bytes]]:
-    """``count`` requests at once, every tenth three times: reqid and reply of each caller."""
+    """Send ``count`` requests at once, every tenth three times; return reqid and reply of each caller."""
     numbers = [n for n in range(count) for _ in range(3 if n % 10 == 0 else 1)]
     reqids = {n: uuid4().hex for n in range(count)}
 
@@ -178,7 +182,7 @@ async def test_three_replicas_send_each_mail_once(world: World, environment: dic
     }
 
 
-async def test_a_repeat_later_gets_the_recorded_reply(world: World, environment: dict[str, str]) -> None:
+async def test_a_later_repeat_gets_the_recorded_reply(world: World, environment: dict[str, str]) -> None:
     reqid, payload = uuid4().hex, verify(1)
     async with serving(world.address, environment):
         first = await ask(world.client, "sendverifyemail", payload, reqid=reqid)
@@ -194,7 +198,9 @@ async def test_a_repeat_later_gets_the_recorded_reply(world: World, environment:
         assert not [entry for entry in entries if secret in entry]
 
 
-async def test_more_than_the_bound_is_refused_at_once(world: World, environment: dict[str, str]) -> None:
+async def test_requests_beyond_the_limit_are_refused_at_once(
+    world: World, environment: dict[str, str]
+) -> None:
     async with serving(world.address, environment) as server:
         assert server.actions is not None
         specs = dict(server.rulebook.actions)
@@ -206,7 +212,7 @@ async def test_more_than_the_bound_is_refused_at_once(world: World, environment:
     assert codes[0, "ok"] == len(world.caught.mails) >= 5
 
 
-async def test_the_database_is_opened_anew_and_its_absence_is_said(
+async def test_the_database_is_reloaded_and_its_absence_is_reported(
     world: World, environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("engine.actions.iplocation.CHECK_INTERVAL", 0.0)
@@ -234,7 +240,7 @@ async def test_the_database_is_opened_anew_and_its_absence_is_said(
         assert up(server) == 1
         write_database(database, city="Elsewhere")
         await becomes("Elsewhere")
-        with database.open("r+b") as file:  # in place: what was mapped would be gone under a lookup
+        with database.open("r+b") as file:  # in place: a lookup must not read the overwritten file
             file.truncate(10)
 
         async def is_noticed() -> bool:

@@ -1,4 +1,4 @@
-"""The ledger on a real broker: who may begin, what is recorded, and who is dead."""
+"""The ledger on a real broker: leases, recorded replies and dead replicas."""
 
 from __future__ import annotations
 
@@ -65,13 +65,15 @@ async def test_others_wait_for_the_reply_and_get_it_byte_by_byte(connection: Con
     assert await two.claim(KEY, until=soon(), limit=LIMIT) == RecordedReply(reply=reply)
 
 
-async def test_a_replica_that_beats_is_alive_and_one_that_does_not_is_dead(connection: Connection) -> None:
+async def test_a_replica_is_alive_while_its_heartbeat_continues(connection: Connection) -> None:
     one, two = await ledger(connection, "one"), await ledger(connection, "two")
     beating = asyncio.create_task(one.run())
     await leased(one)
     taken = await two.claim(KEY, until=soon(), limit=LIMIT)
     assert isinstance(taken, LeaseHeld)
-    assert await two.outcome(taken, limit=1.2) is None  # three times as long as one is dead after
+    assert (
+        await two.outcome(taken, limit=1.2) is None
+    )  # three times as long as until a replica counts as dead
     assert one.is_surely_alive
     beating.cancel()
     found = await two.outcome(taken, limit=LIMIT)
@@ -79,7 +81,7 @@ async def test_a_replica_that_beats_is_alive_and_one_that_does_not_is_dead(conne
     assert not one.is_surely_alive
 
 
-async def test_a_replica_that_left_is_dead_at_once_and_so_is_a_lease_out_of_time(
+async def test_a_closed_replica_and_an_expired_lease_are_dead_at_once(
     connection: Connection,
 ) -> None:
     one, two = await ledger(connection, "one", quick=False), await ledger(connection, "two", quick=False)
@@ -98,7 +100,7 @@ async def test_a_replica_that_left_is_dead_at_once_and_so_is_a_lease_out_of_time
     assert isinstance(found, LeaseHeld) and found.dead
 
 
-async def test_what_stands_wins_over_whoever_was_taken_for_dead(connection: Connection) -> None:
+async def test_the_recorded_reply_wins_over_that_of_a_replica_taken_for_dead(connection: Connection) -> None:
     one, two = await ledger(connection, "one"), await ledger(connection, "two")
     lease = await leased(one)
     taken = await two.claim(KEY, until=soon(), limit=LIMIT)
@@ -109,7 +111,7 @@ async def test_what_stands_wins_over_whoever_was_taken_for_dead(connection: Conn
     assert await two.claim(KEY, until=soon(), limit=LIMIT) == RecordedReply(reply=unknown)
 
 
-async def test_one_takes_over_from_the_dead(connection: Connection) -> None:
+async def test_one_replica_takes_over_the_lease_of_a_dead_one(connection: Connection) -> None:
     one, two, three = [await ledger(connection, name) for name in ("one", "two", "three")]
     lease = await leased(one)
     taken = await two.claim(KEY, until=soon(), limit=LIMIT)
@@ -120,7 +122,7 @@ async def test_one_takes_over_from_the_dead(connection: Connection) -> None:
     assert await one.record(lease, b'{"by":"one"}') == b'{"by":"two"}'
 
 
-async def test_a_reply_is_on_its_way_before_what_is_published_then(connection: Connection) -> None:
+async def test_a_record_is_sent_before_the_reply_is_published(connection: Connection) -> None:
     one, two = await ledger(connection, "one"), await ledger(connection, "two")
     told = asyncio.Event()
 
@@ -138,7 +140,7 @@ async def test_a_reply_is_on_its_way_before_what_is_published_then(connection: C
     assert told.is_set() and found == [RecordedReply(reply=b"{}")]
 
 
-async def test_a_broker_that_is_killed_between_lease_and_reply(server: NatsServer) -> None:
+async def test_a_reply_is_recorded_after_the_broker_was_killed(server: NatsServer) -> None:
     connection = await connect(client_options(server))
     one = await ledger(connection, "one")
     lease = await leased(one)
@@ -153,7 +155,7 @@ async def test_a_broker_that_is_killed_between_lease_and_reply(server: NatsServe
     await connection.close()
 
 
-def test_keys_are_keys_whatever_the_request_says() -> None:
+def test_any_request_has_a_valid_key() -> None:
     keys = {
         action_key(action, reqid)
         for action in ("a", "ab", "a.b")

@@ -1,4 +1,4 @@
-"""What every test of a channel starts from."""
+"""Fixtures for the tests of channels."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def delivery() -> Delivery:
 
 @dataclass(frozen=True)
 class Certificates:
-    """An authority of our own, and servers' contexts signed by it."""
+    """A certificate authority for tests, and contexts for servers with its certificates."""
 
     authority: trustme.CA
     file: Path

@@ -1,4 +1,4 @@
-"""The other sides: a mail server and a web server that behave as badly as a test asks."""
+"""The receiving systems: a mail server and a web server that fail as a test needs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PATIENT = 20.0  # seconds, where nothing is silent
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on."""
+    """Return a port of 127.0.0.1 without a listener."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -110,7 +110,7 @@ class FakeSmtp:
 
 @dataclass
 class FakeWeb:
-    """A web server that answers by script and remembers what it was asked."""
+    """A web server that answers by script and keeps its requests."""
 
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -120,7 +120,7 @@ class FakeWeb:
     asked: asyncio.Event = field(default_factory=asyncio.Event)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     port: int = 0
-    together: int = 0  # how many requests are being held at this moment
+    together: int = 0  # requests that wait now
     most_together: int = 0
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
@@ -173,14 +173,14 @@ def make_delivery(**changes: Any) -> Delivery:
 
 @dataclass
 class World:
-    """Opens channels and other sides, and closes them after the test."""
+    """Channels and receiving systems of a test, closed after it."""
 
     stack: AsyncExitStack
     published: list[tuple[str, bytes, Mapping[str, str]]] = field(default_factory=list)
     written: list[str] = field(default_factory=list)
-    broker: Callable[[], Awaitable[None]] | None = None  # what a publish meets
-    terminal: Callable[[], None] | None = None  # what a write meets
-    pipelining: bool = False  # mail servers take commands without waiting for the reply before
+    broker: Callable[[], Awaitable[None]] | None = None  # called at each publish
+    terminal: Callable[[], None] | None = None  # called at each write
+    pipelining: bool = False  # mail servers accept the next command before they reply
 
     async def smtp(self, *, tls: ssl.SSLContext | None = None, **answers: Any) -> FakeSmtp:
         extensions = answers.pop("extensions", FakeSmtp.extensions)
@@ -247,7 +247,7 @@ class World:
         return channel
 
     def mail(self, *mtas: FakeSmtp | Mapping[str, Any], **options: Any) -> Channel:
-        """An email channel over these servers, named main and spare."""
+        """Open an email channel with these servers, named main and spare."""
         described = []
         for name, mta in zip(("main", "spare", "third"), mtas, strict=False):
             settings = mta if isinstance(mta, Mapping) else {"port": mta.port}

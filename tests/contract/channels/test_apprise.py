@@ -1,4 +1,4 @@
-"""Apprise: where the address goes, what its plugins' words amount to, and that its threads are few."""
+"""Apprise: the address in the URL, the outcome of a plugin's log, and few threads."""
 
 from __future__ import annotations
 
@@ -25,14 +25,16 @@ def through(
     return world.open("apprise", timeout=timeout, url=f"json://127.0.0.1:{side.port}/{path}", **more)
 
 
-async def test_the_words_arrive(world: World, delivery: Delivery) -> None:
+async def test_title_and_text_arrive(world: World, delivery: Delivery) -> None:
     side = await world.web()
     assert await through(world, side).send(delivery) == "JSON: sent"
     body = json.loads(side.requests[0][1])
     assert (body["title"], body["message"], body["type"]) == ("A sign-in", "Was it you?", "failure")
 
 
-async def test_html_alone_is_made_readable_for_a_service_of_texts(world: World, delivery: Delivery) -> None:
+async def test_html_alone_is_converted_for_a_service_that_sends_text(
+    world: World, delivery: Delivery
+) -> None:
     side = await world.web()
     await through(world, side, "hook?format=text").send(
         replace(delivery, message=Message(html="<p>Was it <b>you</b>?</p>"))
@@ -40,7 +42,7 @@ async def test_html_alone_is_made_readable_for_a_service_of_texts(world: World, 
     assert json.loads(side.requests[0][1])["message"].strip() == "Was it you?"
 
 
-async def test_markdown_is_passed_on_as_markdown(world: World, delivery: Delivery) -> None:
+async def test_markdown_is_sent_as_markdown(world: World, delivery: Delivery) -> None:
     side = await world.web()
     await through(world, side, "hook?format=html").send(
         replace(delivery, message=Message(text="**you**", markdown=True))
@@ -48,7 +50,7 @@ async def test_markdown_is_passed_on_as_markdown(world: World, delivery: Deliver
     assert "<strong>you</strong>" in json.loads(side.requests[0][1])["message"]
 
 
-async def test_the_address_stands_where_the_url_says_and_changes_nothing_else(
+async def test_the_address_replaces_its_placeholder_and_changes_nothing_else(
     world: World, delivery: Delivery
 ) -> None:
     side = await world.web()
@@ -58,7 +60,7 @@ async def test_the_address_stands_where_the_url_says_and_changes_nothing_else(
     assert [headers["x-to"] for headers, _ in side.requests] == ["+8613800000000", "a&method=GET b/?#@x.test"]
 
 
-async def test_without_an_address_for_it_nothing_is_sent(world: World, delivery: Delivery) -> None:
+async def test_a_delivery_without_an_address_is_not_sent(world: World, delivery: Delivery) -> None:
     side = await world.web()
     with pytest.raises(Refused, match="no address"):
         await through(world, side, "{to}").send(replace(delivery, to=()))
@@ -80,7 +82,7 @@ async def test_without_an_address_for_it_nothing_is_sent(world: World, delivery:
         (503, Deferred),
     ],
 )
-async def test_what_a_status_amounts_to(
+async def test_the_status_decides_the_outcome(
     status: int, error: type[ChannelError], world: World, delivery: Delivery
 ) -> None:
     side = await world.web(status=status, body=b"the reason")
@@ -90,7 +92,7 @@ async def test_what_a_status_amounts_to(
     assert len(side.requests) == 1
 
 
-async def test_the_services_own_repeats_are_off(world: World, delivery: Delivery) -> None:
+async def test_the_service_itself_does_not_retry(world: World, delivery: Delivery) -> None:
     side = await world.web(status=500)
     with pytest.raises(Deferred):
         await through(world, side, "hook?retry=3&wait=1").send(delivery)
@@ -98,7 +100,9 @@ async def test_the_services_own_repeats_are_off(world: World, delivery: Delivery
 
 
 @pytest.mark.parametrize("behaviour", [SILENT, DROP])
-async def test_after_the_request_it_is_unknown(behaviour: str, world: World, delivery: Delivery) -> None:
+async def test_a_failure_after_the_request_is_unknown(
+    behaviour: str, world: World, delivery: Delivery
+) -> None:
     side = await world.web(behaviour=behaviour)
     timeout = TIMEOUT if behaviour == SILENT else PATIENT
     with pytest.raises(Unknown, match=r"(?i)timed out|aborted"):
@@ -110,7 +114,7 @@ async def test_a_call_beyond_its_limit_is_unknown_and_keeps_its_thread(
     world: World, delivery: Delivery
 ) -> None:
     side = await world.web(behaviour=SILENT)
-    # A limit of the URL's own outlasts ours.
+    # The limit in the URL is longer than that of the channel.
     channel = through(world, side, "hook?rto=30", timeout=TIMEOUT, concurrency=1)
     with pytest.raises(Unknown, match="has not finished"):
         await channel.send(delivery)
@@ -133,7 +137,7 @@ async def test_a_cancelled_call_keeps_its_thread_too(world: World, delivery: Del
     side.stopping.set()
 
 
-async def test_threads_are_few_however_many_are_sent(world: World, delivery: Delivery) -> None:
+async def test_many_sends_share_few_threads(world: World, delivery: Delivery) -> None:
     side = await world.web(behaviour=SILENT)
     channel = through(world, side, "hook?rto=30", timeout=1.0, concurrency=100)
     results = await asyncio.gather(*(channel.send(delivery) for _ in range(12)), return_exceptions=True)
@@ -143,7 +147,7 @@ async def test_threads_are_few_however_many_are_sent(world: World, delivery: Del
     side.stopping.set()
 
 
-async def test_many_addresses_are_served(world: World, delivery: Delivery) -> None:
+async def test_services_are_kept_for_a_limited_number_of_addresses(world: World, delivery: Delivery) -> None:
     side = await world.web()
     channel = through(world, side, "{to}")
     for number in range(300):
@@ -155,7 +159,7 @@ async def test_many_addresses_are_served(world: World, delivery: Delivery) -> No
 
 async def test_no_secret_of_the_url_gets_into_a_receipt(world: World, delivery: Delivery) -> None:
     secrets = ("hunter2secret", "tokenABCDEF", "key12345678")
-    side = await world.web(status=403, body=" ".join(secrets).encode())  # it says them back
+    side = await world.web(status=403, body=" ".join(secrets).encode())  # it repeats them
     for port in (side.port, free_port()):
         url = f"json://user:hunter2secret@127.0.0.1:{port}/tokenABCDEF?+X-Key=key12345678"
         channel: Any = world.open("apprise", url=url)
@@ -168,12 +172,12 @@ async def test_no_secret_of_the_url_gets_into_a_receipt(world: World, delivery: 
 
 
 @pytest.mark.parametrize("url", ["nosuchservice://x", "not a url", "twilio://bad/{to}"])
-def test_a_url_that_means_no_service_does_not_open(url: str, world: World) -> None:
+def test_a_url_without_a_service_does_not_open(url: str, world: World) -> None:
     with pytest.raises(PolicyError, match=r"Apprise"):
         world.open("apprise", url=url)
 
 
-def test_a_plugin_found_alone_is_the_one_that_apprise_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plugin_found_by_its_file_is_the_one_that_apprise_uses(monkeypatch: pytest.MonkeyPatch) -> None:
     sources = apprise._sources()
     monkeypatch.setattr(apprise, "_sources", lambda: sources)
     every = NotificationManager()
@@ -196,14 +200,14 @@ def test_a_plugin_found_alone_is_the_one_that_apprise_takes(monkeypatch: pytest.
         ("no url", False),
     ],
 )
-def test_what_is_usable_alone_is_usable(url: str, usable: bool) -> None:
+def test_a_url_usable_by_its_plugin_is_usable_by_apprise(url: str, usable: bool) -> None:
     assert apprise.usable_alone(url) is usable
     if usable:
         assert instantiate(url, None) is not None
 
 
 def test_one_channel_does_not_load_every_plugin() -> None:
-    """It takes longer than everything else that a check does."""
+    """That takes longer than all other work of a check."""
     policy = "channels: {t: {type: apprise, url: 'json://127.0.0.1:80/x'}}"
     checked = (
         "from engine.policy.loader import load_bytes; assert load_bytes(sys.stdin.buffer.read(), 'x', {}).ok"

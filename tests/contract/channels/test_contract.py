@@ -1,4 +1,4 @@
-"""What every channel type must do, whatever it sends with.
+"""The contract that every channel type fulfils.
 
 A new type needs an entry in CASES: how it is opened against another side that takes the message,
 refuses it, asks for another try, or falls silent after it has it.
@@ -24,7 +24,7 @@ Opens = Callable[[World], Awaitable[Channel]]
 
 @dataclass(frozen=True)
 class Case:
-    """How to bring about each outcome; None where the type cannot have it."""
+    """The way to each outcome; None if the type cannot have it."""
 
     taken: Opens
     refused: Opens | None
@@ -113,7 +113,7 @@ every_type = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 
 @pytest.fixture
 def logged() -> Iterator[list[str]]:
-    """What reaches the process's log."""
+    """Return the log of the process."""
     messages: list[str] = []
 
     class Listener(logging.Handler):
@@ -131,7 +131,7 @@ def test_every_type_has_a_case() -> None:
 
 
 @every_type
-async def test_a_note_comes_back_when_the_message_is_taken(
+async def test_an_accepted_message_returns_a_note(
     case: Case, world: World, delivery: Delivery, logged: list[str]
 ) -> None:
     channel = await case.taken(world)
@@ -141,7 +141,7 @@ async def test_a_note_comes_back_when_the_message_is_taken(
 
 
 @pytest.mark.parametrize(("type_", "outcome", "error"), OUTCOMES)
-async def test_a_failure_is_one_of_three(
+async def test_a_failure_is_refused_deferred_or_unknown(
     type_: str,
     outcome: str,
     error: type[ChannelError],
@@ -160,21 +160,23 @@ async def test_a_failure_is_one_of_three(
 
 
 @every_type
-async def test_many_are_sent_at_once(case: Case, world: World, delivery: Delivery) -> None:
+async def test_many_deliveries_are_sent_at_the_same_time(
+    case: Case, world: World, delivery: Delivery
+) -> None:
     channel = await case.taken(world)
     sends = (channel.send(replace(delivery, id=f"{number:032x}")) for number in range(24))
     assert len(await asyncio.gather(*sends)) == 24
 
 
 @every_type
-async def test_it_closes_unused_and_twice(case: Case, world: World) -> None:
+async def test_an_unused_channel_closes_and_closes_twice(case: Case, world: World) -> None:
     channel = await case.taken(world)
     await channel.close()
     await channel.close()
 
 
 @pytest.mark.parametrize("type_", [name for name, case in CASES.items() if case.unknown])
-async def test_a_cancelled_send_is_cancelled_and_nothing_else(
+async def test_a_cancelled_send_raises_only_cancelled_error(
     type_: str, world: World, delivery: Delivery
 ) -> None:
     opens = CASES[type_].unknown
@@ -195,7 +197,7 @@ async def test_a_cancelled_send_is_cancelled_and_nothing_else(
         ("email", {"from": "a@x.test", "mtas": [{"host": "127.0.0.1", "port": "{port}", "tls": "none"}]}),
     ],
 )
-async def test_nobody_listening_is_definite(
+async def test_a_receiver_that_does_not_listen_is_a_definite_failure(
     type_: str, options: dict[str, object], world: World, delivery: Delivery
 ) -> None:
     port = str(free_port())

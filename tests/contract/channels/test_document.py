@@ -1,4 +1,4 @@
-"""The channel that docs/writing-a-channel.md shows is one."""
+"""The example in docs/writing-a-channel.md is a working channel."""
 
 from __future__ import annotations
 
@@ -29,20 +29,22 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(channels.TYPES, "folder", eval(line[1], vars(channels)))
 
 
-async def test_it_sends(world: World, delivery: Delivery, tmp_path: Path) -> None:
+async def test_the_channel_of_the_page_sends(world: World, delivery: Delivery, tmp_path: Path) -> None:
     channel = world.open("folder", path=str(tmp_path))
     assert await channel.send(delivery) == f"written to {delivery.id}.txt"
     assert (tmp_path / f"{delivery.id}.txt").read_text() == "Was it you?"
 
 
-async def test_it_fails_as_it_should(world: World, delivery: Delivery, tmp_path: Path) -> None:
+async def test_the_channel_of_the_page_fails_as_the_contract_says(
+    world: World, delivery: Delivery, tmp_path: Path
+) -> None:
     with pytest.raises(Deferred, match="cannot write"):
         await world.open("folder", path=str(tmp_path / "nowhere")).send(delivery)
     with pytest.raises(PolicyError, match="not an absolute path"):
         world.open("folder", path="here")
 
 
-def test_every_name_that_the_page_mentions_is_there() -> None:
+def test_every_name_on_the_page_exists() -> None:
     root = Path(__file__).parents[3]
     for path in re.findall(r"`((?:engine|schemas|tests)/[^`]+)`", PAGE):
         assert (root / path).exists(), path

@@ -1,4 +1,4 @@
-"""Mail: which failures are definite, what each server gets, and that connections are reused."""
+"""Mail: definite failures, the mail for each server, and reused connections."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def refuse(address: str, reply: str) -> Callable[[str], str]:
     return lambda command: reply if address in command else ""
 
 
-async def test_the_mail_arrives_whole(world: World, delivery: Delivery) -> None:
+async def test_the_mail_arrives_complete(world: World, delivery: Delivery) -> None:
     side = await world.smtp()
     channel = world.mail(side, subject_prefix="[KrossIAM] ", reply_to="Help <help@example.com>")
     message = Message(title="验证", text=".dots\n..\nend", html="<p>.</p>")
@@ -57,7 +57,7 @@ async def test_the_domain_of_the_message_id_can_be_chosen(world: World, delivery
     assert side.mails[0]["Message-ID"] == f"<{delivery.id}@ids.example>"
 
 
-# Whatever happens before the body goes out is definite: the spare server gets the mail.
+# A failure before the body is sent is definite: the spare server gets the mail.
 DEFINITE: dict[str, dict[str, Any]] = {
     "refuses the connection": {"greeting": "554 no service"},
     "is busy": {"greeting": "421 too many"},
@@ -78,7 +78,7 @@ DEFINITE: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("answers", DEFINITE.values(), ids=DEFINITE.keys())
-async def test_the_spare_server_gets_what_the_first_definitely_did_not_take(
+async def test_the_spare_server_gets_a_mail_that_the_first_definitely_did_not_accept(
     answers: dict[str, Any], world: World, delivery: Delivery
 ) -> None:
     main, spare = await world.smtp(**answers), await world.smtp()
@@ -89,7 +89,7 @@ async def test_the_spare_server_gets_what_the_first_definitely_did_not_take(
 
 
 @pytest.mark.parametrize("behaviour", [SILENT, DROP, "nonsense", "354 what"])
-async def test_after_the_body_it_is_unknown_and_nobody_else_is_asked(
+async def test_a_failure_after_the_body_is_unknown_and_no_other_server_is_tried(
     behaviour: str, world: World, delivery: Delivery
 ) -> None:
     main, spare = await world.smtp(body=behaviour), await world.smtp()
@@ -100,7 +100,7 @@ async def test_after_the_body_it_is_unknown_and_nobody_else_is_asked(
     assert spare.connections == 0
 
 
-async def test_a_server_that_reads_nothing_does_not_hold_the_send(world: World, delivery: Delivery) -> None:
+async def test_a_server_that_reads_nothing_does_not_block_the_send(world: World, delivery: Delivery) -> None:
     held: list[asyncio.StreamWriter] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -123,7 +123,7 @@ async def test_a_server_that_reads_nothing_does_not_hold_the_send(world: World, 
 
 
 @pytest.mark.parametrize("behaviour", [DROP, "421 going", SILENT])
-async def test_a_failure_at_quit_is_none(behaviour: str, world: World, delivery: Delivery) -> None:
+async def test_a_failure_at_quit_does_not_matter(behaviour: str, world: World, delivery: Delivery) -> None:
     main, spare = await world.smtp(QUIT=behaviour), await world.smtp()
     channel = world.mail(main, spare, timeout=TIMEOUT)
     assert await channel.send(delivery) == "main: 250 taken"
@@ -132,19 +132,19 @@ async def test_a_failure_at_quit_is_none(behaviour: str, world: World, delivery:
     assert spare.connections == 0
 
 
-async def test_all_refuse(world: World, delivery: Delivery) -> None:
+async def test_a_mail_that_every_server_refuses_is_refused(world: World, delivery: Delivery) -> None:
     main, spare = await world.smtp(RCPT="550 no such user"), await world.smtp(MAIL="553 not you")
     with pytest.raises(Refused, match=r"main: a@x.test: 550 no such user; spare: 553 not you"):
         await world.mail(main, spare).send(delivery)
 
 
-async def test_one_of_them_may_take_it_later(world: World, delivery: Delivery) -> None:
+async def test_a_mail_that_one_server_defers_is_deferred(world: World, delivery: Delivery) -> None:
     main, spare = await world.smtp(RCPT="550 no such user"), await world.smtp(MAIL="451 later")
     with pytest.raises(Deferred, match=r"main: a@x.test: 550 no such user; spare: 451 later"):
         await world.mail(main, spare).send(delivery)
 
 
-async def test_one_refused_recipient_keeps_nobody_else_from_the_mail(
+async def test_a_refused_recipient_does_not_stop_the_mail_to_the_others(
     world: World, delivery: Delivery
 ) -> None:
     main, spare = await world.smtp(RCPT=refuse("b@", "550 5.1.1 unknown")), await world.smtp()
@@ -154,7 +154,7 @@ async def test_one_refused_recipient_keeps_nobody_else_from_the_mail(
     assert spare.connections == 0
 
 
-async def test_a_recipient_who_has_to_wait_comes_again_alone(world: World, delivery: Delivery) -> None:
+async def test_only_a_deferred_recipient_is_retried(world: World, delivery: Delivery) -> None:
     main, spare = await world.smtp(RCPT=refuse("b@", "451 greylisted")), await world.smtp()
     channel = world.mail(main, spare)
     whole = replace(delivery, to=("A One <a@x.test>", "B Two <b@x.test>"))
@@ -162,11 +162,11 @@ async def test_a_recipient_who_has_to_wait_comes_again_alone(world: World, deliv
         await channel.send(whole)
     assert caught.value.remaining == ("B Two <b@x.test>",)
     assert len(main.bodies) == 1
-    assert spare.connections == 0  # it would have got the whole mail a second time
+    assert spare.connections == 0  # it would send the mail a second time
 
 
 @pytest.mark.parametrize(("second", "error"), [("550 unknown", Refused), ("451 later", Deferred)])
-async def test_all_recipients_refused(
+async def test_a_mail_without_an_accepted_recipient_fails(
     second: str, error: type[Exception], world: World, delivery: Delivery
 ) -> None:
     side = await world.smtp(RCPT=lambda command: second if "b@" in command else "550 unknown")
@@ -175,14 +175,18 @@ async def test_all_recipients_refused(
     assert side.bodies == []
 
 
-async def test_a_copy_for_the_archive_alone_is_no_delivery(world: World, delivery: Delivery) -> None:
+async def test_a_mail_that_only_the_archive_accepts_is_not_delivered(
+    world: World, delivery: Delivery
+) -> None:
     side = await world.smtp(RCPT=refuse("a@x.test", "550 unknown"))
     with pytest.raises(Refused, match="550 unknown"):
         await world.mail({"port": side.port, "bcc": "archive@x.test"}).send(delivery)
     assert side.bodies == []
 
 
-async def test_what_a_server_adds_is_in_no_other_servers_mail(world: World, delivery: Delivery) -> None:
+async def test_the_addresses_of_one_server_are_in_no_other_servers_mail(
+    world: World, delivery: Delivery
+) -> None:
     main, spare = await world.smtp(body="554 spam"), await world.smtp()
     first = {"port": main.port, "cc": "cc@x.test", "bcc": ["bcc@x.test"], "reply_to": "main@x.test"}
     await world.mail(first, {"port": str(spare.port)}, reply_to="general@x.test").send(delivery)
@@ -202,7 +206,7 @@ async def test_connections_are_reused(world: World, delivery: Delivery) -> None:
     assert (side.connections, len(side.bodies)) == (1, 5)
 
 
-async def test_a_connection_survives_a_refusal(world: World, delivery: Delivery) -> None:
+async def test_a_connection_is_reused_after_a_refusal(world: World, delivery: Delivery) -> None:
     side = await world.smtp(RCPT=refuse("bad@", "550 unknown"))
     channel = world.mail(side)
     with pytest.raises(Refused):
@@ -212,7 +216,7 @@ async def test_a_connection_survives_a_refusal(world: World, delivery: Delivery)
     assert "RSET" in side.commands
 
 
-async def test_a_server_that_waits_for_a_mail_which_is_not_to_come_is_left(
+async def test_a_connection_that_waits_for_a_cancelled_mail_is_closed(
     world: World, delivery: Delivery
 ) -> None:
     side = await world.smtp(RCPT="450 later", DATA="354 go ahead all the same")
@@ -225,7 +229,7 @@ async def test_a_server_that_waits_for_a_mail_which_is_not_to_come_is_left(
     assert side.connections == (2 if world.pipelining else 1)
 
 
-async def test_what_the_server_says_unasked_ends_the_line(world: World, delivery: Delivery) -> None:
+async def test_an_unexpected_reply_ends_the_connection(world: World, delivery: Delivery) -> None:
     side = await world.smtp(body="250 taken\r\n250 and another thing")
     channel = world.mail(side)
     for _ in range(2):
@@ -233,7 +237,7 @@ async def test_what_the_server_says_unasked_ends_the_line(world: World, delivery
     assert side.connections == 2
 
 
-async def test_a_server_that_fails_steadily_is_passed_over_but_for_probes(
+async def test_a_server_that_keeps_failing_is_skipped_except_for_probes(
     world: World, delivery: Delivery
 ) -> None:
     main, spare = await world.smtp(MAIL="451 out of order"), await world.smtp()
@@ -241,13 +245,15 @@ async def test_a_server_that_fails_steadily_is_passed_over_but_for_probes(
     for _ in range(20):
         assert await channel.send(delivery) == "spare: 250 taken"
     assert sum(each.startswith("MAIL") for each in main.commands) == 5
-    with pytest.raises(Deferred):  # both are out of order now; the first is still left alone
+    with pytest.raises(Deferred):  # both fail now; the first is still skipped
         spare.answers["MAIL"] = "451 me too"
         await channel.send(delivery)
     assert sum(each.startswith("MAIL") for each in main.commands) == 5
 
 
-async def test_no_more_connections_are_kept_than_are_used_at_once(world: World, delivery: Delivery) -> None:
+async def test_the_pool_keeps_at_most_as_many_connections_as_are_used_at_once(
+    world: World, delivery: Delivery
+) -> None:
     side = await world.smtp()
     channel = world.mail(side, concurrency=4)
     for _ in range(3):
@@ -256,7 +262,7 @@ async def test_no_more_connections_are_kept_than_are_used_at_once(world: World, 
     assert len(side.bodies) == 12
 
 
-async def test_a_kept_connection_that_the_server_closed_costs_nothing(
+async def test_an_idle_connection_that_the_server_closed_is_replaced(
     world: World, delivery: Delivery
 ) -> None:
     side = await world.smtp()
@@ -264,7 +270,7 @@ async def test_a_kept_connection_that_the_server_closed_costs_nothing(
     await channel.send(delivery)
     side.writers[0].close()
     await side.gone.get()
-    side.gone.put_nowait(None)  # for the clean-up, which counts them
+    side.gone.put_nowait(None)  # the clean-up counts them
     assert await channel.send(delivery) == "main: 250 taken"
     assert side.connections == 2
 
@@ -279,9 +285,7 @@ async def test_a_stale_connection_is_replaced_once(behaviour: str, world: World,
     assert (side.connections, len(side.bodies)) == (2, 2)
 
 
-async def test_a_server_that_always_closes_is_tried_once_more_and_no_more(
-    world: World, delivery: Delivery
-) -> None:
+async def test_a_server_that_always_closes_is_tried_only_once_more(world: World, delivery: Delivery) -> None:
     side = await world.smtp()
     channel = world.mail(side)
     await channel.send(delivery)
@@ -340,13 +344,13 @@ async def test_without_an_address_it_is_refused(world: World, delivery: Delivery
         await world.mail(await world.smtp()).send(replace(delivery, to=()))
 
 
-async def test_an_international_domain_needs_nothing_of_the_server(world: World, delivery: Delivery) -> None:
+async def test_an_international_domain_needs_no_extension(world: World, delivery: Delivery) -> None:
     side = await world.smtp()
     await world.mail(side).send(replace(delivery, to=("info@bücher.example",)))
     assert "RCPT TO:<info@xn--bcher-kva.example>" in side.commands
 
 
-async def test_an_international_address_needs_a_server_that_takes_it(
+async def test_an_international_address_needs_a_server_with_smtputf8(
     world: World, delivery: Delivery
 ) -> None:
     chinese = replace(delivery, to=("用户@例子.广告",))
@@ -359,7 +363,7 @@ async def test_an_international_address_needs_a_server_that_takes_it(
     assert able.mails[0]["To"] == "用户@例子.广告"
 
 
-async def test_a_mail_beyond_the_servers_limit_is_not_offered(world: World, delivery: Delivery) -> None:
+async def test_a_mail_beyond_the_servers_limit_is_not_sent(world: World, delivery: Delivery) -> None:
     side = await world.smtp(extensions=("SIZE 100",))
     with pytest.raises(Refused, match="the server accepts 100"):
         await world.mail(side).send(delivery)
@@ -367,7 +371,7 @@ async def test_a_mail_beyond_the_servers_limit_is_not_offered(world: World, deli
 
 
 class Catcher:
-    """What a real server hands its mails to."""
+    """The handler of a real server."""
 
     def __init__(self) -> None:
         self.mails: list[tuple[str, list[str], bytes, bool]] = []
@@ -401,7 +405,7 @@ async def real_server(
     finally:
         server.close()
         for transport in transports:
-            if not transport.is_closing():  # one that is closed over TLS cannot be aborted
+            if not transport.is_closing():  # a closed TLS transport cannot be aborted
                 transport.abort()
         await server.wait_closed()
 
@@ -415,7 +419,7 @@ def starttls(context: ssl.SSLContext) -> dict[str, Any]:
     return {"tls_context": context, "require_starttls": True, "authenticator": login, "auth_required": True}
 
 
-async def test_a_real_server_takes_a_mail_in_the_clear(world: World, delivery: Delivery) -> None:
+async def test_a_real_server_accepts_an_unencrypted_mail(world: World, delivery: Delivery) -> None:
     async with real_server() as (port, catcher):
         channel = world.mail({"port": port})
         note = await channel.send(replace(delivery, to=TWO))
@@ -425,7 +429,9 @@ async def test_a_real_server_takes_a_mail_in_the_clear(world: World, delivery: D
     assert (sender, recipients, encrypted) == ("noreply@example.com", ["a@x.test", "b@x.test"], False)
 
 
-async def test_starttls_with_a_password(world: World, delivery: Delivery, certificates: Certificates) -> None:
+async def test_a_mail_is_sent_with_starttls_and_a_password(
+    world: World, delivery: Delivery, certificates: Certificates
+) -> None:
     async with real_server(**starttls(certificates.server("127.0.0.1"))) as (port, catcher):
         mta = {
             "port": port,
@@ -441,7 +447,9 @@ async def test_starttls_with_a_password(world: World, delivery: Delivery, certif
     assert [encrypted for *_, encrypted in catcher.mails] == [True, True]
 
 
-async def test_implicit_tls(world: World, delivery: Delivery, certificates: Certificates) -> None:
+async def test_a_mail_is_sent_with_implicit_tls(
+    world: World, delivery: Delivery, certificates: Certificates
+) -> None:
     async with real_server(implicit=certificates.server("127.0.0.1")) as (port, catcher):
         channel = world.mail({"port": port, "tls": "implicit", "ca": str(certificates.file)})
         await channel.send(delivery)
@@ -449,7 +457,7 @@ async def test_implicit_tls(world: World, delivery: Delivery, certificates: Cert
     assert [encrypted for *_, encrypted in catcher.mails] == [True]
 
 
-async def test_a_wrong_password_is_definite(
+async def test_a_wrong_password_is_a_definite_failure(
     world: World, delivery: Delivery, certificates: Certificates
 ) -> None:
     spare = await world.smtp()
@@ -468,7 +476,7 @@ async def test_a_wrong_password_is_definite(
 
 
 @pytest.mark.parametrize("tls", ["implicit", "starttls"])
-async def test_a_certificate_for_another_name_gets_nothing(
+async def test_a_server_with_a_certificate_for_another_name_gets_nothing(
     tls: str, world: World, delivery: Delivery, certificates: Certificates
 ) -> None:
     context = certificates.server("other.example")
@@ -482,7 +490,7 @@ async def test_a_certificate_for_another_name_gets_nothing(
     assert catcher.mails == []
 
 
-async def test_a_certificate_of_an_unknown_authority_gets_nothing(
+async def test_a_server_with_a_certificate_of_an_unknown_authority_gets_nothing(
     world: World, delivery: Delivery, certificates: Certificates
 ) -> None:
     async with real_server(implicit=certificates.server("127.0.0.1")) as (port, catcher):
@@ -491,7 +499,7 @@ async def test_a_certificate_of_an_unknown_authority_gets_nothing(
     assert catcher.mails == []
 
 
-async def test_nothing_is_said_in_the_clear_where_tls_is_asked_for(world: World, delivery: Delivery) -> None:
+async def test_nothing_is_sent_unencrypted_if_tls_is_required(world: World, delivery: Delivery) -> None:
     side = await world.smtp()
     with pytest.raises(Deferred, match="offers no STARTTLS"):
         await world.mail({"port": side.port, "tls": "starttls", "user": "u", "password": "secret"}).send(
@@ -501,7 +509,7 @@ async def test_nothing_is_said_in_the_clear_where_tls_is_asked_for(world: World,
 
 
 @pytest.mark.parametrize("tls", ["implicit", "starttls"])
-async def test_a_server_that_is_silent_where_tls_should_start_is_definite(
+async def test_a_server_that_is_silent_before_tls_is_a_definite_failure(
     tls: str, world: World, delivery: Delivery
 ) -> None:
     side = await world.smtp(greeting=SILENT, STARTTLS=SILENT, extensions=("STARTTLS",))
@@ -511,7 +519,7 @@ async def test_a_server_that_is_silent_where_tls_should_start_is_definite(
         await world.mail({"port": side.port, "tls": tls}, timeout=TIMEOUT).send(delivery)
 
 
-async def test_a_password_goes_in_the_clear_to_loopback_only(world: World, delivery: Delivery) -> None:
+async def test_a_password_is_sent_unencrypted_to_loopback_only(world: World, delivery: Delivery) -> None:
     side = await world.smtp(extensions=("AUTH PLAIN",), AUTH="235 welcome")
     await world.mail({"port": side.port, "user": "u", "password": "secret"}).send(delivery)
     assert any(each.startswith("AUTH PLAIN") for each in side.commands)
@@ -519,7 +527,7 @@ async def test_a_password_goes_in_the_clear_to_loopback_only(world: World, deliv
         world.mail({"host": "192.0.2.1", "port": 25, "user": "u", "password": "secret"})
 
 
-async def test_a_user_whom_the_server_cannot_log_in_is_definite(world: World, delivery: Delivery) -> None:
+async def test_a_server_without_login_is_a_definite_failure(world: World, delivery: Delivery) -> None:
     side = await world.smtp()
     with pytest.raises(Deferred, match="AUTH"):
         await world.mail({"port": side.port, "user": "u", "password": "secret"}).send(delivery)
@@ -539,7 +547,9 @@ async def test_a_user_whom_the_server_cannot_log_in_is_definite(world: World, de
     ],
     ids=str,
 )
-def test_settings_that_cannot_work_are_named_with_their_place(options: dict[str, Any], world: World) -> None:
+def test_settings_that_cannot_work_are_reported_with_their_place(
+    options: dict[str, Any], world: World
+) -> None:
     with pytest.raises(PolicyError) as failed:
         world.mail({"port": free_port()}, **options)
     (problem,) = failed.value.problems
@@ -563,7 +573,7 @@ def test_settings_that_cannot_work_are_named_with_their_place(options: dict[str,
         ({"host": "localhost", "port": 2525, "tls": "starttls"}, 2525, "starttls"),
     ],
 )
-def test_port_and_tls_follow_from_each_other(
+def test_port_and_tls_have_matching_defaults(
     given: dict[str, Any], port: int, tls: str, world: World
 ) -> None:
     channel: Channel = world.open(
@@ -574,6 +584,6 @@ def test_port_and_tls_follow_from_each_other(
     assert (mta.port, mta.tls, mta.context is None) == (port, tls, tls == "none")
 
 
-def test_no_secret_shows_in_a_settings_object(world: World) -> None:
+def test_no_secret_is_in_the_repr_of_the_settings(world: World) -> None:
     channel: Any = world.mail({"port": 2525, "user": "u", "password": "hunter2"})
     assert "hunter2" not in repr(channel._settings)

@@ -1,4 +1,4 @@
-"""The nats channel: what it publishes and where."""
+"""The nats channel: the message and its subject."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from engine.model.errors import PolicyError
 from engine.model.messages import Delivery
 
 
-async def test_the_event_is_published_under_the_deliverys_id(world: World, delivery: Delivery) -> None:
+async def test_the_event_is_published_with_the_id_of_the_delivery(world: World, delivery: Delivery) -> None:
     channel = world.open("nats", subject="siem.iam.events")
     assert await channel.send(delivery) == "published on siem.iam.events"
     ((subject, payload, headers),) = world.published
@@ -22,6 +22,6 @@ async def test_the_event_is_published_under_the_deliverys_id(world: World, deliv
 
 
 @pytest.mark.parametrize("subject", ["", "siem.*", "siem.>", "siem..x", "siem x", ".siem", "siem.\r\nPUB"])
-def test_a_subject_that_cannot_be_published_on_does_not_open(subject: str, world: World) -> None:
+def test_a_channel_with_an_invalid_subject_does_not_open(subject: str, world: World) -> None:
     with pytest.raises(PolicyError, match="not a NATS subject"):
         world.open("nats", subject=subject)

@@ -1,4 +1,4 @@
-"""Webhooks: the body and its signature, and what each answer amounts to."""
+"""Webhooks: the body, its signature, and the outcome of each response."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ async def test_the_event_arrives_as_json(world: World, delivery: Delivery) -> No
     assert b": " not in body and "张三".encode() in body
 
 
-async def test_a_bare_log_and_half_a_character_are_json_too(world: World) -> None:
+async def test_a_plain_log_and_a_lone_surrogate_become_json(world: World) -> None:
     side = await world.web()
     odd = make_delivery(kind=Kind.LOG, key="", payload={"x": "\ud800"}, created=0)
     await hook(world, side).send(odd)
@@ -67,7 +67,7 @@ async def test_a_bare_log_and_half_a_character_are_json_too(world: World) -> Non
         ("whsec_no base64", b"whsec_no base64"),
     ],
 )
-async def test_it_is_signed_as_standard_webhooks_say(
+async def test_the_request_is_signed_as_standard_webhooks_specifies(
     secret: str, key: bytes, world: World, delivery: Delivery
 ) -> None:
     side = await world.web()
@@ -81,7 +81,7 @@ async def test_it_is_signed_as_standard_webhooks_say(
     assert headers["webhook-signature"] == "v1," + base64.b64encode(digest).decode()
 
 
-async def test_without_a_secret_nothing_is_signed_and_headers_are_added(
+async def test_without_a_secret_the_request_has_headers_but_no_signature(
     world: World, delivery: Delivery
 ) -> None:
     side = await world.web()
@@ -108,7 +108,7 @@ async def test_without_a_secret_nothing_is_signed_and_headers_are_added(
         (503, Deferred),
     ],
 )
-async def test_what_a_status_amounts_to(
+async def test_the_status_decides_the_outcome(
     status: int, error: type[ChannelError], world: World, delivery: Delivery
 ) -> None:
     side = await world.web(status=status, body=b"because\r\nof this")
@@ -127,9 +127,9 @@ async def test_what_a_status_amounts_to(
         (format_datetime(datetime.now(UTC) - timedelta(hours=2), usegmt=True), 0, 0),
         ("9" * 400, 86400, 86400),
     ],
-    ids=["seconds", "none", "a date", "a date gone by", "far too long"],  # a date in an id changes meanwhile
+    ids=["seconds", "none", "a date", "a date gone by", "far too long"],  # a date in an id would change
 )
-async def test_the_wait_that_is_asked_for_is_passed_on(
+async def test_the_requested_wait_is_in_the_error(
     status: int, header: str, least: float, most: float, world: World, delivery: Delivery
 ) -> None:
     side = await world.web(status=status, headers={"Retry-After": header})
@@ -140,7 +140,7 @@ async def test_the_wait_that_is_asked_for_is_passed_on(
 
 
 @pytest.mark.parametrize("header", ["soon", "-5", "²"])
-async def test_a_wait_that_means_nothing_is_ignored(header: str, world: World, delivery: Delivery) -> None:
+async def test_an_invalid_wait_is_ignored(header: str, world: World, delivery: Delivery) -> None:
     side = await world.web(status=503, headers={"Retry-After": header})
     with pytest.raises(Deferred) as failed:
         await hook(world, side).send(delivery)
@@ -156,7 +156,9 @@ async def test_a_redirect_is_not_followed(world: World, delivery: Delivery) -> N
 
 
 @pytest.mark.parametrize("behaviour", [SILENT, DROP])
-async def test_after_the_request_it_is_unknown(behaviour: str, world: World, delivery: Delivery) -> None:
+async def test_a_failure_after_the_request_is_unknown(
+    behaviour: str, world: World, delivery: Delivery
+) -> None:
     side = await world.web(behaviour=behaviour)
     timeout = TIMEOUT if behaviour == SILENT else PATIENT
     with pytest.raises(Unknown, match="after the request was sent"):
@@ -164,9 +166,7 @@ async def test_after_the_request_it_is_unknown(behaviour: str, world: World, del
     assert len(side.requests) == 1
 
 
-async def test_a_drop_on_a_kept_connection_is_unknown_and_not_repeated(
-    world: World, delivery: Delivery
-) -> None:
+async def test_a_lost_kept_connection_is_unknown_and_not_retried(world: World, delivery: Delivery) -> None:
     side = await world.web()
     channel = hook(world, side)
     await channel.send(delivery)
@@ -177,7 +177,7 @@ async def test_a_drop_on_a_kept_connection_is_unknown_and_not_repeated(
 
 
 @pytest.mark.parametrize(("status", "error"), [(200, None), (500, Deferred)])
-async def test_an_endless_answer_is_not_read(
+async def test_an_endless_response_is_not_read_to_the_end(
     status: int, error: type[ChannelError] | None, world: World, delivery: Delivery
 ) -> None:
     side = await world.web(status=status, behaviour="endless")
@@ -189,7 +189,7 @@ async def test_an_endless_answer_is_not_read(
     assert len(str(failed.value)) < 1100
 
 
-async def test_a_server_without_our_trust_is_definite(
+async def test_an_untrusted_server_is_a_definite_failure(
     world: World, delivery: Delivery, certificates: Certificates
 ) -> None:
     side = await world.smtp(tls=certificates.server("127.0.0.1"))
@@ -198,12 +198,12 @@ async def test_a_server_without_our_trust_is_definite(
         await channel.send(delivery)
 
 
-async def test_a_name_that_nobody_has_is_definite(world: World, delivery: Delivery) -> None:
+async def test_an_unknown_host_is_a_definite_failure(world: World, delivery: Delivery) -> None:
     with pytest.raises(Deferred):
         await world.open("webhook", timeout=2.0, url="http://nobody.invalid/").send(delivery)
 
 
-def test_a_header_that_would_be_two_does_not_open(world: World) -> None:
+def test_a_header_with_a_line_break_does_not_open(world: World) -> None:
     with pytest.raises(PolicyError, match="the header X-A is not text on one line"):
         world.open("webhook", url="http://127.0.0.1/", headers={"X-A": "b\r\nX-Evil: 1"})
 
@@ -212,4 +212,4 @@ def test_a_header_that_would_be_two_does_not_open(world: World) -> None:
 def test_only_web_addresses_open(url: str, world: World) -> None:
     with pytest.raises(PolicyError, match="not an http or https address") as failed:
         world.open("webhook", url=url)
-    assert url not in str(failed.value)  # it may carry a token
+    assert url not in str(failed.value)  # it may have a token

@@ -1,4 +1,4 @@
-"""Envelopes of actions: whatever arrives, something is replied that the Go client can read."""
+"""Envelopes of actions: any message gets a reply that the Go client can decode."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_any_bytes_are_a_request_or_get_a_reply(data: bytes) -> None:
     st.text(),
     st.none() | st.dictionaries(st.text(), JSON),
 )
-def test_any_answer_becomes_a_reply(reqid: str, code: int, message: str, payload: Any) -> None:
+def test_any_response_becomes_a_reply(reqid: str, code: int, message: str, payload: Any) -> None:
     data = write(reqid, ActionResponse(code=code, message=message, payload=payload), now=NOW, room=1000)
     assert len(data) <= 1000
     reply = wire.decode_reply(data)
@@ -71,7 +71,7 @@ def test_any_answer_becomes_a_reply(reqid: str, code: int, message: str, payload
     assert reply.code in (code, 1)
 
 
-def test_a_reply_for_which_there_is_no_room() -> None:
+def test_a_reply_that_is_too_large_becomes_an_error() -> None:
     large = ActionResponse(payload={"a": "x" * 2000})
     assert wire.decode_reply(write(REQID, large, now=NOW, room=1000)).code == 1
     assert wire.decode_reply(write("r" * 2000, failed("x"), now=NOW, room=1000)).reqid == ""
@@ -87,14 +87,16 @@ def test_a_reply_for_which_there_is_no_room() -> None:
         ({"time": NOW + 10_000_001}, 102, f"request time {NOW + 10_000_001} invalid"),
     ],
 )
-def test_version_comes_before_time_before_reqid(changes: dict[str, Any], code: int, message: str) -> None:
+def test_version_is_checked_before_time_and_time_before_reqid(
+    changes: dict[str, Any], code: int, message: str
+) -> None:
     found = look(envelope(**changes))
     assert isinstance(found, tuple)
     assert (found[1].code, found[1].message) == (code, message)
 
 
 @pytest.mark.parametrize("time", [NOW - 10_000_000, NOW + 10_000_000, NOW + 5_000])
-def test_clocks_may_differ_both_ways(time: int) -> None:
+def test_the_clock_of_a_sender_may_be_ahead_or_behind(time: int) -> None:
     assert isinstance(look(envelope(time=time)), ActionRequest)
 
 
@@ -108,7 +110,7 @@ def test_clocks_may_differ_both_ways(time: int) -> None:
         b'{"payload": ' + b"[" * 500 + b"]" * 500 + b', "reqid" : "%b"}' % REQID.encode(),
     ],
 )
-def test_the_reqid_of_what_cannot_be_read_is_found(data: bytes) -> None:
+def test_the_reqid_of_an_invalid_message_is_found(data: bytes) -> None:
     found = look(data)
     assert isinstance(found, tuple) and found[0] == REQID and found[1].code == 1
 
@@ -116,7 +118,7 @@ def test_the_reqid_of_what_cannot_be_read_is_found(data: bytes) -> None:
 @pytest.mark.parametrize(
     "data", [b"", b"hello", b'{"reqid": 5, "time": "x"}', b'{"reqid": null, "version": 1}', b"\xff"]
 )
-def test_where_there_is_no_reqid_there_is_none(data: bytes) -> None:
+def test_a_message_without_a_reqid_gets_an_empty_one(data: bytes) -> None:
     found = look(data)
     assert isinstance(found, tuple) and found[0] == "" and found[1].code == 1
 
@@ -132,7 +134,7 @@ def test_where_there_is_no_reqid_there_is_none(data: bytes) -> None:
         "r",
     ],
 )
-def test_inboxes(reply: str) -> None:
+def test_an_inbox_is_accepted_as_reply_subject(reply: str) -> None:
     assert INBOXES.fullmatch(reply)
 
 
@@ -144,11 +146,11 @@ def test_inboxes(reply: str) -> None:
         "a..b", ".a", "a.", "a b", "a\nb", "a\tb", "a.$JS.x",
     ],
 )  # fmt: skip
-def test_subjects_that_are_no_inboxes(reply: str) -> None:
+def test_other_subjects_are_rejected_as_reply_subject(reply: str) -> None:
     assert not INBOXES.fullmatch(reply)
 
 
 @given(st.text())
-def test_any_reply_subject_is_judged(reply: str) -> None:
+def test_any_reply_subject_is_accepted_or_rejected(reply: str) -> None:
     if INBOXES.fullmatch(reply):
         assert not reply.startswith(("$", "mss.", "kiam.console."))

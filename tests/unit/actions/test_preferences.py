@@ -1,4 +1,4 @@
-"""What the actions about preferences answer where something is wrong."""
+"""The replies of the actions for preferences to wrong requests."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ actions:
 
 
 class Kept:
-    """One person's document, or what is wrong with it, in the place of the broker's."""
+    """A cache with one user's document, or with an error in its place."""
 
     def __init__(self, document: dict[str, Any] | Exception) -> None:
         self.document = document
 
-        self.users: set[str] = set()  # who was asked for
+        self.users: set[str] = set()  # the requested users
 
     async def document_of(self, user: str) -> dict[str, Any]:
         self.users.add(user)
@@ -79,19 +79,19 @@ def asked(
 
 @pytest.mark.parametrize("payload", [None, [], {}, {"userid": ""}, {"userid": True}, {"userid": "x" * 300}])
 @pytest.mark.parametrize("action", ["get", "set", "options"])
-def test_nobody_is_meant(rulebook: Rulebook, action: str, payload: Any) -> None:
+def test_a_payload_without_a_user_is_rejected(rulebook: Rulebook, action: str, payload: Any) -> None:
     answer = asked(rulebook, action, Kept({}), payload)
     assert (answer.code, answer.message) == (1, "userid: the payload names no user")
 
 
-def test_an_id_may_be_a_number_as_in_events(rulebook: Rulebook) -> None:
+def test_a_user_id_may_be_a_number_as_in_events(rulebook: Rulebook) -> None:
     answer = asked(rulebook, "get", Kept({"locale": "de"}), {"userid": 7})
     assert answer.payload == {"userid": "7", "preferences": {"locale": "de"}}
 
 
 @pytest.mark.parametrize("userid", [None, "", "7", 7, " 7 "])
 @pytest.mark.parametrize("action", ["get", "set", "options"])
-def test_the_subject_says_who_is_meant(rulebook: Rulebook, action: str, userid: Any) -> None:
+def test_the_subject_names_the_user(rulebook: Rulebook, action: str, userid: Any) -> None:
     kept = Kept({"locale": "de"})
     payload = {"userid": userid, "preferences": {"security": ["email"]}}
     answer = asked(rulebook, action, kept, payload, person="7")
@@ -99,7 +99,7 @@ def test_the_subject_says_who_is_meant(rulebook: Rulebook, action: str, userid: 
     assert kept.users == {"7"}
 
 
-def test_a_payload_is_not_needed_where_the_subject_says_it(rulebook: Rulebook) -> None:
+def test_no_payload_is_needed_if_the_subject_names_the_user(rulebook: Rulebook) -> None:
     assert asked(rulebook, "get", Kept({}), None, person="u").payload == {"userid": "u", "preferences": {}}
     answer = asked(rulebook, "set", Kept({}), None, person="u")
     assert answer.code == 1 and answer.message.startswith("preferences: a mapping")
@@ -107,9 +107,7 @@ def test_a_payload_is_not_needed_where_the_subject_says_it(rulebook: Rulebook) -
 
 @pytest.mark.parametrize("userid", ["v", "U", "u.", 7, True, False, 0, [], ["u"], {}, "u" * 300])
 @pytest.mark.parametrize("action", ["get", "set", "options"])
-def test_nobody_else_is_meant_on_the_subject_of_one_person(
-    rulebook: Rulebook, action: str, userid: Any
-) -> None:
+def test_the_subject_of_one_user_accepts_no_other_user(rulebook: Rulebook, action: str, userid: Any) -> None:
     kept = Kept({"locale": "de"})
     payload = {"userid": userid, "preferences": {"locale": "en"}}
     answer = asked(rulebook, action, kept, payload, person="u")
@@ -120,21 +118,21 @@ def test_nobody_else_is_meant_on_the_subject_of_one_person(
 
 @pytest.mark.parametrize("person", ["", "*", "a@b", "\u00a0u", "\u00fc", "u" * 65])
 @pytest.mark.parametrize("userid", [None, "u"])
-def test_a_subject_of_nobody(rulebook: Rulebook, person: str, userid: Any) -> None:
+def test_a_subject_with_an_invalid_user_id_is_rejected(rulebook: Rulebook, person: str, userid: Any) -> None:
     kept = Kept({})
     answer = asked(rulebook, "get", kept, {"userid": userid}, person=person)
     assert answer.code == 1 and answer.message.startswith("userid: the subject has no user id")
     assert kept.users == set()
 
 
-def test_the_broker_is_away(rulebook: Rulebook) -> None:
+def test_without_a_broker_the_outcome_of_a_change_is_unknown(rulebook: Rulebook) -> None:
     away = Kept(BrokerError("no answer"))
     assert "not available" in asked(rulebook, "get", away, {"userid": "u"}).message
     answer = asked(rulebook, "set", away, {"userid": "u", "preferences": {"locale": "de"}})
     assert (answer.code, answer.message, answer.detail) == (1, OUTCOME_UNKNOWN, "no answer")
 
 
-def test_what_cannot_be_read_counts_as_nothing_and_is_told_to_operators(rulebook: Rulebook) -> None:
+def test_unreadable_preferences_count_as_none_and_operators_are_informed(rulebook: Rulebook) -> None:
     for kept in (Kept(InvalidPreferences(["no JSON"])), Kept({"locale": 7})):
         answer = asked(rulebook, "options", kept, {"userid": "u"})
         assert answer.payload is not None and answer.payload["preferences"] == {}
@@ -142,12 +140,12 @@ def test_what_cannot_be_read_counts_as_nothing_and_is_told_to_operators(rulebook
 
 
 @pytest.mark.parametrize("changes", [None, [], "x"])
-def test_nothing_is_to_be_changed(rulebook: Rulebook, changes: Any) -> None:
+def test_a_request_without_changes_is_rejected(rulebook: Rulebook, changes: Any) -> None:
     answer = asked(rulebook, "set", Kept({}), {"userid": "u", "preferences": changes})
     assert answer.code == 1 and answer.message.startswith("preferences: a mapping")
 
 
-def test_key_by_key_or_all_anew(rulebook: Rulebook) -> None:
+def test_a_change_merges_or_replaces_the_document(rulebook: Rulebook) -> None:
     kept = Kept({"gone": ["pager"], "locale": "de"})
     answer = asked(rulebook, "set", kept, {"userid": "u", "preferences": {"locale": "en"}})
     assert answer.code == 0 and kept.document == {"gone": ["pager"], "locale": "en"}
@@ -163,14 +161,14 @@ def test_the_last_channel_of_a_critical_category_stays_on(tmp_path: Path) -> Non
     for off in ([], {"email": False}):
         answer = asked(strict, "set", kept, {"userid": "u", "preferences": {"security": off}})
         assert (answer.code, answer.message, answer.payload) == (1, reason, {"reasons": [reason]})
-    # Not by a detour either: what is taken back is decided by the default.
+    # A removed choice counts too: the default decides it then.
     changes = {"security": None, "default": []}
     answer = asked(strict, "set", kept, {"userid": "u", "preferences": changes})
     assert answer.code == 1 and reason in answer.message
     assert kept.document == {"security": ["email"]}
 
 
-def test_labels_in_the_nearest_language(rulebook: Rulebook) -> None:
+def test_labels_are_in_the_nearest_language(rulebook: Rulebook) -> None:
     def labels(document: dict[str, Any], **more: Any) -> tuple[str, str]:
         payload = asked(rulebook, "options", Kept(document), {"userid": "u", **more}).payload or {}
         (security,) = payload["categories"]
@@ -182,7 +180,7 @@ def test_labels_in_the_nearest_language(rulebook: Rulebook) -> None:
     assert labels({}, locale=7) == ("security", "Mail")
 
 
-async def test_a_policy_that_was_asked_about_is_let_go_of(tmp_path: Path) -> None:
+async def test_a_request_for_options_does_not_keep_an_old_policy_in_memory(tmp_path: Path) -> None:
     present = [policy(tmp_path, POLICY).require()]
     before = ref(present[0].index)
     handler = PreferencesHandler(present[0].actions["options"], resources_with(lambda: present[0], Kept({})))

@@ -1,4 +1,4 @@
-"""Composing a mail: what every reader gets, and that no value of a payload becomes a header."""
+"""Composing a mail: the content for every reader, and no value of a payload as a header."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from engine.model.addresses import Mailbox
 from engine.model.messages import Inline, Message
 
 PNG = Inline(name="logo.png", media_type="image/png", data=b"\x89PNG\r\n.\r\n\x00\xff")
-LETTER = MailMessage(
+MAIL = MailMessage(
     id="0123456789abcdef0123456789abcdef",
     domain="example.com",
     created=1_772_465_400_123_456,
@@ -29,7 +29,7 @@ LETTER = MailMessage(
 )
 HEAD = ["From", "To", "Cc", "Reply-To", "Subject", "Date", "Message-ID", "Auto-Submitted"]
 MIME = ["Content-Type", "Content-Transfer-Encoding", "MIME-Version"]
-MANY = settings.default.max_examples // 2  # a mail is made and read for each
+MANY = settings.default.max_examples // 2  # each example composes and parses a mail
 
 
 def read(data: bytes) -> EmailMessage:
@@ -38,8 +38,8 @@ def read(data: bytes) -> EmailMessage:
     return message
 
 
-def test_the_head_says_who_and_when_and_is_the_same_at_every_attempt() -> None:
-    mail = read(compose(LETTER))
+def test_the_headers_are_the_same_at_every_attempt() -> None:
+    mail = read(compose(MAIL))
     assert dict(mail.items()) == {
         "From": "KrossIAM <noreply@example.com>",
         "To": "B Two <b@x.test>",
@@ -51,20 +51,20 @@ def test_the_head_says_who_and_when_and_is_the_same_at_every_attempt() -> None:
         "Content-Transfer-Encoding": "7bit",
         "MIME-Version": "1.0",
     }
-    assert compose(LETTER) == compose(LETTER)
+    assert compose(MAIL) == compose(MAIL)
 
 
-def test_copies_and_answers_are_named() -> None:
+def test_cc_and_reply_to_are_headers() -> None:
     others = (Mailbox(name="Doe, Jane", address="c@x.test"), Mailbox(name="张三", address="d@x.test"))
-    mail = read(compose(replace(LETTER, cc=others, reply_to=(Mailbox(address="help@x.test"),))))
+    mail = read(compose(replace(MAIL, cc=others, reply_to=(Mailbox(address="help@x.test"),))))
     assert [str(each) for each in mail["Cc"].addresses] == ['"Doe, Jane" <c@x.test>', "张三 <d@x.test>"]
     assert mail["Reply-To"] == "help@x.test"
     assert "Bcc" not in mail
 
 
-def test_a_mail_has_text_and_html_and_the_pictures_belong_to_the_html() -> None:
+def test_a_mail_has_text_and_html_and_the_images_belong_to_the_html() -> None:
     message = Message(text="plain", html='<img src="cid:logo.png">', inline=(PNG,))
-    mail = read(compose(replace(LETTER, message=message)))
+    mail = read(compose(replace(MAIL, message=message)))
     assert mail.get_content_type() == "multipart/alternative"
     text, related = mail.iter_parts()
     assert text.get_content().strip() == "plain"
@@ -75,18 +75,18 @@ def test_a_mail_has_text_and_html_and_the_pictures_belong_to_the_html() -> None:
     assert picture.get_content() == PNG.data
 
 
-def test_html_alone_and_nothing_at_all_are_mails_too() -> None:
-    html = read(compose(replace(LETTER, message=Message(html="<p>x</p>"))))
+def test_a_mail_with_html_only_or_without_content_is_valid() -> None:
+    html = read(compose(replace(MAIL, message=Message(html="<p>x</p>"))))
     assert html.get_content_type() == "text/html"
-    pictured = read(compose(replace(LETTER, message=Message(html="<p>x</p>", inline=(PNG,)))))
+    pictured = read(compose(replace(MAIL, message=Message(html="<p>x</p>", inline=(PNG,)))))
     assert pictured.get_content_type() == "multipart/related"
     assert pictured["MIME-Version"] == "1.0"
-    assert read(compose(replace(LETTER, message=Message()))).get_content().strip() == ""
+    assert read(compose(replace(MAIL, message=Message()))).get_content().strip() == ""
 
 
-def test_a_picture_of_an_odd_type_is_still_a_picture() -> None:
+def test_an_image_with_an_invalid_type_is_still_attached() -> None:
     odd = Inline(name='a"\r\nX: y.png', media_type="image/png\r\nX-Evil: 1", data=b"x")
-    data = compose(replace(LETTER, message=Message(html="<p>x</p>", inline=(odd,))))
+    data = compose(replace(MAIL, message=Message(html="<p>x</p>", inline=(odd,))))
     assert b"\r\nX" not in data
 
 
@@ -103,7 +103,7 @@ def test_a_picture_of_an_odd_type_is_still_a_picture() -> None:
     ids=ascii,
 )
 def test_lines_are_short_ascii_and_end_in_crlf(text: str) -> None:
-    data = compose(replace(LETTER, subject=text, message=Message(text=text, html=f"<p>{text}</p>")))
+    data = compose(replace(MAIL, subject=text, message=Message(text=text, html=f"<p>{text}</p>")))
     assert data.isascii()
     assert data.endswith(b"\r\n")
     lines = data.split(b"\r\n")
@@ -114,19 +114,19 @@ def test_lines_are_short_ascii_and_end_in_crlf(text: str) -> None:
 @pytest.mark.parametrize(
     "subject", ["验证您的邮箱 " * 20, "Déjà vu", "a" * 300, "two  words", "=?utf-8?q?x?=", "1: 2"]
 )
-def test_a_subject_reads_as_it_was_written(subject: str) -> None:
-    assert read(compose(replace(LETTER, subject=subject)))["Subject"] == " ".join(subject.split())
+def test_a_subject_is_decoded_as_it_was_written(subject: str) -> None:
+    assert read(compose(replace(MAIL, subject=subject)))["Subject"] == " ".join(subject.split())
 
 
 @pytest.mark.parametrize(
     ("prefix", "subject"),
     [("[K]", "x"), ("[K] ", "x"), ("[K]  ", " x")],
 )
-def test_the_prefix_is_joined_with_one_space(prefix: str, subject: str) -> None:
+def test_one_space_follows_the_prefix(prefix: str, subject: str) -> None:
     assert with_prefix(prefix, subject) == "[K] x"
 
 
-def test_a_prefix_or_subject_alone_has_no_space() -> None:
+def test_a_prefix_or_a_subject_alone_has_no_space() -> None:
     assert with_prefix("", "x") == "x"
     assert with_prefix("[K] ", "") == "[K]"
 
@@ -158,10 +158,9 @@ EVIL = st.one_of(
 
 @settings(max_examples=MANY)
 @given(subject=EVIL, name=EVIL, id_=EVIL)
-def test_no_value_becomes_a_header_of_its_own(subject: str, name: str, id_: str) -> None:
+def test_no_value_becomes_another_header(subject: str, name: str, id_: str) -> None:
     person = Mailbox(name=name, address="b@x.test")
-    letter = replace(LETTER, subject=subject, id=id_, to=person, cc=(person,), reply_to=(person,))
-    data = compose(letter)
+    data = compose(replace(MAIL, subject=subject, id=id_, to=person, cc=(person,), reply_to=(person,)))
     head = data.split(b"\r\n\r\n")[0].decode("ascii")
     names = [line.partition(":")[0] for line in head.split("\r\n") if line[:1] not in (" ", "\t")]
     assert set(names) <= {*HEAD, *MIME}
@@ -171,8 +170,8 @@ def test_no_value_becomes_a_header_of_its_own(subject: str, name: str, id_: str)
         assert [each.addr_spec for each in mail[field].addresses] == ["b@x.test"]
 
 
-def test_an_address_beyond_ascii_stands_as_it_is() -> None:
-    data = compose(replace(LETTER, to=Mailbox(name="用", address="用户@例子.广告")))
+def test_an_address_outside_ascii_is_not_encoded() -> None:
+    data = compose(replace(MAIL, to=Mailbox(name="用", address="用户@例子.广告")))
     assert "<用户@例子.广告>".encode() in data
 
 
@@ -185,9 +184,9 @@ def test_an_address_beyond_ascii_stands_as_it_is() -> None:
 )
 @example(text="two  spaces at the end of a line  \n\t\n", repeat=1)
 @example(text=".\n--=_x\nFrom me\n=3D=\n", repeat=1)
-def test_words_arrive_as_they_were_written(text: str, repeat: int) -> None:
+def test_the_text_is_decoded_as_it_was_written(text: str, repeat: int) -> None:
     words = text * repeat
-    whole = read(compose(replace(LETTER, message=Message(text=words, html="<br>" + words))))
+    whole = read(compose(replace(MAIL, message=Message(text=words, html="<br>" + words))))
     for part, expected in zip(whole.iter_parts(), (words, "<br>" + words), strict=True):
         received = part.get_payload(decode=True)
         assert isinstance(received, bytes)
@@ -197,9 +196,9 @@ def test_words_arrive_as_they_were_written(text: str, repeat: int) -> None:
         )
 
 
-def test_what_many_get_is_made_once() -> None:
+def test_the_parts_of_a_message_are_composed_once() -> None:
     message.body.cache_clear()
     for number in range(50):
         to = Mailbox(address=f"u{number}@x.test")
-        compose(replace(LETTER, to=to, message=Message(text="the same", html="<p>the same</p>")))
+        compose(replace(MAIL, to=to, message=Message(text="the same", html="<p>the same</p>")))
     assert message.body.cache_info().misses == 1
