@@ -397,7 +397,7 @@ class TestCodes:
             (rule(event="notice"), "KIND.KEY"),
             (rule(event="notice.>.x"), "KIND.KEY"),
             (rule(event="[notice.x, notice..y]"), "KIND.KEY"),
-            (rule(notify="[E-Mail]"), "a channel's name"),
+            (rule(notify="[E-Mail]"), "a channel name"),
             (rule(to="{user: '{{ payload.userid }}'}"), "a path into the payload"),
             (rule(to="{User: x}"), "a kind of address"),
             ("people: {a: {email: nobody}}", "a mail address"),

@@ -79,7 +79,7 @@ def test_every_handler_with_everything_it_takes(tmp_path: Path) -> None:
         ("a: {channel: email}", "2:6", "missing-key", "'handler'"),
         ("a: {}", "2:6", "missing-key", "'handler'"),
         ("a:", "2:5", "wrong-type", "expected a mapping"),
-        ("a b: {handler: forward, subject: s}", "2:3", "bad-format", "an action's key"),
+        ("a b: {handler: forward, subject: s}", "2:3", "bad-format", "the key of an action"),
         ("a: {handler: forward, subject: 'x.*'}", "2:34", "bad-format", "without wildcards"),
         ("a: {handler: http, url: 'ftp://x'}", "2:27", "bad-format", "a web address"),
         ("a: {handler: http, url: 'https://x', ca: /no/such.pem}", "2:3", "unusable-action", "certificates"),
