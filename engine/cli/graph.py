@@ -32,7 +32,7 @@ def graph(folder: Path, format_: str) -> None:
     """Draw a policy: its events, rules and channels.
 
     A dashed line has conditions, is a fallback, or belongs to a rule in shadow mode. SVG needs Graphviz:
-    either its program dot, or the extra "svg" of mss-server. DIR is the policy; by default, the folder rules.
+    either its program dot, or the extra svg of the package. DIR is the policy; by default, the folder rules.
     """
     picture = graph_of(rulebook_of(folder, load_policy(folder), console=stderr()))
     try:

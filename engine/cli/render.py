@@ -49,7 +49,7 @@ _NOW = to_micros(DEFAULT_AT)
 @click.argument("name", metavar="TEMPLATE")
 @FOLDER
 @click.option("--channel", metavar="NAME", help="Only this channel.")
-@click.option("--locale", metavar="LOCALE", help="Only this language, or its fallback.")
+@click.option("--locale", metavar="LOCALE", help="Only this language, or the one it falls back to.")
 @payload_option(required=False)
 @click.option("--out", "target", metavar="DIR", type=DIRECTORY, help="Write files into this folder.")
 @click.option("--open", "open_", is_flag=True, help="Show the files in a browser.")
@@ -67,7 +67,7 @@ def render(
     The command renders the template for each channel and each language. The sample is the payload, or else
     the example of the event, or else the payload of the first test whose rule uses the template. With --out,
     the command writes the messages as HTML and text, and an index.html that shows all of them. DIR is the
-    folder of the policy.
+    policy; by default, the folder rules.
 
     Exit code 1: the template failed to render, or the policy has errors.
     """

@@ -38,7 +38,7 @@ _VERDICTS = {
 }
 
 
-@click.command(epilog=examples("mss trace 7d1c…", "mss trace 7d1c… --follow"))
+@click.command(epilog=examples("mss trace 5f1d8c0a", "mss trace 5f1d8c0a --follow"))
 @click.argument("reqid", metavar="REQID")
 @click.option("--follow", is_flag=True, help="Print new entries, and end when nothing is pending.")
 @TEXT_OR_JSON
@@ -48,7 +48,7 @@ def trace(reqid: str, follow: bool, format_: str, settings: Settings) -> None:
 
     The command shows the matching rules, each delivery with every attempt, and the messages that were not
     sent. A delivery is waiting, sent, deferred (MSS will retry it), refused, unknown (it may have been
-    sent) or dead (MSS dead-lettered it). Times are in the local zone.
+    sent) or dead (it is a dead letter). Times are in the local zone.
 
     Exit code 1: the history knows no such event.
     """

@@ -1,4 +1,4 @@
-"""``mss dead``: what was given up comes back exactly once, whoever is killed on the way."""
+"""``mss dead``: each dead letter is redriven exactly once, even if a process is killed."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def bench(world: World, start_engine: StartEngine, host: MailHost, tmp_path: Pat
     return Bench(world, tmp_path / "rules", start_engine, host)
 
 
-async def test_each_sort_comes_back_once_and_keeps_its_id(bench: Bench) -> None:
+async def test_each_sort_is_redriven_once_and_keeps_its_id(bench: Bench) -> None:
     engine = await bench.serve()
     refused = await bench.publish("refused@x.test")
     exhausted = await bench.publish("later@x.test")
@@ -141,7 +141,7 @@ rules:
 TOLD = "---\nsubject: S\n---\n{{ events | length }} of {{ recipient.address }}"
 
 
-async def test_a_digest_that_could_not_be_written_is_told_once_it_can_be(bench: Bench) -> None:
+async def test_a_digest_is_redriven_after_its_template_is_fixed(bench: Bench) -> None:
     engine = await bench.serve(GATHERED)
     for _ in range(3):
         await bench.publish("gathered@x.test", "notice.gathered")
@@ -166,7 +166,7 @@ async def test_a_digest_that_could_not_be_written_is_told_once_it_can_be(bench: 
     assert bench.mails() == Counter({"gathered@x.test": 1})
 
 
-async def test_what_fails_again_dies_again_and_comes_back_again(bench: Bench) -> None:
+async def test_a_delivery_that_fails_again_can_be_redriven_again(bench: Bench) -> None:
     """All of it within the stream's window for duplicates: nothing of it may be taken for one."""
     await bench.serve()
     reqid = await bench.publish("refused@x.test")
@@ -188,7 +188,7 @@ async def test_what_fails_again_dies_again_and_comes_back_again(bench: Bench) ->
     assert delivery["status"] == "sent" and len(delivery["redriven"]) == 2
 
 
-async def test_a_retry_that_is_killed_and_run_again_sends_each_once(bench: Bench) -> None:
+async def test_a_retry_that_is_killed_and_run_again_sends_each_delivery_once(bench: Bench) -> None:
     await bench.serve()
     count = 200
     for number in range(count):
@@ -215,7 +215,7 @@ async def test_a_retry_that_is_killed_and_run_again_sends_each_once(bench: Bench
     assert max(bench.mails().values()) == 1 and await bench.world.stored("MSS_DEAD") == 0
 
 
-async def test_two_retries_at_once_send_each_once(bench: Bench) -> None:
+async def test_two_retries_at_once_send_each_delivery_once(bench: Bench) -> None:
     await bench.serve()
     for number in range(40):
         await bench.publish(f"refused-{number}@x.test")
@@ -229,7 +229,7 @@ async def test_two_retries_at_once_send_each_once(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("key", ["notice.case", "notice.worded"])
-async def test_a_second_copy_that_the_stream_takes_is_not_sent(
+async def test_a_second_copy_in_the_stream_is_not_sent(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, key: str
 ) -> None:
     """As when a command was killed before it removed the letter, and run again after the window."""
@@ -265,7 +265,7 @@ async def test_a_second_copy_that_the_stream_takes_is_not_sent(
     await connection.close()
 
 
-async def test_an_event_is_judged_by_when_it_was_taken_first(bench: Bench) -> None:
+async def test_a_redriven_event_keeps_its_time_of_arrival(bench: Bench) -> None:
     await bench.serve()
     hour = 3_600_000_000
     data = envelope({"mailto": "ok@x.test", "number": 1, "link": SECRET}, sent=now() - hour)
@@ -280,7 +280,7 @@ async def test_an_event_is_judged_by_when_it_was_taken_first(bench: Bench) -> No
     assert "bad-time" in (await bench.said("list")).output
 
 
-async def test_an_event_that_could_not_be_read_comes_back_whole(bench: Bench) -> None:
+async def test_an_undecodable_event_is_redriven_unchanged(bench: Bench) -> None:
     engine = await bench.serve()
     late = envelope({"mailto": "ok@x.test", "number": 1, "link": SECRET}, sent=now() - 60_000_000)
     await bench.world.client.publish("kiam.console.notice.case", late)
@@ -296,7 +296,7 @@ async def test_an_event_that_could_not_be_read_comes_back_whole(bench: Bench) ->
     assert await bench.world.stored("MSS_DEAD") == 1
 
 
-async def test_each_recipient_whose_words_fail_has_a_letter(bench: Bench) -> None:
+async def test_each_recipient_whose_template_fails_has_a_dead_letter(bench: Bench) -> None:
     await bench.serve()
     phones = ["+8613800000001", "+8613800000002"]
     await bench.world.client.publish("kiam.console.notice.texted", envelope({"phones": phones}))
@@ -306,7 +306,7 @@ async def test_each_recipient_whose_words_fail_has_a_letter(bench: Bench) -> Non
     assert {letter["reason"] for letter in letters} == {"render-failed"}
 
 
-async def test_filters_drop_and_the_question(bench: Bench) -> None:
+async def test_filters_select_dead_letters_and_drop_asks_first(bench: Bench) -> None:
     await bench.serve()
     reqid = await bench.publish("refused@x.test")
     await bench.publish("later@x.test")
@@ -346,7 +346,7 @@ async def test_filters_drop_and_the_question(bench: Bench) -> None:
     assert await count() == 2
 
 
-async def test_show_hides_what_is_secret(bench: Bench) -> None:
+async def test_show_masks_secrets(bench: Bench) -> None:
     await bench.serve()
     await bench.publish("refused@x.test")
     await bench.dead(1)
@@ -367,7 +367,7 @@ async def test_show_hides_what_is_secret(bench: Bench) -> None:
     assert (await bench.said("show", "9")).code == 1
 
 
-async def test_what_is_not_permitted_is_said(tmp_path: Path) -> None:
+async def test_missing_permissions_are_reported(tmp_path: Path) -> None:
     broker = NatsServer(
         tmp_path / "strict",
         """authorization { users: [
@@ -411,7 +411,7 @@ def delivery() -> bytes:
     return encode(make_delivery())
 
 
-async def test_the_log_says_why_words_failed_without_what_is_sensitive(bench: Bench) -> None:
+async def test_the_log_has_the_reason_of_a_failed_rendering_without_secrets(bench: Bench) -> None:
     """Of an event and of a digest: a template may fail at the very value."""
     broken = "---\nsubject: Case\n---\n{{ payload[payload.link].x }}"
     words = {"templates/quick/default.txt": broken, "templates/gathered/email.txt": broken}

@@ -1,4 +1,4 @@
-"""``mss demo``: what a newcomer sees first."""
+"""``mss demo`` from its start to its end."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def installed_demo(cwd: Path) -> tuple[int, str, str]:
     return process.returncode, output.decode(), errors.decode()
 
 
-async def test_it_shows_the_mail_and_the_sms_and_ends_with_0(tmp_path: Path) -> None:
+async def test_the_demo_shows_the_mail_and_the_sms(tmp_path: Path) -> None:
     code, shown, errors = await installed_demo(tmp_path)  # without a policy of its own: the example
     assert (code, errors) == (0, "")
     assert re.search(r"mail after \d+ ms", shown) and re.search(r"SMS after \d+ ms", shown)
@@ -50,13 +50,13 @@ async def test_it_shows_the_mail_and_the_sms_and_ends_with_0(tmp_path: Path) -> 
         assert words in shown
 
 
-async def test_in_chinese(tmp_path: Path) -> None:
+async def test_the_demo_speaks_chinese(tmp_path: Path) -> None:
     code, shown, _ = await demo("--locale", "zh-CN", cwd=tmp_path)
     assert code == 0
     assert "异常登录提醒：新加坡" in shown and "您的账号在新加坡异常登录" in shown
 
 
-async def test_an_edited_rule_is_enough_to_send_the_sms_alone(tmp_path: Path) -> None:
+async def test_an_edited_rule_sends_only_the_sms(tmp_path: Path) -> None:
     rules = shutil.copytree(ROOT / "rules", tmp_path / "rules")
     file = rules / "abnormal-login.yaml"
     text = file.read_text()
@@ -67,7 +67,7 @@ async def test_an_edited_rule_is_enough_to_send_the_sms_alone(tmp_path: Path) ->
     assert "SMS after" in shown and "mail after" not in shown
 
 
-async def test_a_broken_policy_is_shown_and_not_served(tmp_path: Path) -> None:
+async def test_a_policy_with_errors_is_not_served(tmp_path: Path) -> None:
     rules = tmp_path / "rules"
     rules.mkdir()
     (rules / "a.yaml").write_text("rules:\n  - id: r\n    event: notice.x\n    notify: [nobody]\n")
@@ -76,7 +76,7 @@ async def test_a_broken_policy_is_shown_and_not_served(tmp_path: Path) -> None:
     assert "rules/a.yaml:4:14: error: unknown channel 'nobody'" in errors
 
 
-async def test_ctrl_c_ends_it_and_leaves_no_broker(tmp_path: Path) -> None:
+async def test_ctrl_c_ends_the_demo_and_its_broker(tmp_path: Path) -> None:
     process = await asyncio.create_subprocess_exec(
         str(MSS), "demo", "--stay", cwd=tmp_path, stdout=asyncio.subprocess.PIPE,
     )  # fmt: skip

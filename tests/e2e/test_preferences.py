@@ -1,4 +1,4 @@
-"""A person draws up a page of their choices, changes them, and the next message follows."""
+"""Users change their preferences through actions, and the next message follows them."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ POLICY = {
 }
 
 
-async def test_what_is_chosen_is_followed(world: World, tmp_path: Path) -> None:
+async def test_the_next_message_follows_the_preferences(world: World, tmp_path: Path) -> None:
     caught = world.caught
 
     async def request(what: str, **payload: Any) -> dict[str, Any]:
@@ -159,7 +159,7 @@ async def refused(work: Awaitable[Any]) -> None:
         await work
 
 
-async def test_what_the_broker_lets_a_user_do(tmp_path: Path) -> None:
+async def test_permissions_of_the_broker_limit_a_user(tmp_path: Path) -> None:
     """The portal of the operating page changes anybody's record, and does nothing else; a reader changes none."""
 
     def choose(client: msc.Client, *channels: str) -> Awaitable[dict[str, Any] | None]:
@@ -212,7 +212,7 @@ async def test_what_the_broker_lets_a_user_do(tmp_path: Path) -> None:
         await direct.close()
 
 
-async def test_a_user_of_the_broker_who_is_one_person(tmp_path: Path) -> None:
+async def test_a_broker_user_can_be_limited_to_their_own_preferences(tmp_path: Path) -> None:
     """The broker refuses another's subject, and MSS another's id on their own."""
     chosen = {"userid": "u-1024", "preferences": {"security": ["sms"]}}
     nothing = {"userid": "u-1", "preferences": {}}
@@ -266,7 +266,7 @@ async def test_a_user_of_the_broker_who_is_one_person(tmp_path: Path) -> None:
         await trusted.close()
 
 
-async def test_a_subject_of_one_person_comes_and_goes_with_its_action(world: World, tmp_path: Path) -> None:
+async def test_the_subject_of_a_user_exists_while_its_action_is_active(world: World, tmp_path: Path) -> None:
     subjects = ("preferences.get", "preferences.get.u1")
     rules = write(tmp_path / "rules", POLICY)
     async with serving(world.address, world.environment, rules=rules) as server:

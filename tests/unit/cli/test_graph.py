@@ -1,4 +1,4 @@
-"""mss graph: events, rules and channels, as Mermaid and as Graphviz read them."""
+"""``mss graph``: events, rules and channels for Mermaid and for Graphviz."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def graph(tmp_path: Path) -> Graph:
     return graph_of(policy(tmp_path, RULES).require())
 
 
-def test_what_leads_to_what(graph: Graph) -> None:
+def test_arrows_lead_from_events_through_rules_to_channels(graph: Graph) -> None:
     assert graph.events == ("notice.login.abnormal", "audit.>")
     assert graph.rules == ("a", "b", "c")
     assert graph.channels == ("email", "terminal")
@@ -50,7 +50,7 @@ def test_what_leads_to_what(graph: Graph) -> None:
     ]
 
 
-def test_mermaid(graph: Graph) -> None:
+def test_mermaid_gets_a_flowchart(graph: Graph) -> None:
     lines = as_mermaid(graph).splitlines()
     assert lines[0] == "flowchart LR"
     assert '  e1(["audit.#62;"])' in lines  # an entity, as Mermaid has no backslash
@@ -63,7 +63,7 @@ def test_mermaid(graph: Graph) -> None:
     assert all(form.fullmatch(line) for line in lines[1:])
 
 
-def test_dot(graph: Graph) -> None:
+def test_graphviz_gets_a_digraph(graph: Graph) -> None:
     text = as_dot(graph)
     assert text.startswith("digraph policy {") and text.endswith("}")
     assert '  "e notice.login.abnormal" -> "r a" [style=dashed];' in text
@@ -72,7 +72,7 @@ def test_dot(graph: Graph) -> None:
     assert text.count("{") == text.count("}")
 
 
-def test_names_are_quoted() -> None:
+def test_special_characters_in_names_are_escaped() -> None:
     odd = Graph(events=('notice.a"b\\c',), rules=(), channels=(), inputs=(), outputs=())
     assert '"e notice.a\\"b\\\\c"' in as_dot(odd)
     assert '"notice.a#34;b\\c"' in as_mermaid(odd)
@@ -84,7 +84,7 @@ def program(folder: Path, text: str) -> None:
     path.chmod(0o755)
 
 
-def test_svg_is_drawn_by_graphviz(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_graphviz_draws_svg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     policy(tmp_path / "p", RULES)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     program(tmp_path, 'test "$1" = -Tsvg && echo "<svg>" && cat && echo "</svg>"')
@@ -96,7 +96,7 @@ def test_svg_is_drawn_by_graphviz(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert result.exit_code == 1 and "syntax error near line 1" in result.output
 
 
-def test_svg_is_drawn_by_the_library_where_there_is_no_program(
+def test_the_library_draws_svg_if_the_program_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("pygraphviz", reason="it has no wheel for this platform")
@@ -108,7 +108,7 @@ def test_svg_is_drawn_by_the_library_where_there_is_no_program(
     assert {"notice.login.abnormal", "a", "c", "email", "terminal", "ops"} <= words
 
 
-def test_without_graphviz_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_svg_without_graphviz_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     policy(tmp_path, RULES)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(graph_module, "find_spec", lambda _: None)
@@ -119,7 +119,7 @@ def test_without_graphviz_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert mss(tmp_path, "--format", "png").exit_code == 2
 
 
-def test_a_policy_with_errors(tmp_path: Path) -> None:
+def test_a_policy_with_errors_is_refused(tmp_path: Path) -> None:
     policy(tmp_path, RULES.replace("notify: [email]", "notify: [emial]"))
     result = mss(tmp_path)
     assert result.exit_code == 1 and "unknown channel 'emial'" in result.stderr

@@ -1,4 +1,4 @@
-"""mss init: a first policy that checks and tests green."""
+"""``mss init``: a first policy without problems."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def mss(*arguments: str) -> Result:
     return CliRunner().invoke(cli, list(arguments))
 
 
-def test_it_is_green_from_the_start(tmp_path: Path) -> None:
+def test_the_first_policy_has_no_problems_and_its_tests_pass(tmp_path: Path) -> None:
     folder = tmp_path / "new" / "policy"
     result = mss("init", str(folder))
     assert result.exit_code == 0
@@ -37,7 +37,7 @@ def test_an_editor_finds_the_schema_without_a_network(tmp_path: Path) -> None:
         assert json.loads((tmp_path / name).read_text()) == schemas.load("policy")
 
 
-def test_it_has_two_languages_and_two_channels(tmp_path: Path) -> None:
+def test_the_first_policy_has_two_languages_and_two_channels(tmp_path: Path) -> None:
     mss("init", str(tmp_path))
     shown = mss("render", "order-shipped", str(tmp_path)).output
     for page in ("email, en", "email, zh-CN", "terminal, en", "terminal, zh-CN"):

@@ -1,4 +1,4 @@
-"""The commands around a policy on the broker and its past, as far as they need no broker."""
+"""``mss push``, ``diff`` and ``replay`` before they need a broker."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FAILING = {
     **GOOD,
     "tests.yaml": "tests: [{name: wrong, given: {event: notice.login.abnormal}, expect: {rules: []}}]\n",
 }
-NOWHERE = "nats://127.0.0.1:1"  # whoever gets that far waits for it in vain
+NOWHERE = "nats://127.0.0.1:1"  # no broker listens there
 
 
 def mss(*arguments: str) -> Result:
@@ -33,11 +33,11 @@ def mss(*arguments: str) -> Result:
     [("push",), ("push", "rules", "--rollback", "2"), ("push", "rules", "--rollback"), ("diff", "1"), ("replay",),
      ("replay", "--rules", "rules", "--since", "yesterday")],
 )  # fmt: skip
-def test_wrong_usage(arguments: tuple[str, ...]) -> None:
+def test_wrong_usage_has_exit_code_2(arguments: tuple[str, ...]) -> None:
     assert mss(*arguments).exit_code == 2
 
 
-def test_what_may_not_be_served_is_refused_before_a_broker_is_asked(tmp_path: Path) -> None:
+def test_a_policy_that_cannot_be_served_is_refused_before_connecting(tmp_path: Path) -> None:
     bad, failing = str(write(tmp_path / "bad", BAD)), str(write(tmp_path / "failing", FAILING))
     for command in (("push", bad), ("replay", "--rules", bad, "--live", bad)):
         refused = mss(*command, "--server", NOWHERE)
@@ -53,6 +53,6 @@ def test_two_folders_are_compared_without_a_broker(tmp_path: Path) -> None:
     assert mss("diff", str(old), str(old)).output == ""
 
 
-def test_the_bucket_is_the_settings_own_else_by_the_prefix_of_streams() -> None:
+def test_the_bucket_is_in_the_settings_or_has_the_prefix_of_the_streams() -> None:
     assert bucket_name(Settings(rules_bucket="HOUSE")) == "HOUSE"
     assert bucket_name(Settings(stream_prefix="ACME")) == "ACME_POLICY"

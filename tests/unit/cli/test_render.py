@@ -1,4 +1,4 @@
-"""mss render: every channel and language, with a sample, on the terminal and as files."""
+"""``mss render``: each channel and language with a sample, as text and as files."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def mss(*arguments: str, input_: str | None = None) -> Result:
 
 
 def shown(folder: Path, rules: str = RULES, **files: str | bytes) -> dict[tuple[str, str], tuple[str, str]]:
-    """Sample and title or text of every page of the template, by channel and language."""
+    """Return the sample and the title or text, by channel and language."""
     made = policy(folder, rules, **{**FILES, **files})
     result = {}
     for page in pages(made.require(), made.cases, "r"):
@@ -48,7 +48,7 @@ def shown(folder: Path, rules: str = RULES, **files: str | bytes) -> dict[tuple[
     return result
 
 
-def test_the_sample_is_that_of_the_language(tmp_path: Path) -> None:
+def test_the_sample_is_a_test_in_the_same_language(tmp_path: Path) -> None:
     assert shown(tmp_path, RULES + TESTS) == {
         ("email", "de"): ("the test 'german'", "Hallo Emil"),
         ("email", "en"): ("the test 'english'", "Hi Ada"),
@@ -68,7 +68,7 @@ def test_the_examples_of_fields_come_last(tmp_path: Path) -> None:
     assert without["email", "en"] == ("the examples of notice.own's fields", "Hi Field")
 
 
-def test_a_test_of_another_rule_is_no_sample(tmp_path: Path) -> None:
+def test_a_test_of_another_rule_is_not_a_sample(tmp_path: Path) -> None:
     rules = RULES.replace("event: notice.own,", "event: notice.own, when: {name: Emil},")
     assert shown(tmp_path, rules + TESTS.replace("english, given", "english, at: '2026-01-01T00:00:00Z', given").replace(
         "lang: en}}, expect: {rules: [r]}", "lang: en}}, expect: {rules: []}"
@@ -80,7 +80,7 @@ def rendered(folder: Path, *more: str, input_: str | None = None) -> Result:
     return mss("r", str(folder), *more, input_=input_)
 
 
-def test_on_the_terminal(tmp_path: Path) -> None:
+def test_text_shows_each_channel_and_language(tmp_path: Path) -> None:
     result = rendered(tmp_path)
     assert result.exit_code == 0
     lines = result.output.splitlines()
@@ -91,20 +91,20 @@ def test_on_the_terminal(tmp_path: Path) -> None:
     ]
 
 
-def test_one_channel_and_one_language(tmp_path: Path) -> None:
+def test_options_select_a_channel_and_a_language(tmp_path: Path) -> None:
     assert rendered(tmp_path, "--channel", "sms").output.startswith("sms, en ")
     result = rendered(tmp_path, "--locale", "de_DE", "--channel", "email")
     assert result.output.startswith("email, de ") and "email, en" not in result.output
 
 
-def test_a_payload_given_wins(tmp_path: Path) -> None:
+def test_the_payload_option_comes_first(tmp_path: Path) -> None:
     result = rendered(
         tmp_path, "--payload", "-", "--locale", "en", input_='{"name": "Grace", "MAIL": "g@x.example"}'
     )
     assert "Hi Grace" in result.output and "with the payload given" in result.output
 
 
-def test_files(tmp_path: Path) -> None:
+def test_out_writes_html_text_and_an_index(tmp_path: Path) -> None:
     out = tmp_path / "out"
     result = rendered(tmp_path / "p", "--out", str(out))
     assert result.exit_code == 0 and result.output.strip() == str(out / "r" / "index.html")
@@ -131,12 +131,12 @@ def test_open_shows_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert Path(rendered(tmp_path / "p", "--open").output.strip()).is_relative_to(tmp_path)
 
 
-def test_titles_have_what_the_channel_puts_before_them() -> None:
+def test_titles_have_the_prefix_of_the_channel() -> None:
     result = mss("abnormal-login", str(ROOT / "rules"), "--channel", "email", "--locale", "en")
     assert "  [KrossIAM] New sign-in from Singapore" in result.output.splitlines()
 
 
-def test_a_template_that_no_rule_uses_is_shown_too(tmp_path: Path) -> None:
+def test_an_unused_template_is_rendered(tmp_path: Path) -> None:
     files = {"templates/u/en/email.txt": "---\nsubject: S\n---\n{{ rule.id }}", "templates/u/en/sms.txt": "x"}
     assert policy(tmp_path, RULES, **{**FILES, **files}).ok
     result = mss("u", str(tmp_path))
@@ -144,17 +144,16 @@ def test_a_template_that_no_rule_uses_is_shown_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("template", "words"),
+    ("template", "texts"),
     [("verify-email", ["[KrossIAM] (subject)", "(userid)", "(href)"]), ("sms-code", ["(code)"])],
 )
-def test_what_an_action_says(template: str, words: list[str]) -> None:
-    """No schema describes its payload: its fields are shown by their names."""
+def test_the_template_of_an_action_is_rendered_with_its_field_names(template: str, texts: list[str]) -> None:
     result = mss(template, str(ROOT / "rules"), "--locale", "en")
     assert result.exit_code == 0, result.output
-    assert all(each in result.stdout for each in words)
+    assert all(each in result.stdout for each in texts)
 
 
-def test_words_that_need_more_than_the_sample_brings(tmp_path: Path) -> None:
+def test_a_template_that_fails_to_render_has_exit_code_1(tmp_path: Path) -> None:
     assert policy(tmp_path, RULES, **FILES).ok
     result = mss("r", str(tmp_path))
     assert result.exit_code == 1
@@ -164,7 +163,7 @@ def test_words_that_need_more_than_the_sample_brings(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "text"),
     [
         (["rr"], "unknown template 'rr'"),
         (["r", "--channel", "emial"], "did you mean 'email'?"),
@@ -172,23 +171,23 @@ def test_words_that_need_more_than_the_sample_brings(tmp_path: Path) -> None:
         (["r", "--payload", "-"], "invalid JSON"),
     ],
 )
-def test_wrong_usage_is_2(tmp_path: Path, arguments: list[str], words: str) -> None:
+def test_wrong_usage_has_exit_code_2(tmp_path: Path, arguments: list[str], text: str) -> None:
     policy(tmp_path, RULES, **FILES)
     name, *options = arguments
     result = mss(name, str(tmp_path), *options, input_="no json")
-    assert result.exit_code == 2 and words in result.output
+    assert result.exit_code == 2 and text in result.output
     assert mss().exit_code == 2
     assert mss("r", str(tmp_path), "--payload", "-", input_="[]").exit_code == 2
 
 
-def test_a_policy_with_errors(tmp_path: Path) -> None:
+def test_a_policy_with_errors_is_refused(tmp_path: Path) -> None:
     policy(tmp_path, RULES.replace("sms]", "smss]"), **FILES)
     result = mss("r", str(tmp_path))
     assert result.exit_code == 1 and "unknown channel 'smss'" in result.output
 
 
 @pytest.mark.parametrize("pattern", [">", "*.x", "notice.*", "audit.>", "log", "log.a.*"])
-def test_wildcards_stand_for_something(tmp_path: Path, pattern: str) -> None:
+def test_a_rule_with_wildcards_has_a_sample_event(tmp_path: Path, pattern: str) -> None:
     rules = f"rules: [{{id: r, event: '{pattern}', template: t, notify: [terminal]}}]"
     book: Rulebook = policy(tmp_path, rules).require()
     (page,) = (page for page in pages(book, (), "t", payload={"a": 1}) if page.channel == "terminal")
