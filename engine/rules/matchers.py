@@ -1,12 +1,11 @@
 """Match text against networks (CIDR), wildcards and regular expressions, each in bounded time.
 
-Addresses are read as strictly as ``inet_pton`` reads them: no leading zeros, ports or zones. An IPv6
-address that maps an IPv4 address (``::ffff:10.0.0.1``) is that IPv4 address.
+Addresses are parsed as strictly as by ``inet_pton``: no leading zeros, ports or zones. An IPv6 address that
+maps an IPv4 address (``::ffff:10.0.0.1``) is that IPv4 address.
 
 A wildcard pattern is matched by one scan from left to right: each part between two stars is searched after
-the part before it, and the first match is as good as any later one. The same pattern as a regular
-expression with ``.*`` can backtrack without end. Regular expressions run on RE2, whose time grows with the
-text alone.
+the part before it, and the first match is as good as any later one. As a regular expression with ``.*`` the
+same pattern could backtrack without end. Regular expressions run on RE2 in time linear in the text.
 """
 
 from __future__ import annotations
@@ -20,23 +19,20 @@ import re2
 
 OCTETS = {str(number): number for number in range(256)}
 _BITS = {4: 32, 6: 128}
-_MAPPED = 0xFFFF  # an IPv6 address above its last 32 bits, where those are an IPv4 address
+_MAPPED = 0xFFFF  # the bits above the last 32 of an IPv6 address that maps an IPv4 address
 _MAX_ADDRESS_LENGTH = 45  # characters of an address
 
 MAX_WILDCARD_LENGTH = 1000  # characters of a pattern
-
 MAX_REGEX_LENGTH = 1000  # characters of a pattern
-MAX_REGEX_INSTRUCTIONS = (
-    2000  # instructions it compiles to: in the worst case each is run for each character of a text
-)
+MAX_REGEX_INSTRUCTIONS = 2000  # of the compiled pattern; at worst, each runs for each character of a text
 
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """All addresses that begin with the same bits; a single one has all its bits fixed."""
+    """All addresses that begin with the same bits; for a single address, all bits."""
 
     version: int  # 4 or 6
-    bits: int  # how many are fixed
+    bits: int  # number of fixed bits
     number: int  # the first address
 
     def __str__(self) -> str:
@@ -45,7 +41,7 @@ class Network:
 
 
 def parse_address(text: str) -> tuple[int, int] | None:
-    """Version (4 or 6) and number of the address that ``text`` is; None where it is none."""
+    """Return version (4 or 6) and number of an address; None if ``text`` is no address."""
     if len(text) > _MAX_ADDRESS_LENGTH:
         return None
     return _ipv6(text) if ":" in text else _ipv4(text)
@@ -60,7 +56,7 @@ def _ipv4(text: str) -> tuple[int, int] | None:
 
 
 def _ipv6(text: str) -> tuple[int, int] | None:
-    if "%" in text:  # a zone, which ipaddress would take
+    if "%" in text:  # a zone, which ipaddress would accept
         return None
     try:
         number = int(ipaddress.IPv6Address(text))
@@ -70,24 +66,24 @@ def _ipv6(text: str) -> tuple[int, int] | None:
 
 
 def parse_network(text: str) -> Network:
-    """``10.0.0.0/8`` or a single address; ValueError, in words for operators, where it is neither."""
+    """Parse ``10.0.0.0/8`` or a single address. Raise ValueError with a message for the author."""
     written, slash, length = text.partition("/")
     address = parse_address(written)
     if address is None:
         raise ValueError(f"{text[:60]!r} is no network: write 10.0.0.0/8, 2001:db8::/32 or one address")
     version, number = address
-    shown = 6 if ":" in written else 4  # what the length counts in, also where the address is mapped
+    shown = 6 if ":" in written else 4  # the length counts from there, also for a mapped address
     size = _BITS[shown]
     if not slash:
         bits = size
     elif length.isascii() and length.isdigit() and str(int(length[:4])) == length and int(length) <= size:
         bits = int(length)
     else:
-        raise ValueError(f"{text[:60]!r}: after the slash stands a number of bits from 0 to {size}")
+        raise ValueError(f"{text[:60]!r}: the slash is followed by a number of bits from 0 to {size}")
     if shown != version:
         if bits < 96:
             raise ValueError(
-                f"{text[:60]!r} holds IPv4 addresses and others: write the IPv4 network, as 10.0.0.0/8"
+                f"{text[:60]!r} contains IPv4 and other addresses: write the IPv4 network, such as 10.0.0.0/8"
             )
         bits -= 96
     network = Network(version, bits, number >> (_BITS[version] - bits) << (_BITS[version] - bits))
@@ -97,7 +93,7 @@ def parse_network(text: str) -> Network:
 
 
 def within(networks: Iterable[Network]) -> Callable[[str], bool]:
-    """Whether a text is an address in one of ``networks``: one look for each length, however many."""
+    """Test whether a text is an address in one of ``networks``, with one look-up for each length."""
     by_shift: dict[int, dict[int, set[int]]] = {4: {}, 6: {}}
     for network in networks:
         shift = _BITS[network.version] - network.bits
@@ -119,28 +115,28 @@ def within(networks: Iterable[Network]) -> Callable[[str], bool]:
 
 @dataclass(frozen=True, slots=True)
 class _Segment:
-    """What stands between two stars, always of the same length."""
+    """The part of a pattern between two stars; it has a fixed length."""
 
     size: int  # characters
-    stands: Callable[[str, int], object]  # whether it stands in a text at a position
-    find: Callable[[str, int, int], int]  # its first position in a text from and before a position, or -1
+    matches_at: Callable[[str, int], object]  # at a position of a text
+    find: Callable[[str, int, int], int]  # its first position between two positions of a text, or -1
 
 
 def wildcard(pattern: str) -> Callable[[str], bool]:
-    """Whether a text is as ``pattern`` says; ValueError, in words for operators, where it is no pattern."""
+    """Test whether a text matches ``pattern``. Raise ValueError with a message for the author."""
     parts = _split(pattern)
     texts = ["".join(filter(None, part)) for part in parts]
     if list(map(len, texts)) == list(map(len, parts)) and len(parts) > 1:
         return _of_literals(*texts)
     head, *middle = map(_segment, parts)
     if not middle:
-        return lambda text: len(text) == head.size and bool(head.stands(text, 0))
+        return lambda text: len(text) == head.size and bool(head.matches_at(text, 0))
     tail = middle.pop()
     middle = [segment for segment in middle if segment.size]
 
     def holds(text: str) -> bool:
         at, end = head.size, len(text) - tail.size
-        if at > end or not head.stands(text, 0) or not tail.stands(text, end):
+        if at > end or not head.matches_at(text, 0) or not tail.matches_at(text, end):
             return False
         for segment in middle:
             found = segment.find(text, at, end)
@@ -153,7 +149,7 @@ def wildcard(pattern: str) -> Callable[[str], bool]:
 
 
 def _of_literals(head: str, *rest: str) -> Callable[[str], bool]:
-    """A pattern without question marks, by its texts between the stars: twice as fast."""
+    """Match a pattern without question marks, given by its texts between the stars: twice as fast."""
     *middle, tail = rest
     middle = [part for part in middle if part]
     before, after = len(head), len(tail)
@@ -177,7 +173,7 @@ def _of_literals(head: str, *rest: str) -> Callable[[str], bool]:
 
 
 def _split(pattern: str) -> list[list[str | None]]:
-    """The characters between the stars, None for a question mark."""
+    """Return the characters between the stars, None for a question mark."""
     if len(pattern) > MAX_WILDCARD_LENGTH:
         raise ValueError(f"a pattern of {len(pattern):,} characters; at most {MAX_WILDCARD_LENGTH:,}")
     parts: list[list[str | None]] = [[]]
@@ -190,7 +186,7 @@ def _split(pattern: str) -> list[list[str | None]]:
         elif char == "\\":
             following = next(chars, "")
             if following not in ("*", "?", "\\"):
-                raise ValueError(f"{pattern[:60]!r}: a backslash stands before *, ? or a backslash")
+                raise ValueError(f"{pattern[:60]!r}: a backslash must be followed by *, ? or a backslash")
             parts[-1].append(following)
         else:
             parts[-1].append(char)
@@ -205,7 +201,7 @@ def _segment(chars: list[str | None]) -> _Segment:
             lambda text, at: text.startswith(literal, at),
             lambda text, at, end: text.find(literal, at, end),
         )
-    # No repetition in it, hence nothing to go back to.
+    # It has no repetition, so it cannot backtrack.
     fixed = re.compile("".join("." if char is None else re.escape(char) for char in chars), re.DOTALL)
 
     def find(text: str, at: int, end: int) -> int:
@@ -216,12 +212,12 @@ def _segment(chars: list[str | None]) -> _Segment:
 
 
 def regex(pattern: str, *, ignore_case: bool = False) -> Callable[[str], bool]:
-    """Whether ``pattern`` matches a text in full; ValueError, in words for operators, where it is none."""
+    """Test whether ``pattern`` matches a whole text. Raise ValueError with a message for the author."""
     if len(pattern) > MAX_REGEX_LENGTH:
         raise ValueError(f"a pattern of {len(pattern):,} characters; at most {MAX_REGEX_LENGTH:,}")
     options = re2.Options()
     options.log_errors = False
-    options.never_capture = True  # with groups to fill it would run a second, slower engine
+    options.never_capture = True  # captured groups would need a second, slower engine
     options.case_sensitive = not ignore_case
     try:
         compiled = re2.compile(pattern, options)
@@ -233,13 +229,13 @@ def regex(pattern: str, *, ignore_case: bool = False) -> Callable[[str], bool]:
         raise ValueError(
             f"{pattern[:60]!r} is too large: {compiled.programsize:,} instructions, "
             f"at most {MAX_REGEX_INSTRUCTIONS:,}; "
-            r"repetitions such as {1,500} and classes such as \pL make it so"
+            r"repetitions such as {1,500} and classes such as \pL make it large"
         )
 
     def holds(text: str) -> bool:
         try:
             encoded = text.encode()
-        except UnicodeEncodeError:  # half a surrogate pair, which no pattern can stand for
+        except UnicodeEncodeError:  # half a surrogate pair, which no pattern can match
             return False
         return compiled.fullmatch(encoded) is not None
 
@@ -247,11 +243,11 @@ def regex(pattern: str, *, ignore_case: bool = False) -> Callable[[str], bool]:
 
 
 def _describe_error(error: Exception) -> str:
-    """What RE2 says, with a way out where habits from other engines lead astray."""
+    """Return the message of RE2, with advice on features of other engines that RE2 lacks."""
     (raw,) = error.args
     complaint = raw.decode("utf-8", "replace") if isinstance(raw, bytes) else str(raw)
     if complaint.startswith("invalid perl operator"):
-        return f"{complaint}; there is no looking ahead or behind: put another condition beside it"
+        return f"{complaint}; there is no look-ahead or look-behind: add another condition"
     if complaint.startswith("invalid escape sequence"):
-        return f"{complaint}; there are no back-references, and the whole value must match anyway"
+        return f"{complaint}; there are no back-references, and the pattern always matches the whole value"
     return complaint

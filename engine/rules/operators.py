@@ -1,9 +1,9 @@
 """The operators that test one value, each compiled once into a predicate.
 
-To add one: a function that compiles it, a line in ``OPERATORS``, its schema, its case file, and its section
-in docs/rules.md. Operators that contain conditions, or test where a value is, are in
-``condition_compiler``; the walk through lists is in ``conditions``. A predicate sees one value that exists,
-never raises, and is false for a value that it does not understand.
+To add an operator, write a function that compiles it, a line in ``OPERATORS``, its schema, its case file,
+and its section in docs/rules.md. Operators that contain conditions, or test whether a value exists, are in
+``condition_compiler``; ``conditions`` descends into lists. A predicate gets one value that exists, never
+raises, and is false for a value of another type.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ NUMERIC = ("gt", "gte", "lt", "lte")
 
 
 class ArgumentError(ValueError):
-    """An argument that no predicate can be made of, in words for operators."""
+    """A bad argument of an operator, described for the author of the rule."""
 
     def __init__(self, message: str, position: int | None = None) -> None:
         super().__init__(message)
-        self.position = position  # in a list: which element is wrong
+        self.position = position  # of the bad element, if the argument is a list
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,24 +39,24 @@ class Operator:
     name: str
     description: str  # completes "holds when the value ..."
     compile: Compile  # ArgumentError on a bad argument
-    folded: Compile | None = None  # the same beside ignore_case; None where it compares no strings
-    tests_whole_value: bool = False  # it asks a list itself, not its elements
+    folded: Compile | None = None  # with ignore_case; None if it compares no strings
+    tests_whole_value: bool = False  # tests a list itself, not its elements
 
 
 def is_number(value: object) -> TypeGuard[int | float]:
-    """A JSON number: an integer of any size or a finite float; a boolean is none."""
+    """Return whether ``value`` is a JSON number: an integer or a finite float, not a boolean."""
     if isinstance(value, float):
         return math.isfinite(value)
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def is_scalar(value: object) -> TypeGuard[Scalar]:
-    """A value that can be compared for equality: string, number, boolean or null."""
+    """Return whether ``value`` can be compared for equality: string, number, boolean or null."""
     return value is None or isinstance(value, str | bool) or is_number(value)
 
 
 def describe(value: object) -> str:
-    """``value`` as a message names it."""
+    """Return ``value`` in the form of error messages."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, str):
@@ -70,7 +70,7 @@ def describe(value: object) -> str:
 
 
 def one_of(scalars: Iterable[Scalar]) -> Predicate:
-    """Is one of ``scalars``, strictly: ``"70"`` is not ``70``, ``true`` is not ``1``, ``1`` is ``1.0``."""
+    """Test for equality with one of ``scalars``; ``70`` equals ``70.0``, but not ``"70"``, nor ``1`` ``true``."""
     known = tuple(scalars)
     strings = frozenset(s for s in known if isinstance(s, str))
     if len(known) == len(strings) == 1:
@@ -81,12 +81,12 @@ def one_of(scalars: Iterable[Scalar]) -> Predicate:
     booleans = frozenset(s for s in known if isinstance(s, bool))
     numbers = frozenset(s for s in known if is_number(s))
     null = frozenset(s for s in known if s is None)
-    # By class, since to Python True is 1.
+    # By class because True == 1 in Python.
     by_class = {str: strings, bool: booleans, int: numbers, float: numbers, type(None): null}.get
 
     def holds(value: object) -> bool:
         fit = by_class(value.__class__)
-        if fit is None:  # no class that JSON is read into
+        if fit is None:  # no class of JSON values
             return isinstance(value, str) and value in strings
         return value in fit
 
@@ -95,9 +95,7 @@ def one_of(scalars: Iterable[Scalar]) -> Predicate:
 
 def _equals(argument: object) -> Predicate:
     if not is_scalar(argument):
-        hint = (
-            "; for several values of which one must fit there is any_of" if isinstance(argument, list) else ""
-        )
+        hint = "; any_of takes several values" if isinstance(argument, list) else ""
         raise ArgumentError(
             f"equals takes a string, a number, true, false or null, not {describe(argument)}{hint}"
         )
@@ -106,7 +104,7 @@ def _equals(argument: object) -> Predicate:
 
 def _bound(name: str, argument: object) -> int | float:
     if not is_number(argument):
-        hint = ": without quotes it is one" if isinstance(argument, str) and _looks_numeric(argument) else ""
+        hint = ": remove the quotes" if isinstance(argument, str) and _looks_numeric(argument) else ""
         raise ArgumentError(f"{name} takes a number, not {describe(argument)}{hint}")
     return argument
 
@@ -139,7 +137,7 @@ def _lte(argument: object) -> Predicate:
 
 
 def between(operators: Mapping[str, object]) -> Predicate | None:
-    """A lower and an upper bound in one comparison; None where ``operators`` are anything else."""
+    """Test a lower and an upper bound in one comparison; None if ``operators`` are anything else."""
     make = _BETWEEN.get(tuple(sorted(map(str, operators))))
     bounds = [operators[name] for name in sorted(operators)] if make else []
     return make(*bounds) if make and all(map(is_number, bounds)) else None
@@ -162,7 +160,7 @@ _BETWEEN: dict[tuple[str, ...], Callable[[Any, Any], Predicate]] = {
 
 
 def length_of(bounds: Mapping[str, int]) -> Predicate:
-    """Is a string or a list of length within ``bounds``, by ``equals``, ``gt``, ``gte``, ``lt``, ``lte``."""
+    """Test the length of a string or a list against ``equals``, ``gt``, ``gte``, ``lt`` and ``lte``."""
     least = max((bound + (name == "gt") for name, bound in bounds.items() if name[0] != "l"), default=0)
     most = min((bound - (name == "lt") for name, bound in bounds.items() if name[0] != "g"), default=None)
     if most is None:
@@ -171,14 +169,14 @@ def length_of(bounds: Mapping[str, int]) -> Predicate:
 
 
 def _strings(name: str, argument: object) -> tuple[str, ...]:
-    """One string or several, as the string operators take them."""
+    """Return the argument of a string operator: one string or several."""
     given = argument if isinstance(argument, list) else [argument]
     if not given:
         raise ArgumentError(f"{name} has an empty list and could never hold")
     for position, item in enumerate(given):
         if not isinstance(item, str):
-            words = f"{name} takes a string or a list of strings, not {describe(item)}"
-            raise ArgumentError(words, position if given is argument else None)
+            message = f"{name} takes a string or a list of strings, not {describe(item)}"
+            raise ArgumentError(message, position if given is argument else None)
     return tuple(given)
 
 
@@ -202,7 +200,11 @@ def _contains(argument: object) -> Predicate:
 
 def _one_string(name: str, argument: object) -> str:
     if not isinstance(argument, str):
-        hint = f"; for several write any_of: [{{{name}: ...}}, ...]" if isinstance(argument, list) else ""
+        hint = (
+            f"; for several patterns write any_of: [{{{name}: ...}}, ...]"
+            if isinstance(argument, list)
+            else ""
+        )
         raise ArgumentError(f"{name} takes one pattern, a string, not {describe(argument)}{hint}")
     return argument
 
@@ -252,25 +254,25 @@ _TYPES: dict[str, Predicate] = {
 def _is(argument: object) -> Predicate:
     known = _TYPES.get(argument) if isinstance(argument, str) else None
     if known is None:
-        hint = ': it is the word, "null" in quotes' if argument is None else ""
+        hint = ': write "null" in quotes' if argument is None else ""
         raise ArgumentError(f"is takes one of {', '.join(_TYPES)}, not {describe(argument)}{hint}")
     return known
 
 
 def casefolded(argument: Any) -> Any:
-    """A scalar, or a list of them, with every string case-folded."""
+    """Return a scalar, or a list of scalars, with every string case-folded."""
     if isinstance(argument, list):
         return [casefolded(item) for item in argument]
     return argument.casefold() if isinstance(argument, str) else argument
 
 
 def ignoring_case(predicate: Predicate) -> Predicate:
-    """``predicate``, asked of a string when it is case-folded."""
+    """Apply ``predicate`` to strings after they are case-folded."""
     return lambda value: predicate(value.casefold() if isinstance(value, str) else value)
 
 
 def _folding(compile_: Compile) -> Compile:
-    """``compile_`` with both sides case-folded; the words about a bad argument show it as written."""
+    """Wrap ``compile_`` so that both sides are case-folded; errors show the argument as written."""
 
     def compile_folded(argument: object) -> Predicate:
         compile_(argument)

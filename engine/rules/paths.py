@@ -1,4 +1,4 @@
-"""Paths into a payload: how they are written, and the values they lead to.
+"""Paths into a payload: their text form, and the values they lead to.
 
 A path descends into the elements of lists, so it may lead to several values.
 """
@@ -10,14 +10,14 @@ from typing import Any
 
 FieldPath = tuple[str, ...]  # keys from the payload downwards
 
-ANY, ALL, NOT = COMBINATORS = ("any", "all", "not")  # beside the paths in a block, and none themselves
+ANY, ALL, NOT = COMBINATORS = ("any", "all", "not")  # keys of a block that are not paths
 
 
 def parse_path(text: str) -> FieldPath:
-    r"""``user.email`` as its keys; ValueError, in words for operators, when it is no path.
+    r"""Split ``user.email`` into its keys. Raise ValueError, with a message for the author, if it is no path.
 
-    ``\.`` is a dot inside a key and ``\\`` a backslash. A backslash before the first key keeps the
-    key from being read as something else: ``\any``.
+    ``\.`` is a dot inside a key and ``\\`` a backslash. A backslash before the first key marks it as a
+    key: ``\any``.
     """
     keys, key, at = [], "", 0
     while at < len(text):
@@ -28,7 +28,9 @@ def parse_path(text: str) -> FieldPath:
                 key += following
                 at += 1
             elif at or not following:
-                raise ValueError(f"{text!r}: a backslash stands before a dot or a backslash, or at the start")
+                raise ValueError(
+                    f"{text!r}: a backslash must be first, or be followed by a dot or a backslash"
+                )
         elif char == ".":
             keys.append(key)
             key = ""
@@ -42,16 +44,16 @@ def parse_path(text: str) -> FieldPath:
 
 
 def format_path(path: FieldPath) -> str:
-    """The text of which ``parse_path`` makes ``path``."""
+    """Return the text that ``parse_path`` reads as ``path``."""
     text = ".".join(key.replace("\\", "\\\\").replace(".", "\\.") for key in path)
     return f"\\{text}" if text in COMBINATORS else text
 
 
 def resolve(payload: Mapping[str, Any], path: FieldPath) -> list[Any]:
-    """The values that ``path`` leads to, in order; none where it leads nowhere.
+    """Return the values at ``path``, in order.
 
-    A list on the way is gone into: a number picks one element, any other key is looked for in
-    every element. A list at the end is one value.
+    In a list on the way, a number picks one element; any other key is looked up in every element. A list
+    at the end is one value.
     """
     inside: Any = payload
     for key in path:  # the common case: objects all the way
@@ -80,14 +82,14 @@ def resolve(payload: Mapping[str, Any], path: FieldPath) -> list[Any]:
 
 
 def _position(key: str) -> int | None:
-    """The list position that ``key`` names, None where it is no number."""
+    """Return ``key`` as a list position; None if it is no number."""
     if not (key.isascii() and key.isdigit()) or (key[0] == "0" and key != "0"):
         return None
-    return int(key[:18])  # longer ones are beyond any list as they are, and int() has a limit
+    return int(key[:18])  # no list is longer, and int() has a limit
 
 
 def flatten(values: Iterable[Any]) -> list[Any]:
-    """The values with the elements of lists, nested ones too, in the place of the lists."""
+    """Replace each list among the values by its elements, nested lists included."""
     elements: list[Any] = []
     pending = list(values)[::-1]
     while pending:

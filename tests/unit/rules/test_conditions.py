@@ -65,10 +65,10 @@ def test_paths(text: str, path: tuple[str, ...]) -> None:
         ("a.", "a key between the dots is empty"),
         (".a", "a key between the dots is empty"),
         ("a..b", "a key between the dots is empty"),
-        ("a\\", "a backslash stands before"),
-        ("\\", "a backslash stands before"),
-        (r"a\b", "a backslash stands before"),
-        (r"a.\any", "a backslash stands before"),
+        ("a\\", "a backslash must be first, or be followed by"),
+        ("\\", "a backslash must be first, or be followed by"),
+        (r"a\b", "a backslash must be first, or be followed by"),
+        (r"a.\any", "a backslash must be first, or be followed by"),
     ],
 )
 def test_what_is_no_path(text: str, words: str) -> None:
