@@ -15,17 +15,18 @@ from __future__ import annotations
 
 from msc.wire import RESENT_HEADER
 
+from .broker import Broker
 from .connection import Connection, MessageMetadata, connect, message_metadata
 from .consumer import Consumer, Handle
 from .kv import AtomicStore, Bucket
 from .provisioning import Provisioner
 from .publisher import OutgoingMessage, PendingAck, Publisher
-from .reader import messages_on
 from .topology import Topology
 
 __all__ = [
     "RESENT_HEADER",
     "AtomicStore",
+    "Broker",
     "Bucket",
     "Connection",
     "Consumer",
@@ -38,5 +39,4 @@ __all__ = [
     "Topology",
     "connect",
     "message_metadata",
-    "messages_on",
 ]

@@ -21,7 +21,8 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from ..model.errors import BrokerError, BrokerUnsupported
-from .connection import Connection, message_metadata
+from .broker import Broker
+from .connection import message_metadata
 from .publisher import PendingAck
 
 log = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ class Consumer:
 
     def __init__(
         self,
-        connection: Connection,
+        broker: Broker,
         stream: str,
         durable: str,
         *,
@@ -67,7 +68,8 @@ class Consumer:
         give_up: Callable[[Msg], PendingAck] | None = None,
         on_stop: Callable[[], None] = lambda: None,
     ) -> None:
-        self._connection = connection
+        self._connection = broker.connection
+        self._publisher = broker.publisher
         self._next = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{durable}"
         self._name = f"{stream}/{durable}"
         self._task_name = f"handle {self._name}"
@@ -262,7 +264,7 @@ class Consumer:
                 if self._stopping or len(self._settled) >= _SETTLING:  # else there was room already
                     self._look_for_room()
 
-        await settlement.publisher.send(settlement.messages, then)
+        await self._publisher.send(settlement.messages, then)
 
     def _done(self, msg: Msg) -> None:
         self._handled.pop(msg.reply, None)

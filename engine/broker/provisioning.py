@@ -21,7 +21,6 @@ from nats.js import api
 from ..model.errors import BrokerUnsupported
 from ..model.messages import Kind
 from .connection import Connection
-from .kv import AtomicStore, Bucket
 from .topology import Topology
 
 log = logging.getLogger(__name__)
@@ -129,16 +128,6 @@ class Provisioner:
         with contextlib.suppress(nats.js.errors.APIError):  # another replica was quicker
             await self.connection.js.add_stream(memory)
             await self.connection.js.publish(subject, b"", headers=first)
-
-    @property
-    def ledger(self) -> Bucket:
-        """The bucket of the claims and of the actions' leases."""
-        return Bucket(self.connection, self.names.bucket("LEDGER"), is_own=True)
-
-    @property
-    def state(self) -> AtomicStore:
-        """The state that all replicas share: limits, rates, notices."""
-        return AtomicStore(Bucket(self.connection, self.names.bucket("STATE"), is_own=True))
 
     def _own_streams(self) -> list[api.StreamConfig]:
         def limits(name: str, subject: str, age: float) -> api.StreamConfig:

@@ -12,7 +12,8 @@ import itertools
 import json
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 
 import nats.errors
 from msgspec import Struct
@@ -154,6 +155,17 @@ class Publisher:
                     flight.last_sent = now
                     await self._send(token, flight)
 
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Start the publisher, send again what stays unacknowledged, and close it at the end."""
+        await self.start()
+        resending = asyncio.create_task(self.run(), name="publisher")
+        try:
+            yield
+        finally:
+            resending.cancel()
+            await self.close()
+
     async def close(self) -> None:
         """Take no more acknowledgements; everything in flight fails."""
         subscription, self._subscription = self._subscription, None
@@ -206,8 +218,7 @@ class Publisher:
 class PendingAck(Struct, frozen=True, kw_only=True):
     """What is to be stored before a message is acknowledged."""
 
-    publisher: Publisher
-    messages: Sequence[OutgoingMessage]
+    messages: Sequence[OutgoingMessage] = ()
     settled: Callable[[], None] | None = None  # called once the message is acknowledged
 
 

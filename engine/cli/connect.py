@@ -18,7 +18,7 @@ import nats.errors
 import msc
 from msc.options import ConnectOptions
 
-from ..broker import Connection, connect
+from ..broker import Broker, Topology, connect
 from ..model.errors import BrokerError, MssError, NotPermitted, PolicyError, innermost
 from ..model.messages import Kind
 from ..settings import Settings
@@ -51,12 +51,12 @@ def run(work: Callable[[], Coroutine[Any, Any, T]], folder: str = "", *, fast: b
         raise click.ClickException(str(innermost(expected))) from group
 
 
-def run_connected(settings: Settings, work: Callable[[Connection], Awaitable[T]]) -> T:
+def run_connected(settings: Settings, work: Callable[[Broker], Awaitable[T]]) -> T:
     """Connect to the broker, run ``work`` and close the connection, with the exit codes of `run`."""
 
     async def connected() -> T:
-        async with connect_to_broker(settings) as connection:
-            return await work(connection)
+        async with connect_to_broker(settings) as broker:
+            return await work(broker)
 
     return run(connected)
 
@@ -102,7 +102,7 @@ async def run_until(stop: asyncio.Event, work: Coroutine[Any, Any, T], *, name: 
 
 
 @asynccontextmanager
-async def connect_to_broker(settings: Settings) -> AsyncIterator[Connection]:
+async def connect_to_broker(settings: Settings) -> AsyncIterator[Broker]:
     """Connect with the rights of the server. Raises BrokerError if no server answers within the limit."""
     options = ConnectOptions(
         servers=settings.servers,
@@ -120,7 +120,7 @@ async def connect_to_broker(settings: Settings) -> AsyncIterator[Connection]:
     before = log.level
     log.setLevel(logging.CRITICAL)
     try:
-        yield connection
+        yield Broker(connection, Topology.of(settings))
     except nats.errors.Error as error:
         raise BrokerError(f"NATS: {str(error) or type(error).__name__}") from error
     finally:

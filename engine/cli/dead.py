@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.text import Text
 
-from ..broker import Connection, Topology
+from ..broker import Broker
 from ..history.dead_letter_store import DeadLetterResult, DeadLetterStore, Redriver, open_redriver
 from ..history.dead_letters import DeadLetter, DeadLetterFilter, masked_payload
 from ..model.errors import MessageNotFound
@@ -215,8 +215,8 @@ async def _process(
 
 
 def _with_store(settings: Settings, work: Callable[[DeadLetterStore], Awaitable[T]]) -> T:
-    async def connected(connection: Connection) -> T:
-        store = DeadLetterStore(connection=connection, topology=Topology.of(settings))
+    async def connected(broker: Broker) -> T:
+        store = DeadLetterStore(broker)
         result = await work(store)
         warn_hidden(store.hidden)
         return result

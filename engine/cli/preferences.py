@@ -14,7 +14,6 @@ import click
 import msgspec
 from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn
 
-from ..broker import Bucket, Connection, Topology
 from ..model.errors import InvalidPreferences
 from ..policy.loader import load_policy
 from ..preferences.document import check_choice, decode, merged
@@ -213,8 +212,4 @@ def _load_options(rules: Path | None) -> PreferenceOptions | None:
 
 
 def _with_store(settings: Settings, work: Callable[[PreferenceStore], Awaitable[T]]) -> T:
-    async def connected(connection: Connection) -> T:
-        name = Topology.of(settings).bucket("PREFERENCES")
-        return await work(PreferenceStore(Bucket(connection, name)))
-
-    return run_connected(settings, connected)
+    return run_connected(settings, lambda broker: work(PreferenceStore(broker.preferences)))

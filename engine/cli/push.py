@@ -14,7 +14,7 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from ..broker import Connection
+from ..broker import Broker
 from ..model.errors import InvalidBucket
 from ..model.times import iso_time
 from ..policy.bucket import PolicyBucket, Revisions, make_bucket, open_bucket, policy_diff
@@ -45,7 +45,8 @@ def run_with_bucket(
     """Connect, open the bucket (with ``make``, create it if it is missing) and run ``work``."""
     name = bucket_name(settings)
 
-    async def connected(connection: Connection) -> T:
+    async def connected(broker: Broker) -> T:
+        connection = broker.connection
         try:
             bucket = (
                 make_bucket(connection, name, settings.replicas) if make else open_bucket(connection, name)

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from ..broker import Bucket, Connection, Topology
+from ..broker import Broker
 from ..history.archive import Archive
 from ..history.replay.diff import ReplaySide
 from ..history.replay.replay import DeliveryChange, Replay, Sample
@@ -97,15 +97,14 @@ def _side(name: str, files: Files, *, json: bool) -> ReplaySide:
 
 
 async def _replay(
-    connection: Connection, *, settings: Settings, compare: Callable[..., Replay], since: int
+    broker: Broker, *, settings: Settings, compare: Callable[..., Replay], since: int
 ) -> ReplayReport:
     console = stderr()
     columns = (TextColumn("replaying"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    topology = Topology.of(settings)
-    store = PreferenceStore(Bucket(connection, topology.bucket("PREFERENCES")))
+    store = PreferenceStore(broker.preferences)
     documents = await _documents(store)
     replay = compare(choices_of=_choices_in(documents or {}))
-    archive = Archive(connection=connection, topology=topology)
+    archive = Archive(broker=broker)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("", total=None)
         async for events in archive.events(settings.kinds, since):

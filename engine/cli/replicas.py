@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, replace
-from functools import partial
 from typing import Any
 
 import click
@@ -67,8 +66,12 @@ def status(expect: int, timeout: float, format_: str, settings: Settings) -> Non
 
 
 def _ask(settings: Settings, command: str, limit: float, expect: int) -> ReplicaReplies:
-    ask = partial(ask_replicas, namespace=settings.namespace, command=command, limit=limit, expect=expect)
-    return run_connected(settings, ask)
+    return run_connected(
+        settings,
+        lambda broker: ask_replicas(
+            broker.connection, settings.namespace, command, limit=limit, expect=expect
+        ),
+    )
 
 
 def _print_and_exit(replies: ReplicaReplies, expect: int, format_: str) -> None:

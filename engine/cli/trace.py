@@ -12,7 +12,7 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from ..broker import Connection, Topology
+from ..broker import Broker
 from ..history.dead_letters import DeadLetter
 from ..history.entries import DropRecord, HistoryEntry, ReceiptRecord, RedriveRecord
 from ..history.trace import DEAD, WAITING, DeliveryTrace, EventTrace
@@ -55,8 +55,8 @@ def trace(reqid: str, follow: bool, format_: str, settings: Settings) -> None:
     if not reqid:
         raise click.UsageError("REQID is empty")
 
-    async def connected(connection: Connection) -> bool:
-        async with open_trace(connection, Topology.of(settings), reqid) as reader:
+    async def connected(broker: Broker) -> bool:
+        async with open_trace(broker, reqid) as reader:
             return await _trace(reader, json=format_ == "json", follow=follow)
 
     if not run_connected(settings, connected):

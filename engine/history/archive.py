@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
-from ..broker import Connection, Topology
+from ..broker import Broker
 from ..broker.codec import decode_event, read_hops
 from ..broker.reader import StoredMessage, StreamReader
 from ..model.errors import BrokerUnsupported, NotPermitted, UndecodableError
@@ -23,8 +23,7 @@ _NO_SCHEMAS = Catalogue()  # payloads stay as they were sent
 class Archive:
     """The archive of past events."""
 
-    connection: Connection
-    topology: Topology
+    broker: Broker
     hidden: dict[Kind, NotPermitted] = field(default_factory=dict)  # kinds that this user may not read
     missing: dict[Kind, BrokerUnsupported] = field(default_factory=dict)  # kinds without an archive
     undecodable: Counter[str] = field(default_factory=Counter)  # by reason
@@ -49,19 +48,20 @@ class Archive:
             raise next(iter((*self.hidden.values(), *self.missing.values())))
 
     async def _stored(self, kind: Kind, since: int) -> AsyncGenerator[list[StoredMessage], None]:
-        stream = self.topology.archive_stream(kind)
+        topology = self.broker.topology
+        stream = topology.archive_stream(kind)
         # The subject of a log without a key ends with its kind; the stream has only logs.
-        subject = self.topology.archive_subject(kind, ">")
-        subject = f"{self.topology.namespace}.archive.>" if kind is Kind.LOG else subject
-        async with StreamReader(self.connection, stream, subject, since=since) as reader:
+        every = f"{topology.namespace}.archive.>"
+        subject = every if kind is Kind.LOG else topology.archive_subject(kind, ">")
+        async with StreamReader(self.broker.connection, stream, subject, since=since) as reader:
             while batch := await reader.read_batch(_BATCH):
                 self.waiting = reader.pending
                 yield batch
 
     def _decoded(self, kind: Kind, batch: Sequence[StoredMessage]) -> list[Event]:
-        events = []
+        events, prefix = [], self.broker.topology.archive_subject(kind, "")
         for stored in batch:
-            key = stored.subject.removeprefix(self.topology.archive_subject(kind, "")).removeprefix(".")
+            key = stored.subject.removeprefix(prefix).removeprefix(".")
             try:
                 event = decode_event(
                     stored.payload,

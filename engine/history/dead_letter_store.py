@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from ..broker import Connection, OutgoingMessage, Publisher, Topology
+from ..broker import Broker, OutgoingMessage
 from ..broker.codec import encode
 from ..broker.reader import StreamReader, await_permitted, request_jetstream
 from ..model.errors import MaxPayloadExceeded, MessageNotFound, NotPermitted, NotRedrivable, NotStored
@@ -25,12 +25,11 @@ _MAX_SEQUENCE_LENGTH = 19  # digits; the id of a delivery has 32 characters, and
 _MAX_IN_FLIGHT = 32  # dead letters: each may be as large as the largest message
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class DeadLetterStore:
     """The dead letters in the stream of one MSS."""
 
-    connection: Connection
-    topology: Topology
+    broker: Broker
     hidden: dict[Kind, NotPermitted] = field(default_factory=dict)  # kinds that this user may not read
 
     async def search(
@@ -44,10 +43,10 @@ class DeadLetterStore:
         """
         kinds = tuple(Kind) if wanted.kind is None else (wanted.kind,)
         for kind in kinds:
-            subject = self.topology.dead_subject(kind, wanted.reason or "*")
-            stream, since = self.topology.dead_stream, wanted.since
+            subject = self.broker.topology.dead_subject(kind, wanted.reason or "*")
+            stream, since = self.broker.topology.dead_stream, wanted.since
             reader = StreamReader(
-                self.connection, stream, subject, start=start, since=since, headers_only=True
+                self.broker.connection, stream, subject, start=start, since=since, headers_only=True
             )
             try:
                 async with reader:
@@ -74,17 +73,17 @@ class DeadLetterStore:
 
     async def payload(self, dead_letter: DeadLetter) -> bytes:
         """Return the payload. Raises MessageNotFound if it was removed, NotPermitted, and BrokerError."""
-        subject = f"$JS.API.STREAM.MSG.GET.{self.topology.dead_stream}"
-        answer = await request_jetstream(self.connection, subject, {"seq": dead_letter.sequence})
+        subject = f"$JS.API.STREAM.MSG.GET.{self.broker.topology.dead_stream}"
+        answer = await request_jetstream(self.broker.connection, subject, {"seq": dead_letter.sequence})
         return base64.b64decode(answer["message"].get("data", ""))
 
     async def remove(self, dead_letter: DeadLetter) -> None:
         """Remove a dead letter, unless another command has removed it already."""
-        subject = f"$JS.API.STREAM.MSG.DELETE.{self.topology.dead_stream}"
+        subject = f"$JS.API.STREAM.MSG.DELETE.{self.broker.topology.dead_stream}"
         # Erasing it on disk would be some fifty times slower.
         request = {"seq": dead_letter.sequence, "no_erase": True}
         with contextlib.suppress(MessageNotFound):
-            await request_jetstream(self.connection, subject, request)
+            await request_jetstream(self.broker.connection, subject, request)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +99,6 @@ class Redriver:
     """Redrives and drops dead letters. ``open_redriver`` creates it."""
 
     store: DeadLetterStore
-    publisher: Publisher
     clock: Callable[[], int]  # microseconds since the epoch
 
     async def redrive(self, dead_letters: Sequence[DeadLetter]) -> AsyncIterator[DeadLetterResult]:
@@ -114,7 +112,7 @@ class Redriver:
             yield result
 
     async def _redrive(self, dead_letter: DeadLetter) -> DeadLetterResult:
-        at, topology = self.clock(), self.store.topology
+        at, topology = self.clock(), self.store.broker.topology
         try:
             redriven = redrive_message(dead_letter, await self.store.payload(dead_letter), at=at)
         except MessageNotFound:
@@ -132,16 +130,17 @@ class Redriver:
         return await self._replace(dead_letter, message, entries.redrive_entry(topology, dead_letter, at=at))
 
     async def _drop(self, dead_letter: DeadLetter) -> DeadLetterResult:
-        entry = entries.drop_entry(self.store.topology, dead_letter, at=self.clock())
+        entry = entries.drop_entry(self.store.broker.topology, dead_letter, at=self.clock())
         return await self._replace(dead_letter, entry)
 
     async def _replace(
         self, dead_letter: DeadLetter, *successors: OutgoingMessage | None
     ) -> DeadLetterResult:
         messages = [message for message in successors if message is not None]
-        storing = self.publisher.store(*messages)
+        broker = self.store.broker
+        storing = broker.publisher.store(*messages)
         try:
-            await await_permitted(self.store.connection, storing, [message.subject for message in messages])
+            await await_permitted(broker.connection, storing, [message.subject for message in messages])
         except (NotStored, MaxPayloadExceeded) as error:
             return DeadLetterResult(dead_letter=dead_letter, problem=str(error))
         await self.store.remove(dead_letter)
@@ -169,12 +168,6 @@ async def _run_all(
 
 @asynccontextmanager
 async def open_redriver(store: DeadLetterStore, clock: Callable[[], int]) -> AsyncIterator[Redriver]:
-    """Run a publisher for a redriver, and close it at the end."""
-    publisher = Publisher(store.connection)
-    await publisher.start()
-    running = asyncio.create_task(publisher.run(), name="publisher")
-    try:
-        yield Redriver(store=store, publisher=publisher, clock=clock)
-    finally:
-        running.cancel()
-        await publisher.close()
+    """Run the publisher for a redriver, and close it at the end."""
+    async with store.broker.publisher.running():
+        yield Redriver(store=store, clock=clock)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..broker import Connection, Publisher, Topology, messages_on
+from ..broker import Broker
 from ..model.errors import NotStored
 from ..model.messages import Event, RedriveId
-from ..model.subjects import token
 from ..planning.records import PlanRecord
 from . import entries
 from .entries import ClaimRecord, read_entry
@@ -23,7 +22,7 @@ class RecordedPlan:
     claims: int = 0  # how often a replica claimed it to plan it again
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class PlanStore:
     """The plans in the history: the first plan of an event is valid.
 
@@ -33,16 +32,13 @@ class PlanStore:
     last slot and opens the next.
     """
 
-    topology: Topology
-    connection: Connection
-    publisher: Publisher
+    broker: Broker
 
     async def find(self, event: Event, name: str, redrive: RedriveId | None = None) -> RecordedPlan:
         """Find the first plan of ``event`` since ``redrive``; its run id is ``name``. Raises BrokerError."""
-        subject = self.topology.history_subject(event.kind, token(event.reqid))
         is_known, claims = False, 0
-        async for msg in messages_on(self.connection, self.topology.history_stream, subject):
-            entry = read_entry(msg.data or b"")
+        async for data in self.broker.history(event.kind, event.reqid):
+            entry = read_entry(data)
             if isinstance(entry, ClaimRecord):
                 claims += entry.of == name
                 continue
@@ -62,7 +58,7 @@ class PlanStore:
         """
         if found is None:
             return f"{name}.0"
-        claim = entries.claim_entry(self.topology, event, of=name, at=at, id_=f"{name}.{found.claims}")
-        if not await self.publisher.store_if_new(claim):
+        claim = entries.claim_entry(self.broker.topology, event, of=name, at=at, id_=f"{name}.{found.claims}")
+        if not await self.broker.publisher.store_if_new(claim):
             raise NotStored(f"{name} is being planned by another replica")
         return f"{name}.{found.claims + 1}"

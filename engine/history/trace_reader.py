@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
-from ..broker import Connection, Topology
+from ..broker import Broker
 from ..broker.reader import StreamReader
 from ..model.errors import BrokerError, NotPermitted
 from ..model.messages import Kind
@@ -26,8 +26,7 @@ _SEARCH_LIMIT = 3.0  # seconds to search the dead letters, of which there may be
 class TraceReader:
     """The history of one reqid as far as it was read. ``open_trace`` creates it."""
 
-    connection: Connection
-    topology: Topology
+    broker: Broker
     reqid: str
     readers: dict[Kind, StreamReader]
     hidden: dict[Kind, NotPermitted]  # kinds that this user may not read
@@ -80,7 +79,7 @@ class TraceReader:
     async def dead_letters(self) -> list[DeadLetter]:
         """Return the dead letters of the reqid that are found within a few seconds."""
         found: list[DeadLetter] = []
-        store = DeadLetterStore(connection=self.connection, topology=self.topology)
+        store = DeadLetterStore(self.broker)
         for trace in self.traces:
             ends = [each.attempts[-1].at for each in trace.deliveries if each.is_dead_lettered]
             ends += [plan.at for plan in trace.plans if plan.failures]
@@ -108,20 +107,18 @@ async def _next_payload(reader: StreamReader) -> bytes:
 
 
 @asynccontextmanager
-async def open_trace(connection: Connection, topology: Topology, reqid: str) -> AsyncIterator[TraceReader]:
+async def open_trace(broker: Broker, reqid: str) -> AsyncIterator[TraceReader]:
     """Open the history of ``reqid``. Raises NotPermitted if no kind may be read, and BrokerError."""
     readers: dict[Kind, StreamReader] = {}
     hidden: dict[Kind, NotPermitted] = {}
     async with AsyncExitStack() as stack:
         for kind in Kind:
-            subject = topology.history_subject(kind, token(reqid))
-            reader = StreamReader(connection, topology.history_stream, subject)
+            subject = broker.topology.history_subject(kind, token(reqid))
+            reader = StreamReader(broker.connection, broker.topology.history_stream, subject)
             try:
                 readers[kind] = await stack.enter_async_context(reader)
             except NotPermitted as error:
                 hidden[kind] = error
                 if len(hidden) == len(Kind):
                     raise
-        yield TraceReader(
-            connection=connection, topology=topology, reqid=reqid, readers=readers, hidden=hidden
-        )
+        yield TraceReader(broker=broker, reqid=reqid, readers=readers, hidden=hidden)

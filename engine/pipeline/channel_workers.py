@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import nats.errors
 
-from ..broker import Connection, Consumer, Topology
+from ..broker import Broker, Consumer
 from ..channels import Channel
 from ..metrics import ChannelState
 from ..model.errors import PolicyError
@@ -40,8 +40,7 @@ class _Worker:
 class ChannelWorkers:
     """Serves the channels of a policy."""
 
-    connection: Connection
-    topology: Topology
+    broker: Broker
     open_channel: Callable[[ChannelSpec], Channel]
     consumer: Callable[[ChannelSpec, Channel], tuple[Consumer, FlowControl]]
     ensure: Callable[[list[str]], Awaitable[None]]  # makes the durables of channels
@@ -142,8 +141,8 @@ class ChannelWorkers:
         while True:
             await asyncio.sleep(_LOOK)
             try:
-                info = await self.connection.js.consumer_info(
-                    self.topology.delivery_stream, self.topology.worker(name)
+                info = await self.broker.connection.js.consumer_info(
+                    self.broker.topology.delivery_stream, self.broker.topology.worker(name)
                 )
             except (nats.errors.Error, TimeoutError):
                 continue

@@ -16,7 +16,7 @@ from ..model.errors import BrokerError
 from ..model.messages import Delivery
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class AttemptClaims:
     """The claims on deliveries, in the bucket of all replicas. Every method raises BrokerError."""
 

@@ -19,16 +19,7 @@ from msgspec import Struct, structs
 from nats.aio.msg import Msg
 from prometheus_client import Counter, Histogram
 
-from ..broker import (
-    Connection,
-    MessageMetadata,
-    OutgoingMessage,
-    PendingAck,
-    Publisher,
-    Topology,
-    message_metadata,
-    messages_on,
-)
+from ..broker import Broker, MessageMetadata, OutgoingMessage, PendingAck, message_metadata
 from ..broker.codec import decode_delivery, encode
 from ..channels import Channel
 from ..history import entries
@@ -38,7 +29,6 @@ from ..metrics import Metrics
 from ..model.errors import Deferred, Refused, UndecodableError, Unknown
 from ..model.masking import mask
 from ..model.messages import Delivery, Kind, Outcome, Receipt
-from ..model.subjects import token
 from ..planning.draft import next_fallback, remaining_recipients
 from ..rules.rulebook import ChannelSpec, RetryPolicy
 from .claims import AttemptClaims
@@ -68,10 +58,7 @@ class DeliveryWorker:
     spec: ChannelSpec
     channel: Channel
     entrance: FlowControl
-    topology: Topology
-    connection: Connection
-    publisher: Publisher
-    claims: AttemptClaims
+    broker: Broker
     herald: OperatorNotifier
     metrics: Metrics
     clock: Clock
@@ -94,7 +81,7 @@ class DeliveryWorker:
             await self._fail(attempt, Outcome.DEFERRED, "expired", _LATE)
         elif not await self.entrance.acquire(attempt.seconds_until_fallback(self.clock())):
             if self.entrance.is_closing:
-                await self.publisher.store(self._receipt(attempt, Outcome.DEFERRED, _ENDING, final=False))
+                await self._store(self._receipt(attempt, Outcome.DEFERRED, _ENDING, final=False))
                 await msg.nak()
             else:
                 await self._fail(attempt, Outcome.DEFERRED, "expired", _LATE)
@@ -105,15 +92,18 @@ class DeliveryWorker:
             await self._dead_letter(attempt, Outcome.UNKNOWN, "unknown", _LOST)
         return None
 
+    async def _store(self, *messages: OutgoingMessage) -> None:
+        await self.broker.publisher.store(*messages)
+
     async def _load_history(self, attempt: DeliveryAttempt) -> DeliveryHistory | None:
         """What is known of it; None where another one is sent. An attempt without a trace is written down."""
         delivery, is_new = (
             attempt.delivery,
-            await self.connection.is_first_delivery(attempt.msg, attempt.metadata),
+            await self.broker.connection.is_first_delivery(attempt.msg, attempt.metadata),
         )
         if is_new and delivery.redrive is None and _LOOK not in (attempt.msg.headers or {}):
             return DeliveryHistory()
-        if not await self.claims.is_first_back(delivery):
+        if not await self._claims.is_first_back(delivery):
             return None  # the other one that was made of the same letter
         past = await self._past(delivery)
         before = attempt.number - 1
@@ -123,36 +113,32 @@ class DeliveryWorker:
                 outcome, detail = Outcome.UNKNOWN, _LOST if before else _FORGOTTEN
             else:
                 outcome, detail = Outcome.DEFERRED, _NOT_BEGUN
-            await self.publisher.store(
-                self._receipt(lost, outcome, detail, final=False, id_=f"lost.{attempt.id}")
-            )
+            await self._store(self._receipt(lost, outcome, detail, final=False, id_=f"lost.{attempt.id}"))
         return past
 
     async def _has_begun(self, lost: DeliveryAttempt) -> bool:
         """Whether an attempt of which nobody knows the end may have gone out."""
         delivery = lost.delivery
-        if not delivery.fallbacks or lost.age(self.clock()) >= self.topology.ledger_age:
+        if not delivery.fallbacks or lost.age(self.clock()) >= self.broker.topology.ledger_age:
             return True
-        return await self.claims.begun(delivery.run_id) >= max(1, lost.number)
+        return await self._claims.begun(delivery.run_id) >= max(1, lost.number)
 
     async def _past(self, delivery: Delivery) -> DeliveryHistory:
-        subject = self.topology.history_subject(delivery.kind, token(delivery.reqid))
-        stream = self.topology.history_stream
         return entries.delivery_history(
-            delivery, [msg.data or b"" async for msg in messages_on(self.connection, stream, subject)]
+            delivery, [entry async for entry in self.broker.history(delivery.kind, delivery.reqid)]
         )
 
     async def _claim(self, attempt: DeliveryAttempt) -> bool:
         """Whether it is to be sent: over a channel that never repeats only if nobody can have sent it."""
         if self.spec.repeats_unknown:
             if attempt.delivery.fallbacks:
-                await self.claims.note(attempt.delivery.run_id, attempt.number)
+                await self._claims.note(attempt.delivery.run_id, attempt.number)
             return True
 
         async def was_not_sent(number: int) -> bool:
             return number in (await self._past(attempt.delivery)).not_sent
 
-        return await self.claims.claim(attempt.delivery.run_id, attempt.number, was_not_sent)
+        return await self._claims.claim(attempt.delivery.run_id, attempt.number, was_not_sent)
 
     async def _send(self, attempt: DeliveryAttempt) -> PendingAck | None:
         try:
@@ -183,7 +169,7 @@ class DeliveryWorker:
             receipt = self._receipt(attempt, Outcome.SENT, note, final=True)
             took = max(0.0, (self.clock() - attempt.delivery.awaited_since) / 1e6)
             observe = partial(self._latency.observe, took)
-            return PendingAck(publisher=self.publisher, messages=(receipt,), settled=observe)
+            return PendingAck(messages=(receipt,), settled=observe)
         return None
 
     async def _send_remaining(
@@ -191,8 +177,8 @@ class DeliveryWorker:
     ) -> None:
         """Some addresses are served: what is left is a delivery of its own, so that they are not again."""
         rest = remaining_recipients(attempt.delivery, remaining)
-        subject = self.topology.delivery_subject(rest.kind, rest.channel)
-        await self.publisher.store(
+        subject = self.broker.topology.delivery_subject(rest.kind, rest.channel)
+        await self._store(
             OutgoingMessage(subject=subject, payload=encode(rest), id=rest.id),
             self._receipt(attempt, Outcome.SENT, detail, final=True, rest=rest.id),
         )
@@ -210,13 +196,15 @@ class DeliveryWorker:
         wait = retry.wait(attempt.number, chance=self.random.random(), asked=asked)
         wait = min(wait, attempt.seconds_until_fallback(self.clock()))
         if wait <= _LONG_WAIT:
-            await self.publisher.store(receipt)
+            await self._store(receipt)
             await attempt.msg.nak(delay=wait)
             return
         at = self.clock() + int(wait * 1e6)
-        await self.publisher.store(
+        await self._store(
             receipt,
-            delivery_timer(self.topology, attempt.delivery, attempt.msg.data, attempts=attempt.number, at=at),
+            delivery_timer(
+                self.broker.topology, attempt.delivery, attempt.msg.data, attempts=attempt.number, at=at
+            ),
         )
         await attempt.msg.ack()
 
@@ -234,9 +222,7 @@ class DeliveryWorker:
         """Write down that the fall-back goes on, then see to it, as whoever comes after a crash does."""
         at = self.clock()
         following = next_fallback(attempt.delivery, at=at)
-        await self.publisher.store(
-            self._receipt(attempt, outcome, detail, final=True, instead=following, at=at)
-        )
+        await self._store(self._receipt(attempt, outcome, detail, final=True, instead=following, at=at))
         await self._send_fallback(attempt, at=at)
         self.metrics.fallbacks.labels(self.spec.name).inc()
 
@@ -246,11 +232,13 @@ class DeliveryWorker:
         following = next_fallback(attempt.delivery, at=at)
         payload, id_ = encode(following), following.id
         if following.not_before > at:
-            outgoing = delivery_timer(self.topology, following, payload, attempts=0, at=following.not_before)
+            outgoing = delivery_timer(
+                self.broker.topology, following, payload, attempts=0, at=following.not_before
+            )
         else:
-            subject = self.topology.delivery_subject(following.kind, following.channel)
+            subject = self.broker.topology.delivery_subject(following.kind, following.channel)
             outgoing = OutgoingMessage(subject=subject, payload=payload, id=id_, headers=headers or {})
-        await self.publisher.store(outgoing)
+        await self._store(outgoing)
         await attempt.msg.ack()
         log.info("channel %s: %s goes on over %s", self.spec.name, attempt.delivery.id, following.channel)
 
@@ -258,7 +246,7 @@ class DeliveryWorker:
         self, attempt: DeliveryAttempt, outcome: Outcome, reason: str, detail: str
     ) -> None:
         await self._store_dead_letter(attempt.msg, attempt.delivery, reason, detail, attempts=attempt.number)
-        await self.publisher.store(self._receipt(attempt, outcome, detail, final=True))
+        await self._store(self._receipt(attempt, outcome, detail, final=True))
         await attempt.msg.ack()
         await self.herald.notify_dead_letter(attempt.delivery, reason, mask(detail, attempt.delivery.secrets))
 
@@ -284,9 +272,9 @@ class DeliveryWorker:
                 revision=delivery.revision,
                 chain=", ".join((*failed.channels, delivery.channel)) if failed else "",
             )
-        largest = self.connection.largest_payload
-        await self.publisher.store(
-            dead_letter.to_message(self.topology, msg.data, id_=id_, max_payload=largest)
+        largest = self.broker.max_payload
+        await self._store(
+            dead_letter.to_message(self.broker.topology, msg.data, id_=id_, max_payload=largest)
         )
         self.metrics.dead.labels(dead_letter.kind, reason).inc()
         log.warning("channel %s: dead letter: %s: %s", self.spec.name, reason, dead_letter.detail)
@@ -317,7 +305,11 @@ class DeliveryWorker:
             rest=rest,
             fallback=instead,
         )
-        return entries.receipt_entry(self.topology, receipt, id_=id_ or attempt.id)
+        return entries.receipt_entry(self.broker.topology, receipt, id_=id_ or attempt.id)
+
+    @cached_property
+    def _claims(self) -> AttemptClaims:
+        return AttemptClaims(self.broker.ledger)
 
     @cached_property
     def _attempts(self) -> dict[Outcome, Counter]:

@@ -12,16 +12,7 @@ from dataclasses import dataclass, replace
 import msgspec
 from nats.aio.msg import Msg
 
-from ..broker import (
-    RESENT_HEADER,
-    AtomicStore,
-    Connection,
-    OutgoingMessage,
-    PendingAck,
-    Publisher,
-    Topology,
-    message_metadata,
-)
+from ..broker import RESENT_HEADER, Broker, OutgoingMessage, PendingAck, message_metadata
 from ..broker.codec import Redrive, redrive_of
 from ..history import entries
 from ..history.dead_letters import DeadLetter, only_redriven, sensitive_header
@@ -58,11 +49,7 @@ _letters = msgspec.json.Decoder(_DeadDigest)
 class DigestFlusher:
     """Tells what was gathered."""
 
-    topology: Topology
-    connection: Connection
-    publisher: Publisher
-    state: AtomicStore
-    records: PlanStore
+    broker: Broker
     herald: OperatorNotifier
     rulebook: Callable[[], Rulebook]  # read once for each digest
     preferences: PreferenceCache
@@ -78,7 +65,7 @@ class DigestFlusher:
             alarm = _alarms.decode(msg.data)
         except msgspec.MsgspecError:
             log.warning("%s: this is no alarm: %.100r", msg.subject, msg.data)
-            return PendingAck(publisher=self.publisher, messages=())
+            return PendingAck(messages=())
         rulebook = self.rulebook()
         rule = rulebook.by_id.get(alarm.rule)
         if rule is None or digest_spec(rule.limits, alarm.key) is None:
@@ -86,8 +73,8 @@ class DigestFlusher:
         later = await self.flush_due(rulebook, rule, alarm.key)
         # Rung by this message: the stream must not take it for the one that has just rung.
         by = str(message_metadata(msg.reply).sequence)
-        again = digest_timers(self.topology, [replace(alarm, at=later)] if later else [], by=by)
-        return PendingAck(publisher=self.publisher, messages=again)
+        again = digest_timers(self.broker.topology, [replace(alarm, at=later)] if later else [], by=by)
+        return PendingAck(messages=again)
 
     async def flush_due(self, rulebook: Rulebook, rule: Rule, key: str, *, early: bool = False) -> int:
         """Tell what lies under ``key`` if it is due, and say when what is left will be; 0: nothing is.
@@ -97,7 +84,7 @@ class DigestFlusher:
         Raises BrokerError; all of it may be done again then, and makes the same messages.
         """
         now = self.clock()
-        batch = await self.state.run(take_due(key, rule.limits, now, early=early))
+        batch = await self.broker.state.run(take_due(key, rule.limits, now, early=early))
         if isinstance(batch, NotDueYet):
             return batch.until
         if batch is None:
@@ -111,7 +98,7 @@ class DigestFlusher:
             planned, outgoing = self._messages_for_plan(
                 told, {RESENT_HEADER: "1"} if found.is_known else NO_HEADERS
             )
-            if not await self.publisher.store_if_new(self._entry(planned, now)):
+            if not await self.broker.publisher.store_if_new(self._entry(planned, now)):
                 found = await self._find(planned.event)  # another replica was quicker
         if found.plan is not None:
 
@@ -122,10 +109,10 @@ class DigestFlusher:
 
             told = await self.preferences.with_choices(make)
             planned, outgoing = self._messages_for_plan(told, {RESENT_HEADER: "1"})
-        await self.publisher.store(*outgoing, *self._dead_letters(rulebook, planned, batch))
+        await self.broker.publisher.store(*outgoing, *self._dead_letters(rulebook, planned, batch))
         for suppressed in planned.suppressed:
             self.metrics.count(self.metrics.suppressed, suppressed.rule, suppressed.reason)
-        return await self.state.run(confirm(key, rule.limits, batch.number))
+        return await self.broker.state.run(confirm(key, rule.limits, batch.number))
 
     async def _plan_digest(
         self, rulebook: Rulebook, rule: Rule, key: str, batch: Batch, now: int, *, early: bool
@@ -137,18 +124,18 @@ class DigestFlusher:
                 return replan_digest(rulebook, rule, key, batch, now=now, choices_of=choices_of)
             return advance(plan_digest(rulebook, rule, key, batch, now=now, choices_of=choices_of))
 
-        told: Plan | NotDueYet = await self.state.resume(await self.preferences.with_choices(make))
+        told: Plan | NotDueYet = await self.broker.state.resume(await self.preferences.with_choices(make))
         hops = max(event.hops for event in batch.events)
         for used_up in told.exhausted_budgets:
             await self.herald.notify_budget_exhausted(used_up, hops=hops)
         return told
 
     async def _find(self, event: Event) -> RecordedPlan:
-        return await self.records.find(event, event.reqid)
+        return await PlanStore(self.broker).find(event, event.reqid)
 
     async def _redrive(self, msg: Msg, again: Redrive) -> PendingAck:
         """Tell of what a letter holds, whatever is gathered by now and whatever the budgets say."""
-        nothing = PendingAck(publisher=self.publisher, messages=())
+        nothing = PendingAck(messages=())
         try:
             letter = _letters.decode(msg.data)
         except msgspec.MsgspecError:
@@ -163,10 +150,10 @@ class DigestFlusher:
             return replan_digest(rulebook, rule, key, batch, now=now, choices_of=choices_of)
 
         planned = only_redriven(await self.preferences.with_choices(make), again)
-        is_new = self.connection.is_first_delivery_now(msg, message_metadata(msg.reply))
+        is_new = self.broker.connection.is_first_delivery_now(msg, message_metadata(msg.reply))
         planned, outgoing = self._messages_for_plan(planned, NO_HEADERS if is_new else {RESENT_HEADER: "1"})
         dead = self._dead_letters(rulebook, planned, batch)
-        await self.publisher.store(self._entry(planned, now), *outgoing, *dead)
+        await self.broker.publisher.store(self._entry(planned, now), *outgoing, *dead)
         return nothing
 
     async def flush_removed(self, before: Rulebook, after: Rulebook) -> None:
@@ -176,7 +163,7 @@ class DigestFlusher:
             for name in GATHERING:
                 digest = digest_spec(rule.limits, f"{name}.")
                 if digest and digest.flushes and not (now and digest_spec(now.limits, f"{name}.")):
-                    for key in await self.state.bucket.keys_with_prefix(state_prefix(name, rule.id)):
+                    for key in await self.broker.state.bucket.keys_with_prefix(state_prefix(name, rule.id)):
                         while await self.flush_due(before, rule, key, early=True):
                             pass  # what was sealed before went first
 
@@ -184,11 +171,11 @@ class DigestFlusher:
         self, planned: Plan, headers: Mapping[str, str]
     ) -> tuple[Plan, list[OutgoingMessage]]:
         return messages_for_plan(
-            self.topology, planned, self.connection.largest_payload, self.clock(), headers
+            self.broker.topology, planned, self.broker.max_payload, self.clock(), headers
         )
 
     def _entry(self, planned: Plan, at: int) -> OutgoingMessage:
-        return entries.plan_entry(self.topology, planned, at=at, id_=_name(planned))
+        return entries.plan_entry(self.broker.topology, planned, at=at, id_=_name(planned))
 
     def _dead_letters(self, rulebook: Rulebook, planned: Plan, batch: Batch) -> list[OutgoingMessage]:
         """What could not be written, with all that it would have told of."""
@@ -209,7 +196,7 @@ class DigestFlusher:
             kind=planned.event.kind,
             reason="digest-render-failed",
             detail=mask(failure.detail, planned.secrets),
-            subject=self.topology.due_subject("digest", key),
+            subject=self.broker.topology.due_subject("digest", key),
             reqid=planned.event.reqid,
             rule=failure.rule,
             channel=failure.channel,
@@ -219,10 +206,10 @@ class DigestFlusher:
             sensitive=sensitive_header(tuple(secrets)),
         )
         return dead_letter.to_message(
-            self.topology,
+            self.broker.topology,
             msgspec.json.encode(_DeadDigest(key, failure.rule, batch)),
             id_=f"{_name(planned)}.{failure.delivery}",
-            max_payload=self.connection.largest_payload,
+            max_payload=self.broker.max_payload,
         )
 
     async def _drop_orphaned(self, rulebook: Rulebook, alarm: DigestTimer) -> PendingAck:
@@ -230,14 +217,14 @@ class DigestFlusher:
         left = True
         while left:
             now = self.clock()
-            batch = await self.state.run(take_due(alarm.key, NO_LIMITS, now, early=True))
+            batch = await self.broker.state.run(take_due(alarm.key, NO_LIMITS, now, early=True))
             if not isinstance(batch, Batch):
                 break
             planned = plan_dropped_digest(rulebook.revision, alarm.rule, alarm.key, batch)
-            await self.publisher.store(self._entry(planned, now))
-            left = await self.state.run(confirm(alarm.key, NO_LIMITS, batch.number)) > 0
+            await self.broker.publisher.store(self._entry(planned, now))
+            left = await self.broker.state.run(confirm(alarm.key, NO_LIMITS, batch.number)) > 0
             self.metrics.count(self.metrics.suppressed, alarm.rule, "removed")
-        return PendingAck(publisher=self.publisher, messages=())
+        return PendingAck(messages=())
 
 
 def _name(planned: Plan) -> str:

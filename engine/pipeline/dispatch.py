@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 from nats.aio.msg import Msg
 
-from ..broker import OutgoingMessage, PendingAck, Publisher, Topology, message_metadata
+from ..broker import Broker, OutgoingMessage, PendingAck, Topology, message_metadata
 from ..broker.codec import encode
 from ..model.messages import Delivery, Failure, Suppressed
 from ..model.times import iso_time
@@ -136,20 +136,19 @@ def digest_timer(topology: Topology, wanted: DigestTimer, *, by: str = "") -> Ou
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class DelayedForwarder:
     """Moves deliveries that are due back to their channels."""
 
-    topology: Topology
-    publisher: Publisher
+    broker: Broker
 
     def handle(self, msg: Msg) -> PendingAck:
         headers = msg.headers or {}
         attempts, id_ = headers.get(ATTEMPTS, "0"), headers.get(_ID, "")
         delivery = OutgoingMessage(
-            subject=self.topology.delivery_of_due(msg.subject),
+            subject=self.broker.topology.delivery_of_due(msg.subject),
             payload=msg.data,
             id=f"{id_}.{attempts}.{message_metadata(msg.reply).sequence}",
             headers={ATTEMPTS: attempts},
         )
-        return PendingAck(publisher=self.publisher, messages=(delivery,))
+        return PendingAck(messages=(delivery,))

@@ -16,17 +16,7 @@ from typing import Any, Protocol
 from msgspec import Struct
 from nats.aio.msg import Msg
 
-from ..broker import (
-    RESENT_HEADER,
-    AtomicStore,
-    Connection,
-    MessageMetadata,
-    OutgoingMessage,
-    PendingAck,
-    Publisher,
-    Topology,
-    message_metadata,
-)
+from ..broker import RESENT_HEADER, Broker, MessageMetadata, OutgoingMessage, PendingAck, message_metadata
 from ..broker.codec import Redrive, decode_event, read_hops, redrive_of
 from ..history import entries
 from ..history.dead_letters import DeadLetter, only_redriven, sensitive_header
@@ -65,11 +55,7 @@ class EventIngester:
     """Plans the events of one kind."""
 
     kind: Kind
-    topology: Topology
-    connection: Connection
-    publisher: Publisher
-    state: AtomicStore
-    records: PlanStore
+    broker: Broker
     herald: OperatorNotifier
     preferences: PreferenceCache
     rulebook: Callable[[], Rulebook]  # read once for each event
@@ -86,7 +72,7 @@ class EventIngester:
             event = decode_event(
                 msg.data,
                 kind=self.kind,
-                key=self.topology.key(self.kind, msg.subject),
+                key=self.broker.topology.key(self.kind, msg.subject),
                 # What was a dead letter is judged by when the broker took it first.
                 received=min(handed.stored_at, again.received) if again else handed.stored_at,
                 tolerance=self.tolerance(),
@@ -100,7 +86,7 @@ class EventIngester:
         arrival = ReceivedEvent(
             msg=msg, metadata=handed, redrive=again, event=event, rulebook=rulebook, at=self.clock()
         )
-        if not self.connection.is_first_delivery_now(msg, handed):
+        if not self.broker.connection.is_first_delivery_now(msg, handed):
             return self._replan(arrival)
         try:
             begun = _start_plan(arrival, self.preferences.choices_of)
@@ -129,13 +115,15 @@ class EventIngester:
         headers = _SENT_BEFORE if found and found.is_known else NO_HEADERS
         if isinstance(begun, Plan):
             return self._settle(arrival, begun, headers)
-        place = await self.records.claim_slot(arrival.event, arrival.event_run_id, found, at=arrival.at)
-        planned = _only_redriven(arrival, await self.state.resume(begun))
+        place = await PlanStore(self.broker).claim_slot(
+            arrival.event, arrival.event_run_id, found, at=arrival.at
+        )
+        planned = _only_redriven(arrival, await self.broker.state.resume(begun))
         for used_up in planned.exhausted_budgets:
             await self.herald.notify_budget_exhausted(used_up, hops=planned.event.hops)
         planned, stored = self._messages_for_plan(arrival, planned, headers)
-        if await self.publisher.store_if_new(
-            entries.plan_entry(self.topology, planned, at=arrival.at, id_=place)
+        if await self.broker.publisher.store_if_new(
+            entries.plan_entry(self.broker.topology, planned, at=arrival.at, id_=place)
         ):
             return self._settlement(arrival, planned, stored)
         found = await self._find(arrival)
@@ -145,7 +133,7 @@ class EventIngester:
 
     async def _replan(self, arrival: ReceivedEvent) -> PendingAck:
         """Follow what was written down of an event that came before; plan one of which nothing is."""
-        if await self.connection.is_first_delivery(arrival.msg, arrival.metadata):
+        if await self.broker.connection.is_first_delivery(arrival.msg, arrival.metadata):
             return await self._plan_with_preferences(arrival)
         found = await self._find(arrival)
         return await (
@@ -155,7 +143,7 @@ class EventIngester:
         )
 
     async def _find(self, arrival: ReceivedEvent) -> RecordedPlan:
-        return await self.records.find(arrival.event, arrival.event_run_id, arrival.redrive_id)
+        return await PlanStore(self.broker).find(arrival.event, arrival.event_run_id, arrival.redrive_id)
 
     async def _restore_recorded(self, arrival: ReceivedEvent, recorded: PlanRecord) -> PendingAck:
         """Store again what was decided: all of it may be stored, or none.
@@ -171,7 +159,7 @@ class EventIngester:
         planned = _only_redriven(arrival, planned)
         if not arrival.is_partial:  # of that no gate was asked
             gathered = {each.rule for each in recorded.held if each.digest}
-            alarms = await self.state.run(undo_buffering(drafted, gathered))
+            alarms = await self.broker.state.run(undo_buffering(drafted, gathered))
             planned = replace(planned, timers=(*planned.timers, *alarms))
         return self._settlement(arrival, *self._messages_for_plan(arrival, planned, _SENT_BEFORE))
 
@@ -180,13 +168,13 @@ class EventIngester:
     ) -> PendingAck:
         planned, stored = self._messages_for_plan(arrival, planned, headers)
         # The history comes first: an event that is not in it has no delivery in the stream either.
-        entry = entries.plan_entry(self.topology, planned, at=arrival.at, id_=arrival.message_id)
+        entry = entries.plan_entry(self.broker.topology, planned, at=arrival.at, id_=arrival.message_id)
         return self._settlement(arrival, planned, [entry, *stored])
 
     def _messages_for_plan(
         self, arrival: ReceivedEvent, planned: Plan, headers: Mapping[str, str]
     ) -> tuple[Plan, list[OutgoingMessage]]:
-        return messages_for_plan(self.topology, planned, self.connection.largest_payload, arrival.at, headers)
+        return messages_for_plan(self.broker.topology, planned, self.broker.max_payload, arrival.at, headers)
 
     def _settlement(
         self, arrival: ReceivedEvent, planned: Plan, outgoing: list[OutgoingMessage]
@@ -197,10 +185,10 @@ class EventIngester:
             self.metrics.dead.labels(self.kind, "render-failed").inc()
             detail = mask(failure.detail, planned.secrets)
             log.warning("rule %s, channel %s: %s", failure.rule, failure.channel, detail)
-        if not arrival.is_partial and len(arrival.msg.data) <= self.connection.largest_payload:
+        if not arrival.is_partial and len(arrival.msg.data) <= self.broker.max_payload:
             outgoing.append(self._copy(arrival))
         count = None if arrival.is_partial else partial(self._count, planned)
-        return PendingAck(publisher=self.publisher, messages=outgoing, settled=count)
+        return PendingAck(messages=outgoing, settled=count)
 
     def _count(self, planned: Plan) -> None:
         self.metrics.count(self.metrics.events, self.kind, "planned" if planned.matches else "unmatched")
@@ -215,7 +203,7 @@ class EventIngester:
         """The event as it was published, for the archive."""
         event = arrival.event
         return OutgoingMessage(
-            subject=self.topology.archive_subject(self.kind, event.key),
+            subject=self.broker.topology.archive_subject(self.kind, event.key),
             payload=arrival.msg.data,
             id=f"archive.{arrival.message_id}",
             headers={HOPS: str(event.hops)} if event.hops else NO_HEADERS,
@@ -248,16 +236,16 @@ class EventIngester:
             self.metrics.events.labels(self.kind, "dead").inc()
             self.metrics.dead.labels(self.kind, reason).inc()
 
-        return PendingAck(publisher=self.publisher, messages=(stored,), settled=count)
+        return PendingAck(messages=(stored,), settled=count)
 
     def _dead_letter_message(self, msg: Msg, dead_letter: DeadLetter, id_: str) -> OutgoingMessage:
-        largest = self.connection.largest_payload
-        return dead_letter.to_message(self.topology, msg.data, id_=id_, max_payload=largest)
+        largest = self.broker.max_payload
+        return dead_letter.to_message(self.broker.topology, msg.data, id_=id_, max_payload=largest)
 
     def _dead_letter_of(self, msg: Msg, reason: str, detail: str, rulebook: Rulebook) -> DeadLetter:
         """Describe the event in ``msg`` as a dead letter."""
         redrive = redrive_of(msg.headers)
-        key = self.topology.key(self.kind, msg.subject)
+        key = self.broker.topology.key(self.kind, msg.subject)
         schema = rulebook.catalogue.get(f"{self.kind}.{key}" if key else str(self.kind))
         return DeadLetter(
             kind=self.kind,

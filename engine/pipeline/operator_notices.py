@@ -14,7 +14,7 @@ from typing import Any
 
 from msc import wire
 
-from ..broker import AtomicStore, OutgoingMessage, Publisher, Topology
+from ..broker import Broker, OutgoingMessage
 from ..broker.codec import encode
 from ..model.errors import BrokerError
 from ..model.messages import HOPS, Delivery
@@ -30,9 +30,7 @@ _QUIET = 3600.0  # seconds in which the same is not announced again
 class OperatorNotifier:
     """Announces what operators should know."""
 
-    topology: Topology
-    publisher: Publisher
-    state: AtomicStore
+    broker: Broker
     clock: Callable[[], int]  # microseconds since the epoch
     is_enabled: Callable[[], bool] = lambda: True  # whether MSS takes notices itself
 
@@ -78,9 +76,9 @@ class OperatorNotifier:
             if says:
                 log.warning("%s", says)
             reqid = hashlib.sha256(f"{cause}.{window}".encode()).hexdigest()[:32]
-            await self.publisher.store(
+            await self.broker.publisher.store(
                 OutgoingMessage(
-                    subject=f"{self.topology.prefix}.notice.mss.{what}",
+                    subject=f"{self.broker.topology.prefix}.notice.mss.{what}",
                     payload=wire.seal(encode(payload), time=now, reqid=reqid),
                     id=reqid,
                     headers={HOPS: "1"},
@@ -92,6 +90,6 @@ class OperatorNotifier:
     async def _is_first(self, key: str, window: int) -> bool:
         """Whether no replica has announced it in this window."""
         present = str(window).encode()
-        return await self.state.update(
+        return await self.broker.state.update(
             key, lambda value: (None, False) if value == present else (present, True), ttl=2 * _QUIET
         )

@@ -20,14 +20,12 @@ from msc.options import ConnectOptions
 
 from ..actions import HandlerResources
 from ..actions.service import ActionService, PreparedActions
-from ..broker import Bucket, Connection, Consumer, Handle, Provisioner, Publisher, Topology, connect
+from ..broker import Broker, Connection, Consumer, Handle, Provisioner, Topology, connect
 from ..channels import Channel, ChannelResources, open_channel
-from ..history.plan_store import PlanStore
 from ..metrics import ChannelState, Metrics
 from ..model.errors import BrokerError, BrokerLost, BrokerUnsupported, innermost
 from ..model.messages import Kind
 from ..pipeline.channel_workers import ChannelWorkers
-from ..pipeline.claims import AttemptClaims
 from ..pipeline.deliver import DeliveryWorker
 from ..pipeline.digests import DigestFlusher
 from ..pipeline.dispatch import DelayedForwarder
@@ -119,17 +117,17 @@ class Session:
     async def _serve(self) -> None:
         async with AsyncExitStack() as stack:
             parts = await self._connect(stack)
+            connection = parts.broker.connection
+            tracking = connection.track_server_start(parts.provisioner.server_started_at)
             background = [
-                parts.tasks.create_task(parts.publisher.run(), name="publisher"),
-                parts.tasks.create_task(_raise_when_lost(parts.connection), name="connection"),
-                parts.tasks.create_task(
-                    parts.connection.track_server_start(parts.provisioner.server_started_at), name="epoch"
-                ),
+                parts.tasks.create_task(parts.broker.publisher.run(), name="publisher"),
+                parts.tasks.create_task(_raise_when_lost(connection), name="connection"),
+                parts.tasks.create_task(tracking, name="epoch"),
                 parts.tasks.create_task(parts.preferences.run(), name="preferences"),
             ]
             actions = await self._start(parts)
             control = Control(
-                connection=parts.connection,
+                connection=connection,
                 namespace=self.settings.namespace,
                 identity=self.identity,
                 commands=self.commands,
@@ -227,19 +225,19 @@ class Session:
         """Return the lag of the consumers of events and timers, and of those of channels."""
         if (parts := self._parts) is None:
             return {}, {}
-        topology = parts.topology
+        topology = parts.broker.topology
         streams = {
             **{(topology.stream(kind), topology.planner): str(kind) for kind in self._ingesters},
             (topology.timer_stream, topology.delivery_timer_worker): "due",
             (topology.timer_stream, topology.digest_timer_worker): "digest",
         }
         queues = {(topology.delivery_stream, topology.worker(name)): name for name in parts.workers.names}
-        asked = (_lag(parts.connection, name, *key) for key, name in (streams | queues).items())
+        asked = (_lag(parts.broker.connection, name, *key) for key, name in (streams | queues).items())
         lags = dict(zip((*streams, *queues), await asyncio.gather(*asked), strict=True))
         return {key: lags[key] for key in streams}, {key: lags[key] for key in queues}
 
     def _serving(self) -> _SessionParts:
-        if self._parts is None or self._parts.connection.lost.is_set():
+        if self._parts is None or self._parts.broker.connection.lost.is_set():
             raise BrokerError("there is no connection to NATS at this moment")
         return self._parts
 
@@ -256,19 +254,16 @@ class Session:
         except ConnectError as error:
             raise BrokerUnsupported(str(error)) from error
         stack.push_async_callback(connection.close)
-        topology = Topology.of(self.settings)
-        provisioner = Provisioner(topology, connection)
+        broker = Broker(connection, Topology.of(self.settings))
+        provisioner = Provisioner(broker.topology, connection)
         await provisioner.provision()
-        publisher = Publisher(connection)
-        await publisher.start()
-        stack.push_async_callback(publisher.close)
+        await broker.publisher.start()
+        stack.push_async_callback(broker.publisher.close)
         return _SessionParts(
             lambda: self.settings,
             self.rulebook,
             self.metrics,
-            topology=topology,
-            connection=connection,
-            publisher=publisher,
+            broker=broker,
             provisioner=provisioner,
             tasks=await stack.enter_async_context(asyncio.TaskGroup()),
         )
@@ -286,8 +281,8 @@ class Session:
         for consumer in (*self._ingesters.values(), *parts.timers):
             await consumer.pulling.wait()
         await parts.workers.pulling()
-        await parts.connection.flush(_START_LIMIT)
-        parts.connection.require_permitted()
+        await parts.broker.connection.flush(_START_LIMIT)
+        parts.broker.connection.require_permitted()
         await parts.actions.micro.start()
         return actions
 
@@ -315,63 +310,48 @@ class _SessionParts:
         rulebook: Callable[[], Rulebook],
         metrics: Metrics,
         *,
-        topology: Topology,
-        connection: Connection,
-        publisher: Publisher,
+        broker: Broker,
         provisioner: Provisioner,
         tasks: asyncio.TaskGroup,
     ) -> None:
-        self.topology, self.connection, self.publisher = topology, connection, publisher
-        self.provisioner, self.tasks = provisioner, tasks
+        self.broker, self.provisioner, self.tasks = broker, provisioner, tasks
         self._settings, self._rulebook, self._metrics = settings, rulebook, metrics
-        self._ledger, self._state = provisioner.ledger, provisioner.state
         self._ack_wait = settings().ack_wait
         self._notifier = OperatorNotifier(
-            topology=topology,
-            publisher=publisher,
-            state=self._state,
-            clock=now,
-            is_enabled=lambda: Kind.NOTICE in settings().kinds,
+            broker=broker, clock=now, is_enabled=lambda: Kind.NOTICE in settings().kinds
         )
-        store = PreferenceStore(Bucket(connection, topology.bucket("PREFERENCES")))
-        self.preferences = PreferenceCache(store, metrics)
-        self._plan_store = PlanStore(topology=topology, connection=connection, publisher=publisher)
+        self.preferences = PreferenceCache(PreferenceStore(broker.preferences), metrics)
 
         async def publish(subject: str, payload: bytes, headers: Mapping[str, str]) -> None:
-            await connection.publish_confirmed(subject, payload, headers, limit=_PUBLISH_LIMIT)
+            await broker.connection.publish_confirmed(subject, payload, headers, limit=_PUBLISH_LIMIT)
 
         opener = partial(open_channel, resources=ChannelResources(publish=publish))
         resources = HandlerResources(
-            connection=connection,
+            connection=broker.connection,
             rulebook=rulebook,
             open_channel=opener,
             metrics=metrics,
             preferences=self.preferences,
         )
-        self.actions = ActionService(settings, self._ledger, resources, clock=now)
+        self.actions = ActionService(settings, broker.ledger, resources, clock=now)
         self.workers = ChannelWorkers(
-            connection=connection,
-            topology=topology,
+            broker=broker,
             open_channel=opener,
             consumer=self.delivery_worker,
             ensure=provisioner.ensure_workers,
             tasks=tasks,
         )
         self.flusher = DigestFlusher(
-            topology=topology,
-            connection=connection,
-            publisher=publisher,
-            state=self._state,
-            records=self._plan_store,
+            broker=broker,
             herald=self._notifier,
             rulebook=rulebook,
             preferences=self.preferences,
             metrics=metrics,
             clock=now,
         )
-        forwarder = DelayedForwarder(topology=topology, publisher=publisher)
+        topology = broker.topology
         self.timers = (
-            self._timer_consumer(topology.delivery_timer_worker, forwarder.handle),
+            self._timer_consumer(topology.delivery_timer_worker, DelayedForwarder(broker).handle),
             self._timer_consumer(topology.digest_timer_worker, self.flusher.handle),
         )
 
@@ -379,11 +359,7 @@ class _SessionParts:
         """Return a consumer that plans the events of one kind."""
         ingester = EventIngester(
             kind=kind,
-            topology=self.topology,
-            connection=self.connection,
-            publisher=self.publisher,
-            state=self._state,
-            records=self._plan_store,
+            broker=self.broker,
             herald=self._notifier,
             preferences=self.preferences,
             rulebook=self._rulebook,
@@ -392,9 +368,9 @@ class _SessionParts:
             tolerance=lambda: self._settings().clock_tolerance,
         )
         return Consumer(
-            self.connection,
-            self.topology.stream(kind),
-            self.topology.planner,
+            self.broker,
+            self.broker.topology.stream(kind),
+            self.broker.topology.planner,
             limit=_EVENTS_IN_FLIGHT,
             ack_wait=self._ack_wait,
             handle=ingester.handle,
@@ -404,7 +380,7 @@ class _SessionParts:
     def delivery_worker(self, spec: ChannelSpec, channel: Channel) -> tuple[Consumer, FlowControl]:
         """Return the consumer that sends the deliveries of one channel, and its flow control."""
         limiter = spec.rate and DistributedRateLimiter(
-            rate=spec.rate, key=f"rate.{spec.name}", state=self._state, clock=now
+            rate=spec.rate, key=f"rate.{spec.name}", state=self.broker.state, clock=now
         )
         wait_times = self._metrics.rate_limiter_wait
         flow_control = FlowControl(
@@ -415,19 +391,16 @@ class _SessionParts:
         worker = DeliveryWorker(
             spec=spec,
             channel=channel,
-            topology=self.topology,
-            connection=self.connection,
-            publisher=self.publisher,
+            broker=self.broker,
             entrance=flow_control,
-            claims=AttemptClaims(bucket=self._ledger),
             herald=self._notifier,
             metrics=self._metrics,
             clock=now,
         )
         consumer = Consumer(
-            self.connection,
-            self.topology.delivery_stream,
-            self.topology.worker(spec.name),
+            self.broker,
+            self.broker.topology.delivery_stream,
+            self.broker.topology.worker(spec.name),
             limit=spec.concurrency,
             ack_wait=self._ack_wait,
             handle=worker.handle,
@@ -437,8 +410,8 @@ class _SessionParts:
 
     def _timer_consumer(self, durable: str, handle: Handle) -> Consumer:
         return Consumer(
-            self.connection,
-            self.topology.timer_stream,
+            self.broker,
+            self.broker.topology.timer_stream,
             durable,
             limit=_TIMERS_IN_FLIGHT,
             ack_wait=self._ack_wait,

@@ -26,7 +26,7 @@ sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
 from support.processes import NatsServer, client_options  # noqa: E402
 
-from engine.broker import Bucket, Connection, OutgoingMessage, Provisioner, Publisher, Topology, connect  # noqa: E402
+from engine.broker import Broker, Connection, OutgoingMessage, Provisioner, Publisher, Topology, connect  # noqa: E402
 from engine.metrics import Metrics  # noqa: E402
 from engine.preferences.cache import PreferenceCache  # noqa: E402
 from engine.preferences.document import encode  # noqa: E402
@@ -89,7 +89,7 @@ async def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]
     connection = await connect(client_options(server))
     await Provisioner(Topology(), connection).provision()
     metrics = Metrics()
-    store = PreferenceStore(Bucket(connection, "MSS_PREFERENCES"))
+    store = PreferenceStore(Broker(connection, Topology()).preferences)
     cache = PreferenceCache(store, metrics, most=arguments.most)
     written = await fill(connection, arguments.people)
     following = asyncio.create_task(cache.run())

@@ -28,7 +28,7 @@ sys.path[:0] = [str(Path(__file__).parents[1])]
 from support.locations import ROOT  # noqa: E402
 from support.wire_messages import envelope, login  # noqa: E402
 
-from engine.broker import Topology, connect  # noqa: E402
+from engine.broker import Broker, Topology, connect  # noqa: E402
 from engine.broker.embedded import embedded_broker  # noqa: E402
 from engine.history.archive import Archive  # noqa: E402
 from engine.history.replay.diff import ReplaySide  # noqa: E402 -- found beside this folder
@@ -83,7 +83,7 @@ async def fill(address: str, count: int) -> None:
 
 async def seconds(address: str, replay: Replay | None) -> float:
     connection = await connect({"servers": [address]})
-    archive = Archive(connection=connection, topology=Topology())
+    archive = Archive(broker=Broker(connection, Topology()))
     began = time.perf_counter()
     async for events in archive.events([Kind.NOTICE], 1):
         for event in events if replay else ():
@@ -98,7 +98,7 @@ async def seconds(address: str, replay: Replay | None) -> float:
 
 async def in_full(address: str, live: ReplaySide, new: ReplaySide, count: int) -> float:
     connection = await connect({"servers": [address]})
-    archive = Archive(connection=connection, topology=Topology())
+    archive = Archive(broker=Broker(connection, Topology()))
     done, took = 0, 0.0
     async for events in archive.events([Kind.NOTICE], 1):
         began = time.perf_counter()

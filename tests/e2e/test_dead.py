@@ -20,7 +20,7 @@ from support.processes import NatsServer, client_options, write_config
 from support.waiting import until
 from support.wire_messages import envelope
 
-from engine.broker import Connection, Provisioner, Topology, connect
+from engine.broker import Broker, Connection, Provisioner, Topology, connect
 from engine.history.dead_letter_store import DeadLetterStore, open_redriver
 from engine.history.dead_letters import DeadLetter, DeadLetterFilter
 from engine.runtime import now
@@ -248,7 +248,7 @@ async def test_a_second_copy_in_the_stream_is_not_sent(
 
     monkeypatch.setattr(DeadLetterStore, "remove", keep)
     connection = await connect({"servers": [bench.world.address]})
-    letters = DeadLetterStore(connection=connection, topology=Topology())
+    letters = DeadLetterStore(Broker(connection, Topology()))
     found = [letter async for letter in letters.search(DeadLetterFilter())]
 
     async def two_copies() -> bool:

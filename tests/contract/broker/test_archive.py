@@ -10,7 +10,7 @@ from support.documented_permissions import permissions
 from support.processes import NatsServer, client_options
 from support.wire_messages import envelope
 
-from engine.broker import Bucket, OutgoingMessage, Publisher, Topology, connect
+from engine.broker import Broker, Bucket, OutgoingMessage, Publisher, Topology, connect
 from engine.history.archive import Archive
 from engine.model.errors import BrokerUnsupported, NotPermitted
 from engine.model.messages import Event, Kind
@@ -22,7 +22,6 @@ async def filled(connection: object, kind: Kind, count: int) -> None:
     base = topology.archive_subject(kind, "")
     await connection.js.add_stream(name=topology.archive_stream(kind), subjects=[base, f"{base}.>"])  # type: ignore[attr-defined]
     publisher = Publisher(connection)  # type: ignore[arg-type]
-    await publisher.start()
     messages = [
         OutgoingMessage(
             subject=base if kind is Kind.LOG and number % 2 else f"{base}.a.b",
@@ -31,8 +30,8 @@ async def filled(connection: object, kind: Kind, count: int) -> None:
         )
         for number in range(count)
     ]  # fmt: skip
-    await publisher.store(*messages)
-    await publisher.close()
+    async with publisher.running():
+        await publisher.store(*messages)
 
 
 async def read(archive: Archive, kinds: list[Kind]) -> list[Event]:
@@ -48,19 +47,19 @@ async def test_every_event_once_in_order_and_only_what_is_permitted(tmp_path: Pa
     everybody = await connect({**options, "user": "all", "password": "x"})
     await filled(everybody, Kind.NOTICE, 1000)
     await filled(everybody, Kind.LOG, 9)
-    archive = Archive(connection=everybody, topology=Topology())
+    archive = Archive(broker=Broker(everybody, Topology()))
     events = await read(archive, [Kind.NOTICE, Kind.AUDIT, Kind.LOG])
     assert [event.payload["number"] for event in events[:1000]] == list(range(1000))
     assert [event.key for event in events[1000:]] == ["a.b", ""] * 4 + ["a.b"]
     assert [event.hops for event in events[:10]] == [0] * 7 + [2, 0, 0]
     assert list(archive.missing) == [Kind.AUDIT] and archive.waiting == 0
     with pytest.raises(BrokerUnsupported, match="no stream MSS_ARCHIVE_AUDIT"):
-        await read(Archive(connection=everybody, topology=Topology()), [Kind.AUDIT])
+        await read(Archive(broker=Broker(everybody, Topology())), [Kind.AUDIT])
     limited = await connect({**options, "user": "some", "password": "x", "inbox_prefix": "_INBOX_mss"})
-    archive = Archive(connection=limited, topology=Topology())
+    archive = Archive(broker=Broker(limited, Topology()))
     assert len(await read(archive, [Kind.NOTICE, Kind.LOG])) == 1000 and list(archive.hidden) == [Kind.LOG]
     with pytest.raises(NotPermitted):
-        await read(Archive(connection=limited, topology=Topology()), [Kind.LOG])
+        await read(Archive(broker=Broker(limited, Topology())), [Kind.LOG])
     await everybody.js.create_key_value(bucket="MSS_PREFERENCES")
     chosen = PreferenceStore(Bucket(everybody, "MSS_PREFERENCES"))
     await chosen.change("u1", lambda _: ({"locale": "de"}, None))

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Coroutine, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,7 +14,7 @@ from nats.js import api
 from support.processes import NatsServer
 from support.waiting import LIMIT, until
 
-from engine.broker import Connection, Consumer, OutgoingMessage, PendingAck, Publisher
+from engine.broker import Broker, Connection, Consumer, OutgoingMessage, PendingAck, Publisher, Topology
 from engine.broker.consumer import Handle
 from engine.broker.publisher import OnStored
 from engine.model.errors import BrokerError, BrokerUnsupported
@@ -34,8 +33,16 @@ async def stream(connection: Connection, messages: int) -> None:
     await connection.client.flush()
 
 
-def consumer(connection: Connection, handle: Handle, limit: int = 10) -> Consumer:
-    return Consumer(connection, "S", "d", limit=limit, ack_wait=ACK_WAIT, handle=handle)
+def consumer(
+    connection: Connection,
+    handle: Handle,
+    limit: int = 10,
+    *,
+    publisher: Publisher | None = None,
+    **more: Any,
+) -> Consumer:
+    broker = Broker(connection, Topology(), publisher=publisher)
+    return Consumer(broker, "S", "d", limit=limit, ack_wait=ACK_WAIT, handle=handle, **more)
 
 
 async def left(connection: Connection) -> int:
@@ -127,10 +134,9 @@ async def test_what_ends_in_one_moment_is_stored_together_and_keeps_nobody_waiti
         nonlocal ended
         await asyncio.sleep(0)
         ended += 1
-        return PendingAck(publisher=publisher, messages=())
+        return PendingAck()
 
-    publisher = Noting(connection)
-    made = consumer(connection, handle, limit=1)
+    made = consumer(connection, handle, limit=1, publisher=Noting(connection))
     running = asyncio.create_task(made.run())
     await until(lambda: len(ended_before) == 10, what="ten stored")
     made.stop()
@@ -158,11 +164,9 @@ async def test_a_message_that_is_nothing_but_bugs_is_given_up_and_trouble_does_n
         await msg.ack()
 
     def give_up(msg: Msg) -> PendingAck:
-        return PendingAck(
-            publisher=publisher, messages=[OutgoingMessage(subject="dead", payload=msg.data, id="d")]
-        )
+        return PendingAck(messages=[OutgoingMessage(subject="dead", payload=msg.data, id="d")])
 
-    made = Consumer(connection, "S", "d", limit=10, ack_wait=ACK_WAIT, handle=handle, give_up=give_up)
+    made = consumer(connection, handle, publisher=publisher, give_up=give_up)
     running = asyncio.create_task(made.run())
 
     async def is_done() -> bool:
@@ -199,16 +203,6 @@ async def test_a_long_task_is_not_handed_out_again(connection: Connection) -> No
     assert times == 1
 
 
-@asynccontextmanager
-async def publishing(connection: Connection) -> AsyncIterator[Publisher]:
-    publisher = Publisher(connection)
-    await publisher.start()
-    resending = asyncio.create_task(publisher.run())
-    yield publisher
-    resending.cancel()
-    await publisher.close()
-
-
 def copy(msg: Msg) -> OutgoingMessage:
     return OutgoingMessage(subject="t", payload=msg.data, id=msg.data.decode())
 
@@ -219,14 +213,15 @@ async def test_what_is_settled_is_acknowledged_once_it_is_stored_and_takes_no_pl
     monkeypatch.setattr("engine.broker.publisher._RESEND_AFTER", 0.1)
     await stream(connection, 100)
     handled, counted = [], []
-    async with publishing(connection) as publisher:
+    publisher = Publisher(connection)
+    async with publisher.running():
 
         def handle(msg: Msg) -> PendingAck:
             handled.append(msg.data)
             settled = partial(counted.append, msg.data)
-            return PendingAck(publisher=publisher, messages=[copy(msg)], settled=settled)
+            return PendingAck(messages=[copy(msg)], settled=settled)
 
-        made = consumer(connection, handle, limit=5)
+        made = consumer(connection, handle, limit=5, publisher=publisher)
         running = asyncio.create_task(made.run())
         await until(lambda: len(handled) == 100, what="all handled, and no stream to store them")
         assert made.in_flight == 100 and await left(connection) == 100 and not counted
@@ -241,15 +236,16 @@ async def test_what_is_settled_is_acknowledged_once_it_is_stored_and_takes_no_pl
 
 async def test_what_leads_to_nothing_is_acknowledged_at_once(connection: Connection) -> None:
     await stream(connection, 20)
-    async with publishing(connection) as publisher:
+    publisher = Publisher(connection)
+    async with publisher.running():
 
         async def later() -> PendingAck:
-            return PendingAck(publisher=publisher, messages=())
+            return PendingAck()
 
         def handle(msg: Msg) -> PendingAck | Coroutine[Any, Any, PendingAck]:
-            return later() if int(msg.data) % 2 else PendingAck(publisher=publisher, messages=())
+            return later() if int(msg.data) % 2 else PendingAck()
 
-        made = consumer(connection, handle, limit=5)
+        made = consumer(connection, handle, limit=5, publisher=publisher)
         running = asyncio.create_task(made.run())
 
         async def is_empty() -> bool:
@@ -268,13 +264,14 @@ async def test_what_cannot_be_stored_comes_again_whether_it_waited_or_not(
     full = {"name": "T", "subjects": ["t"], "discard": api.DiscardPolicy.NEW}
     await connection.js.add_stream(max_msgs=1, **full)
     seen: Counter[bytes] = Counter()
-    async with publishing(connection) as publisher:
+    publisher = Publisher(connection)
+    async with publisher.running():
 
         def handle(msg: Msg) -> PendingAck | Coroutine[Any, Any, PendingAck]:
             seen[msg.data] += 1
             if msg.data == b"3" and seen[msg.data] == 1:
                 raise RuntimeError("a bug before anything is awaited")
-            settlement = PendingAck(publisher=publisher, messages=[copy(msg)])
+            settlement = PendingAck(messages=[copy(msg)])
 
             async def later() -> PendingAck:
                 await asyncio.sleep(0)
@@ -282,7 +279,7 @@ async def test_what_cannot_be_stored_comes_again_whether_it_waited_or_not(
 
             return settlement if int(msg.data) % 2 else later()
 
-        made = consumer(connection, handle)
+        made = consumer(connection, handle, publisher=publisher)
         running = asyncio.create_task(made.run())
         await until(lambda: max(seen.values(), default=0) > 2, what="handed out again and again")
         await connection.js.update_stream(max_msgs=10, **full)

@@ -16,6 +16,7 @@ from support.waiting import until
 
 from engine.broker import (
     RESENT_HEADER,
+    Broker,
     Connection,
     Consumer,
     OutgoingMessage,
@@ -30,7 +31,6 @@ from engine.metrics import Metrics
 from engine.model.errors import Deferred, Refused, Unknown
 from engine.model.messages import Delivery, Kind, Message, Outcome, Receipt, Severity
 from engine.model.problems import Place
-from engine.pipeline.claims import AttemptClaims
 from engine.pipeline.deliver import DeliveryWorker
 from engine.pipeline.dispatch import DelayedForwarder
 from engine.pipeline.flow_control import FlowControl
@@ -62,14 +62,20 @@ class Scripted:
 
 @dataclass
 class Bench:
-    connection: Connection
-    publisher: Publisher
-    topology: Topology
+    broker: Broker
     metrics: Metrics
     channel: Scripted
 
+    @property
+    def connection(self) -> Connection:
+        return self.broker.connection
+
+    @property
+    def publisher(self) -> Publisher:
+        return self.broker.publisher
+
     async def store(self, delivery: Delivery) -> None:
-        subject = self.topology.delivery_subject(delivery.kind, delivery.channel)
+        subject = self.broker.topology.delivery_subject(delivery.kind, delivery.channel)
         await self.publisher.store(OutgoingMessage(subject=subject, payload=encode(delivery), id=delivery.id))
 
     async def stored(self, stream: str) -> list[Any]:
@@ -100,12 +106,12 @@ async def delivering(
     clock: Callable[[], int] = now,
     repeats_unknown: bool = True,
 ) -> AsyncIterator[Bench]:
-    topology = Topology(kinds=(Kind.NOTICE,), ack_wait=1.0)
-    await Provisioner(topology, connection).provision()
-    await Provisioner(topology, connection).ensure_workers(["email"])
-    publisher = Publisher(connection)
-    await publisher.start()
-    bench = Bench(connection, publisher, topology, Metrics(), Scripted(list(answers)))
+    broker = Broker(connection, Topology(kinds=(Kind.NOTICE,), ack_wait=1.0))
+    topology, provisioner = broker.topology, Provisioner(broker.topology, connection)
+    await provisioner.provision()
+    await provisioner.ensure_workers(["email"])
+    await broker.publisher.start()
+    bench = Bench(broker, Metrics(), Scripted(list(answers)))
     entrance = FlowControl(name="email", breaker=CircuitBreaker(first=0.02, longest=0.05))
     deliverer = DeliveryWorker(
         spec=ChannelSpec(
@@ -118,22 +124,14 @@ async def delivering(
             place=Place(file="x"),
         ),
         entrance=entrance,
-        claims=AttemptClaims(bucket=Provisioner(topology, connection).ledger),
-        herald=OperatorNotifier(
-            topology=topology,
-            publisher=publisher,
-            state=Provisioner(topology, connection).state,
-            clock=clock,
-        ),
+        herald=OperatorNotifier(broker=broker, clock=clock),
         channel=bench.channel,
-        topology=topology,
-        connection=connection,
-        publisher=publisher,
+        broker=broker,
         metrics=bench.metrics,
         clock=clock,
     )
     consumer = Consumer(
-        connection,
+        broker,
         "MSS_DELIVERY",
         topology.worker("email"),
         limit=4,
@@ -141,13 +139,11 @@ async def delivering(
         handle=deliverer.handle,
         on_stop=entrance.close,
     )
-    due = DelayedForwarder(topology=topology, publisher=publisher)
+    due = DelayedForwarder(broker)
     mover = Consumer(
-        connection, "MSS_TIMER", topology.delivery_timer_worker, limit=4, ack_wait=1.0, handle=due.handle
+        broker, "MSS_TIMER", topology.delivery_timer_worker, limit=4, ack_wait=1.0, handle=due.handle
     )
-    epoch = asyncio.create_task(
-        connection.track_server_start(Provisioner(topology, connection).server_started_at)
-    )
+    epoch = asyncio.create_task(connection.track_server_start(provisioner.server_started_at))
     running = asyncio.gather(consumer.run(), mover.run())
     await until(lambda: connection.server_started_at < math.inf, what="the epoch")
     yield bench
@@ -155,7 +151,7 @@ async def delivering(
     mover.stop()
     await running
     epoch.cancel()
-    await publisher.close()
+    await broker.publisher.close()
 
 
 def delivery(**more: Any) -> Delivery:
@@ -258,7 +254,9 @@ async def test_what_is_too_old_is_not_sent(connection: Connection) -> None:
 async def handed_out_and_lost(bench: Bench, one: Delivery) -> None:
     """As if a worker had been given the delivery and been killed: it comes again after ack_wait."""
     await bench.store(one)
-    taking = await bench.connection.js.pull_subscribe_bind(bench.topology.worker("email"), "MSS_DELIVERY")
+    taking = await bench.connection.js.pull_subscribe_bind(
+        bench.broker.topology.worker("email"), "MSS_DELIVERY"
+    )
     await taking.fetch(1, timeout=5)
     await taking.unsubscribe()
 
@@ -266,13 +264,11 @@ async def handed_out_and_lost(bench: Bench, one: Delivery) -> None:
 @asynccontextmanager
 async def prepared(connection: Connection) -> AsyncIterator[Bench]:
     """Streams and a publisher, and nobody who delivers yet."""
-    topology = Topology(kinds=(Kind.NOTICE,), ack_wait=1.0)
-    await Provisioner(topology, connection).provision()
-    await Provisioner(topology, connection).ensure_workers(["email"])
-    publisher = Publisher(connection)
-    await publisher.start()
-    yield Bench(connection, publisher, topology, Metrics(), Scripted())
-    await publisher.close()
+    broker = Broker(connection, Topology(kinds=(Kind.NOTICE,), ack_wait=1.0))
+    await Provisioner(broker.topology, connection).provision()
+    await Provisioner(broker.topology, connection).ensure_workers(["email"])
+    async with broker.publisher.running():
+        yield Bench(broker, Metrics(), Scripted())
 
 
 def receipt_of(one: Delivery, outcome: Outcome, attempt: int = 1) -> OutgoingMessage:
@@ -316,7 +312,7 @@ async def test_a_copy_that_a_killed_broker_took_twice_is_sent_once(connection: C
     async with delivering(connection) as bench:
         await bench.store(delivery())
         await bench.done()
-        subject = bench.topology.delivery_subject("notice", "email")
+        subject = bench.broker.topology.delivery_subject("notice", "email")
         again = OutgoingMessage(
             subject=subject, payload=encode(delivery()), id="forgotten", headers={RESENT_HEADER: "1"}
         )
@@ -342,7 +338,7 @@ async def test_a_claim_without_a_receipt_is_not_sent_again(
 ) -> None:
     async with prepared(connection) as bench:
         await handed_out_and_lost(bench, delivery())
-        await Provisioner(bench.topology, connection).ledger.put(f"delivery.{'d' * 32}", b"1", last=0)
+        await bench.broker.ledger.put(f"delivery.{'d' * 32}", b"1", last=0)
         if before:
             await bench.publisher.store(receipt_of(delivery(), before))
     async with delivering(connection, repeats_unknown=False) as bench:

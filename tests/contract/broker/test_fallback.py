@@ -7,7 +7,7 @@ from contract.broker.test_deliver import Bench, delivering, delivery, handed_out
 from msgspec.structs import replace
 from support.waiting import until
 
-from engine.broker import RESENT_HEADER, Connection, OutgoingMessage, Provisioner
+from engine.broker import RESENT_HEADER, Connection, OutgoingMessage
 from engine.broker.codec import decode_delivery, encode
 from engine.channels.circuit_breaker import CircuitBreaker
 from engine.history.entries import receipt_entry
@@ -104,7 +104,7 @@ async def test_what_only_waited_in_a_worker_that_died_may_still_fall_back(
     async with prepared(connection) as bench:
         await handed_out_and_lost(bench, whole)
         if has_begun:
-            await AttemptClaims(bucket=Provisioner(bench.topology, connection).ledger).note(whole.run_id, 1)
+            await AttemptClaims(bench.broker.ledger).note(whole.run_id, 1)
     async with delivering(connection, Refused("550 no")) as bench:
         await bench.done()
         outcomes = [outcome for _, outcome, _ in await receipts(bench)]
@@ -118,7 +118,7 @@ async def test_what_only_waited_in_a_worker_that_died_may_still_fall_back(
 
 async def test_each_attempt_of_a_chain_is_noted_before_it_begins(connection: Connection) -> None:
     async with delivering(connection, Deferred("451 later"), "250 ok") as bench:
-        claims, whole = AttemptClaims(bucket=Provisioner(bench.topology, connection).ledger), chain()
+        claims, whole = AttemptClaims(bench.broker.ledger), chain()
         assert await claims.begun(whole.run_id) == 0
         await bench.store(whole)
         await bench.done()
@@ -165,8 +165,8 @@ async def test_a_crash_after_the_decision_goes_on_with_the_same_once(
             delivery=whole, attempt=1, outcome=Outcome.REFUSED, detail="", at=whole.created, final=True,
             fallback=following,
         )  # fmt: skip
-        await bench.publisher.store(receipt_entry(bench.topology, decided, id_="1"))
-        subject = bench.topology.delivery_subject(whole.kind, whole.channel)
+        await bench.publisher.store(receipt_entry(bench.broker.topology, decided, id_="1"))
+        subject = bench.broker.topology.delivery_subject(whole.kind, whole.channel)
         if stored_before:  # so long ago that the broker has forgotten its id
             await bench.publisher.store(
                 OutgoingMessage(subject=subject, payload=encode(following), id="long ago")

@@ -10,7 +10,7 @@ from support.processes import NatsServer, client_options
 from support.waiting import LIMIT, until
 
 from engine.actions.ledger import Lease, LeaseHeld, Ledger, RecordedReply, action_key
-from engine.broker import Connection, Provisioner, Topology, connect
+from engine.broker import Broker, Connection, Provisioner, Topology, connect
 
 KEY = action_key("sendverifyemail", "a" * 32)
 
@@ -27,7 +27,7 @@ async def ledger(connection: Connection, owner: str, *, quick: bool = True) -> L
     topology = Topology()
     await Provisioner(topology, connection).provision()
     made = Ledger(
-        Provisioner(topology, connection).ledger,
+        Broker(connection, topology).ledger,
         owner=owner,
         clock=now,
         beat=0.1,

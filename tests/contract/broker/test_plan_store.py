@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 from support.policy_builders import event
 
-from engine.broker import Connection, OutgoingMessage, Provisioner, Publisher, Topology
+from engine.broker import Broker, Connection, OutgoingMessage, Provisioner, Topology
 from engine.history import entries
 from engine.history.plan_store import PlanStore, RecordedPlan
 from engine.model.errors import NotStored
@@ -22,10 +22,9 @@ EVENT, OTHER = event({}), event({}, "notice.login.other")
 @pytest.fixture
 async def records(connection: Connection) -> AsyncIterator[PlanStore]:
     await Provisioner(TOPOLOGY, connection).provision()
-    publisher = Publisher(connection)
-    await publisher.start()
-    yield PlanStore(topology=TOPOLOGY, connection=connection, publisher=publisher)
-    await publisher.close()
+    broker = Broker(connection, TOPOLOGY)
+    async with broker.publisher.running():
+        yield PlanStore(broker)
 
 
 def written(place: str, reason: str, revival: RedriveId | None = None) -> OutgoingMessage:
@@ -37,8 +36,8 @@ def written(place: str, reason: str, revival: RedriveId | None = None) -> Outgoi
 async def test_the_first_that_is_written_counts(records: PlanStore) -> None:
     assert await records.find(EVENT, "e") == RecordedPlan()
     place = await records.claim_slot(EVENT, "e", None, at=1)
-    assert await records.publisher.store_if_new(written(place, "dedupe"))
-    assert not await records.publisher.store_if_new(written(place, "throttle"))
+    assert await records.broker.publisher.store_if_new(written(place, "dedupe"))
+    assert not await records.broker.publisher.store_if_new(written(place, "throttle"))
     found = await records.find(EVENT, "e")
     assert found.plan is not None and found.plan.suppressed[0].reason == "dedupe" and found.is_known
     with pytest.raises(NotStored, match="another replica"):
@@ -51,8 +50,8 @@ async def test_what_was_on_its_way_when_it_was_claimed_is_not_taken(records: Pla
         found = await records.find(EVENT, "e")
         assert found == RecordedPlan(claims=claims)
         place = await records.claim_slot(EVENT, "e", found, at=1)
-    assert not await records.publisher.store_if_new(written(late, "dedupe"))
-    assert await records.publisher.store_if_new(written(place, "throttle"))
+    assert not await records.broker.publisher.store_if_new(written(late, "dedupe"))
+    assert await records.broker.publisher.store_if_new(written(place, "throttle"))
     found = await records.find(EVENT, "e")
     assert found.plan is not None and found.plan.suppressed[0].reason == "throttle"
 
@@ -67,7 +66,7 @@ async def test_of_two_that_claim_it_at_once_one_has_it(records: PlanStore) -> No
 
 async def test_others_under_the_same_reqid_are_not_meant(records: PlanStore) -> None:
     revival = RedriveId(letter="1-1", at=7)
-    await records.publisher.store(written("e.0", "dedupe"), written("e.7.0", "throttle", revival))
+    await records.broker.publisher.store(written("e.0", "dedupe"), written("e.7.0", "throttle", revival))
     await records.claim_slot(EVENT, "e", RecordedPlan(claims=5), at=1)
     found = await records.find(OTHER, "o")
     assert found == RecordedPlan(is_known=True)

@@ -17,11 +17,8 @@ from engine.model.errors import MaxPayloadExceeded, NotStored
 @pytest.fixture
 async def publisher(connection: Connection) -> AsyncIterator[Publisher]:
     made = Publisher(connection, window=64)
-    await made.start()
-    resending = asyncio.create_task(made.run())
-    yield made
-    resending.cancel()
-    await made.close()
+    async with made.running():
+        yield made
 
 
 def message(number: int, subject: str = "s.a") -> OutgoingMessage:

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from engine.broker import Connection, Provisioner, Topology
+from engine.broker import Broker, Connection, Provisioner, Topology
 from engine.model.errors import BrokerError
 from engine.pipeline.flow_control import DistributedRateLimiter
 
@@ -16,7 +16,7 @@ NOW = 1_800_000_000_000_000
 async def test_turns_are_apart_over_all_replicas_and_after_a_restart(connection: Connection) -> None:
     topology = Topology()
     await Provisioner(topology, connection).provision()
-    state = Provisioner(topology, connection).state
+    state = Broker(connection, topology).state
 
     def replica() -> DistributedRateLimiter:
         return DistributedRateLimiter(rate=50.0, key="rate.email", state=state, clock=lambda: NOW)
@@ -34,7 +34,7 @@ async def test_nobody_sends_at_a_guess(connection: Connection) -> None:
     topology = Topology()
     await Provisioner(topology, connection).provision()
     pace = DistributedRateLimiter(
-        rate=1.0, key="rate.email", state=Provisioner(topology, connection).state, clock=lambda: NOW
+        rate=1.0, key="rate.email", state=Broker(connection, topology).state, clock=lambda: NOW
     )
     await connection.js.delete_stream("KV_MSS_STATE")
     with pytest.raises(BrokerError, match=r"the rate of rate\.email cannot be kept"):

@@ -1,0 +1,43 @@
+"""The broker as one value: everything that the parts of a replica share over one connection."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from ..model.messages import Kind
+from ..model.subjects import token
+from .connection import Connection
+from .kv import AtomicStore, Bucket
+from .publisher import Publisher
+from .reader import messages_on
+from .topology import Topology
+
+
+class Broker:
+    """A connection, the names of everything behind it, one publisher, and the buckets of MSS.
+
+    Start the publisher before anything is published.
+    """
+
+    __slots__ = ("connection", "ledger", "preferences", "publisher", "state", "topology")
+
+    def __init__(
+        self, connection: Connection, topology: Topology, *, publisher: Publisher | None = None
+    ) -> None:
+        self.connection = connection
+        self.topology = topology
+        self.publisher = publisher or Publisher(connection)
+        self.ledger = Bucket(connection, topology.bucket("LEDGER"), is_own=True)
+        self.state = AtomicStore(Bucket(connection, topology.bucket("STATE"), is_own=True))
+        self.preferences = Bucket(connection, topology.bucket("PREFERENCES"))
+
+    @property
+    def max_payload(self) -> int:
+        """Bytes that the broker accepts in one message, with room for headers."""
+        return self.connection.largest_payload
+
+    async def history(self, kind: Kind, reqid: str) -> AsyncIterator[bytes]:
+        """Yield the history entries of one reqid, the oldest first. Raises BrokerError."""
+        subject = self.topology.history_subject(kind, token(reqid))
+        async for msg in messages_on(self.connection, self.topology.history_stream, subject):
+            yield msg.data or b""
