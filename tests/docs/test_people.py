@@ -1,4 +1,4 @@
-"""docs/people.md: the picture shows the gates that there are, and the example of each is true."""
+"""docs/people.md: the diagram shows the stages of the code, and the example of each runs."""
 
 from __future__ import annotations
 
@@ -35,24 +35,25 @@ def test_the_examples_are_true(tmp_path: Path) -> None:
     assert code == 0, output
 
 
-def test_the_picture_shows_every_gate_in_its_order() -> None:
+def test_the_diagram_shows_every_stage_in_its_order() -> None:
     order = (stages.__doc__ or "").split("\n\n")[1].partition(".")[0]
     named = re.split(r",\s*|->", re.sub(r"\((draft|here)\)", "", order))
     drawn = re.findall(r'\w+\["([\w -]+)<br/>', PICTURE)
     assert drawn == [" ".join(name.split()) for name in named]
     sections = re.findall(r"^### (.+)$", PAGE, re.MULTILINE)
-    told = [name for section in sections for name in section.lower().split(", ")]
+    described = [name for section in sections for name in section.lower().split(", ")]
     assert (
-        told == drawn[drawn.index("dedupe") - 2 : drawn.index("dedupe") - 1] + drawn[drawn.index("dedupe") :]
+        described
+        == drawn[drawn.index("dedupe") - 2 : drawn.index("dedupe") - 1] + drawn[drawn.index("dedupe") :]
     )
 
 
-def test_the_picture_has_every_reason_and_no_other() -> None:
+def test_the_diagram_has_every_reason_and_no_other() -> None:
     for word, metric in (
         ("suppressed", "mss_deliveries_suppressed_total"),
         ("held", "mss_deliveries_held_total"),
     ):
         (counted,) = re.findall(rf"`{metric}` \| rule, reason: ([\w, ]*\w)", OPERATING)
         drawn = re.findall(rf"{word}: ([\w, ]+)", PICTURE)
-        # What is recorded of a digest whose rule is gone leaves at no gate.
+        # The reason of a digest whose rule was removed belongs to no stage.
         assert set(", ".join(drawn).split(", ")) == set(counted.split(", ")) - {"removed"}

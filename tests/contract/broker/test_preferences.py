@@ -1,4 +1,4 @@
-"""People's preferences on the broker, and what is at hand of them while events are planned."""
+"""Preferences in the bucket, and the cache for the planning of events."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Desk:
     def lookups(self, result: str) -> float:
         return self.metrics.value("mss_preference_lookups_total", result=result)
 
-    def is_at_hand(self, user: str) -> bool:
+    def is_cached(self, user: str) -> bool:
         try:
             self.cache.choices_of(user)
         except CacheMiss:
@@ -60,7 +60,7 @@ async def desk(connection: Connection) -> AsyncIterator[Desk]:
     await asyncio.wait((following,))
 
 
-async def test_a_record_is_kept_changed_and_forgotten(desk: Desk) -> None:
+async def test_a_record_is_written_changed_and_removed(desk: Desk) -> None:
     store = desk.store
     assert (await store.get("u1")).document_of("u1") is None
     await desk.put("u1", {"locale": "de"})
@@ -85,7 +85,7 @@ async def test_a_record_is_kept_changed_and_forgotten(desk: Desk) -> None:
     assert (await store.get("u1")).document_of("u1") == {"locale": "fr"}
 
 
-async def test_what_two_change_at_once_is_changed_twice(desk: Desk) -> None:
+async def test_concurrent_changes_are_all_applied(desk: Desk) -> None:
     async def add(number: int) -> None:
         await desk.store.change("u1", lambda present: ({**present, f"c{number}": []}, None))
 
@@ -93,19 +93,19 @@ async def test_what_two_change_at_once_is_changed_twice(desk: Desk) -> None:
     assert len((await desk.store.get("u1")).document_of("u1") or {}) == 8
 
 
-async def test_what_is_too_large_is_not_kept(desk: Desk) -> None:
+async def test_a_document_that_is_too_large_is_not_stored(desk: Desk) -> None:
     with pytest.raises(InvalidPreferences, match=f"at most {MAX_DOCUMENT_BYTES}"):
         await desk.put("u1", {"a": ["x" * MAX_DOCUMENT_BYTES]})
     assert (await desk.store.get("u1")).revision == 0
 
 
-async def test_the_cache_follows(desk: Desk, server: NatsServer) -> None:
+async def test_the_cache_follows_the_bucket(desk: Desk, server: NatsServer) -> None:
     cache = desk.cache
     assert cache.choices_of("u1") is None
     assert desk.lookups("hit") == desk.lookups("miss") == 0  # nobody has any: nothing to look up
 
     await desk.put("u1", {"security": ["sms"]})
-    await until(lambda: not desk.is_at_hand("u1"), what="the change is heard of")
+    await until(lambda: not desk.is_cached("u1"), what="the change to be reported")
     expected = Choices(channels={"security": ("sms",)})
     assert await cache.look_up("u1") == expected
     assert cache.choices_of("u1") == expected
@@ -115,17 +115,17 @@ async def test_the_cache_follows(desk: Desk, server: NatsServer) -> None:
 
     other = Desk(await connect(client_options(server)))
     await other.put("u1", {"security": []})
-    await until(lambda: not desk.is_at_hand("u1"), what="the change is heard of")
+    await until(lambda: not desk.is_cached("u1"), what="the change to be reported")
     assert await cache.with_choices(lambda of: (of("u1"), of("u2"))) == (
         Choices(channels={"security": ()}),
         None,
     )
     assert await cache.change("u2", lambda _: ({"locale": "de"}, "said")) == "said"
-    assert not desk.is_at_hand("u2")  # at once: whoever was told that it is done sees it
+    assert not desk.is_cached("u2")  # at once: the user who got the reply sees the change
     await other.store.bucket.connection.close()
 
 
-async def test_a_record_that_cannot_be_read_counts_as_none(desk: Desk) -> None:
+async def test_an_invalid_record_counts_as_no_preferences(desk: Desk) -> None:
     await desk.put("u1", {"locale": 7})
     assert await desk.cache.look_up("u1") is None
     await desk.put("u2", {"locale": "de"})
@@ -137,8 +137,8 @@ async def test_a_record_that_cannot_be_read_counts_as_none(desk: Desk) -> None:
     assert desk.lookups("unreadable") == 2
 
 
-async def test_an_answer_that_is_older_than_the_news_is_asked_for_again(desk: Desk) -> None:
-    """What was on its way while somebody changed it must not stay at hand."""
+async def test_a_stale_read_is_repeated(desk: Desk) -> None:
+    """A value that was read during a change must not be cached."""
     await desk.put("u1", {"locale": "de"})
     old = await desk.store.get("u1")
     await desk.cache.change("u1", lambda _: ({"locale": "fr"}, None))
@@ -152,7 +152,7 @@ async def test_an_answer_that_is_older_than_the_news_is_asked_for_again(desk: De
     assert await desk.cache.look_up("u1") == desk.cache.choices_of("u1") == Choices(locale="fr")
 
 
-async def test_it_keeps_no_more_than_it_may(connection: Connection) -> None:
+async def test_the_cache_has_a_maximum_size(connection: Connection) -> None:
     await Provisioner(Topology(), connection).provision()
     desk = Desk(connection, most=3)
     await desk.put("u0", {"locale": "de"})
@@ -161,38 +161,40 @@ async def test_it_keeps_no_more_than_it_may(connection: Connection) -> None:
     for number in range(5):
         await desk.cache.look_up(f"u{number}")
     assert len(desk.cache) == 3
-    assert [desk.is_at_hand(f"u{number}") for number in range(5)] == [False, False, True, True, True]
+    assert [desk.is_cached(f"u{number}") for number in range(5)] == [False, False, True, True, True]
     following.cancel()
     await asyncio.wait((following,))
 
 
-async def test_after_the_broker_was_away_nothing_counts_as_known(desk: Desk, server: NatsServer) -> None:
+async def test_the_cache_is_empty_after_a_reconnect(desk: Desk, server: NatsServer) -> None:
     await desk.put("u1", {"locale": "de"})
-    await until(lambda: not desk.is_at_hand("u1"), what="the change is heard of")
+    await until(lambda: not desk.is_cached("u1"), what="the change to be reported")
     await desk.cache.look_up("u1")
-    assert desk.is_at_hand("u1")
+    assert desk.is_cached("u1")
     connection = desk.store.bucket.connection
     at_once: list[bool] = []
-    connection.on_reconnect(lambda: at_once.append(desk.is_at_hand("u1")))
+    connection.on_reconnect(lambda: at_once.append(desk.is_cached("u1")))
     await server.kill()
     await server.start()
     await until(lambda: connection.reconnections == 1, what="connected again")
     await until(lambda: desk.cache._is_current, what="followed again")
     assert at_once == [False]
     assert await desk.cache.look_up("u1") == Choices(locale="de")
-    assert desk.is_at_hand("u1")
+    assert desk.is_cached("u1")
     await desk.put("u1", {"locale": "fr"})
-    await until(lambda: not desk.is_at_hand("u1"), what="the change is heard of")
+    await until(lambda: not desk.is_cached("u1"), what="the change to be reported")
     assert await desk.cache.look_up("u1") == Choices(locale="fr")
 
 
-async def test_operators_show_change_and_move_them(desk: Desk, server: NatsServer, tmp_path: Path) -> None:
+async def test_operators_show_change_and_move_preferences(
+    desk: Desk, server: NatsServer, tmp_path: Path
+) -> None:
     rules = "rules: [{id: tips, event: notice.tips, category: tips, to: {email: mailto}, template: t, notify: [email]}]"
     policy(tmp_path / "rules", rules)
 
-    async def mss(*words: str, given: str = "", code: int = 0) -> str:
-        words = ("preferences", *words, "--server", server.address)
-        result = await asyncio.to_thread(CliRunner().invoke, cli, words, given)
+    async def mss(*arguments: str, given: str = "", code: int = 0) -> str:
+        arguments = ("preferences", *arguments, "--server", server.address)
+        result = await asyncio.to_thread(CliRunner().invoke, cli, arguments, given)
         assert result.exit_code == code, result.output
         return result.output
 
@@ -201,8 +203,8 @@ async def test_operators_show_change_and_move_them(desk: Desk, server: NatsServe
     assert json.loads(await mss("set", "u1", '{"tips": [], "locale": "de"}', *within))["tips"] == []
     assert json.loads(await mss("set", "u1", "-", given='{"locale": null}')) == {"tips": []}
     await mss("set", "Ü 2", '{"locale": "fr", "gone": ["sms"]}')
-    said = await mss("set", "u1", '{"tisp": [], "locale": "??"}', code=1)
-    assert "'??' is no language" in said
+    output = await mss("set", "u1", '{"tisp": [], "locale": "??"}', code=1)
+    assert "'??' is no language" in output
     assert "did you mean 'tips'?" in await mss("set", "u1", '{"tisp": []}', *within, code=1)
     await mss("set", "u1", '["tips"]', code=2)
     for nobody in ("", " u1"):
@@ -217,13 +219,13 @@ async def test_operators_show_change_and_move_them(desk: Desk, server: NatsServe
     ]
     await mss("set", "u1", "{}", "--replace")
     assert [each["userid"] for each in json.loads(await mss("list", "--format", "json"))] == ["Ü 2"]
-    said = await mss("import", "-", *within, given=f"{exported}\nnothing\n", code=1)
-    assert "line 2: gone: there is no such category" in said and "line 4: no JSON" in said
-    assert said.endswith("1 imported, 2 refused\n")
+    output = await mss("import", "-", *within, given=f"{exported}\nnothing\n", code=1)
+    assert "line 2: gone: there is no such category" in output and "line 4: no JSON" in output
+    assert output.endswith("1 imported, 2 refused\n")
     assert json.loads(await mss("get", "u1")) == {"tips": []}
 
 
-async def test_the_permissions_of_the_operating_page_do(tmp_path: Path) -> None:
+async def test_the_documented_permissions_suffice(tmp_path: Path) -> None:
     server = NatsServer(
         tmp_path / "strict",
         f"""authorization {{ users: [{{user: mss, password: mss}},

@@ -1,4 +1,4 @@
-"""mss explain: which rules match, why the others do not, what is sent, and what nobody may see."""
+"""mss explain: the rules that match, the reasons of the others, the plan, and the masked values."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def document(folder: Path, payload: Any, **files: str | bytes) -> dict[str, Any]
     return made
 
 
-def test_the_shape_of_the_document(tmp_path: Path) -> None:
+def test_the_json_document_has_a_fixed_shape(tmp_path: Path) -> None:
     made = document(tmp_path, PAYLOAD)
     assert list(made) == ["event", "rules", "deliveries", "suppressed"]
     assert made["event"] == EVENT
@@ -98,7 +98,7 @@ def test_the_shape_of_the_document(tmp_path: Path) -> None:
     ]
 
 
-def test_conditions_that_do_not_hold(tmp_path: Path) -> None:
+def test_conditions_that_do_not_hold_are_shown(tmp_path: Path) -> None:
     made = document(tmp_path, {"result": "success", "device": {"trusted": True}})
     first = made["rules"][0]
     assert not first["matched"]
@@ -108,7 +108,7 @@ def test_conditions_that_do_not_hold(tmp_path: Path) -> None:
     assert either["operator"] == "any" and [each["holds"] for each in either["inside"]] == [False, False]
 
 
-def test_words_that_cannot_be_written_are_there(tmp_path: Path) -> None:
+def test_a_template_that_cannot_be_rendered_is_reported(tmp_path: Path) -> None:
     made = document(tmp_path, PAYLOAD, **{"templates__t__default.txt": "{{ payload.gone }}"})
     assert [(f["rule"], f["channel"]) for f in made["failures"]] == [("last", "terminal")]
     assert "gone" in mss(tmp_path, PAYLOAD).output
@@ -129,14 +129,14 @@ def test_the_text_fits_a_terminal(tmp_path: Path) -> None:
     assert "  terminal to nobody in particular, in en (last)" in lines
 
 
-def test_only_the_first_that_does_not_hold_is_pointed_at(tmp_path: Path) -> None:
+def test_only_the_first_condition_that_does_not_hold_is_marked(tmp_path: Path) -> None:
     assert policy(tmp_path, RULES).ok
     output = mss(tmp_path, {"result": "failure", "risk": {"score": 1}}).output
     assert output.count("the first that fails") == 1
     assert output.count("✗") > 1
 
 
-def test_shadow_is_said(tmp_path: Path) -> None:
+def test_a_rule_in_shadow_mode_is_reported(tmp_path: Path) -> None:
     assert policy(
         tmp_path, "rules: [{id: r, event: notice.>, template: t, enabled: shadow, notify: [terminal]}]"
     ).ok
@@ -156,7 +156,7 @@ SECRET_SCHEMA = json.dumps(
 )
 
 
-def test_the_terminal_obeys_no_payload(tmp_path: Path) -> None:
+def test_a_payload_cannot_control_the_terminal(tmp_path: Path) -> None:
     assert policy(tmp_path, RULES, **{"templates/t/default.txt": "Hello {{ payload.name }}"}).ok
     output = mss(tmp_path, {"name": "\x1b]0;title\x07\x9b31m", "result": "\x1b[2J"}).output
     assert "Hello" in output and not [char for char in output if not char.isprintable() and char != "\n"]
@@ -205,15 +205,15 @@ Counting = Dedupe | Throttle | Digest
 NIGHT = ("--at", "2026-03-02T23:30:00Z")
 
 
-def gates(folder: Path, *more: str, rules: str = LIMITED, **payload: Any) -> list[str]:
-    """The lines about gates, each as one whatever the width."""
+def stages(folder: Path, *more: str, rules: str = LIMITED, **payload: Any) -> list[str]:
+    """Return the lines about stages, unwrapped."""
     assert policy(folder, rules).ok
     output = mss(folder, {**PAYLOAD, **payload}, *NIGHT, *more).output
     lines = output.partition("\n\n")[2].partition("\n\n")[0].splitlines()[1:]
     return " ".join(f"| {line.strip()}" if line[5] != " " else line.strip() for line in lines).split("| ")[1:]
 
 
-def test_gates_are_shown_in_their_order(tmp_path: Path) -> None:
+def test_stages_are_shown_in_their_order(tmp_path: Path) -> None:
     budgets = [
         "budget        100 messages in each 1h, the rest is digested",
         "budget        of the whole policy: 1000 messages in each 1h, the rest is digested",
@@ -226,7 +226,7 @@ def test_gates_are_shown_in_their_order(tmp_path: Path) -> None:
     waits = "time windows  email: muted, held until 2026-03-03T07:00:00Z"
 
     def shown(*more: str, rules: str = LIMITED, **payload: Any) -> list[str]:
-        return [line.strip() for line in gates(tmp_path, *more, rules=rules, **payload)]
+        return [line.strip() for line in stages(tmp_path, *more, rules=rules, **payload)]
 
     assert shown() == [condition, *counted, waits, *budgets]
     assert shown("--preferences", "{u2: {}}")[1] == "preferences   u1 has no preferences"
@@ -268,26 +268,30 @@ def test_gates_are_shown_in_their_order(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "chosen", [None, {"security": []}, {"security": ["sms"]}], ids=["none", "off", "unreachable"]
 )
-def test_an_event_is_counted_where_it_is_said_and_nowhere_else(
+def test_a_limit_counts_an_event_under_the_key_that_is_shown(
     tmp_path: Path, chosen: dict[str, Any] | None
 ) -> None:
     rules = LIMITED.replace("dedupe:", "digest: {key: userid, wait: 2m}\n    dedupe:")
     book, one = policy(tmp_path, rules).require(), event(PAYLOAD)
     choices_of = {"u1": parse(chosen)}.get if chosen else no_preferences
-    cells: dict[str, bytes] = {}
-    run_in_memory(plan_steps(book, one, one.received, choices_of), cells)
-    gates = [gate for gate in explain(book, one, choices_of).stages["r"] if isinstance(gate.limit, Counting)]
-    said = {state_key(gate.name, "r", map(parse_path, gate.key), one) for gate in gates if gate.is_reached}
-    assert len(gates) == 3 and said == set(cells) and bool(said) is (chosen is None)
+    values: dict[str, bytes] = {}
+    run_in_memory(plan_steps(book, one, one.received, choices_of), values)
+    stages = [
+        stage for stage in explain(book, one, choices_of).stages["r"] if isinstance(stage.limit, Counting)
+    ]
+    keys = {
+        state_key(stage.name, "r", map(parse_path, stage.key), one) for stage in stages if stage.is_reached
+    }
+    assert len(stages) == 3 and keys == set(values) and bool(keys) is (chosen is None)
 
 
-def test_people_are_told_as_their_choices_say(tmp_path: Path) -> None:
+def test_preferences_decide_the_channels(tmp_path: Path) -> None:
     assert policy(tmp_path / "policy", LIMITED).ok
     chosen = tmp_path / "chosen.yaml"
     chosen.write_text(
         "u1: {security: [sms], quiet_hours: '22:00-07:00', addresses: {phone: '+8613800000000'}}\n"
     )
-    said = mss(
+    result = mss(
         tmp_path / "policy",
         PAYLOAD,
         "--at",
@@ -297,7 +301,7 @@ def test_people_are_told_as_their_choices_say(tmp_path: Path) -> None:
         "--format",
         "json",
     )
-    made = json.loads(said.output)
+    made = json.loads(result.output)
     assert [(each["channel"], each["to"]) for each in made["deliveries"]] == [("sms", ["+8613800000000"])]
     (rule,) = made["rules"]
     assert rule["stages"][2] == {
@@ -307,7 +311,7 @@ def test_people_are_told_as_their_choices_say(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("written", "complaint"),
+    ("written", "problem"),
     [
         ("nowhere.yaml", "nowhere.yaml: No such file"),
         ("{u1: [", "'--preferences': 1:7: "),
@@ -318,13 +322,13 @@ def test_people_are_told_as_their_choices_say(tmp_path: Path) -> None:
         ("{security: [sms]}", "security: preferences are a mapping such as {security: [sms]}"),
     ],
 )
-def test_preferences_that_are_none(tmp_path: Path, written: str, complaint: str) -> None:
+def test_invalid_preferences_are_reported(tmp_path: Path, written: str, problem: str) -> None:
     assert policy(tmp_path, LIMITED).ok
     result = mss(tmp_path, PAYLOAD, "--preferences", written)
-    assert result.exit_code == 2 and complaint in " ".join(result.output.split()), result.output
+    assert result.exit_code == 2 and problem in " ".join(result.output.split()), result.output
 
 
-def test_what_people_could_not_choose_is_said_beside_what_comes_of_it(tmp_path: Path) -> None:
+def test_preferences_that_are_not_offered_are_reported_with_the_plan(tmp_path: Path) -> None:
     assert policy(tmp_path, LIMITED).ok
     chosen = '{"u1": {"secruity": ["sms"], "security": ["pigeon"]}}'
     result = mss(tmp_path, PAYLOAD, "--preferences", chosen, "--format", "json")
@@ -335,7 +339,7 @@ def test_what_people_could_not_choose_is_said_beside_what_comes_of_it(tmp_path: 
     ]
 
 
-def test_nobody_looks_at_a_misspelled_event(tmp_path: Path) -> None:
+def test_a_misspelled_event_matches_no_rule(tmp_path: Path) -> None:
     assert policy(tmp_path, RULES.replace("notice.>", "log.>")).ok
     result = mss(tmp_path, {}, name="notice.login.abnromal")
     assert result.exit_code == 0
@@ -360,13 +364,13 @@ def test_nobody_looks_at_a_misspelled_event(tmp_path: Path) -> None:
         (["--payload", "-"], "{}"),
     ],
 )
-def test_wrong_usage_is_2(arguments: list[str], input_: str) -> None:
+def test_wrong_usage_exits_with_2(arguments: list[str], input_: str) -> None:
     result = CliRunner().invoke(cli, ["explain", str(ROOT / "rules"), *arguments], input=input_)
     assert result.exit_code == 2, result.output
 
 
 @pytest.mark.parametrize("format_", ["text", "json"])
-def test_a_policy_with_errors(tmp_path: Path, format_: str) -> None:
+def test_a_policy_with_errors_is_not_explained(tmp_path: Path, format_: str) -> None:
     policy(tmp_path, "rules: [{id: r, event: notice.x.y, notify: [emial], template: t}]")
     result = mss(tmp_path, {}, "--format", format_)
     assert result.exit_code == 1 and "unknown channel 'emial'" in result.output
@@ -384,7 +388,7 @@ def test_a_policy_with_errors(tmp_path: Path, format_: str) -> None:
     ),
     st.sampled_from([EVENT, "notice.x", "audit.x.y", "audit.z"]),
 )
-def test_it_agrees_with_what_the_server_does(
+def test_the_explanation_agrees_with_the_plan_of_the_server(
     tmp_path_factory: pytest.TempPathFactory, payload: dict[str, Any], name: str
 ) -> None:
     book = _rulebook(tmp_path_factory)
@@ -404,7 +408,7 @@ def _rulebook(factory: pytest.TempPathFactory) -> Any:
     return _MADE[0]
 
 
-def test_conditions_in_words() -> None:
+def test_conditions_become_sentences() -> None:
     def leaf(**more: Any) -> ConditionResult:
         return ConditionResult(**{"path": "a", "operator": "equals", "expected": 1, "holds": False, **more})
 

@@ -1,4 +1,4 @@
-"""Fall-back chains: what is planned, what a test of the policy makes of it, what explain and graph say."""
+"""Fallback chains: in plans, in policy tests, and in the output of explain and graph."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def skipped(plan_: Plan) -> list[tuple[str, str]]:
     return [(each.channel, each.reason) for each in plan_.suppressed]
 
 
-def test_a_chain_is_one_delivery_that_carries_the_others_whole(tmp_path: Path) -> None:
+def test_a_chain_is_one_delivery_that_contains_the_others(tmp_path: Path) -> None:
     made = planned(tmp_path, CHAIN)
     (delivery,) = made.deliveries
     assert steps(delivery) == [("sms", ("+8613800000000",), 900.0), ("email", ("a@example.com",), 0.0)]
@@ -58,11 +58,11 @@ def test_a_chain_is_one_delivery_that_carries_the_others_whole(tmp_path: Path) -
     assert planned(tmp_path, CHAIN).deliveries == made.deliveries
 
 
-def test_a_fall_back_is_another_delivery_than_the_same_message_by_itself(tmp_path: Path) -> None:
+def test_a_fallback_has_another_id_than_the_same_message_without_a_chain(tmp_path: Path) -> None:
     first, mail = planned(tmp_path / "a", f"{CHAIN}, email").deliveries
     assert (first.channel, mail.channel) == ("sms", "email")
     assert first.fallbacks[0].id != mail.id
-    # Who is first in a chain is the same as by itself, whatever is written first.
+    # The first step of a chain has the same id as without a chain.
     for notify in (f"sms, {CHAIN}", f"{CHAIN}, sms"):
         (only,) = planned(tmp_path / notify[:1], notify).deliveries
         assert [each.id for each in (only, *only.fallbacks)] == [
@@ -82,7 +82,7 @@ def test_a_fall_back_is_another_delivery_than_the_same_message_by_itself(tmp_pat
         ("{first_of: [sms, {channel: email, to: ops}, terminal]}", {}, ["sms", "email", "terminal"], []),
     ],
 )
-def test_who_cannot_be_told_over_a_step_is_told_over_the_next(
+def test_a_recipient_without_an_address_for_a_step_is_notified_over_the_next(
     tmp_path: Path, notify: str, payload: Any, left: list[str], suppressed: list[Any]
 ) -> None:
     made = planned(tmp_path, notify, {**WHO, **payload})
@@ -91,27 +91,27 @@ def test_who_cannot_be_told_over_a_step_is_told_over_the_next(
     assert all(each.fallback_after == 0.0 for d in made.deliveries for each in (d, *d.fallbacks)[-1:])
 
 
-def test_addresses_of_which_each_needs_a_message_are_tried_one_after_the_other(tmp_path: Path) -> None:
+def test_addresses_that_need_a_message_each_are_tried_in_turn(tmp_path: Path) -> None:
     (delivery,) = planned(tmp_path, "{first_of: [sms, email], to: ops}").deliveries
     assert [to for _, to, _ in steps(delivery)] == [
         ("+4915100000000",), ("+4915100000001",), ("o@example.com", "p@example.com"),
     ]  # fmt: skip
 
 
-def test_settings_of_the_whole_hold_for_each_step_and_a_step_says_more(tmp_path: Path) -> None:
-    words = {
+def test_the_settings_of_a_chain_apply_to_each_step_and_a_step_can_override_them(tmp_path: Path) -> None:
+    templates = {
         "templates__u__default.txt": "{{ vars.a }}{{ vars.b }}",
         "templates__v__sms.txt": "v{{ vars.a }}{{ vars.b }}",
     }
     (delivery,) = planned(
         tmp_path,
         "{first_of: [{channel: sms, template: v, vars: {b: 3}}, terminal], template: u, vars: {a: 1, b: 2}}",
-        **words,
+        **templates,
     ).deliveries
     assert [each.message.text for each in (delivery, *delivery.fallbacks)] == ["v13", "12"]
 
 
-def test_words_that_cannot_be_written_are_done_without_while_a_step_is_left(tmp_path: Path) -> None:
+def test_a_step_that_cannot_be_rendered_is_left_out_while_another_remains(tmp_path: Path) -> None:
     broken = {"templates__t__sms.txt": "{{ payload.risk.score }}"}
     made = planned(tmp_path, CHAIN, **broken)
     assert [d.channel for d in made.deliveries] == ["email"]
@@ -120,7 +120,7 @@ def test_words_that_cannot_be_written_are_done_without_while_a_step_is_left(tmp_
     assert [each.channel for each in alone.failures] == ["sms"]
 
 
-def test_going_on(tmp_path: Path) -> None:
+def test_a_fallback_replaces_the_failed_delivery(tmp_path: Path) -> None:
     (first,) = planned(tmp_path, "{first_of: [sms, email, terminal], within: 15m}").deliveries
     later = first.created + 7
     second = next_fallback(first, at=later)
@@ -131,7 +131,7 @@ def test_going_on(tmp_path: Path) -> None:
     assert remaining_recipients(first, ("x",)).fallbacks == ()  # at another address the person was reached
 
 
-def test_how_long_a_step_may_be_tried(tmp_path: Path) -> None:
+def test_a_step_is_tried_until_its_timeout(tmp_path: Path) -> None:
     (first,) = planned(tmp_path, CHAIN).deliveries
     retry = RetryPolicy(deadline=3600.0)
 
@@ -173,7 +173,7 @@ def test_a_chain_that_is_too_large_loses_its_end(tmp_path: Path) -> None:
     assert [decode_delivery(each.payload) for each in outgoing] == list(fitted.deliveries)
 
 
-def test_what_the_broker_does_not_take_is_a_failure_and_the_rest_goes_out(tmp_path: Path) -> None:
+def test_a_message_that_is_too_large_is_a_failure_and_the_others_are_sent(tmp_path: Path) -> None:
     small = planned(tmp_path, "sms").deliveries[0]
     large = replace(small, id="f" * 32, message=replace(small.message, text="x" * 1000))
     made = Plan(event=event(WHO), revision="x", deliveries=(large, small))
@@ -202,7 +202,7 @@ MORNING = NIGHT + 8 * 3_600_000_000
         ("[{channel: sms, active_time_intervals: [never]}, email]", ["email"], [0], ["sms"]),
     ],
 )
-def test_a_chain_begins_with_what_may_go_out_at_this_hour(
+def test_a_chain_begins_with_the_first_step_that_may_be_sent_now(
     tmp_path: Path, chain: str, channels: list[str], released: list[int], suppressed: list[str]
 ) -> None:
     book = policy(tmp_path, f"{HOURS}{rule(f'{{first_of: {chain}}}')}").require()
@@ -242,7 +242,7 @@ def test_a_test_of_the_policy_sees_where_a_chain_ends(
     assert verdict.ok, verdict.differences
 
 
-def test_a_failing_test_says_why_a_fall_back_is_not_there(tmp_path: Path) -> None:
+def test_a_failing_test_reports_why_a_fallback_is_missing(tmp_path: Path) -> None:
     _, (verdict,) = tried(tmp_path, case("", "{channel: email}"))
     reasons = [reason for difference in verdict.differences for reason in difference.because]
     assert "r goes on to email only when sms definitely fails, and here that answers sent" in reasons
@@ -260,7 +260,7 @@ def test_each_step_counts_for_the_coverage(tmp_path: Path) -> None:
     assert missing("b", case("sms: refused", "{}", "{}")) == []
 
 
-def test_explain_says_the_chain_in_words(tmp_path: Path) -> None:
+def test_explain_describes_the_chain(tmp_path: Path) -> None:
     policy(tmp_path, rule(CHAIN)).require()
     (tmp_path / "payload.json").write_text(json.dumps(WHO))
     command = [
@@ -271,16 +271,16 @@ def test_explain_says_the_chain_in_words(tmp_path: Path) -> None:
         "--payload",
         str(tmp_path / "payload.json"),
     ]
-    said = CliRunner().invoke(cli, command).output
-    assert "if sms definitely fails, or is not sent within 15m:" in said
-    assert said.index("sms to +8613800000000") < said.index("email to a@example.com")
+    output = CliRunner().invoke(cli, command).output
+    assert "if sms definitely fails, or is not sent within 15m:" in output
+    assert output.index("sms to +8613800000000") < output.index("email to a@example.com")
     document = json.loads(CliRunner().invoke(cli, [*command, "--format", "json"]).output)
     (delivery,) = document["deliveries"]
     assert (delivery["channel"], delivery["within"]) == ("sms", "15m")
     assert [(each["channel"], each["title"]) for each in delivery["fallbacks"]] == [("email", "Subject")]
 
 
-def test_the_picture_says_what_has_to_fail(tmp_path: Path) -> None:
+def test_the_graph_shows_what_has_to_fail(tmp_path: Path) -> None:
     graph = graph_of(policy(tmp_path, rule(CHAIN)).require())
     assert [(arrow.target, arrow.label, arrow.dashed) for arrow in graph.outputs] == [
         ("sms", "", False), ("email", "if sms fails", True),

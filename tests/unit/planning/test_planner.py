@@ -1,4 +1,4 @@
-"""From event to deliveries: who, where, in which words, and what is not sent and why."""
+"""From an event to deliveries: recipients, addresses, content, and the reasons for suppressed messages."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def made(plan_: Plan) -> list[tuple[str, str, tuple[str, ...]]]:
     return [(d.rule, d.channel, d.to) for d in plan_.deliveries]
 
 
-def test_the_catalogue_says_who_is_told(tmp_path: Path) -> None:
+def test_the_schema_marks_the_recipient(tmp_path: Path) -> None:
     book = rulebook(
         tmp_path,
         "rules: [{id: r, event: notice.login.abnormal, template: t, notify: [email, sms, terminal]}]",
@@ -38,7 +38,7 @@ def test_the_catalogue_says_who_is_told(tmp_path: Path) -> None:
     assert result.deliveries[0].message.text == "Hello u1"
 
 
-def test_equal_events_make_equal_plans_and_ids_differ_where_they_must(tmp_path: Path) -> None:
+def test_equal_events_have_equal_plans_and_different_messages_different_ids(tmp_path: Path) -> None:
     book = rulebook(
         tmp_path,
         """
@@ -59,12 +59,12 @@ def test_equal_events_make_equal_plans_and_ids_differ_where_they_must(tmp_path: 
 
 
 def test_an_id_is_the_same_in_every_release(tmp_path: Path) -> None:
-    """What a stream holds from before an upgrade must not be sent once more."""
+    """Otherwise a delivery stored before an upgrade could be sent twice."""
     to = ("ä@example.com", "b@example.com")
     assert delivery_id(event({}), "r", "email", "t", to) == "153d639df2c3a8ea92fdeccb1c343a05"
 
 
-def test_words_that_name_no_reader_are_written_once(tmp_path: Path) -> None:
+def test_content_that_does_not_name_the_recipient_is_rendered_once(tmp_path: Path) -> None:
     rules = """
         rules: [{id: r, event: notice.login.abnormal, template: NAME, to: {phone: phone, user: userid},
                  notify: [sms]}]
@@ -95,7 +95,7 @@ def test_an_entry_written_twice_is_one_delivery(tmp_path: Path) -> None:
     assert len(plan(book, event(LOGIN)).deliveries) == 1
 
 
-def test_to_overrides_the_catalogue_and_may_name_a_person(tmp_path: Path) -> None:
+def test_to_overrides_the_schema_and_can_name_an_entry_of_people(tmp_path: Path) -> None:
     book = rulebook(
         tmp_path,
         """
@@ -133,14 +133,14 @@ def test_to_overrides_the_catalogue_and_may_name_a_person(tmp_path: Path) -> Non
         ({"mailto": "a@example.com\r\nBcc: x@example.com"}, [("email", "bad_address")]),
     ],
 )
-def test_nobody_to_write_to_is_recorded(tmp_path: Path, payload: Any, suppressed: list[Any]) -> None:
+def test_a_missing_recipient_is_recorded(tmp_path: Path, payload: Any, suppressed: list[Any]) -> None:
     book = rulebook(tmp_path, "rules: [{id: r, event: notice.login.abnormal, template: t, notify: [email]}]")
     result = plan(book, event(payload))
     assert made(result) == []
     assert [(s.channel, s.reason) for s in result.suppressed] == suppressed
 
 
-def test_one_bad_address_does_not_keep_the_others_from_being_told(tmp_path: Path) -> None:
+def test_the_other_addresses_of_a_recipient_with_a_bad_one_are_notified(tmp_path: Path) -> None:
     book = rulebook(tmp_path, "rules: [{id: r, event: audit.accountaddemail, template: t, notify: [email]}]")
     payload = {"mailto": ["junk", "a@example.com", "B <b@example.com>"]}
     result = plan(book, event(payload, "audit.accountaddemail"))
@@ -148,7 +148,7 @@ def test_one_bad_address_does_not_keep_the_others_from_being_told(tmp_path: Path
     assert [(s.reason, s.detail) for s in result.suppressed] == [("bad_address", "junk")]
 
 
-def test_order_is_priority_then_file_then_position_and_stop_ends_it(tmp_path: Path) -> None:
+def test_rules_apply_by_priority_then_file_then_position_until_stop(tmp_path: Path) -> None:
     book = rulebook(
         tmp_path,
         """
@@ -175,7 +175,7 @@ def test_order_is_priority_then_file_then_position_and_stop_ends_it(tmp_path: Pa
     assert [m.rule.id for m in stopped.match(event({"userid": "u2"}))] == ["two"]
 
 
-def test_shadow_and_off(tmp_path: Path) -> None:
+def test_a_rule_in_shadow_mode_is_recorded_and_one_that_is_off_is_not(tmp_path: Path) -> None:
     book = rulebook(
         tmp_path,
         """
@@ -192,7 +192,7 @@ def test_shadow_and_off(tmp_path: Path) -> None:
     ]
 
 
-def test_when_on_an_entry(tmp_path: Path) -> None:
+def test_an_entry_of_notify_can_have_conditions(tmp_path: Path) -> None:
     book = rulebook(
         tmp_path,
         """
@@ -209,17 +209,17 @@ def test_when_on_an_entry(tmp_path: Path) -> None:
     assert [d.channel for d in high.deliveries] == ["email", "siem"]
 
 
-def test_a_machine_gets_the_event_and_a_person_does_not(tmp_path: Path) -> None:
+def test_only_a_channel_for_machines_gets_the_payload(tmp_path: Path) -> None:
     book = rulebook(
         tmp_path,
-        "rules: [{id: no-words, event: notice.login.abnormal, notify: [siem, {channel: email, template: t}]}]",
+        "rules: [{id: no-text, event: notice.login.abnormal, notify: [siem, {channel: email, template: t}]}]",
     )
     siem, email = plan(book, event(LOGIN)).deliveries
     assert siem.payload == LOGIN and siem.message.text == ""
     assert email.payload is None
 
 
-def test_a_template_that_fails_for_one_channel_hurts_no_other(tmp_path: Path) -> None:
+def test_a_template_that_fails_for_one_channel_does_not_affect_the_others(tmp_path: Path) -> None:
     book = rulebook(
         tmp_path,
         "rules: [{id: r, event: notice.login.abnormal, template: u, notify: [email, sms]}]",
@@ -234,13 +234,13 @@ def test_a_template_that_fails_for_one_channel_hurts_no_other(tmp_path: Path) ->
     assert "reason" in result.failures[0].detail
 
 
-def test_sensitive_values_are_known_to_the_delivery(tmp_path: Path) -> None:
+def test_a_delivery_has_the_sensitive_values_to_mask(tmp_path: Path) -> None:
     book = rulebook(tmp_path, "rules: [{id: r, event: notice.login.abnormal, template: t, notify: [email]}]")
     link = "https://iam.example.com/secure?token=abc"
     assert plan(book, event({**LOGIN, "href": link})).deliveries[0].secrets == (link,)
 
 
-def test_keys_are_read_without_regard_to_case_where_the_event_is_known(tmp_path: Path) -> None:
+def test_keys_of_an_event_with_a_schema_ignore_case(tmp_path: Path) -> None:
     book = rulebook(
         tmp_path,
         "rules: [{id: r, event: notice.login.abnormal, template: t, when: {userid: u1}, notify: [email]}]",

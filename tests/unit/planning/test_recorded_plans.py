@@ -1,4 +1,4 @@
-"""An event that comes again: what was written down stands, whatever the gates would say by now."""
+"""A redelivered event: the recorded plan applies, whatever the limits would decide now."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def book(folder: Path, *rules: str, more: str = "") -> Rulebook:
     return policy(folder, f"rules: [{written}]\n{more}").require()
 
 
-def first(rulebook: Rulebook, cells: dict[str, bytes], now: int = RECEIVED, reqid: str = "r") -> Plan:
-    return run_in_memory(plan_steps(rulebook, event(PAYLOAD, reqid=reqid), now), cells)
+def first(rulebook: Rulebook, values: dict[str, bytes], now: int = RECEIVED, reqid: str = "r") -> Plan:
+    return run_in_memory(plan_steps(rulebook, event(PAYLOAD, reqid=reqid), now), values)
 
 
 def written_down(planned: Plan, at: int = RECEIVED) -> records.PlanRecord:
-    """The plan as it is read back from the history."""
+    """Return the plan as it is read from the history."""
     entry = entries.read_entry(entries.plan_entry(Topology(), planned, at=at, id_="x").payload)
     assert isinstance(entry, records.PlanRecord)
     return entry
@@ -60,15 +60,15 @@ def again(
         "digest: {key: userid, wait: 1m}",
     ],
 )
-def test_whatever_a_limit_said(tmp_path: Path, limit: str) -> None:
+def test_a_recorded_plan_applies_whatever_the_limits_say_now(tmp_path: Path, limit: str) -> None:
     rulebook = book(tmp_path, f"id: r, notify: [sms, email], {limit}")
-    cells: dict[str, bytes] = {}
+    values: dict[str, bytes] = {}
     for name in ("a", "b", "c"):
-        planned = first(rulebook, cells, reqid=name)
+        planned = first(rulebook, values, reqid=name)
         same = again(rulebook, written_down(planned), reqid=name)
         assert same.deliveries == planned.deliveries
         assert (same.suppressed, same.held) == (planned.suppressed, planned.held)
-        # Whether it was the one that rings is not written down; to ring twice does no harm.
+        # The record does not show whether it set the timer; a second timer does no harm.
         assert {*planned.timers} <= {*same.timers} and len({*same.timers}) == bool(planned.held)
 
 
@@ -78,7 +78,7 @@ time_intervals:
 """
 
 
-def test_hours_are_those_of_the_first_time(tmp_path: Path) -> None:
+def test_time_windows_apply_as_of_the_recorded_plan(tmp_path: Path) -> None:
     rules = (
         "id: waits, notify: [sms, {first_of: [{channel: email}, {channel: sms}]}], mute_time_intervals: [night], on_muted: defer",
         "id: goes, notify: [sms], mute_time_intervals: [night]",
@@ -93,7 +93,7 @@ def test_hours_are_those_of_the_first_time(tmp_path: Path) -> None:
     assert any(delivery.not_before for delivery in first(rulebook, {}, NIGHT).deliveries)
 
 
-def test_what_waited_for_an_hour_that_has_come_may_be_sent_already(tmp_path: Path) -> None:
+def test_a_held_message_may_be_sent_when_its_window_has_opened(tmp_path: Path) -> None:
     rule = "id: waits, notify: [sms], mute_time_intervals: [night], on_muted: defer"
     planned = first(book(tmp_path, rule, more=HOURS), {}, NIGHT)
     (delivery,) = planned.deliveries
@@ -113,15 +113,15 @@ def choosing(document: dict[str, Any]) -> ChoicesOf:
     return lambda _: choices
 
 
-def test_quiet_hours_that_were_chosen_since_do_not_move_what_waits_already(tmp_path: Path) -> None:
+def test_later_quiet_hours_do_not_move_a_held_message(tmp_path: Path) -> None:
     rulebook = book(tmp_path, "id: r, category: tips, notify: [sms]")
     planned = first(rulebook, {})
     quiet = choosing({"quiet_hours": "00:00-23:59"})
     assert again(rulebook, written_down(planned), choices_of=quiet).deliveries == planned.deliveries
 
 
-def test_a_rule_that_asks_for_something_else_by_now_tells_as_it_does_now(tmp_path: Path) -> None:
-    """Nobody knows whether what was decided is stored: rather twice than never."""
+def test_a_rule_that_no_longer_asks_for_a_recorded_message_applies_as_of_now(tmp_path: Path) -> None:
+    """It is unknown whether the recorded message was stored: twice is better than never."""
     planned = first(book(tmp_path / "a", "id: r, notify: [sms]", "id: q, notify: [sms]"), {})
     changed = book(tmp_path / "b", "id: r, notify: [email]", "id: q, notify: [sms]", "id: new, notify: [sms]")
     made = again(changed, written_down(planned))
@@ -129,7 +129,7 @@ def test_a_rule_that_asks_for_something_else_by_now_tells_as_it_does_now(tmp_pat
     assert [match.rule.id for match in made.matches] == ["r", "q"]
 
 
-def test_what_a_budget_kept_back_stays_so(tmp_path: Path) -> None:
+def test_a_message_that_a_budget_withheld_stays_withheld(tmp_path: Path) -> None:
     rulebook = book(tmp_path, "id: r, notify: [sms, email]")
     planned = first(rulebook, {})
     entry = written_down(planned)

@@ -1,4 +1,4 @@
-"""What Go programs send, and where an address is: in the original's words."""
+"""The payloads of requests, and the look-up of addresses, with the texts of the original."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_fields_are_found_in_any_case(payload: Any, expected: dict[str, Any]) ->
     ],
     ids=str,
 )
-def test_another_type_is_named_as_go_names_it(value: Any, kind: str, shown: str) -> None:
+def test_a_wrong_type_is_named_as_go_names_it(value: Any, kind: str, shown: str) -> None:
     with pytest.raises(UndecodableError) as caught:
         read_payload({"ipaddr": value}, IP)
     assert str(caught.value) == (
@@ -73,14 +73,14 @@ def test_another_type_is_named_as_go_names_it(value: Any, kind: str, shown: str)
 @pytest.mark.parametrize(
     ("payload", "kind"), [([1], "slice"), ("x", "string"), (1, "float64"), (False, "bool")]
 )
-def test_what_is_no_object(payload: Any, kind: str) -> None:
+def test_a_payload_that_is_no_object_is_rejected(payload: Any, kind: str) -> None:
     for shape in (IP, ANY):
         with pytest.raises(UndecodableError, match=f"^'' expected a map, got '{kind}'$"):
             read_payload(payload, shape)
 
 
 @given(JSON)
-def test_any_payload_is_read_or_refused_in_few_words(payload: Any) -> None:
+def test_any_payload_is_read_or_rejected_with_a_short_reason(payload: Any) -> None:
     for shape in (ANY, *SHAPES.values()):
         try:
             values = read_payload(payload, shape)
@@ -110,7 +110,7 @@ def test_any_payload_is_read_or_refused_in_few_words(payload: Any) -> None:
         ("ff02::1", "ip(ff02::1) is a multicast address"),
     ],
 )
-def test_addresses_that_no_database_is_asked_for(text: str, message: str) -> None:
+def test_the_database_is_not_asked_for_these_addresses(text: str, message: str) -> None:
     with pytest.raises(NotLocatableError) as caught:
         public_address(text)
     assert str(caught.value) == message
@@ -119,19 +119,19 @@ def test_addresses_that_no_database_is_asked_for(text: str, message: str) -> Non
 @pytest.mark.parametrize(
     "text", ["172.32.0.1", "100.64.0.1", "169.254.1.1", "0.0.0.0", "::", "fe80::1", "255.255.255.255"]
 )
-def test_addresses_that_one_is_asked_for(text: str) -> None:
+def test_the_database_is_asked_for_these_addresses(text: str) -> None:
     assert public_address(text) == ipaddress.ip_address(text)
 
 
 @given(st.text())
-def test_any_text_is_an_address_or_none(text: str) -> None:
+def test_any_text_is_parsed_or_rejected_as_an_address(text: str) -> None:
     try:
         public_address(text)
     except NotLocatableError as error:
         assert len(str(error)) < 150
 
 
-def test_what_the_database_says(tmp_path: Path) -> None:
+def test_a_record_of_the_database_is_returned(tmp_path: Path) -> None:
     nowhere = {"continent": "", "country": "", "city": "", "longitude": 0, "latitude": 0, "timezone": ""}
     with maxminddb.open_database(str(write_database(tmp_path / "a.mmdb"))) as database:
 
@@ -162,7 +162,7 @@ class Odd:
 
 
 @given(JSON | st.just(ValueError("IPv6 in a database of IPv4")))
-def test_a_database_may_hold_anything(record: Any) -> None:
+def test_an_unexpected_record_of_the_database_is_no_error(record: Any) -> None:
     for whole in (
         record,
         {"continent": record, "city": {"names": record}, "location": {"longitude": record}},

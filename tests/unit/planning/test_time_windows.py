@@ -1,4 +1,4 @@
-"""The hours of rules, tried as operators try them: with the policy's own tests on a virtual clock."""
+"""Time windows, tested as operators do it: with the policy's own tests on a virtual clock."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def differences(folder: Path, rule: str, at: str, expect: str) -> list[str]:
         ),
     ],
 )
-def test_an_entry_counts_in_its_hours(tmp_path: Path, at: str, expect: str) -> None:
+def test_an_entry_applies_in_its_intervals(tmp_path: Path, at: str, expect: str) -> None:
     rule = "notify: [{channel: sms, active_time_intervals: [office]}, terminal]"
     assert differences(tmp_path, rule, at, expect) == []
 
@@ -63,7 +63,9 @@ def test_an_entry_counts_in_its_hours(tmp_path: Path, at: str, expect: str) -> N
         ("to: secops, ", "2026-10-24T23:30:00+02:00", "2026-10-25T07:00:00+01:00"),
     ],
 )
-def test_a_muted_message_waits_for_the_readers_morning(tmp_path: Path, to: str, at: str, goes: str) -> None:
+def test_a_muted_message_waits_for_the_morning_of_the_recipient(
+    tmp_path: Path, to: str, at: str, goes: str
+) -> None:
     rule = f"{to}notify: [email], mute_time_intervals: [night]"
     expect = f"deliveries: [{{channel: email, at: '{goes}'}}], suppressed: []"
     assert differences(tmp_path, rule, at, expect) == []
@@ -71,7 +73,7 @@ def test_a_muted_message_waits_for_the_readers_morning(tmp_path: Path, to: str, 
     assert differences(tmp_path, rule, at, f"deliveries: [{{channel: email, at: '{earlier}'}}]") != []
 
 
-def test_a_muted_message_may_be_dropped_and_an_entry_says_otherwise(tmp_path: Path) -> None:
+def test_a_muted_message_can_be_dropped_and_an_entry_can_override_that(tmp_path: Path) -> None:
     rule = "notify: [sms, {channel: email, on_muted: defer}], mute_time_intervals: [night], on_muted: drop"
     expect = (
         "deliveries: [{channel: email, at: '2026-03-03T07:00:00+08:00'}], "
@@ -80,7 +82,7 @@ def test_a_muted_message_may_be_dropped_and_an_entry_says_otherwise(tmp_path: Pa
     assert differences(tmp_path, rule, "2026-03-02T23:30:00+08:00", expect) == []
 
 
-def test_a_held_delivery_counts_its_deadline_from_its_release(tmp_path: Path) -> None:
+def test_the_deadline_of_a_held_delivery_starts_at_its_release(tmp_path: Path) -> None:
     made = policy(
         tmp_path,
         f"{INTERVALS}\nrules: [{{id: r, event: notice.login.abnormal, template: t, "
@@ -98,7 +100,7 @@ def test_a_held_delivery_counts_its_deadline_from_its_release(tmp_path: Path) ->
     assert by_day.deliveries[0].id == delivery.id
 
 
-def test_explain_says_until_when(tmp_path: Path) -> None:
+def test_explain_shows_until_when_a_message_is_held(tmp_path: Path) -> None:
     rules = (
         f"{INTERVALS}\nrules: [{{id: r, event: notice.login.abnormal, template: t, "
         "notify: [terminal], mute_time_intervals: [night]}]"

@@ -1,4 +1,4 @@
-"""The document of a person's preferences: what it means, and what is refused in it."""
+"""The document of a user's preferences: its meaning, and the reasons against invalid ones."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WHOLE: dict[str, Any] = {
 }
 
 
-def test_a_document_becomes_choices() -> None:
+def test_a_document_is_parsed() -> None:
     assert parse(WHOLE) == Choices(
         channels={"security": {"sms": True, "email": False}, "newsletter": (), "default": ("email",)},
         addresses={"phone": "+8613800000000"},
@@ -41,7 +41,7 @@ def test_a_document_becomes_choices() -> None:
 
 
 @pytest.mark.parametrize("document", [WHOLE, {}, {"a": ["x"]}, {"quiet_hours": []}])
-def test_the_schema_takes_it_too(document: dict[str, Any]) -> None:
+def test_the_schema_accepts_valid_documents(document: dict[str, Any]) -> None:
     parse(document)
     assert check_value(document, load("preferences")) == []
 
@@ -66,7 +66,7 @@ def test_the_schema_takes_it_too(document: dict[str, Any]) -> None:
         ({"time_zone": ["UTC"]}, "there is no time zone ['UTC']"),
     ],
 )
-def test_what_is_wrong_is_wrong_for_the_schema_too(document: Any, reason: str) -> None:
+def test_the_schema_rejects_invalid_documents(document: Any, reason: str) -> None:
     with pytest.raises(InvalidPreferences) as refused:
         parse(document)
     assert reason in str(refused.value)
@@ -89,7 +89,7 @@ def test_what_is_wrong_is_wrong_for_the_schema_too(document: Any, reason: str) -
         ({"sec\nurity": []}, "cannot be a category"),
     ],
 )
-def test_more_than_a_schema_can_say(document: Any, reason: str) -> None:
+def test_documents_that_only_the_parser_rejects(document: Any, reason: str) -> None:
     with pytest.raises(InvalidPreferences) as refused:
         parse(document)
     assert reason in str(refused.value)
@@ -102,7 +102,7 @@ def test_more_than_a_schema_can_say(document: Any, reason: str) -> None:
         max_size=4,
     )
 )
-def test_some_time_of_the_day_has_to_be_left(hours: list[tuple[int, int]]) -> None:
+def test_quiet_hours_must_leave_some_time_of_the_day(hours: list[tuple[int, int]]) -> None:
     windows = [f"{start:02}:00-{end:02}:00" for start, end in hours]
     quiet = {hour % 24 for start, end in hours for hour in range(start, end if end > start else end + 24)}
     try:
@@ -113,7 +113,7 @@ def test_some_time_of_the_day_has_to_be_left(hours: list[tuple[int, int]]) -> No
     assert is_taken == (len(quiet) < 24)
 
 
-def test_every_reason_is_told_at_once() -> None:
+def test_all_reasons_are_reported_together() -> None:
     with pytest.raises(InvalidPreferences) as refused:
         parse({"locale": "?", "time_zone": "?", "quiet_hours": "?", "addresses": {"phone": "?"}, "a": 1})
     assert len(refused.value.reasons) == 5

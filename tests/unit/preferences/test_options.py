@@ -1,4 +1,4 @@
-"""What a policy lets people choose, and what speaks against a choice."""
+"""The preferences that a policy offers, and the reasons against others."""
 
 from __future__ import annotations
 
@@ -25,29 +25,29 @@ rules:
   - {id: plain, event: notice.plain.x, TO, notify: [sms]}
   - {id: dark, event: notice.dark.x, category: dark, TO, notify: [sms], enabled: shadow}
 """.replace("TO", "template: t, to: {user: userid, email: mailto, phone: phone}")
-WORDS = {
+TEMPLATES = {
     "templates__t__de__email.txt": "---\nsubject: Betreff\n---\nHallo",
     "templates__t__zh-CN__default.txt": "x",
 }
 
 
 @pytest.fixture(scope="module")
-def offers(tmp_path_factory: pytest.TempPathFactory) -> PreferenceOptions:
-    return options_of(policy(tmp_path_factory.mktemp("policy"), RULES, **WORDS).require())
+def options(tmp_path_factory: pytest.TempPathFactory) -> PreferenceOptions:
+    return options_of(policy(tmp_path_factory.mktemp("policy"), RULES, **TEMPLATES).require())
 
 
-def test_what_is_for_the_person_is_offered(offers: PreferenceOptions) -> None:
-    offered = {name: offer.channels for name, offer in offers.categories.items()}
+def test_channels_for_the_user_are_offered(options: PreferenceOptions) -> None:
+    offered = {name: category.channels for name, category in options.categories.items()}
     assert offered == {"security": ("email", "sms"), "news": ("sms", "email")}
-    assert offers.everything.channels == ("email", "sms")
-    assert offers.addresses == {"email", "phone"}
-    assert offers.languages == ("de", "en", "zh-CN")
+    assert options.everything.channels == ("email", "sms")
+    assert options.addresses == {"email", "phone"}
+    assert options.languages == ("de", "en", "zh-CN")
 
 
-def test_what_is_on(offers: PreferenceOptions) -> None:
+def test_a_channel_is_on_by_preference_or_by_default(options: PreferenceOptions) -> None:
     def on(category: str, document: dict[str, Any]) -> list[str]:
-        offer, choices = offers.categories[category], parse(document)
-        return [channel for channel in offer.channels if offer.is_on(choices, channel)]
+        offered, choices = options.categories[category], parse(document)
+        return [channel for channel in offered.channels if offered.is_on(choices, channel)]
 
     assert on("news", {}) == ["sms"]  # the rule's favourite
     assert on("news", {"news": ["email"]}) == ["email"]
@@ -75,32 +75,32 @@ def test_what_is_on(offers: PreferenceOptions) -> None:
         ({"addresses": {"chat": "me"}}, "addresses: no channel needs a chat"),
         ({"addresses": {"email": "me"}}, "addresses: email: 'me' is no address of that kind"),
         ({"locale": "de-AT"}, ""),
-        ({"locale": "fr"}, ""),  # as everybody's words are there to fall back on
+        ({"locale": "fr"}, ""),  # the templates without a language apply
         ({"time_zone": "Nowhere"}, "there is no time zone"),
     ],
 )
-def test_what_speaks_against_a_choice(
-    offers: PreferenceOptions, document: dict[str, Any], reason: str
+def test_reasons_against_preferences(
+    options: PreferenceOptions, document: dict[str, Any], reason: str
 ) -> None:
-    reasons = check_choice(offers, document)
+    reasons = check_choice(options, document)
     assert bool(reasons) == bool(reason)
     assert reason in "".join(reasons)
 
 
-def test_a_language_without_any_words(tmp_path: Path) -> None:
+def test_a_language_without_templates_is_rejected(tmp_path: Path) -> None:
     rules = "rules: [{id: a, event: notice.a, to: {email: mailto}, template: w, notify: [email]}]"
-    words = {"templates__w__en__email.txt": "---\nsubject: S\n---\nx"}
-    book = policy(tmp_path, rules, **words).require()
+    templates = {"templates__w__en__email.txt": "---\nsubject: S\n---\nx"}
+    book = policy(tmp_path, rules, **templates).require()
     assert check_choice(options_of(book), {"locale": "fr"}) == ()
     book = replace(book, defaults=replace(book.defaults, locale="de"))
     reasons = check_choice(options_of(book), {"locale": "fr"})
     assert reasons == ("locale: nothing is written in fr; there are: en",)
 
 
-def test_what_is_not_changed_is_not_looked_at(offers: PreferenceOptions) -> None:
-    """A category that is no more must not keep anybody from another language."""
+def test_unchanged_keys_are_not_checked(options: PreferenceOptions) -> None:
+    """A removed category must not keep a user from choosing another language."""
     stale = {"gone": ["sms"], "addresses": {"chat": "me"}}
     document = merged(stale, {"locale": "de", "news": None})
     assert document == {**stale, "locale": "de"}
-    assert check_choice(offers, document, {"locale", "news"}) == ()
-    assert len(check_choice(offers, document)) == 2
+    assert check_choice(options, document, {"locale", "news"}) == ()
+    assert len(check_choice(options, document)) == 2
