@@ -35,7 +35,7 @@ async def host() -> AsyncIterator[MailHost]:
 
 
 class Bench:
-    """Deliveries that die, and the command that looks after them."""
+    """Deliveries that become dead letters, and the command that manages them."""
 
     def __init__(self, world: World, rules: Path, start: StartEngine, host: MailHost) -> None:
         self.world, self.rules, self.host = world, rules, host
@@ -58,7 +58,7 @@ class Bench:
         await until(there, what=f"{count} dead letters")
 
     async def quiet(self) -> None:
-        """Return once nothing is to be planned or delivered."""
+        """Wait until nothing is pending."""
 
         async def empty() -> bool:
             streams = ("MSS_NOTICE", "MSS_AUDIT", "MSS_DELIVERY")
@@ -99,7 +99,7 @@ async def test_each_sort_is_redriven_once_and_keeps_its_id(bench: Bench) -> None
     assert header == ["id", "time", "kind", "reason", "rule", "channel", "reqid", "attempts", "detail"]
     assert {row[3]: row[7] for row in rows}["exhausted"] == "2"
     await engine.end()
-    await bench.serve(FIXED)  # with words that can be written
+    await bench.serve(FIXED)  # with templates that render
     bench.host.healed = True
     said = await bench.said("retry", "--all")
     assert (said.code, said.output) == (0, "4 dead letters redriven\n"), said
@@ -114,11 +114,11 @@ async def test_each_sort_is_redriven_once_and_keeps_its_id(bench: Bench) -> None
         assert [each["outcome"] for each in new["attempts"]] == [
             *(each["outcome"] for each in old["attempts"]), "sent",
         ]  # fmt: skip
-    # Of the event only what had failed was planned again: the terminal had its words.
+    # Only the failed delivery of the event was planned again: the terminal had its message.
     story = await bench.trace(worded)
     assert {d["channel"]: len(d["attempts"]) for d in story["deliveries"]} == {"email": 1, "terminal": 1}
     assert story["failures"] == [] and len(story["arrivals"]) == 2
-    # It is in the archive already; beside the three events are two that MSS announced.
+    # It is in the archive already, with the three events and two that MSS published.
     assert await bench.world.stored("MSS_ARCHIVE_NOTICE") == 5
     assert (await bench.said("retry", "--all")).output == "0 dead letters redriven\n"
 
@@ -167,7 +167,7 @@ async def test_a_digest_is_redriven_after_its_template_is_fixed(bench: Bench) ->
 
 
 async def test_a_delivery_that_fails_again_can_be_redriven_again(bench: Bench) -> None:
-    """All of it within the stream's window for duplicates: nothing of it may be taken for one."""
+    """All of it is within the duplicate window of the stream: no message may be dropped as a duplicate."""
     await bench.serve()
     reqid = await bench.publish("refused@x.test")
     await bench.dead(1)
@@ -232,7 +232,7 @@ async def test_two_retries_at_once_send_each_delivery_once(bench: Bench) -> None
 async def test_a_second_copy_in_the_stream_is_not_sent(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, key: str
 ) -> None:
-    """As when a command was killed before it removed the letter, and run again after the window."""
+    """A command was killed before it removed the dead letter, and ran again after the duplicate window."""
     engine = await bench.serve()
     await bench.publish("refused@x.test", key)
     await bench.dead(1)
@@ -244,7 +244,7 @@ async def test_a_second_copy_in_the_stream_is_not_sent(
     await js.update_stream(config)
 
     async def keep(_: DeadLetterStore, __: DeadLetter) -> None:
-        """Not removed: the command was killed here."""
+        """Remove nothing, as if the command was killed here."""
 
     monkeypatch.setattr(DeadLetterStore, "remove", keep)
     connection = await connect({"servers": [bench.world.address]})
@@ -272,7 +272,7 @@ async def test_a_redriven_event_keeps_its_time_of_arrival(bench: Bench) -> None:
     headers = {"Mss-Dead-Letter": "1-1", "Mss-Redriven-At": str(now()), "Mss-Received": str(now() - hour)}
     await bench.world.client.publish("kiam.console.notice.case", data, headers=headers)
     await until(lambda: len(bench.host.mails) == 1, what="the mail")
-    # But nothing that is written there makes it younger than it is.
+    # A header in the dead letter cannot make the event younger.
     early = envelope({"mailto": "no@x.test", "number": 1, "link": SECRET}, sent=now() + hour)
     headers |= {"Mss-Dead-Letter": "2-1", "Mss-Received": str(now() + hour)}
     await bench.world.client.publish("kiam.console.notice.case", early, headers=headers)
@@ -350,7 +350,7 @@ async def test_show_masks_secrets(bench: Bench) -> None:
     await bench.serve()
     await bench.publish("refused@x.test")
     await bench.dead(1)
-    # Too late to be an event, and half an event.
+    # An event that is too old, and half an event.
     await bench.world.client.publish("kiam.console.notice.case", envelope({"LINK": SECRET}, sent=1))
     await bench.dead(2)
     await bench.world.client.publish("kiam.console.notice.case", envelope({"link": SECRET})[:-2])
@@ -363,7 +363,9 @@ async def test_show_masks_secrets(bench: Bench) -> None:
     whole = (await bench.said("show", "1", "--format", "json")).document
     assert whole["reason"] == "refused" and whole["payload"]["to"] == ["refused@x.test"]
     (letter, *_) = await bench.world.messages("MSS_DEAD")
-    assert SECRET in json.loads(letter.data)["secrets"]  # it is there: the letter can be sent after all
+    assert (
+        SECRET in json.loads(letter.data)["secrets"]
+    )  # the secret is there, so the delivery can be redriven
     assert (await bench.said("show", "9")).code == 1
 
 
@@ -398,7 +400,7 @@ async def test_missing_permissions_are_reported(tmp_path: Path) -> None:
     await connection.js.publish("mss.dead.notice.refused", delivery(), headers={"Mss-Delivery": "d" * 32})
     said = await mss("dead", "retry", "3", "-c", config("clerk"))
     assert said.code == 1 and "permissions violation" in said.errors.lower(), said
-    assert (await connection.js.stream_info("MSS_DEAD")).state.messages == 3  # nothing was lost over it
+    assert (await connection.js.stream_info("MSS_DEAD")).state.messages == 3  # nothing was lost
     await connection.close()
     await broker.kill()
 
@@ -412,7 +414,7 @@ def delivery() -> bytes:
 
 
 async def test_the_log_has_the_reason_of_a_failed_rendering_without_secrets(bench: Bench) -> None:
-    """Of an event and of a digest: a template may fail at the very value."""
+    """For an event and for a digest, a template can fail at a sensitive value."""
     broken = "---\nsubject: Case\n---\n{{ payload[payload.link].x }}"
     words = {"templates/quick/default.txt": broken, "templates/gathered/email.txt": broken}
     engine = await bench.serve({**GATHERED, **words})

@@ -25,7 +25,7 @@ async def demo(*arguments: str, cwd: Path) -> tuple[int, str, str]:
 
 
 async def installed_demo(cwd: Path) -> tuple[int, str, str]:
-    """The same by the program that is installed."""
+    """Run the installed program."""
     process = await asyncio.create_subprocess_exec(
         str(MSS), "demo", cwd=cwd, env={**os.environ, "COLUMNS": "100"},
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
@@ -37,7 +37,7 @@ async def installed_demo(cwd: Path) -> tuple[int, str, str]:
 
 
 async def test_the_demo_shows_the_mail_and_the_sms(tmp_path: Path) -> None:
-    code, shown, errors = await installed_demo(tmp_path)  # without a policy of its own: the example
+    code, shown, errors = await installed_demo(tmp_path)  # without a policy: the example
     assert (code, errors) == (0, "")
     assert re.search(r"mail after \d+ ms", shown) and re.search(r"SMS after \d+ ms", shown)
     for words in (

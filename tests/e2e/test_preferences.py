@@ -89,7 +89,7 @@ async def test_the_next_message_follows_the_preferences(world: World, tmp_path: 
         assert options["categories"][0]["label"] == "Sicherheit" and options["default"]["label"] == "default"
         assert [each["on"] for each in options["categories"][0]["channels"]] == [False, True]
 
-        # What is refused says why, all of it, and changes nothing.
+        # A refused change has all reasons, and changes nothing.
         reply = await request("set", preferences={"secruity": [], "security": ["slack"], "locale": "??"})
         assert reply["code"] == 1 and reply["payload"]["reasons"] == [
             "locale: '??' is no language such as zh-CN"
@@ -105,7 +105,7 @@ async def test_the_next_message_follows_the_preferences(world: World, tmp_path: 
             "message"
         ] == "userid: the payload names no user"
 
-        # One key is taken back; the same request again is answered, and not carried out again.
+        # One key is deleted. The same request again gets the same reply and is not executed again.
         reqid = uuid4().hex
         taken_back = {"userid": "u1", "preferences": {"security": None}}
         first = await ask(world.client, "preferences.set", taken_back, reqid=reqid)
@@ -113,7 +113,7 @@ async def test_the_next_message_follows_the_preferences(world: World, tmp_path: 
         assert await ask(world.client, "preferences.set", taken_back, reqid=reqid) == first
         recorded = await world.stored("KV_MSS_LEDGER")
         assert (await request("get"))["payload"]["preferences"] == {"locale": "de", "security": ["sms"]}
-        assert await world.stored("KV_MSS_LEDGER") == recorded  # to look leaves nothing in the ledger
+        assert await world.stored("KV_MSS_LEDGER") == recorded  # reading leaves nothing in the ledger
         await announce()
         await until(lambda: len(caught.texts) == 2, what="an SMS")
         reply = await request("set", preferences={}, replace=True)
@@ -138,7 +138,7 @@ ENVIRONMENT = {"SMTP_HOST": "127.0.0.1", "SMTP_PORT": "1", "SMS_GATEWAY": "127.0
 
 @asynccontextmanager
 async def permitting(folder: Path) -> AsyncIterator[tuple[NatsServer, Server]]:
-    """A broker with the users of the operating page and a reader, and an engine on it."""
+    """Start a broker with the users of the operating page and a reader, and a server on it."""
     users = USERS
     for placeholder, name in (("@PORTAL@", "portal"), ("@PERSON@", "u-1024")):
         users = users.replace(placeholder, user("People's preferences", name))
@@ -154,13 +154,13 @@ async def permitting(folder: Path) -> AsyncIterator[tuple[NatsServer, Server]]:
 
 
 async def refused(work: Awaitable[Any]) -> None:
-    """Told at once that the broker does not permit it."""
+    """Expect an immediate refusal by the broker."""
     with pytest.raises(msc.PermissionDenied, match=r"(?i)permissions violation"):
         await work
 
 
 async def test_permissions_of_the_broker_limit_a_user(tmp_path: Path) -> None:
-    """The portal of the operating page changes anybody's record, and does nothing else; a reader changes none."""
+    """The portal of the operating page can change every record, and nothing else; a reader can change none."""
 
     def choose(client: msc.Client, *channels: str) -> Awaitable[dict[str, Any] | None]:
         return client.request("preferences.set", {"userid": "u1", "preferences": {"security": channels}})
@@ -178,18 +178,18 @@ async def test_permissions_of_the_broker_limit_a_user(tmp_path: Path) -> None:
         await refused(portal.request("iplocation", {"ipaddr": "203.0.113.9"}))
         await refused(portal.notice("login.abnormal", {"userid": "u1"}, confirm=True))
 
-        # Of a user with fewer rights the reason is told at once, and nothing is changed.
+        # A user with fewer rights gets the reason at once, and nothing is changed.
         await refused(choose(reader, "email"))
         assert await reader.request("preferences.get", {"userid": "u1"}) == chosen
 
-        # A megabyte is refused with the reason: by the engine, or by the client where no broker would take it.
+        # The server refuses a megabyte with the reason. The client refuses what no broker would accept.
         with pytest.raises(msc.ActionFailed, match="bytes are too many: at most 16384"):
             await choose(portal, "x" * 1_000_000)
-        with pytest.raises(msc.MessageTooLarge, match="the broker takes 1048576"):
+        with pytest.raises(msc.MessageTooLarge, match="the broker accepts 1048576"):
             await choose(portal, "x" * 1_048_576)
         assert await reader.request("preferences.get", {"userid": "u1"}) == chosen
 
-        # Not behind the engine's back either.
+        # The user cannot write to the bucket either.
         complaints: list[str] = []
 
         async def complained(error: Exception) -> None:
@@ -213,7 +213,7 @@ async def test_permissions_of_the_broker_limit_a_user(tmp_path: Path) -> None:
 
 
 async def test_a_broker_user_can_be_limited_to_their_own_preferences(tmp_path: Path) -> None:
-    """The broker refuses another's subject, and MSS another's id on their own."""
+    """The broker refuses the subject of another user, and MSS refuses the id of another user."""
     chosen = {"userid": "u-1024", "preferences": {"security": ["sms"]}}
     nothing = {"userid": "u-1", "preferences": {}}
     inbox = "_INBOX.u-1024"
@@ -240,7 +240,7 @@ async def test_a_broker_user_can_be_limited_to_their_own_preferences(tmp_path: P
         assert value("mss_action_requests_total", action="preferences.set", code="0") == 1
         assert value("mss_action_requests_total", action="preferences.set", code="1") == 1
 
-        # A request is carried out once, and is another one on another subject.
+        # A request is executed once. On another subject, it is another request.
         reqid = uuid4().hex
         complaints: list[str] = []
 
@@ -259,7 +259,7 @@ async def test_a_broker_user_can_be_limited_to_their_own_preferences(tmp_path: P
         assert await ask(direct, "preferences.set.u-1024", back, reqid=reqid) == first
         assert await client.request("preferences.get.u-1024", None) == chosen
 
-        await direct.subscribe("_INBOX.>")  # where others are replied
+        await direct.subscribe("_INBOX.>")  # where the replies of others arrive
         await until(lambda: complaints != [], what="a refusal")
         assert 'permissions violation for subscription to "_inbox.>"' in complaints[0]
         await direct.close()
@@ -281,7 +281,7 @@ async def test_the_subject_of_a_user_exists_while_its_action_is_active(world: Wo
         for key in subjects:
             assert (await ask(world.client, key, {"userid": "u1"}))["code"] == 0
 
-        # Another handler under the same key is asked for on the key alone.
+        # Another handler with the same key is served on the key alone.
         assert server.actions is not None
         specs = dict(server.rulebook.actions)
         specs["preferences.get"] = replace(

@@ -141,7 +141,7 @@ async def test_counts_agree_with_the_real_deliveries_under_limits_and_preference
 
         async def all_there() -> bool:
             waiting = await world.stored("MSS_NOTICE") + await world.stored("MSS_DELIVERY")
-            # What waits for an hour is still there.
+            # A message that is held for an hour is still there.
             return not waiting and await world.stored("MSS_TIMER") == people and bool(await sent())
 
         await until(all_there, what="everything delivered, and every digest but those of an hour told")

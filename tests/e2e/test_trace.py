@@ -28,7 +28,7 @@ async def host() -> AsyncIterator[MailHost]:
 
 
 class Traced:
-    """Events published to an engine, and what the command says of each."""
+    """Events published to a server, and the output of the command for each."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -52,7 +52,7 @@ class Traced:
         return document
 
     async def entries(self, reqid: str, count: int) -> None:
-        """Return once the history has that many entries of it."""
+        """Wait until the history has that many entries of the event."""
 
         async def there() -> bool:
             info = await self._world.client.jetstream().stream_info(
@@ -160,7 +160,7 @@ async def test_the_trace_shows_all_events_with_the_same_reqid(traced: Traced, ho
     await traced.entries(reqid, 4 + 3)
     document = await traced.document(reqid)
     assert document["event"] == "notice.case" and len(document["arrivals"]) == 2
-    assert [d["status"] for d in document["deliveries"]] == ["sent"]  # once: the second changed nothing
+    assert [d["status"] for d in document["deliveries"]] == ["sent"]  # once: the second event changed nothing
     assert host.taken("ok@x.test") == 1
     others = {other["event"]: [d["to"] for d in other["deliveries"]] for other in document["others"]}
     assert others == {"notice.patient": [["later@x.test"]], "audit.case": [["other@x.test"]]}
@@ -198,7 +198,7 @@ async def test_follow_ends_when_nothing_is_pending(traced: Traced) -> None:
 
 
 async def test_a_user_who_may_not_read_audits_reads_notices(tmp_path: Path, host: MailHost) -> None:
-    """The reader's permissions are as docs/operating.md has them."""
+    """The permissions of the reader are those of docs/operating.md."""
     broker = NatsServer(
         tmp_path / "strict",
         """authorization { users: [

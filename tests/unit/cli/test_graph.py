@@ -123,4 +123,4 @@ def test_a_policy_with_errors_is_refused(tmp_path: Path) -> None:
     policy(tmp_path, RULES.replace("notify: [email]", "notify: [emial]"))
     result = mss(tmp_path)
     assert result.exit_code == 1 and "unknown channel 'emial'" in result.stderr
-    assert result.stdout == ""  # which goes into a file
+    assert result.stdout == ""  # standard output often goes into a file
