@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from . import errors, messages, wire
+from . import errors, wire
 from .connection import ReconnectingConnection
 from .errors import ActionFailed, MscError, NoResponders, NotConfirmed, ReplyInvalid, RequestTimeout
 from .messages import ClientMessage, IPLocation, compose, require_key
@@ -168,35 +168,45 @@ class Client:
         return reply.payload
 
     async def iplocation(self, ipaddr: str, locale: str = "", *, timeout: float = 60.0) -> IPLocation:
-        """Return the location of an IP address. Raises the errors of ``request``."""
-        payload = await self.request(messages.IPLOCATION, messages.iplocation(ipaddr, locale), timeout)
+        """Return the location of an IP address. Raises the errors of ``request``.
+
+        ``locale`` is the language of names, for example ``zh-CN``; they are English by default.
+        """
+        payload = await self.request("iplocation", {"ipaddr": ipaddr, "locale": locale}, timeout)
         try:
             return IPLocation.from_payload(payload)
         except ValueError as error:
-            raise ReplyInvalid(f"{messages.IPLOCATION}: {error}") from error
+            raise ReplyInvalid(f"iplocation: {error}") from error
 
     async def sendverifyemail(
         self, *, subject: str, userid: str, to: str, href: str, locale: str = "", expire: str = "",
         timeout: float = 60.0,
     ) -> None:  # fmt: skip
-        """Request a verification mail to ``to``. Raises the errors of ``request``."""
-        payload = messages.sendverifyemail(
-            subject=subject, userid=userid, to=to, href=href, locale=locale, expire=expire
-        )
-        await self.request(messages.SENDVERIFYEMAIL, payload, timeout)
+        """Request a verification mail to ``to``. Raises the errors of ``request``.
+
+        ``expire`` is a text such as "24 hours".
+        """
+        payload = {
+            "subject": subject, "userid": userid, "to": to, "href": href, "locale": locale, "expire": expire,
+        }  # fmt: skip
+        await self.request("sendverifyemail", payload, timeout)
 
     async def accountaddemail(
         self, *, newemail: str, userid: str, httpurl: str = "", locale: str = "",
         mailto: Sequence[str] | None = None, subject: str = "",
         confirm: bool = False, reqid: str | None = None, timeout: float = 5.0,
     ) -> str:  # fmt: skip
-        """Publish an audit: an email address was added to an account. Raises the errors of ``notice``."""
-        payload = messages.accountaddemail(
-            newemail=newemail, userid=userid, httpurl=httpurl, locale=locale, mailto=mailto, subject=subject
-        )
-        return await self.audit(
-            messages.ACCOUNTADDEMAIL, payload, confirm=confirm, reqid=reqid, timeout=timeout
-        )
+        """Publish an audit: ``newemail`` was added to an account. Raises the errors of ``notice``.
+
+        ``mailto`` are the addresses to notify.
+        """
+        if isinstance(mailto, str):
+            raise TypeError("mailto is a list of addresses, not one")
+        payload = {
+            "newemail": newemail, "userid": userid, "httpurl": httpurl, "locale": locale,
+            "mailto": None if mailto is None else list(mailto), "subject": subject,
+        }  # fmt: skip
+        return await self.audit("accountaddemail", payload, confirm=confirm, reqid=reqid, timeout=timeout)
 
     async def _publish(
         self,

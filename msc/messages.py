@@ -1,11 +1,11 @@
-"""Messages to send, and the payloads of the known actions and audits."""
+"""Messages to send, and the payload of one reply."""
 
 from __future__ import annotations
 
 import re
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +16,6 @@ _MAX_SUBJECT = 1024  # bytes; the broker closes the connection if a command has 
 _UNUSABLE = re.compile(r"[\s\x00-\x1f\x7f-\x9f*>\ud800-\udfff]")
 _REQID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _ENVELOPE = len(wire.seal(b"", time=10**15, reqid=""))
-
-IPLOCATION = "iplocation"  # action
-SENDVERIFYEMAIL = "sendverifyemail"  # action
-ACCOUNTADDEMAIL = "accountaddemail"  # audit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,34 +106,6 @@ class IPLocation:
             longitude=_number(given, "longitude"),
             latitude=_number(given, "latitude"),
         )
-
-
-def iplocation(ipaddr: str, locale: str = "") -> dict[str, Any]:
-    """Return the payload of ``iplocation``. ``locale`` is the language of names; English if unknown."""
-    return {"ipaddr": ipaddr, "locale": locale}
-
-
-def sendverifyemail(
-    *, subject: str, userid: str, to: str, href: str, locale: str, expire: str
-) -> dict[str, Any]:
-    """Return the payload of ``sendverifyemail``. ``expire`` is a text such as "24 hours"."""
-    return {"subject": subject, "userid": userid, "to": to, "href": href, "locale": locale, "expire": expire}
-
-
-def accountaddemail(
-    *, newemail: str, userid: str, httpurl: str, locale: str, mailto: Sequence[str] | None, subject: str
-) -> dict[str, Any]:
-    """Return the payload of ``accountaddemail``. ``mailto`` are the addresses to notify."""
-    if isinstance(mailto, str):
-        raise TypeError("mailto is a list of addresses, not one")
-    return {
-        "newemail": newemail,
-        "userid": userid,
-        "httpurl": httpurl,
-        "locale": locale,
-        "mailto": None if mailto is None else list(mailto),
-        "subject": subject,
-    }
 
 
 def _text(given: Mapping[str, Any], name: str) -> str:

@@ -18,8 +18,8 @@ from ..broker.codec import encode
 from ..broker.reader import StreamReader, await_permitted, request_jetstream
 from ..model.errors import MaxPayloadExceeded, MessageNotFound, NotPermitted, NotRedrivable, NotStored
 from ..model.messages import Kind
-from . import entries
 from .dead_letters import DeadLetter, DeadLetterFilter, EventRedrive, redrive_message
+from .entries import DropRecord, RedriveRecord, decision_entry
 
 _MAX_SEQUENCE_LENGTH = 19  # digits; the id of a delivery has 32 characters, and may be all digits
 _MAX_IN_FLIGHT = 32  # dead letters: each may be as large as the largest message
@@ -127,10 +127,11 @@ class Redriver:
         else:
             subject = topology.delivery_subject(redriven.kind, redriven.channel)
             message = OutgoingMessage(subject=subject, payload=encode(redriven), id=id_)
-        return await self._replace(dead_letter, message, entries.redrive_entry(topology, dead_letter, at=at))
+        entry = decision_entry(topology, RedriveRecord, dead_letter, at=at)
+        return await self._replace(dead_letter, message, entry)
 
     async def _drop(self, dead_letter: DeadLetter) -> DeadLetterResult:
-        entry = entries.drop_entry(self.store.broker.topology, dead_letter, at=self.clock())
+        entry = decision_entry(self.store.broker.topology, DropRecord, dead_letter, at=self.clock())
         return await self._replace(dead_letter, entry)
 
     async def _replace(

@@ -161,19 +161,10 @@ def receipt_entry(topology: Topology, receipt: Receipt, *, id_: str) -> Outgoing
     return _message(topology, delivery.kind, delivery.reqid, record, f"receipt.{id_}")
 
 
-def redrive_entry(topology: Topology, dead_letter: DeadLetter, *, at: int) -> OutgoingMessage | None:
-    """Return the entry of a redriven dead letter; None if its reqid is not known."""
-    return _decision_entry(topology, RedriveRecord, dead_letter, at)
-
-
-def drop_entry(topology: Topology, dead_letter: DeadLetter, *, at: int) -> OutgoingMessage | None:
-    """Return the entry of a dropped dead letter; None if its reqid is not known."""
-    return _decision_entry(topology, DropRecord, dead_letter, at)
-
-
-def _decision_entry(
-    topology: Topology, decision: type[RedriveRecord | DropRecord], dead_letter: DeadLetter, at: int
+def decision_entry(
+    topology: Topology, decision: type[RedriveRecord | DropRecord], dead_letter: DeadLetter, *, at: int
 ) -> OutgoingMessage | None:
+    """Return the entry of a redrive or a drop; None if the reqid of the dead letter is not known."""
     if not dead_letter.reqid:
         return None
     record = decision(

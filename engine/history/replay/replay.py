@@ -52,6 +52,7 @@ class Sample:
 
 _Notifications = dict[str, Notification]  # by id of the delivery
 _RuleChannel = tuple[str, str]  # rule and channel
+_Routed = tuple[Routing, Notification]  # a notification and where it comes from
 
 
 class Replay:
@@ -90,7 +91,7 @@ class Replay:
         if self._diff.routes_equally(before.routing, canonical):
             self._by_new.record_known(before.notifications, event.received)
             for notification in before.notifications.values():
-                self._count(_group(notification), DeliveryChange.SAME)
+                self._record(DeliveryChange.SAME, (before.routing, notification))
         else:
             self._compare(before, self._by_new.process(canonical))
 
@@ -123,85 +124,71 @@ class Replay:
         for a, b in _pairs(mine, its):
             self._record_common((before.routing, mine.pop(a)), (after.routing, its.pop(b)))
         for notification in mine.values():
-            self._record_removed(before.routing, notification, after.routing)
+            self._record_removed((before.routing, notification), after.routing)
         for notification in its.values():
-            self._record_added(after.routing, notification, before.routing)
+            self._record_added((after.routing, notification), before.routing)
 
     @property
     def unwritable(self) -> int:
         return sum(tally[DeliveryChange.UNWRITABLE] for tally in self.tallies.values())
 
-    def _record_common(
-        self, before: tuple[Routing, Notification], after: tuple[Routing, Notification]
-    ) -> None:
-        """Count a delivery that both policies make, perhaps with other addresses."""
-        group = _group(after[1])
+    def _record_common(self, before: _Routed, after: _Routed) -> None:
+        """Record a delivery that both policies make, perhaps with other addresses."""
         if self._diff.delivers_equally(before[1], after[1]):
-            self._count(group, DeliveryChange.SAME)
+            self._record(DeliveryChange.SAME, after)
             return
-        old, new = _rendered(*before), _rendered(*after)
+        match _rendered(*before), _rendered(*after):
+            case Failure(), Failure():
+                self._record(DeliveryChange.SAME, after)
+            case Delivery() as old, Failure(detail=detail):
+                self._record(DeliveryChange.UNWRITABLE, after, old, None, detail)
+            case Failure(detail=detail), Delivery() as new:
+                self._record(DeliveryChange.APPEARS, after, None, new, f"it cannot be rendered: {detail}")
+            case Delivery() as old, Delivery() as new:
+                change = DeliveryChange.CHANGES if differ(old, new) else DeliveryChange.SAME
+                self._record(change, after, old, new)
+
+    def _record_removed(self, before: _Routed, other: Routing) -> None:
+        old, why = None, ""
+        if self._needs_sample(DeliveryChange.VANISHES, _group(before[1])):
+            old, why = _rendered(*before), _why_not(before[1], other)
+        old = None if isinstance(old, Failure) else old
+        self._record(DeliveryChange.VANISHES, before, old, None, why)
+
+    def _record_added(self, after: _Routed, other: Routing) -> None:
+        new = _rendered(*after)
         if isinstance(new, Failure):
-            if isinstance(old, Failure):
-                self._count(group, DeliveryChange.SAME)
-            else:
-                self._count(group, DeliveryChange.UNWRITABLE)
-                self._keep_sample(DeliveryChange.UNWRITABLE, after, old, None, new.detail)
-        elif isinstance(old, Failure):
-            self._count(group, DeliveryChange.APPEARS)
-            why = f"it cannot be rendered: {old.detail}"
-            self._keep_sample(DeliveryChange.APPEARS, after, None, new, why)
-        elif differ(old, new):
-            self._count(group, DeliveryChange.CHANGES)
-            self._keep_sample(DeliveryChange.CHANGES, after, old, new)
+            self._record(DeliveryChange.UNWRITABLE, after, None, None, new.detail, live=0)
         else:
-            self._count(group, DeliveryChange.SAME)
+            self._record(DeliveryChange.APPEARS, after, None, new, _why_not(after[1], other))
 
-    def _record_removed(self, routing: Routing, notification: Notification, other: Routing) -> None:
-        self._count(_group(notification), DeliveryChange.VANISHES)
-        if self._needs_sample(DeliveryChange.VANISHES, notification):
-            old = _rendered(routing, notification)
-            why = _why_not(notification, other)
-            shown = None if isinstance(old, Failure) else old
-            self._keep_sample(DeliveryChange.VANISHES, (routing, notification), shown, None, why)
-
-    def _record_added(self, routing: Routing, notification: Notification, other: Routing) -> None:
-        new = _rendered(routing, notification)
-        if isinstance(new, Failure):
-            self._count(_group(notification), DeliveryChange.UNWRITABLE, live=0)
-            self._keep_sample(DeliveryChange.UNWRITABLE, (routing, notification), None, None, new.detail)
-        else:
-            self._count(_group(notification), DeliveryChange.APPEARS)
-            why = _why_not(notification, other)
-            self._keep_sample(DeliveryChange.APPEARS, (routing, notification), None, new, why)
-
-    def _count(self, group: _RuleChannel, change: DeliveryChange, *, live: int = 1) -> None:
+    def _record(
+        self,
+        change: DeliveryChange,
+        routed: _Routed,
+        old: Delivery | None = None,
+        new: Delivery | None = None,
+        why: str = "",
+        *,
+        live: int = 1,
+    ) -> None:
+        """Count a delivery, and keep a sample of a change if there are too few so far."""
+        event, group = routed[0].event, _group(routed[1])
         self.tallies[group][change] += 1
         self.live_deliveries += 0 if change is DeliveryChange.APPEARS else live
         self.new_deliveries += change not in (DeliveryChange.VANISHES, DeliveryChange.UNWRITABLE)
-
-    def _needs_sample(self, change: DeliveryChange, notification: Notification) -> bool:
-        return len(self.samples.get((*_group(notification), change), ())) < self._max_samples
-
-    def _keep_sample(
-        self,
-        change: DeliveryChange,
-        routed: tuple[Routing, Notification],
-        old: Delivery | None,
-        new: Delivery | None,
-        why: str = "",
-    ) -> None:
-        """Keep a sample if there are too few so far."""
-        routing, notification = routed
-        if not self._needs_sample(change, notification):
+        if change is DeliveryChange.SAME or not self._needs_sample(change, group):
             return
-        secrets = {*routing.secrets, *(old.secrets if old else ()), *(new.secrets if new else ())}
-        event, (rule, channel) = routing.event, _group(notification)
+        secrets = {*routed[0].secrets, *(old.secrets if old else ()), *(new.secrets if new else ())}
         sample = Sample(
-            change=change, rule=rule, channel=channel, event=event.name, reqid=event.reqid,
+            change=change, rule=group[0], channel=group[1], event=event.name, reqid=event.reqid,
             received=event.received, why=mask(why, longest_first(secrets)),
             fields=fields_between(old, new, secrets),
         )  # fmt: skip
-        self.samples.setdefault((rule, channel, change), []).append(sample)
+        self.samples.setdefault((*group, change), []).append(sample)
+
+    def _needs_sample(self, change: DeliveryChange, group: _RuleChannel) -> bool:
+        return len(self.samples.get((*group, change), ())) < self._max_samples
 
 
 def _no_digest(side: ReplaySide, plan: ReplayedPlan) -> ReplayedPlan:
