@@ -21,7 +21,7 @@ from ..metrics import Metrics
 from ..model.masking import mask
 from ..model.messages import Event, Failure
 from ..planning.draft import DigestTimer
-from ..planning.limits.digest import GATHERING, Batch, NotDueYet, confirm, digest_event, digest_spec, take_due
+from ..planning.limits.digest import BUFFERING, Batch, NotDueYet, confirm, digest_event, digest_spec, take_due
 from ..planning.limits.state import PendingSteps, advance, state_prefix
 from ..planning.planner import Plan, plan_digest, plan_dropped_digest, replan_digest
 from ..planning.recipients import ChoicesOf
@@ -160,7 +160,7 @@ class DigestFlusher:
         """Tell at once what was gathered for rules that ``after`` has not, or that gather nothing there."""
         for rule in before.rules:
             now = after.by_id.get(rule.id)
-            for name in GATHERING:
+            for name in BUFFERING:
                 digest = digest_spec(rule.limits, f"{name}.")
                 if digest and digest.flushes and not (now and digest_spec(now.limits, f"{name}.")):
                     for key in await self.broker.state.bucket.keys_with_prefix(state_prefix(name, rule.id)):

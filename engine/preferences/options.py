@@ -54,8 +54,10 @@ class PreferenceOptions:
         for kind in choices.addresses if ADDRESSES in changed else ():
             if kind not in self.addresses:
                 yield f"addresses: no channel needs a {kind}{_hint(kind, self.addresses)}"
-        if LOCALE in changed and choices.locale and not self._has_locale(choices.locale):
-            yield f"locale: nothing is written in {choices.locale}; there are: {', '.join(self.languages)}"
+        if LOCALE in changed and choices.locale:
+            wanted = library.locale_chain(choices.locale, self.locale)
+            if any(locales.isdisjoint(wanted) for locales in self.template_locales):
+                yield f"locale: no template is in {choices.locale}; there are: {', '.join(self.languages)}"
 
     def _not_offered(self, choices: Choices, changed: Collection[str]) -> Iterator[str]:
         for category in choices.channels:
@@ -75,10 +77,6 @@ class PreferenceOptions:
             critical = [name for name in options.channels if name in options.critical]
             if is_checked and critical and all(choices.is_on(category, name) is False for name in critical):
                 yield f"{category}: one of {', '.join(critical)} has to stay on"
-
-    def _has_locale(self, locale: str) -> bool:
-        wanted = library.locale_chain(locale, self.locale)
-        return not any(locales.isdisjoint(wanted) for locales in self.template_locales)
 
 
 def options_of(rulebook: Rulebook) -> PreferenceOptions:

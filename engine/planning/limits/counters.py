@@ -74,7 +74,7 @@ def apply_throttle(
         recent, present, until = state.throttle_window(throttle, now)
         others = tuple(each for each in recent if each[0] != id_)
         has_passed = len(others) < len(recent)
-        if has_passed or (buffer.is_empty and until <= present and not buffer.has_seen(id_)):
+        if has_passed or (buffer.is_empty and until <= present and not buffer.find_digest(id_)):
             return DigestState((*others, (id_, present)), buffer), None
         if digest is None:
             return None, Withheld(reason="throttle")

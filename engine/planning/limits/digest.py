@@ -28,7 +28,7 @@ from ..draft import (
 from ..recipients import ChoicesOf
 from .state import REDELIVERY_WINDOW, StateSteps, T, event_fingerprint, state_key, update_state
 
-GATHERING = ("throttle", "digest", "budget")  # the limits that buffer events
+BUFFERING = ("throttle", "digest", "budget")  # the limits that buffer events
 SLACK = 86_400.0  # seconds that a value is kept beyond its use: the broker may be away
 
 _MAX_BUFFER_BYTES = 256 * 1024  # of the events in one buffer; the broker takes a megabyte
@@ -70,10 +70,6 @@ class DigestBuffer(msgspec.Struct, frozen=True):
         """Return the digest, sealed or stored, that contains an event."""
         digests = (self.sealed, *self.earlier) if self.sealed else self.earlier
         return next((each for each in digests if id_ in each.ids), None)
-
-    def has_seen(self, id_: str) -> bool:
-        """Return whether an event waits here, or did so recently."""
-        return id_ in self.ids or self.find_digest(id_) is not None
 
 
 class DigestState(msgspec.Struct, frozen=True, rename={"buffer": "pool"}):
@@ -133,15 +129,8 @@ def defer_to_digest(
 
 def rejoin(key: str, limits: Limits, event: Event) -> StateSteps[Buffered | None]:
     """Return where ``event`` waits under ``key``, or did so recently; None if it never did."""
-    digest = digest_spec(limits, key)
-    if digest is None:
-        return None
-
-    def find(buffer: DigestBuffer) -> tuple[DigestBuffer, Buffered | None]:
-        known = buffer.has_seen(event_fingerprint(event))
-        return append(key, buffer, event, digest, due=0) if known else (buffer, None)
-
-    return (yield from _update_buffer(key, ttl_of(limits), find))
+    id_ = event_fingerprint(event)
+    return _update_buffer(key, ttl_of(limits), lambda buffer: (buffer, _find(key, buffer, id_)))
 
 
 def leave(key: str, limits: Limits, event: Event) -> StateSteps[int]:
@@ -228,10 +217,8 @@ def append(
 ) -> tuple[DigestBuffer, Buffered]:
     """Return ``buffer``, stored under ``key``, with ``event``; an empty buffer becomes due at ``due``."""
     id_ = event_fingerprint(event)
-    if known := buffer.find_digest(id_):
-        return buffer, Buffered(key=key, until=known.at, number=known.number, needs_timer=False)
-    if id_ in buffer.ids:
-        return buffer, Buffered(key=key, until=buffer.due, number=buffer.number, needs_timer=True)
+    if known := _find(key, buffer, id_):
+        return buffer, known
     # The broker forgets an old buffer. The time keeps the number of a new one different from its numbers.
     number = buffer.number or due // 1_000_000
     opens = buffer.is_empty
@@ -248,6 +235,14 @@ def append(
         ids=(*buffer.ids, id_)[-_MAX_IDS:],
     )
     return after, Buffered(key=key, until=after.due, number=after.number, needs_timer=opens)
+
+
+def _find(key: str, buffer: DigestBuffer, id_: str) -> Buffered | None:
+    if digest := buffer.find_digest(id_):
+        return Buffered(key=key, until=digest.at, number=digest.number, needs_timer=False)
+    if id_ in buffer.ids:
+        return Buffered(key=key, until=buffer.due, number=buffer.number, needs_timer=True)
+    return None
 
 
 def remove(buffer: DigestBuffer, id_: str) -> DigestBuffer:

@@ -52,7 +52,7 @@ def apply_limits(routing: Routing, now: int, *, comes_again: bool = False) -> St
         unlimited[rule.id] = notifications = routing.notifications_of(rule)
         if notifications:
             buffered = None
-            if comes_again:
+            if comes_again and digest_spec(rule.limits, "budget."):
                 key = budget_buffer_key(rule.id, event, notifications)
                 buffered = yield from rejoin(key, rule.limits, event)
             withheld = Withheld(reason="budget", buffered=buffered) if buffered else None

@@ -94,7 +94,7 @@ def test_a_language_without_templates_is_rejected(tmp_path: Path) -> None:
     assert check_choice(options_of(book), {"locale": "fr"}) == ()
     book = replace(book, defaults=replace(book.defaults, locale="de"))
     reasons = check_choice(options_of(book), {"locale": "fr"})
-    assert reasons == ("locale: nothing is written in fr; there are: en",)
+    assert reasons == ("locale: no template is in fr; there are: en",)
 
 
 def test_unchanged_keys_are_not_checked(options: PreferenceOptions) -> None:
