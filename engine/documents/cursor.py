@@ -7,10 +7,10 @@ structure of a file.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..model.problems import Diagnostic, DocumentPath, Place, Problem
 from ..model.wording import nearest
@@ -19,6 +19,8 @@ from .yaml import Document
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 _FILE = "file:"
 _MAX_FILE_BYTES = 64 * 1024  # bytes; a secret, a token, a key
+
+T = TypeVar("T")
 
 ReportProblem = Callable[[DocumentPath, str, str], None]  # path, code, message
 
@@ -40,6 +42,11 @@ class DocumentNode:
 
     def get(self, key: str) -> DocumentNode | None:
         return self / key if isinstance(self.value, dict) and key in self.value else None
+
+    def children(self, key: str) -> Iterator[DocumentNode]:
+        """Yield the entries of the mapping or list at ``key``; nothing if there is none."""
+        below = self.get(key)
+        return iter(()) if below is None else below.items()
 
     def items(self) -> Iterator[DocumentNode]:
         """The values of a mapping or a list."""
@@ -92,19 +99,33 @@ class Diagnostics:
             node.document.problem(replace(each, path=(*node.path, *each.path))) for each in found
         )
 
-    def unknown_name(
-        self, cursor: DocumentNode, what: str, allowed: Iterable[str], *, at_key: bool = False
-    ) -> None:
-        """``cursor``, or its key, names something that is not there; says what is, and what may be meant."""
+    def check_name(
+        self, node: DocumentNode, what: str, allowed: Collection[str], *, at_key: bool = False
+    ) -> bool:
+        """Return whether the value at ``node``, or its key, is in ``allowed``; report an unknown name."""
+        name = node.name if at_key else node.value
+        if name in allowed:
+            return True
         names = sorted(allowed)
-        name = cursor.name if at_key else cursor.value
-        self.add(
-            cursor,
-            f"unknown-{what}",
-            f"unknown {what} {name!r}; there are: {', '.join(names) or 'none'}",
-            hint=nearest(name, names),
-            at_key=at_key,
-        )
+        message = f"unknown {what} {name!r}; there are: {', '.join(names) or 'none'}"
+        self.add(node, f"unknown-{what}", message, hint=nearest(name, names), at_key=at_key)
+        return False
+
+    def parse(self, node: DocumentNode, parser: Callable[[str], T], code: str) -> T | None:
+        """Return the parsed value at ``node``; None, and a problem, if ``parser`` raises ValueError."""
+        try:
+            return parser(node.value)
+        except ValueError as error:
+            self.add(node, code, str(error))
+            return None
+
+    def resolve(self, node: DocumentNode, environment: Mapping[str, str]) -> Any:
+        """Return the value at ``node`` with its references resolved; report those that cannot be."""
+
+        def report(path: DocumentPath, code: str, message: str) -> None:
+            self.add(node.below(path), code, message)
+
+        return resolve(node.value, environment, report)
 
 
 def resolve(value: Any, environment: Mapping[str, str], complain: ReportProblem) -> Any:

@@ -70,33 +70,33 @@ def compile_policy(
 
     Unless ``warn``, what can only lead to warnings is not looked for.
     """
-    complaints = Diagnostics()
-    sections = Sections(folder.sections, complaints)
-    catalogue = _catalogue(folder.events, complaints)
+    diagnostics = Diagnostics()
+    sections = Sections(folder.sections, diagnostics)
+    catalogue = _catalogue(folder.events, diagnostics)
     library, template_problems = compile_library(folder.sources, folder.pictures)
-    complaints.problems.extend(template_problems)
+    diagnostics.problems.extend(template_problems)
     written_defaults = {entry.name: entry for entry in sections.named("defaults")}
     given = {name: entry.value for name, entry in written_defaults.items()}
     whole_budget = written_defaults.get("budget")
     defaults = Defaults(
         locale=given.get("locale", Defaults().locale),
-        zone=_default_zone(sections, complaints),
+        zone=_default_zone(sections, diagnostics),
         site=given.get("site", {}),
-        budget=compile_budget(whole_budget, complaints) if whole_budget else None,
+        budget=compile_budget(whole_budget, diagnostics) if whole_budget else None,
     )
-    interval_compiler = IntervalCompiler(diagnostics=complaints, zone=defaults.zone)
+    interval_compiler = IntervalCompiler(diagnostics=diagnostics, zone=defaults.zone)
     intervals = {entry.name: interval_compiler.intervals(entry) for entry in sections.named("time_intervals")}
     for entry in sections.written("channels"):
         if entry.name == PREFERRED:
             message = "preferred stands for what a person has chosen; no channel can be called so"
-            complaints.add(entry, "reserved-name", message, at_key=True)
+            diagnostics.add(entry, "reserved-name", message, at_key=True)
     channels = {
-        entry.name: _channel(entry, given.get("retry", {}), environment, complaints)
+        entry.name: _channel(entry, given.get("retry", {}), environment, diagnostics)
         for entry in sections.named("channels")
     }
-    people = {entry.name: _person(entry, complaints) for entry in sections.named("people")}
+    people = {entry.name: _person(entry, diagnostics) for entry in sections.named("people")}
     rule_compiler = RuleCompiler(
-        diagnostics=complaints,
+        diagnostics=diagnostics,
         defaults=defaults,
         channels=channels,
         declared=sections.names("channels"),
@@ -106,7 +106,7 @@ def compile_policy(
         catalogue=catalogue,
     )
     action_compiler = ActionCompiler(
-        diagnostics=complaints,
+        diagnostics=diagnostics,
         defaults=defaults,
         channels=channels,
         declared=sections.names("channels"),
@@ -116,20 +116,20 @@ def compile_policy(
     surroundings = context.SourceRuleBuilder(catalogue)
     written: list[context.SourceRule] = []
     for entry in sections.rules():
-        before = len(complaints.problems)
+        before = len(diagnostics.problems)
         rule = rule_compiler.rule(entry)
-        written.append(surroundings.source_rule(entry, rule, complaints.problems[before:]))
+        written.append(surroundings.source_rule(entry, rule, diagnostics.problems[before:]))
     for entry in sections.partial_entries("rules"):
-        complaints.problems.extend(_check_partial_entry(entry, rule_compiler, surroundings))
+        diagnostics.problems.extend(_check_partial_entry(entry, rule_compiler, surroundings))
     for entry in sections.partial_entries("channels"):
-        secrets.check_secrets(entry, complaints)
+        secrets.check_secrets(entry, diagnostics)
     rules = in_order(tuple(each.rule for each in written))
     live = tuple(rule for rule in rules if rule.mode is not Mode.OFF)
     actions = {}
     for entry in sections.named("actions"):
-        secrets.check_secrets(entry, complaints)
+        secrets.check_secrets(entry, diagnostics)
         actions[entry.name] = action_compiler.action(entry)
-    check_overlaps(sections.written("actions"), complaints)
+    check_overlaps(sections.written("actions"), diagnostics)
     rulebook = Rulebook(
         revision=folder.revision,
         defaults=defaults,
@@ -142,7 +142,7 @@ def compile_policy(
         index=RuleIndex((rule.events, rule.when, rule) for rule in live),
     )
     case_compiler = CaseCompiler(
-        diagnostics=complaints,
+        diagnostics=diagnostics,
         rules=sections.rule_ids(),
         channels=sections.names("channels"),
         actions=sections.names("actions"),
@@ -161,9 +161,9 @@ def compile_policy(
         actions=sections.written("actions"),
         complete=sections.complete,
     )
-    lint.check(whole, complaints, warn=warn)
+    lint.check(whole, diagnostics, warn=warn)
     return CompiledPolicy(
-        rulebook=rulebook, cases=cases, problems=complaints.problems, rules=sections.count("rules")
+        rulebook=rulebook, cases=cases, problems=diagnostics.problems, rules=sections.count("rules")
     )
 
 
@@ -172,13 +172,13 @@ def _check_partial_entry(
 ) -> Iterator[Problem]:
     """What is wrong with a rule beside what the schema refused, as far as that does not depend on it."""
     whole = DocumentNode(entry.document, entry.path, {"id": "", "event": [], "notify": [], **entry.value})
-    complaints = Diagnostics()
-    rule = replace(compiler, diagnostics=complaints).rule(whole)
-    fields.check(surroundings.source_rule(whole, rule, complaints.problems), complaints)
-    return (problem for problem in complaints.problems if problem.code in _INDEPENDENT)
+    diagnostics = Diagnostics()
+    rule = replace(compiler, diagnostics=diagnostics).rule(whole)
+    fields.check(surroundings.source_rule(whole, rule, diagnostics.problems), diagnostics)
+    return (problem for problem in diagnostics.problems if problem.code in _INDEPENDENT)
 
 
-def _catalogue(events: Mapping[str, Document], complaints: Diagnostics) -> Catalogue:
+def _catalogue(events: Mapping[str, Document], diagnostics: Diagnostics) -> Catalogue:
     """The built-in payload schemas, and those beside the rules, which come first."""
     known = {}
     flawed = set()
@@ -189,7 +189,7 @@ def _catalogue(events: Mapping[str, Document], complaints: Diagnostics) -> Catal
     for path, document in events.items():
         event = path.replace("/", ".")
         flaws = schemas.check_schema(document.data)
-        complaints.problems.extend(map(document.problem, flaws))
+        diagnostics.problems.extend(map(document.problem, flaws))
         if flaws or document.problems or not isinstance(document.data, dict):
             flawed.add(event)
         else:
@@ -198,18 +198,18 @@ def _catalogue(events: Mapping[str, Document], complaints: Diagnostics) -> Catal
 
 
 def _channel(
-    entry: DocumentNode, retry: Mapping[str, Any], environment: Mapping[str, str], complaints: Diagnostics
+    entry: DocumentNode, retry: Mapping[str, Any], environment: Mapping[str, str], diagnostics: Diagnostics
 ) -> ChannelSpec:
     def complain(path: DocumentPath, code: str, message: str) -> None:
-        complaints.add(entry.below(path), code, message)
+        diagnostics.add(entry.below(path), code, message)
 
-    secrets.check_secrets(entry, complaints)
-    before = len(complaints.problems)
+    secrets.check_secrets(entry, diagnostics)
+    before = len(diagnostics.problems)
     settings = cursor.resolve(entry.value, environment, complain)
     kind = TYPES[settings["type"]]
     address = settings.get("address", kind.address)
     if "{to}" in settings.get("url", "") and address is None:
-        complaints.add(
+        diagnostics.add(
             entry / "url",
             "missing-address",
             "{to} in the address, and nothing says which address stands there",
@@ -232,11 +232,11 @@ def _channel(
         place=entry.key_place,
         **common,
     )
-    if len(complaints.problems) == before:
+    if len(diagnostics.problems) == before:
         try:
             check_channel(spec)
         except PolicyError as error:
-            complaints.problems.extend(error.problems)
+            diagnostics.problems.extend(error.problems)
     return spec
 
 
@@ -245,7 +245,7 @@ def _retry(settings: Mapping[str, Any]) -> RetryPolicy:
     return RetryPolicy(attempts=settings.get("attempts", RetryPolicy().attempts), **durations)
 
 
-def _person(entry: DocumentNode, complaints: Diagnostics) -> Recipient:
+def _person(entry: DocumentNode, diagnostics: Diagnostics) -> Recipient:
     addresses: dict[str, tuple[str, ...]] = {}
     for kind in entry.items():
         if kind.name in ("locale", "time_zone"):
@@ -253,34 +253,34 @@ def _person(entry: DocumentNode, complaints: Diagnostics) -> Recipient:
         given = list(kind.each())
         for address in given:
             if usable_address(kind.name, address.value) is None:
-                complaints.add(address, "bad-address", f"{address.value!r} is no {kind.name} address")
+                diagnostics.add(address, "bad-address", f"{address.value!r} is no {kind.name} address")
         addresses[kind.name] = tuple(address.value for address in given)
     written = entry.get("time_zone")
     return Recipient(
         user=entry.name,
         addresses=addresses,
         locale=entry.value.get("locale", ""),
-        zone=zone_of(written, complaints) if written else None,
+        zone=zone_of(written, diagnostics) if written else None,
     )
 
 
-def _default_zone(sections: Sections, complaints: Diagnostics) -> ZoneInfo:
+def _default_zone(sections: Sections, diagnostics: Diagnostics) -> ZoneInfo:
     written = next((entry for entry in sections.named("defaults") if entry.name == "time_zone"), None)
-    found = zone_of(written, complaints) if written else None
+    found = zone_of(written, diagnostics) if written else None
     return found or Defaults().zone
 
 
 class Sections:
     """Reads the documents of a policy section by section; what the schema refuses is a complaint."""
 
-    def __init__(self, files: Sequence[Document], complaints: Diagnostics) -> None:
-        self._diagnostics = complaints
+    def __init__(self, files: Sequence[Document], diagnostics: Diagnostics) -> None:
+        self._diagnostics = diagnostics
         self._documents = [document for document in files if isinstance(document.data, dict)]
         self._unreadable = any(document.problems for document in files)
         self._refusals: list[tuple[str, str]] = []  # file, pointer of what is wrong
         for document in files:
             problems = schemas.check(document, "policy")
-            complaints.problems.extend(problems)
+            diagnostics.problems.extend(problems)
             # One mistake makes one problem: of an entry with a mistake in it only remnants are looked at.
             # What an alias to nothing or a strange tag leaves behind may be anything; a repeated key is fine.
             unread = [p for p in document.problems if p.code != "duplicate-key"]

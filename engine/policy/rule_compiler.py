@@ -41,12 +41,11 @@ from ..rules.rulebook import (
     Timing,
 )
 from ..rules.schedule import WHOLE_DAY, Interval, Range, Schedule, Window, parse_window, parse_zone
-from ..templates import library
-from ..templates.library import TEMPLATE_FOLDER, Library, LocalizedTemplate
+from ..templates.library import TEMPLATE_FOLDER, Library, LocalizedTemplate, locale_chain
 
-_SOME_TIME = 1_767_225_600_000_000  # 2026-01-01, microseconds since the epoch
+_ANY_TIME = 1_767_225_600_000_000  # 2026-01-01, microseconds since the epoch
 
-RECIPIENT = "recipient"  # as a zone: that of whoever reads the message
+RECIPIENT = "recipient"  # as a zone: that of the recipient
 _DAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 _MONTHS = (
     "january", "february", "march", "april", "may", "june", "july", "august", "september", "october",
@@ -58,19 +57,19 @@ _SHORT_MONTH_LENGTHS = {2: 29, 4: 30, 6: 30, 9: 30, 11: 30}  # months without a 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RuleCompiler:
-    """Compiles rules against the rest of the policy."""
+    """A compiler of rules that knows the rest of the policy."""
 
     diagnostics: Diagnostics
     defaults: Defaults
     channels: Mapping[str, ChannelSpec]
-    declared: Collection[str]  # channels that are written, though something may be wrong with them
+    declared: Collection[str]  # names of all channels, also of those with problems
     people: Mapping[str, Recipient]
     intervals: Mapping[str, tuple[Interval, ...]]
     library: Library
     catalogue: Catalogue
 
     def rule(self, entry: DocumentNode) -> Rule:
-        """The rule at ``entry``, which the schema has passed."""
+        """Return the rule at ``entry``, which has passed the schema."""
         value = entry.value
         common = Notify(channel="", timing=self._timing(entry, Timing()), among=tuple(self._allowed(entry)))
         notify = [(each, self._entry(each, common)) for each in (entry / "notify").items()]
@@ -95,30 +94,23 @@ class RuleCompiler:
         for whole, made in notify:
             for at, each in steps_of(whole, made):
                 if channel := self.channels.get(each.channel):
-                    said = at.get("template") or whole.get("template") or entry.get("template")
-                    self._check_default_template(said or at, rule, each, channel)
+                    named = at.get("template") or whole.get("template") or entry.get("template")
+                    for name in rule.templates_of(each):
+                        self._check_template(named or at, name, channel)
                     self._check_reachable(at, rule, each, channel)
         return rule
 
     def _patterns(self, event: DocumentNode) -> Iterator[Pattern]:
         for each in event.each():
-            try:
-                pattern = parse_event_pattern(each.value)
-            except ValueError as error:
-                self.diagnostics.add(each, "bad-event", str(error))
+            if (pattern := self.diagnostics.parse(each, parse_event_pattern, "bad-event")) is None:
                 continue
-            if not pattern.wild and not self._is_described(pattern):
-                self.diagnostics.add(
-                    each,
-                    "unknown-event",
-                    f"the catalogue does not know {each.value}; its payload goes unchecked",
-                    hint=nearest(each.value, self.catalogue.schemas)
-                    or f"describe it in events/{each.value.replace('.', '/', 1)}.schema.json",
-                )
             yield pattern
-
-    def _is_described(self, pattern: Pattern) -> bool:
-        return str(pattern) in self.catalogue.schemas or str(pattern) in self.catalogue.flawed
+            schemas = self.catalogue.schemas
+            if not (pattern.wild or str(pattern) in schemas or str(pattern) in self.catalogue.flawed):
+                message = f"no payload schema describes {each.value}, so its payload is not checked"
+                file = f"events/{each.value.replace('.', '/', 1)}.schema.json"
+                hint = nearest(each.value, schemas) or f"describe it in {file}"
+                self.diagnostics.add(each, "unknown-event", message, hint=hint)
 
     def _block(self, when: DocumentNode | None) -> Block | None:
         if when is None:
@@ -131,51 +123,43 @@ class RuleCompiler:
         if to is None:
             return None
         if isinstance(to.value, str):
-            if to.value not in self.people:
-                self.diagnostics.unknown_name(to, "person", self.people)
+            self.diagnostics.check_name(to, "person", self.people)
             return Audience(person=to.value)
-        fields: dict[str, FieldPath] = {}
-        for each in to.items():
-            try:
-                fields[each.name] = parse_path(each.value)
-            except ValueError as error:
-                self.diagnostics.add(each, "bad-path", str(error))
-        return Audience(fields=fields)
+        paths = ((each.name, self.diagnostics.parse(each, parse_path, "bad-path")) for each in to.items())
+        return Audience(fields={name: path for name, path in paths if path is not None})
 
     def _timing(self, entry: DocumentNode, outer: Timing) -> Timing:
-        """The hours that ``entry`` asks for inside of those around it."""
+        """Return the time windows of ``entry``; ``outer`` are those of the rule or chain around it."""
         settings: Mapping[str, Any] = entry.value if isinstance(entry.value, dict) else {}
         active, mute = entry.get("active_time_intervals"), entry.get("mute_time_intervals")
         if active is None and mute is None and "on_muted" not in settings:
             return outer
         timing = Timing(
             schedule=Schedule(
-                active=tuple(self._named(active)) or outer.schedule.active,
-                mute=(*outer.schedule.mute, *self._named(mute)),
+                active=tuple(self._intervals(entry, "active_time_intervals")) or outer.schedule.active,
+                mute=(*outer.schedule.mute, *self._intervals(entry, "mute_time_intervals")),
             ),
             defers=settings["on_muted"] == "defer" if "on_muted" in settings else outer.defers,
         )
-        if (active or mute) and timing.schedule.opens(_SOME_TIME, self.defaults.zone) is None:
-            message = "these hours leave no time at which anything is sent"
+        if (active or mute) and timing.schedule.opens(_ANY_TIME, self.defaults.zone) is None:
+            message = "these time intervals leave no time at which anything is sent"
             self.diagnostics.add(mute or active or entry, "always-muted", message)
         return timing
 
-    def _named(self, names: DocumentNode | None) -> Iterator[Interval]:
-        for each in names.items() if names else ():
-            if each.value not in self.intervals:
-                self.diagnostics.unknown_name(each, "interval", self.intervals)
-            yield from self.intervals.get(each.value, ())
+    def _intervals(self, entry: DocumentNode, key: str) -> Iterator[Interval]:
+        for each in entry.children(key):
+            if self.diagnostics.check_name(each, "interval", self.intervals):
+                yield from self.intervals[each.value]
 
     def _allowed(self, entry: DocumentNode) -> Iterator[str]:
-        """The channels of which a person may choose."""
-        allow = entry.get("allow")
-        for each in allow.items() if allow else ():
-            if each.value not in self.declared:
-                self.diagnostics.unknown_name(each, "channel", self.declared)
+        """Yield the channels that a user may choose."""
+        for each in entry.children("allow"):
+            self.diagnostics.check_name(each, "channel", self.declared)
             yield each.value
+        allow = entry.get("allow")
         preferred = [each for each in (entry / "notify").items() if _is_preferred(each)]
         if allow and not preferred:
-            message = "allow says among which channels people choose, and nothing here asks for preferred"
+            message = "allow lists the channels that users may choose, and no entry of notify uses preferred"
             self.diagnostics.add(allow, "unused-allow", message, at_key=True)
         for each in preferred if not allow else ():
             hint = "add to the rule: allow: [email, ...]"
@@ -184,7 +168,7 @@ class RuleCompiler:
             )
 
     def _entry(self, entry: DocumentNode, common: Notify) -> NotifyEntry:
-        """An entry of ``notify``; what a chain says for all its steps is said in each of them."""
+        """Return an entry of ``notify``; the settings of a chain are copied to each of its steps."""
         if _is_preferred(entry):
             return self._preferred(entry, common)
         steps = entry.get("first_of")
@@ -222,12 +206,12 @@ class RuleCompiler:
         )
 
     def _notify(self, entry: DocumentNode, common: Notify) -> Notify:
-        """One channel and what differs for it; what it leaves out, ``common`` says."""
+        """Return one channel with its own settings; ``common`` has the settings for the others."""
         settings: Mapping[str, Any] = entry.value if isinstance(entry.value, dict) else {}
         channel = entry.get("channel") or entry
-        name = channel.value if isinstance(channel.value, str) else ""  # the schema has refused it
-        if name and name not in self.declared:
-            self.diagnostics.unknown_name(channel, "channel", self.declared)
+        name = channel.value if isinstance(channel.value, str) else ""  # the schema has reported it
+        if name:
+            self.diagnostics.check_name(channel, "channel", self.declared)
         return Notify(
             channel=name,
             when=self._block(entry.get("when")),
@@ -237,30 +221,24 @@ class RuleCompiler:
             timing=self._timing(entry, common.timing),
         )
 
-    def _check_default_template(
-        self, at: DocumentNode, rule: Rule, notify: Notify, channel: ChannelSpec
-    ) -> None:
-        """A template must have words for its channel in the default locale, and a mail a subject."""
-        for name in rule.templates_of(notify):
-            self._check_template(at, name, channel)
-
     def _check_template(self, at: DocumentNode, name: str, channel: ChannelSpec) -> None:
-        wanted = library.locale_chain(self.defaults.locale)
-        words = self.library.find(name, (channel.name, channel.type), wanted)
-        if words is None and channel.renders_text and name not in self.library.flawed:
-            known = "" if name in self.library else nearest(name, self.library.names)
-            file = f"{channel.name}.html" if channel.type == "email" else f"{channel.name}.txt"
-            self.diagnostics.add(
-                at,
-                "missing-template",
-                f"no template {name!r} for channel {channel.name!r}",
-                hint=known or f"write {TEMPLATE_FOLDER}{name}/{file}",
+        content = find_without_subject(
+            at, name, channel, library=self.library, locale=self.defaults.locale, diagnostics=self.diagnostics
+        )
+        if content is not None:
+            variant = content.markup or content.text
+            assert variant is not None  # noqa: S101 -- content is markup, text or both
+            self.diagnostics.problems.append(
+                Problem(
+                    place=Place(file=TEMPLATE_FOLDER + variant.path),
+                    code="missing-subject",
+                    message="a mail needs a subject",
+                    hint="begin the file with: ---, subject: ..., ---",
+                )
             )
-        elif words is not None and channel.type == "email" and words.subject is None:
-            self.diagnostics.problems.append(_missing_subject(words))
 
     def _check_reachable(self, at: DocumentNode, rule: Rule, notify: Notify, channel: ChannelSpec) -> None:
-        """Somebody must have the address that the channel needs, as far as that is known."""
+        """Report a recipient without the address that the channel needs, as far as that is known."""
         kind = channel.address
         audience = notify.to or rule.to
         if kind is None or kind in audience.fields:
@@ -277,13 +255,13 @@ class RuleCompiler:
                 continue
             known = self.catalogue.get(str(pattern))
             if known is None or kind not in known.roles:
-                message = f"nothing says where {pattern} has the {kind} that channel {channel.name!r} needs"
+                message = f"no path says where {pattern} has the {kind} that channel {channel.name!r} needs"
                 hint = f"add to the rule: to: {{{kind}: <path into the payload>}}"
                 self.diagnostics.add(at, "no-address", message, hint=hint)
 
 
 def steps_of(at: DocumentNode, entry: NotifyEntry) -> Iterator[tuple[DocumentNode, Notify]]:
-    """An entry of ``notify`` as written and as compiled; of a chain each of its steps."""
+    """Yield an entry of ``notify``, or each step of a chain: as written and as compiled."""
     if isinstance(entry, FirstOf):
         yield from zip((at / "first_of").items(), entry.steps, strict=True)
     elif isinstance(entry, PreferredChannel):
@@ -293,69 +271,85 @@ def steps_of(at: DocumentNode, entry: NotifyEntry) -> Iterator[tuple[DocumentNod
 
 
 def _is_preferred(entry: DocumentNode) -> bool:
-    named = entry.get("channel") or entry
-    return bool(named.value == PREFERRED)
+    return bool((entry.get("channel") or entry).value == PREFERRED)
 
 
-def _missing_subject(words: LocalizedTemplate) -> Problem:
-    variant = words.markup or words.text
-    assert variant is not None  # noqa: S101 -- words are markup, text or both
-    return Problem(
-        place=Place(file=TEMPLATE_FOLDER + variant.path),
-        code="missing-subject",
-        message="a mail needs a subject",
-        hint="begin the file with: ---, subject: ..., ---",
-    )
+def find_without_subject(
+    at: DocumentNode,
+    name: str,
+    channel: ChannelSpec,
+    *,
+    library: Library,
+    locale: str,
+    diagnostics: Diagnostics,
+    at_key: bool = False,
+) -> LocalizedTemplate | None:
+    """Return the content of a template for ``channel`` in ``locale`` if it is a mail without a subject.
+
+    A template that has no content for the channel is reported at ``at``.
+    """
+    content = library.find(name, (channel.name, channel.type), locale_chain(locale))
+    if content is not None:
+        return content if channel.type == "email" and content.subject is None else None
+    if channel.renders_text and name not in library.flawed:
+        known = "" if name in library else nearest(name, library.names)
+        file = f"{channel.name}.html" if channel.type == "email" else f"{channel.name}.txt"
+        message = f"no template {name!r} for channel {channel.name!r}"
+        hint = known or f"write {TEMPLATE_FOLDER}{name}/{file}"
+        diagnostics.add(at, "missing-template", message, hint=hint, at_key=at_key)
+    return None
 
 
-def compile_limits(entry: DocumentNode, whole: Budget | None, complaints: Diagnostics) -> Limits:
-    """The limits of the rule at ``entry``, which the schema has passed; ``whole`` is the policy's budget."""
+def compile_limits(entry: DocumentNode, whole: Budget | None, diagnostics: Diagnostics) -> Limits:
+    """Return the limits of the rule at ``entry``; ``whole`` is the budget of the policy."""
     dedupe, throttle, digest = (entry.get(name) for name in ("dedupe", "throttle", "digest"))
     own = entry.get("budget")
     if not (dedupe or throttle or digest or own or whole):
         return NO_LIMITS
-    budgets = {entry.value["id"]: compile_budget(own, complaints)} if own else {}
+    budgets = {entry.value["id"]: compile_budget(own, diagnostics)} if own else {}
     limits = Limits(
-        dedupe=_dedupe(dedupe, complaints) if dedupe else None,
-        throttle=_throttle(throttle, complaints) if throttle else None,
-        digest=_digest(digest, complaints) if digest else None,
+        dedupe=_dedupe(dedupe, diagnostics) if dedupe else None,
+        throttle=_throttle(throttle, diagnostics) if throttle else None,
+        digest=_digest(digest, diagnostics) if digest else None,
         budgets={**budgets, GLOBAL_BUDGET: whole} if whole else budgets,
     )
     if throttle and _is_pointless(limits):
-        message = "dedupe lets so few through that this never holds anything back"
-        complaints.add(throttle, "ineffective-throttle", message, at_key=True)
+        message = "this never takes effect, because dedupe lets fewer events pass than the limit"
+        diagnostics.add(throttle, "ineffective-throttle", message, at_key=True)
     if entry.value.get("critical") and (held := digest or (throttle and _digests(throttle))):
-        message = "the rule is critical, and this makes its messages wait"
-        complaints.add(held, "delayed-critical", message, at_key=True)
+        message = "the rule is critical, and this delays its messages"
+        diagnostics.add(held, "delayed-critical", message, at_key=True)
     return limits
 
 
-def compile_budget(at: DocumentNode, complaints: Diagnostics) -> Budget:
-    """The budget at ``at``, which the schema has passed: ``1000/h``, or a mapping that says more."""
+def compile_budget(at: DocumentNode, diagnostics: Diagnostics) -> Budget:
+    """Return the budget at ``at``: ``1000/h``, or a mapping with more settings."""
     if isinstance(at.value, str):
         limit, per = parse_count_per(at.value)
         return Budget(limit=limit, per=per, digest=Digest(key=(), wait=per))
-    per = _length(at, "per", complaints)
+    per = _length(at, "per", diagnostics)
     digests = at.value.get("on_limit", "digest") == "digest"
-    return Budget(limit=at.value["limit"], per=per, digest=_gathering(at, (), per) if digests else None)
+    return Budget(limit=at.value["limit"], per=per, digest=_digest_settings(at, (), per) if digests else None)
 
 
-def _dedupe(at: DocumentNode, complaints: Diagnostics) -> Dedupe:
-    return Dedupe(key=_key(at, complaints), window=_length(at, "window", complaints))
+def _dedupe(at: DocumentNode, diagnostics: Diagnostics) -> Dedupe:
+    return Dedupe(key=_key(at, diagnostics), window=_length(at, "window", diagnostics))
 
 
-def _throttle(at: DocumentNode, complaints: Diagnostics) -> Throttle:
-    per, key = _length(at, "per", complaints), _key(at, complaints)
-    beyond = _gathering(at, key, per) if _digests(at) else None
-    return Throttle(key=key, limit=at.value["limit"], per=per, digest=beyond)
+def _throttle(at: DocumentNode, diagnostics: Diagnostics) -> Throttle:
+    per, key = _length(at, "per", diagnostics), _key(at, diagnostics)
+    digest = _digest_settings(at, key, per) if _digests(at) else None
+    return Throttle(key=key, limit=at.value["limit"], per=per, digest=digest)
 
 
-def _digest(at: DocumentNode, complaints: Diagnostics) -> Digest:
-    interval = _length(at, "interval", complaints) if "interval" in at.value else 0.0
-    return _gathering(at, _key(at, complaints), _length(at, "wait", complaints), interval)
+def _digest(at: DocumentNode, diagnostics: Diagnostics) -> Digest:
+    interval = _length(at, "interval", diagnostics) if "interval" in at.value else 0.0
+    return _digest_settings(at, _key(at, diagnostics), _length(at, "wait", diagnostics), interval)
 
 
-def _gathering(at: DocumentNode, key: tuple[FieldPath, ...], wait: float, interval: float = 0.0) -> Digest:
+def _digest_settings(
+    at: DocumentNode, key: tuple[FieldPath, ...], wait: float, interval: float = 0.0
+) -> Digest:
     return Digest(
         key=key,
         wait=wait,
@@ -370,25 +364,20 @@ def _digests(throttle: DocumentNode) -> DocumentNode | None:
     return throttle / "on_limit" if throttle.value.get("on_limit") == "digest" else None
 
 
-def _key(at: DocumentNode, complaints: Diagnostics) -> tuple[FieldPath, ...]:
-    paths = []
-    for each in (at / "key").each():
-        try:
-            paths.append(parse_path(each.value))
-        except ValueError as error:
-            complaints.add(each, "bad-path", str(error))
-    return tuple(paths)
+def _key(at: DocumentNode, diagnostics: Diagnostics) -> tuple[FieldPath, ...]:
+    paths = (diagnostics.parse(each, parse_path, "bad-path") for each in (at / "key").each())
+    return tuple(path for path in paths if path is not None)
 
 
-def _length(at: DocumentNode, name: str, complaints: Diagnostics) -> float:
+def _length(at: DocumentNode, name: str, diagnostics: Diagnostics) -> float:
     seconds = parse_duration(at.value[name])
     if seconds <= 0.0:
-        complaints.add(at / name, "out-of-range", f"{name} has to be longer than nothing")
+        diagnostics.add(at / name, "out-of-range", f"{name} must be longer than 0")
     return seconds
 
 
 def _is_pointless(limits: Limits) -> bool:
-    """Whether of what ``dedupe`` lets through never more than the limit comes in time."""
+    """Return whether ``dedupe`` never lets more events pass than ``throttle`` does."""
     dedupe, throttle = limits.dedupe, limits.throttle
     if dedupe is None or throttle is None or dedupe.window <= 0.0 or set(dedupe.key) != set(throttle.key):
         return False
@@ -397,15 +386,15 @@ def _is_pointless(limits: Limits) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IntervalCompiler:
-    """Compiles intervals; ``zone`` is for those that name none."""
+    """A compiler of time intervals."""
 
     diagnostics: Diagnostics
-    zone: ZoneInfo
+    zone: ZoneInfo  # of an interval that names none
 
     def intervals(self, entry: DocumentNode) -> tuple[Interval, ...]:
-        """One named interval, which is one mapping or several of which one must hold.
+        """Return a named interval: one mapping, or several of which one must hold.
 
-        Of one with a mistake in it there is nothing, so that one mistake makes one problem.
+        It is empty if it has a mistake, so that one mistake makes one problem.
         """
         before = len(self.diagnostics.problems)
         intervals = tuple(self._interval(each) for each in entry.each())
@@ -424,22 +413,20 @@ class IntervalCompiler:
             zone=zone,
         )
         if not _has_a_day(interval):
-            self.diagnostics.add(at, "empty-interval", "no day is all of this")
+            self.diagnostics.add(at, "empty-interval", "no day satisfies all of this")
         return interval
 
     def _windows(self, times: DocumentNode | None) -> Iterator[Window]:
         for each in times.each() if times else ():
-            try:
-                yield parse_window(each.value)
-            except ValueError as error:
-                self.diagnostics.add(each, "bad-window", str(error))
+            if (window := self.diagnostics.parse(each, parse_window, "bad-window")) is not None:
+                yield window
 
     def _numbers(self, written: DocumentNode | None, names: Sequence[str], *, first: int) -> Iterator[int]:
-        """Days of the week or months: names, or two with a colon between; they may go round the end."""
+        """Yield days of the week or months. ``friday:monday`` passes the end of the week."""
 
         def number(text: str) -> int:
             if text.lower() not in names:
-                raise ValueError(f"{text!r} is none of {', '.join(names)}")
+                raise ValueError(f"{text!r} is not one of {', '.join(names)}")
             return names.index(text.lower())
 
         for low, high in self._ranges(written, number, names):
@@ -457,36 +444,36 @@ class IntervalCompiler:
                 self.diagnostics.add(each, "bad-range", str(error), hint=hint)
                 continue
             if not names and pair[0] > pair[1] and (pair[0] > 0) == (pair[1] > 0):
-                self.diagnostics.add(each, "bad-range", f"{each.value} ends before it begins")
+                self.diagnostics.add(each, "bad-range", f"{each.value} ends before it starts")
                 continue
             yield pair
 
     @staticmethod
     def _day(text: str) -> int:
         if not _NUMBER.fullmatch(text) or not 1 <= abs(int(text)) <= 31:
-            raise ValueError(f"{text!r} is no day of a month: 1 to 31, or -1 (the last) to -31")
+            raise ValueError(f"{text!r} is not a day of a month: 1 to 31, or -1 (the last) to -31")
         return int(text)
 
     @staticmethod
     def _year(text: str) -> int:
         if not _NUMBER.fullmatch(text) or not 1970 <= int(text) <= 9999:
-            raise ValueError(f"{text!r} is no year")
+            raise ValueError(f"{text!r} is not a year from 1970 to 9999")
         return int(text)
 
 
-def zone_of(written: DocumentNode, complaints: Diagnostics) -> ZoneInfo | None:
-    """The time zone of that name; None, after a complaint, where there is none."""
+def zone_of(written: DocumentNode, diagnostics: Diagnostics) -> ZoneInfo | None:
+    """Return the time zone of that name; None, and a problem, if there is none."""
     try:
         return parse_zone(written.value)
     except ValueError as error:
-        complaints.add(
+        diagnostics.add(
             written, "unknown-zone", str(error), hint=nearest(written.value, available_timezones())
         )
         return None
 
 
 def _has_a_day(interval: Interval) -> bool:
-    """Whether some month has a day that it asks for."""
+    """Return whether some month of the interval has one of its days."""
     if not interval.days_of_month:
         return True
     months = interval.months or frozenset(range(1, 13))

@@ -14,13 +14,13 @@ from .secrets import check_secrets
 __all__ = ["LintContext", "SourceRule", "SourceRuleBuilder", "check", "check_fields", "check_secrets"]
 
 
-def check(policy: LintContext, complaints: Diagnostics, *, warn: bool) -> None:
+def check(context: LintContext, diagnostics: Diagnostics, *, warn: bool) -> None:
     """Everything that needs the whole policy; unless ``warn``, nothing that only leads to warnings."""
-    for written in policy.rules:
-        fields.check(written, complaints)
-    templates.check(policy, complaints)
-    usage.check_fallbacks(policy, complaints)
+    for source in context.rules:
+        fields.check(source, diagnostics)
+    templates.check(context, diagnostics)
+    usage.check_fallbacks(context, diagnostics)
     if warn:
-        reachability.check(policy, complaints)
-        usage.check_categories(policy, complaints)
-        usage.check_usage(policy, complaints)
+        reachability.check(context, diagnostics)
+        usage.check_categories(context, diagnostics)
+        usage.check_usage(context, diagnostics)

@@ -20,9 +20,9 @@ _ASKS = {**dict.fromkeys(NUMERIC, frozenset({"number"})), **dict.fromkeys(TEXTUA
 _ADDRESS = frozenset({"string", "number"})  # numbers become texts: user ids
 
 
-def check(written: SourceRule, complaints: Diagnostics) -> None:
+def check(source: SourceRule, diagnostics: Diagnostics) -> None:
     """Every path and operator of the rule and of its notify entries."""
-    _FieldLint(written, complaints).check()
+    _FieldLint(source, diagnostics).check()
 
 
 def suggestion(path: FieldPath, fields: Sequence[str]) -> str:
@@ -32,15 +32,15 @@ def suggestion(path: FieldPath, fields: Sequence[str]) -> str:
 
 
 class _FieldLint:
-    def __init__(self, written: SourceRule, complaints: Diagnostics) -> None:
-        self.written = written
-        self.events: EventShapes = written.events
-        self.diagnostics = complaints
+    def __init__(self, source: SourceRule, diagnostics: Diagnostics) -> None:
+        self.source = source
+        self.events: EventShapes = source.events
+        self.diagnostics = diagnostics
 
     def check(self) -> None:
-        rule, entry = self.written.rule, self.written.entry
+        rule, entry = self.source.rule, self.source.entry
         self.audience(entry.get("to"), rule.to)
-        settings = list(self.written.settings())
+        settings = list(self.source.settings())
         for at, notify in settings:
             self.audience(at.get("to"), notify.to)
         if not self.events.checkable:
@@ -90,7 +90,7 @@ class _FieldLint:
         above: FieldPath,
     ) -> None:
         def is_flawed(at: DocumentPath) -> bool:
-            return self.written.is_flawed((*when.path, *at))
+            return self.source.is_flawed((*when.path, *at))
 
         for place, path, source in conditions(block, at, is_flawed):
             found = [inside for shape in shapes if (inside := shape.at(path)) is not None]
@@ -109,7 +109,7 @@ class _FieldLint:
         *,
         folded: bool = False,
     ) -> None:
-        """One condition as written; ``folded``: around it, case is told to make no difference."""
+        """One condition as source; ``folded``: around it, case is told to make no difference."""
         operators = operators_of(source)
         folded = folded or operators.get("ignore_case") is True
         spelled = isinstance(source, Mapping)
@@ -231,5 +231,5 @@ def _listed(values: Sequence[Any]) -> str:
 
 
 def _written(value: Any) -> str:
-    """A scalar as it is written in YAML."""
+    """A scalar as it is source in YAML."""
     return json.dumps(value) if value is None or isinstance(value, bool) else str(value)

@@ -15,53 +15,53 @@ from .context import LintContext, SourceRule
 _MAX_COMPARED = 200  # earlier rules that one rule is compared with
 
 
-def check(policy: LintContext, complaints: Diagnostics) -> None:
-    rules = [each for each in policy.rules if each.sound and each.rule.mode is not Mode.OFF]
+def check(context: LintContext, diagnostics: Diagnostics) -> None:
+    rules = [each for each in context.rules if each.sound and each.rule.mode is not Mode.OFF]
     possible: dict[str, Sequence[LogicCase]] = {}  # by id: how the rule may match
-    for written in rules:
-        ways = cases(written.when)
+    for source in rules:
+        ways = cases(source.when)
         if ways is None:
             continue
-        when = written.entry.get("when")
-        if when is not None and _report_contradiction(written, when, ways, "this rule", complaints):
+        when = source.entry.get("when")
+        if when is not None and _report_contradiction(source, when, ways, "this rule", diagnostics):
             continue
-        possible[written.rule.id] = ways
-        for at, entry in written.notify():
+        possible[source.rule.id] = ways
+        for at, entry in source.notify():
             steps = steps_of(at, entry) if isinstance(entry, FirstOf) else ()
             for own in filter(None, (at.get("when"), *(step.get("when") for step, _ in steps))):
-                _check_entry(written, own, ways, complaints)
-    _check_hidden(rules, possible, complaints)
+                _check_entry(source, own, ways, diagnostics)
+    _check_hidden(rules, possible, diagnostics)
 
 
 def _check_entry(
-    written: SourceRule, when: DocumentNode, ways: Sequence[LogicCase], complaints: Diagnostics
+    source: SourceRule, when: DocumentNode, ways: Sequence[LogicCase], diagnostics: Diagnostics
 ) -> None:
     own = cases(when.value)
-    if own is not None and not _report_contradiction(written, when, own, "this entry", complaints):
+    if own is not None and not _report_contradiction(source, when, own, "this entry", diagnostics):
         both = [(*mine, *rules) for rules in ways for mine in own]
-        clashes = [clash(case, written.events.is_single) for case in both]
+        clashes = [clash(case, source.events.is_single) for case in both]
         if clashes and all(clashes):
             message = "this entry can never be used: the rule's own conditions exclude these"
-            complaints.add(when, "never-matches", message, at_key=True)
+            diagnostics.add(when, "never-matches", message, at_key=True)
 
 
 def _report_contradiction(
-    written: SourceRule, when: DocumentNode, ways: Sequence[LogicCase], what: str, complaints: Diagnostics
+    source: SourceRule, when: DocumentNode, ways: Sequence[LogicCase], what: str, diagnostics: Diagnostics
 ) -> bool:
     """Whether none of the ways in which ``when`` might hold can come about."""
-    clashes = [clash(case, written.events.is_single) for case in ways]
+    clashes = [clash(case, source.events.is_single) for case in ways]
     if not all(clashes):
         return False
     only = clashes[0] if len(clashes) == 1 else None
     at = when.below(only.literal.at) if only else when
     reason = f": {only.reason}" if only else ": all alternatives of its conditions exclude themselves"
     verb = "match" if what == "this rule" else "be used"
-    complaints.add(at, "never-matches", f"{what} can never {verb}{reason}", at_key=True)
+    diagnostics.add(at, "never-matches", f"{what} can never {verb}{reason}", at_key=True)
     return True
 
 
 def _check_hidden(
-    rules: Sequence[SourceRule], possible: dict[str, Sequence[LogicCase]], complaints: Diagnostics
+    rules: Sequence[SourceRule], possible: dict[str, Sequence[LogicCase]], diagnostics: Diagnostics
 ) -> None:
     stops = {
         place: each
@@ -84,18 +84,18 @@ def _check_hidden(
         found = {place for place, pattern in wide if place < before and covers(pattern, narrow)}
         return found | {place for place in by_event.get(str(narrow), ()) if place < before}
 
-    for place, written in enumerate(rules):
-        ways = possible.get(written.rule.id)
-        if ways is None or not written.rule.events:
+    for place, source in enumerate(rules):
+        ways = possible.get(source.rule.id)
+        if ways is None or not source.rule.events:
             continue
-        hiding = set.intersection(*(covering(pattern, place) for pattern in written.rule.events))
+        hiding = set.intersection(*(covering(pattern, place) for pattern in source.rule.events))
         for at in sorted(hiding)[:_MAX_COMPARED]:
             earlier = stops[at]
             known = bool(denied[at]) or not earlier.when  # else in too many ways to be looked at
-            if known and implies(ways, denied[at], written.events.is_single):
+            if known and implies(ways, denied[at], source.events.is_single):
                 message = (
-                    f"the rule {written.rule.id!r} is never reached: {earlier.rule.id!r} "
+                    f"the rule {source.rule.id!r} is never reached: {earlier.rule.id!r} "
                     f"({earlier.rule.place}) takes every such event and says stop"
                 )
-                complaints.add(written.entry / "id", "hidden-rule", message)
+                diagnostics.add(source.entry / "id", "hidden-rule", message)
                 break

@@ -20,10 +20,10 @@ _PLAIN = ("http", "https", "json", "jsons", "xml", "xmls", "form", "forms")  # a
 _HINT = "write a reference: ${NAME} from the environment, or file:/run/secrets/NAME"
 
 
-def check_secrets(entry: DocumentNode, complaints: Diagnostics) -> None:
+def check_secrets(entry: DocumentNode, diagnostics: Diagnostics) -> None:
     """The settings of a channel or an action as written, references not resolved."""
     for at, what in _plaintext_secrets(entry):
-        complaints.add(at, "plaintext-secret", f"{what} stands here for everybody to read", hint=_HINT)
+        diagnostics.add(at, "plaintext-secret", f"{what} stands here for everybody to read", hint=_HINT)
 
 
 def _plaintext_secrets(entry: DocumentNode) -> Iterator[tuple[DocumentNode, str]]:

@@ -60,35 +60,35 @@ class _AvailableVariables:
     vars: list[Shape] = field(default_factory=list)
 
 
-def check(policy: LintContext, complaints: Diagnostics) -> None:
-    texts = {source.path: text for source in policy.sources if (text := _read(source)) is not None}
-    lines = {source.path: source for source in policy.sources}
-    site = _shape_of(policy.rulebook.defaults.site)
+def check(context: LintContext, diagnostics: Diagnostics) -> None:
+    texts = {source.path: text for source in context.sources if (text := _read(source)) is not None}
+    lines = {source.path: source for source in context.sources}
+    site = _shape_of(context.rulebook.defaults.site)
     reported: set[VariableUse] = set()
     files: dict[str, list[str]] = {}  # by template
     for path in sorted(texts):
         files.setdefault(posixpath.dirname(path).split("/")[0], []).append(path)
-    for name, given in _given(policy).items():
+    for name, given in _given(context).items():
         for path in files.get(name, ()):
             everything = list(_reachable(path, texts))
             guarded = frozenset(each for file in everything for each in texts[file].guarded)
             for use in (use for file in everything for use in texts[file].uses):
                 if use not in reported and (problem := _judge(use, given, site, guarded, lines)):
                     reported.add(use)
-                    complaints.problems.append(problem)
+                    diagnostics.problems.append(problem)
 
 
-def _given(policy: LintContext) -> dict[str, _AvailableVariables]:
+def _given(context: LintContext) -> dict[str, _AvailableVariables]:
     """By template: what it is given by the rules that use it."""
     found: dict[str, _AvailableVariables] = {}
-    for written in policy.rules:
-        for notify in written.rule.steps:
-            given = found.setdefault(notify.template or written.rule.template, _AvailableVariables())
-            given.payloads.update(written.events.shapes)
-            given.exact = given.exact and written.events.exact
-            given.complete = given.complete and written.events.complete
-            given.vars.append(_shape_of({**written.rule.vars, **notify.vars}))
-    for action in policy.actions:
+    for source in context.rules:
+        for notify in source.rule.steps:
+            given = found.setdefault(notify.template or source.rule.template, _AvailableVariables())
+            given.payloads.update(source.events.shapes)
+            given.exact = given.exact and source.events.exact
+            given.complete = given.complete and source.events.complete
+            given.vars.append(_shape_of({**source.rule.vars, **notify.vars}))
+    for action in context.actions:
         # What an action is asked with is described by no schema.
         if isinstance(action.value, Mapping):
             given = found.setdefault(str(action.value.get("template", action.name)), _AvailableVariables())
@@ -147,7 +147,7 @@ def _judge_other(use: VariableUse, given: _AvailableVariables, site: Shape) -> t
 
 
 def _column(source: TemplateSource, use: VariableUse) -> int:
-    """Where in its line the variable stands; 1 where it is written in a way that is not looked for."""
+    """Where in its line the variable stands; 1 where it is source in a way that is not looked for."""
     lines = source.text.splitlines()
     text = lines[use.line - 1] if use.line <= len(lines) else ""
     if not text and source.subject is not None:

@@ -19,18 +19,18 @@ _UNKNOWN = ("unknown-channel", "unknown-person", "unknown-interval", "missing-te
 Steps = Sequence[tuple[DocumentNode, Notify]]
 
 
-def check_usage(policy: LintContext, complaints: Diagnostics) -> None:
-    unknown = any(problem.code in _UNKNOWN for problem in complaints.problems)
-    if policy.complete and not unknown:  # else what was refused or misspelled may have meant it
-        _check_used(policy, complaints)
-    _check_locales(policy, complaints)
-    _check_tested(policy, complaints)
+def check_usage(context: LintContext, diagnostics: Diagnostics) -> None:
+    unknown = any(problem.code in _UNKNOWN for problem in diagnostics.problems)
+    if context.complete and not unknown:  # else what was refused or misspelled may have meant it
+        _check_used(context, diagnostics)
+    _check_locales(context, diagnostics)
+    _check_tested(context, diagnostics)
 
 
-def _check_used(policy: LintContext, complaints: Diagnostics) -> None:
-    rules = [written.rule for written in policy.rules]
+def _check_used(context: LintContext, diagnostics: Diagnostics) -> None:
+    rules = [source.rule for source in context.rules]
     entries = [step for rule in rules for step in rule.steps]
-    actions: list[Mapping[str, Any]] = [a.value for a in policy.actions if isinstance(a.value, Mapping)]
+    actions: list[Mapping[str, Any]] = [a.value for a in context.actions if isinstance(a.value, Mapping)]
     channels = {notify.channel for notify in entries}
     for action in actions:
         named = action.get("channel")
@@ -42,41 +42,41 @@ def _check_used(policy: LintContext, complaints: Diagnostics) -> None:
     lists = ("active_time_intervals", "mute_time_intervals")
     hours = {
         str(name)
-        for written in policy.rules
-        for entry in (written.entry, *(written.entry / "notify").items())
+        for source in context.rules
+        for entry in (source.entry, *(source.entry / "notify").items())
         if isinstance(entry.value, Mapping)
         for each in lists
         for name in entry.value.get(each, ())
     }
     for what, written, used in (
-        ("channel", policy.channels, channels),
-        ("person", policy.people, people),
-        ("interval", policy.intervals, hours),
+        ("channel", context.channels, channels),
+        ("person", context.people, people),
+        ("interval", context.intervals, hours),
     ):
         for entry in written:
             if entry.name not in used:
                 message = f"no rule uses the {what} {entry.name!r}"
-                complaints.add(entry, f"unused-{what}", message, at_key=True)
+                diagnostics.add(entry, f"unused-{what}", message, at_key=True)
     templates = {name for rule in rules for step in rule.steps for name in rule.templates_of(step)}
-    templates |= {str(action.get("template")) for action in actions} | {a.name for a in policy.actions}
-    library = policy.rulebook.library
+    templates |= {str(action.get("template")) for action in actions} | {a.name for a in context.actions}
+    library = context.rulebook.library
     for name in library.names:
         if name not in templates and name not in library.flawed:
-            first = min(source.path for source in policy.sources if source.path.startswith(f"{name}/"))
-            _warn(complaints, first, "unused-template", f"no rule uses the template {name!r}")
+            first = min(source.path for source in context.sources if source.path.startswith(f"{name}/"))
+            _warn(diagnostics, first, "unused-template", f"no rule uses the template {name!r}")
 
 
-def _check_locales(policy: LintContext, complaints: Diagnostics) -> None:
+def _check_locales(context: LintContext, diagnostics: Diagnostics) -> None:
     """A language that some template in use speaks, and another does not."""
-    library = policy.rulebook.library
-    used = _templates_in_use(policy)
+    library = context.rulebook.library
+    used = _templates_in_use(context)
     declared: dict[str, tuple[str, str]] = {}  # locale -> as spelled, and a template that has it
     for name in dict.fromkeys(name for name, _ in used):
         for locale, shelf in library.by_name[name].items():
             if locale:
                 declared.setdefault(locale, (next(iter(shelf.values())).locale, name))
     for (name, channel), names in used.items():
-        words = library.find(name, names, locale_chain(policy.rulebook.defaults.locale))
+        words = library.find(name, names, locale_chain(context.rulebook.defaults.locale))
         for locale, (spelled, other) in declared.items():
             if words is None or library.find(name, names, locale_chain(locale)) is not None:
                 continue
@@ -85,31 +85,31 @@ def _check_locales(policy: LintContext, complaints: Diagnostics) -> None:
                 f"{'another channel' if other == name else f'template {other!r}'} has; "
                 f"its readers get {words.locale}"
             )
-            _warn(complaints, _file(words), "missing-locale", message)
+            _warn(diagnostics, _file(words), "missing-locale", message)
 
 
-def _templates_in_use(policy: LintContext) -> dict[tuple[str, str], Sequence[str]]:
+def _templates_in_use(context: LintContext) -> dict[tuple[str, str], Sequence[str]]:
     """Template and channel, and the names that its words go by."""
-    library = policy.rulebook.library
+    library = context.rulebook.library
     used: dict[tuple[str, str], Sequence[str]] = {}
-    for written in policy.rules:
-        for notify in written.rule.steps:
-            channel = policy.rulebook.channels.get(notify.channel)
-            name = notify.template or written.rule.template
+    for source in context.rules:
+        for notify in source.rule.steps:
+            channel = context.rulebook.channels.get(notify.channel)
+            name = notify.template or source.rule.template
             if channel is not None and name in library and name not in library.flawed:
                 used[name, channel.name] = (channel.name, channel.type)
     return used
 
 
-def _check_tested(policy: LintContext, complaints: Diagnostics) -> None:
+def _check_tested(context: LintContext, diagnostics: Diagnostics) -> None:
     """A rule counts as tested where a test names it, or gives an event that it matches."""
-    named = {id_ for case in policy.cases for id_ in case.rules or ()}
-    for case in policy.cases:
+    named = {id_ for case in context.cases for id_ in case.rules or ()}
+    for case in context.cases:
         for expected in (*(case.deliveries or ()), *(case.failed or ()), *(case.suppressed or ())):
             named.add(str(expected.fields.get("rule", "")))
-    events = [event for case in policy.cases for event in case.events]
-    for written in policy.rules:
-        rule = written.rule
+    events = [event for case in context.cases for event in case.events]
+    for source in context.rules:
+        rule = source.rule
         if rule.id in named or rule.mode is Mode.OFF:
             continue
         if any(
@@ -118,7 +118,7 @@ def _check_tested(policy: LintContext, complaints: Diagnostics) -> None:
         ):
             continue
         message = f"no test tries the rule {rule.id!r}"
-        complaints.add(written.entry / "id", "untested-rule", message)
+        diagnostics.add(source.entry / "id", "untested-rule", message)
 
 
 def _file(words: LocalizedTemplate) -> str:
@@ -126,22 +126,22 @@ def _file(words: LocalizedTemplate) -> str:
     return variant.path if variant is not None else ""
 
 
-def _warn(complaints: Diagnostics, path: str, code: str, message: str) -> None:
+def _warn(diagnostics: Diagnostics, path: str, code: str, message: str) -> None:
     place = Place(file=TEMPLATE_FOLDER + path)
-    complaints.problems.append(Problem(place=place, code=code, message=message))
+    diagnostics.problems.append(Problem(place=place, code=code, message=message))
 
 
-def check_categories(policy: LintContext, complaints: Diagnostics) -> None:
+def check_categories(context: LintContext, diagnostics: Diagnostics) -> None:
     """A category is for choosing: some rule of it has to offer a channel that reaches the person."""
-    offered = {each.rule.category for each in policy.rules if _offers(each.rule, policy.rulebook)}
-    for written in policy.rules:
-        category = written.rule.category
+    offered = {each.rule.category for each in context.rules if _offers(each.rule, context.rulebook)}
+    for source in context.rules:
+        category = source.rule.category
         if category and category not in offered:
             offered.add(category)  # once is enough
             message = (
                 f"nobody can choose anything in {category!r}: no rule of it reaches a person of the event"
             )
-            complaints.add(written.entry / "category", "category-without-channel", message)
+            diagnostics.add(source.entry / "category", "category-without-channel", message)
 
 
 def _offers(rule: Rule, rulebook: Rulebook) -> bool:
@@ -154,38 +154,38 @@ def _offers(rule: Rule, rulebook: Rulebook) -> bool:
     return False
 
 
-def check_fallbacks(policy: LintContext, complaints: Diagnostics) -> None:
+def check_fallbacks(context: LintContext, diagnostics: Diagnostics) -> None:
     """Every chain of every rule."""
-    for written in policy.rules:
-        for at, chain in written.notify():
+    for source in context.rules:
+        for at, chain in source.notify():
             if isinstance(chain, FirstOf):
                 steps = list(steps_of(at, chain))
-                _check_duplicate_fallback(written.rule, steps, complaints)
-                _check_redundant_fallback(written.rule, chain, steps, complaints)
+                _check_duplicate_fallback(source.rule, steps, diagnostics)
+                _check_redundant_fallback(source.rule, chain, steps, diagnostics)
                 if chain.within:
-                    _check_fallback_timeout(at / "within", chain, policy.rulebook.channels, complaints)
+                    _check_fallback_timeout(at / "within", chain, context.rulebook.channels, diagnostics)
 
 
-def _check_duplicate_fallback(rule: Rule, steps: Steps, complaints: Diagnostics) -> None:
+def _check_duplicate_fallback(rule: Rule, steps: Steps, diagnostics: Diagnostics) -> None:
     """What was refused is refused again."""
     for (earlier_at, earlier), (at, step) in combinations(steps, 2):
         if _has_same_target(rule, earlier, step) and _when(earlier_at) == _when(at):
             message = f"{step.channel} is a step of this chain already, and tells the same people"
             hint = "leave it out: what a channel refused it refuses again"
-            complaints.add(at, "duplicate-fallback", message, hint=hint)
+            diagnostics.add(at, "duplicate-fallback", message, hint=hint)
             return
 
 
-def _check_redundant_fallback(rule: Rule, chain: FirstOf, steps: Steps, complaints: Diagnostics) -> None:
+def _check_redundant_fallback(rule: Rule, chain: FirstOf, steps: Steps, diagnostics: Diagnostics) -> None:
     others = [entry for entry in rule.notify if isinstance(entry, Notify) and entry.when is None]
     for at, step in steps[1:]:
         if any(_has_same_target(rule, other, step) for other in others):
             message = f"another entry of this rule tells the same people over {step.channel} in any case"
-            complaints.add(at, "redundant-fallback", message)
+            diagnostics.add(at, "redundant-fallback", message)
 
 
 def _check_fallback_timeout(
-    at: DocumentNode, chain: FirstOf, channels: Mapping[str, ChannelSpec], complaints: Diagnostics
+    at: DocumentNode, chain: FirstOf, channels: Mapping[str, ChannelSpec], diagnostics: Diagnostics
 ) -> None:
     for step in chain.steps[:-1]:
         channel = channels.get(step.channel)
@@ -196,13 +196,13 @@ def _check_fallback_timeout(
                 f"{at.value} is over before one send over {channel.name} is: its timeout is "
                 f"{in_units(channel.timeout)}"
             )
-            complaints.add(at, "fallback-timeout", message)
+            diagnostics.add(at, "fallback-timeout", message)
         elif chain.within >= channel.retry.deadline:
             message = (
                 f"{at.value} changes nothing for {channel.name}, which gives up after "
                 f"{in_units(channel.retry.deadline)}: its retry.deadline"
             )
-            complaints.add(at, "fallback-timeout", message)
+            diagnostics.add(at, "fallback-timeout", message)
 
 
 def _has_same_target(rule: Rule, one: Notify, other: Notify) -> bool:

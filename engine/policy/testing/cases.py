@@ -1,4 +1,4 @@
-"""The policy's own test cases: compile ``tests``, and report names that do not exist."""
+"""The test cases of a policy: compile ``tests``, and report names that do not exist."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from ...preferences.document import parse
 from ...rules.catalog import Catalogue
 from ...rules.rulebook import ActionSpec
 
-DEFAULT_AT = datetime(2026, 1, 1, 12, tzinfo=UTC)  # the virtual clock where a test sets none
+DEFAULT_AT = datetime(2026, 1, 1, 12, tzinfo=UTC)  # of the virtual clock, if a test sets none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expected:
-    """One message, or one reply, that a test waits for. It names only the fields it cares about."""
+    """A message or a reply that a test expects, by the fields that the test names."""
 
     fields: Mapping[str, Any]  # as written: channel, rule, to, locale, title, contains, reason; code, message
     place: Place
@@ -32,61 +32,56 @@ class Expected:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """One test. Of what is None it says nothing."""
+    """One test. It expects nothing in particular of a field that is None."""
 
     name: str
     place: Place
     events: tuple[Event, ...]  # in order of arrival, on the virtual clock
-    requests: tuple[ActionRequest, ...] = ()  # for actions, so too
-    preferences: Mapping[str, Choices] = field(default_factory=dict)  # by person
-    answers: Mapping[str, Outcome] = field(default_factory=dict)  # how sends end, by channel; else sent
+    requests: tuple[ActionRequest, ...] = ()  # for actions, in the same order
+    preferences: Mapping[str, Choices] = field(default_factory=dict)  # by user
+    answers: Mapping[str, Outcome] = field(default_factory=dict)  # of sends, by channel; default: sent
     rules: tuple[str, ...] | None = None  # ids, in order of evaluation
     deliveries: tuple[Expected, ...] | None = None  # sent
-    failed: tuple[Expected, ...] | None = None  # written, and not sent because of ``answers``
-    suppressed: tuple[Expected, ...] | None = None  # asked for, and not written
+    failed: tuple[Expected, ...] | None = None  # rendered, and not sent because of ``answers``
+    suppressed: tuple[Expected, ...] | None = None  # not rendered
     replies: tuple[Expected, ...] | None = None  # one for each request
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaseCompiler:
-    """Compiles tests against the rest of the policy."""
+    """A compiler of tests that knows the rest of the policy."""
 
     diagnostics: Diagnostics
-    rules: Collection[str]  # ids of all that are written, switched off or wrong ones too
-    channels: Collection[str]  # so for these
-    actions: Collection[str]  # and these
-    specs: Mapping[str, ActionSpec]  # of the actions, as far as nothing is wrong with them
+    rules: Collection[str]  # ids of all rules, also of those with problems
+    channels: Collection[str]  # names, likewise
+    actions: Collection[str]  # keys, likewise
+    specs: Mapping[str, ActionSpec]  # of the actions without problems
     catalogue: Catalogue
 
     def case(self, entry: DocumentNode) -> Case:
-        """The test at ``entry``, which the schema has passed."""
+        """Return the test at ``entry``, which has passed the schema."""
         expect = entry / "expect"
-        for channel in self._items(entry.get("channels")):
-            if channel.name not in self.channels:
-                self.diagnostics.unknown_name(channel, "channel", self.channels, at_key=True)
-        for rule in self._items(expect.get("rules")):
-            self._check_rule(rule)
+        for channel in entry.children("channels"):
+            self.diagnostics.check_name(channel, "channel", self.channels, at_key=True)
+        for rule in expect.children("rules"):
+            self.diagnostics.check_name(rule, "rule", self.rules)
         given = list(self._given(entry))
-        if (reply := expect.get("reply")) is not None:
-            self._check_replies(reply, sum("action" in each.value for each in (entry / "given").each()))
         return Case(
             name=entry.value["name"],
             place=entry.place,
             events=tuple(each for each in given if isinstance(each, Event)),
             requests=tuple(each for each in given if isinstance(each, ActionRequest)),
-            preferences=dict(self._preferences(entry.get("preferences"))),
+            preferences=dict(self._preferences(entry)),
             answers={name: Outcome(answer) for name, answer in entry.value.get("channels", {}).items()},
             rules=tuple(expect.value["rules"]) if "rules" in expect.value else None,
             deliveries=self._expected(expect.get("deliveries")),
             failed=self._expected(expect.get("failed")),
             suppressed=self._expected(expect.get("suppressed")),
-            replies=tuple(Expected(fields=each.value, place=each.place) for each in reply.each())
-            if reply is not None
-            else None,
+            replies=self._replies(entry),
         )
 
-    def _preferences(self, written: DocumentNode | None) -> Iterator[tuple[str, Choices]]:
-        for person in self._items(written):
+    def _preferences(self, entry: DocumentNode) -> Iterator[tuple[str, Choices]]:
+        for person in entry.children("preferences"):
             try:
                 yield person.name, parse(person.value)
             except InvalidPreferences as error:
@@ -100,13 +95,13 @@ class CaseCompiler:
                 try:
                     at += timedelta(seconds=parse_duration(after.value))
                 except (ValueError, OverflowError):
-                    self.diagnostics.add(after, "bad-format", f"{after.value!r} leads beyond the year 9999")
+                    self.diagnostics.add(after, "bad-format", f"{after.value!r} leads past the year 9999")
             now = to_micros(at)
-            # Told apart, and the same whenever the test runs: words may show it.
+            # Unique, and the same at each run of the test: a template may show it.
             reqid = hashlib.sha256(f"{entry.place}#{position}".encode()).hexdigest()[:32]
             payload = given.value.get("payload", {})
             if action := given.get("action"):
-                if self._can_be_tried(action):
+                if self._is_testable(action):
                     yield ActionRequest(
                         key=action.value, reqid=reqid, payload=payload, data=b"", sent=now, received=now
                     )
@@ -122,52 +117,42 @@ class CaseCompiler:
                 received=now,
             )
 
-    def _can_be_tried(self, action: DocumentNode) -> bool:
-        """Only what tells somebody is tried without asking anything outside the policy."""
-        if action.value not in self.actions:
-            self.diagnostics.unknown_name(action, "action", self.actions)
+    def _is_testable(self, action: DocumentNode) -> bool:
+        """Return whether a test can run an action; only ``notify`` needs nothing outside the policy."""
+        if not self.diagnostics.check_name(action, "action", self.actions):
             return False
         spec = self.specs.get(action.value)
         if spec is None or not set(spec.channels) <= set(self.channels):
-            return False  # what is wrong is said there
+            return False  # the action has problems of its own
         if spec.handler != "notify":
-            message = f"{action.value} has the handler {spec.handler}, which a test does not ask"
-            self.diagnostics.add(action, "untestable-action", message, hint="only notify can be tried")
+            message = f"{action.value} has the handler {spec.handler}, which tests cannot run"
+            self.diagnostics.add(
+                action, "untestable-action", message, hint="tests can run only the handler notify"
+            )
             return False
         return True
 
-    def _check_replies(self, reply: DocumentNode, requests: int) -> None:
-        written = len(list(reply.each()))
-        if written != requests:
-            message = f"replies expected: {written}, actions asked for: {requests}; each has one"
+    def _replies(self, entry: DocumentNode) -> tuple[Expected, ...] | None:
+        if (reply := (entry / "expect").get("reply")) is None:
+            return None
+        replies = tuple(Expected(fields=each.value, place=each.place) for each in reply.each())
+        requests = sum("action" in each.value for each in (entry / "given").each())
+        if len(replies) != requests:
+            message = f"{len(replies)} expected replies for {requests} requested actions; each has one"
             self.diagnostics.add(reply, "reply-count", message, at_key=True)
+        return replies
 
     def _clock(self, at: DocumentNode | None) -> datetime:
-        if at is None:
-            return DEFAULT_AT
-        try:
-            return parse_time(at.value)
-        except ValueError as error:
-            self.diagnostics.add(at, "bad-format", str(error))
-            return DEFAULT_AT
+        return (at and self.diagnostics.parse(at, parse_time, "bad-format")) or DEFAULT_AT
 
     def _expected(self, entries: DocumentNode | None) -> tuple[Expected, ...] | None:
         if entries is None:
             return None
         for entry in entries.items():
-            channel, rule = entry.get("channel"), entry.get("rule")
-            if at := entry.get("at"):
-                self._clock(at)
-            if channel is not None and channel.value not in self.channels:
-                self.diagnostics.unknown_name(channel, "channel", self.channels)
+            self._clock(entry.get("at"))
+            if channel := entry.get("channel"):
+                self.diagnostics.check_name(channel, "channel", self.channels)
+            rule = entry.get("rule")
             if rule is not None and rule.value not in self.actions:
-                self._check_rule(rule)
+                self.diagnostics.check_name(rule, "rule", self.rules)
         return tuple(Expected(fields=entry.value, place=entry.place) for entry in entries.items())
-
-    def _check_rule(self, rule: DocumentNode) -> None:
-        if rule.value not in self.rules:
-            self.diagnostics.unknown_name(rule, "rule", self.rules)
-
-    @staticmethod
-    def _items(cursor: DocumentNode | None) -> Iterator[DocumentNode]:
-        return iter(()) if cursor is None else cursor.items()

@@ -44,7 +44,7 @@ def test_strict_fails_on_warnings_too(tmp_path: Path) -> None:
     assert mss("check", folder).exit_code == 0
     result = mss("check", folder, "--strict")
     assert result.exit_code == 1
-    assert "warning: the catalogue does not know notice.own" in result.output
+    assert "warning: no payload schema describes notice.own" in result.output
 
 
 def test_text_shows_each_problem_with_its_line(tmp_path: Path) -> None:
