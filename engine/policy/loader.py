@@ -24,10 +24,10 @@ from .compiler import PolicyDocuments, compile_policy
 from .testing.cases import Case
 
 MAX_FILES = 20_000  # of one policy
-MAX_FILE = 32 * 1024 * 1024  # bytes
+MAX_FILE = 32 * 1024 * 1024  # bytes of one file
 MAX_POLICY = 256 * 1024 * 1024  # bytes of all its files
 _SECTIONS, _TEMPLATES, _EVENTS = (".yaml", ".yml"), "templates", "events"
-_WORDS = (".html", ".mjml", ".txt", ".md")
+_TEXTS = (".html", ".mjml", ".txt", ".md")  # of templates
 _SCHEMA = re.compile(rf"({'|'.join(Kind)})/.+\.schema\.json|log\.schema\.json")
 _FENCE = "---"
 
@@ -36,20 +36,20 @@ _ReportProblem = Callable[[str, str, str], None]  # file, code, message
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """What a folder holds. ``rulebook`` is there only when no problem is an error."""
+    """A loaded policy, or its problems."""
 
-    rulebook: Rulebook | None
-    cases: tuple[Case, ...]  # its own tests, to be run against the rulebook
+    rulebook: Rulebook | None  # None if a problem is an error
+    cases: tuple[Case, ...]  # its own tests, for the rulebook
     problems: tuple[Problem, ...]  # in order of place
     revision: str
-    rules: int  # written, whether switched on or not
+    rules: int  # those that are off included
 
     @property
     def ok(self) -> bool:
         return self.rulebook is not None
 
     def require(self) -> Rulebook:
-        """The rulebook, or PolicyError with every problem."""
+        """Return the rulebook. Raises PolicyError with every error if there is none."""
         if self.rulebook is None:
             raise PolicyError([problem for problem in self.problems if problem.severity == "error"])
         return self.rulebook
@@ -57,61 +57,60 @@ class Policy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Files:
-    """The files of a policy, wherever they came from."""
+    """The files of a policy, from a folder or a bucket."""
 
     contents: Mapping[str, bytes] = field(repr=False)  # by path, in order of path
-    problems: tuple[Problem, ...] = ()  # with those that could not be read
+    problems: tuple[Problem, ...] = ()  # of files that could not be read
 
     @property
     def revision(self) -> str:
         """A hash of names and contents: equal policies have equal revisions on every replica."""
-        return _revision(self.contents)
+        digest = hashlib.sha256()
+        for name, data in sorted(self.contents.items()):
+            digest.update(b"%d:%s%d:" % (len(name), name.encode(), len(data)))
+            digest.update(data)
+        return digest.hexdigest()[:12]
 
 
 def load_policy(folder: Path, environment: Mapping[str, str] = os.environ, *, warn: bool = True) -> Policy:
-    """Read the policy in ``folder``. Never raises for what the files say or are.
+    """Load the policy in ``folder``. Never raises: problems are in the result.
 
-    Who serves it reads no warnings: looking for them takes up to half of the time, and is left out
-    unless ``warn``.
+    Unless ``warn``, checks for warnings are skipped: they take up to half of the time, and a server shows
+    no warnings.
     """
     return load_files(read_folder(folder), environment, warn=warn)
 
 
 def read_folder(folder: Path) -> Files:
-    """The files that make the policy in ``folder``. Never raises for what they are."""
+    """Return the files of the policy in ``folder``. Never raises: problems are in the result."""
     problems: list[Problem] = []
     return Files(contents=dict(_read_files(folder, problems)), problems=tuple(problems))
 
 
 def load_files(files: Files, environment: Mapping[str, str] = os.environ, *, warn: bool = True) -> Policy:
-    """The policy that ``files`` make. Never raises for what they say."""
+    """Load the policy from ``files``. Never raises: problems are in the result."""
     with gc_paused():
-        return _policy(files.contents, list(files.problems), environment, warn=warn)
+        return _load(files, environment, warn=warn)
 
 
 def load_bytes(data: bytes, name: str, environment: Mapping[str, str] = os.environ) -> Policy:
-    """A policy of one file called ``name``. Words, which lie in files of their own, are not missed."""
-    return _policy({name: data}, [], environment, without=("missing-template",))
+    """Load a policy of one file called ``name``. It may lack templates, which are files of their own."""
+    return _load(Files(contents={name: data}), environment, ignored=("missing-template",), warn=True)
 
 
-def _policy(
-    files: Mapping[str, bytes],
-    problems: list[Problem],
-    environment: Mapping[str, str],
-    without: Collection[str] = (),
-    *,
-    warn: bool = True,
+def _load(
+    files: Files, environment: Mapping[str, str], *, warn: bool, ignored: Collection[str] = ()
 ) -> Policy:
-    """What ``files`` say, by path; ``problems`` are those of reading, codes in ``without`` left out."""
-    revision = _revision(files)
+    """Parse and compile ``files``; problems whose code is ``ignored`` are left out."""
+    problems, revision = list(files.problems), files.revision
     sections: list[Document] = []
     events: dict[str, Document] = {}
     sources: list[TemplateSource] = []
     pictures: dict[str, bytes] = {}
-    for name, data in files.items():
+    for name, data in files.contents.items():
         top, _, below = name.partition("/")
         if top == _TEMPLATES and below:
-            if name.endswith(_WORDS):
+            if name.endswith(_TEXTS):
                 sources.append(_source(name, below, data, problems))
             else:
                 pictures[below] = data
@@ -119,21 +118,22 @@ def _policy(
             if _SCHEMA.fullmatch(below):
                 events[below.removesuffix(".schema.json")] = yaml.read_bytes(data, name)
             else:
-                problems.append(_misplaced(name))
+                message = "a payload schema is at events/<kind>/<key>.schema.json; this path is of no event"
+                problems.append(Problem(place=Place(file=name), code="schema-path", message=message))
         else:
             sections.append(yaml.read_bytes(data, name))
     for document in (*sections, *events.values()):
         problems.extend(document.problems)
-    whole = PolicyDocuments(
+    documents = PolicyDocuments(
         revision=revision, sections=sections, events=events, sources=sources, pictures=pictures
     )
-    compiled = compile_policy(whole, environment, warn=warn)
+    compiled = compile_policy(documents, environment, warn=warn)
     unread = {problem.place.file for problem in problems}
     problems.extend(
         problem
         for problem in compiled.problems
-        # A file of which something could not be read is not missing what may stand there.
-        if problem.code not in without
+        # The subject may be in a part of the file that could not be read.
+        if problem.code not in ignored
         and not (problem.code == "missing-subject" and problem.place.file in unread)
     )
     broken = any(problem.severity == "error" for problem in problems)
@@ -146,103 +146,93 @@ def _policy(
     )
 
 
-def _revision(files: Mapping[str, bytes]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(files):
-        digest.update(b"%d:%s%d:" % (len(name), name.encode(), len(files[name])))
-        digest.update(files[name])
-    return digest.hexdigest()[:12]
-
-
 def _read_files(folder: Path, problems: list[Problem]) -> Iterator[tuple[str, bytes]]:
-    """Every file of the policy by its path below ``folder``, in order of path."""
+    """Yield each file of the policy with its path below ``folder``, in order of path."""
 
-    def complain(name: str, code: str, message: str) -> None:
+    def report(name: str, code: str, message: str) -> None:
         problems.append(Problem(place=Place(file=name), code=code, message=message))
 
     if not folder.is_dir():
         problems.append(_no_folder(folder))
         return
     size = 0
-    for count, (name, path) in enumerate(_walk(folder, folder, frozenset(), complain)):
+    for count, (name, path) in enumerate(_walk(folder, folder, frozenset(), report)):
         if count >= MAX_FILES:
-            complain(name, "too-many-files", f"a policy has at most {MAX_FILES} files")
+            report(name, "too-many-files", f"a policy has at most {MAX_FILES} files")
             return
         try:
             with path.open("rb") as file:
-                data = file.read(MAX_FILE + 1)  # and not what stat says: it may be growing
+                data = file.read(MAX_FILE + 1)  # not the size by stat: the file may be growing
         except OSError as error:
-            complain(name, "unreadable", error.strerror or str(error))
+            report(name, "unreadable", error.strerror or str(error))
             continue
         if len(data) > MAX_FILE:
-            complain(name, "file-too-big", f"a file has at most {MAX_FILE // 1024 // 1024} MB")
+            report(name, "file-too-big", f"a file has at most {MAX_FILE // 1024 // 1024} MB")
             continue
         size += len(data)
         if size > MAX_POLICY:
-            complain(name, "file-too-big", f"all files together have at most {MAX_POLICY // 1024 // 1024} MB")
+            report(name, "file-too-big", f"all files together have at most {MAX_POLICY // 1024 // 1024} MB")
             return
         yield name, data
 
 
-def _misplaced(name: str) -> Problem:
-    message = "a payload schema lies at events/<kind>/<key>.schema.json; this describes no event"
-    return Problem(place=Place(file=name), code="schema-path", message=message)
-
-
 def _no_folder(folder: Path) -> Problem:
-    message, hint = "there is no such folder", "mss init writes a first policy"
+    message, hint = "there is no such folder", "mss init creates a first policy"
     if folder.exists():
-        message, hint = "this is no folder", "give the policy's folder; - reads one file from standard input"
+        message, hint = (
+            "this is not a folder",
+            "pass the folder of the policy, or - to read standard input",
+        )
     return Problem(place=Place(file=""), code="unreadable", message=message, hint=hint)
 
 
 def _walk(
-    root: Path, folder: Path, above: frozenset[Path], complain: _ReportProblem
+    root: Path, folder: Path, above: frozenset[Path], report: _ReportProblem
 ) -> Iterator[tuple[str, Path]]:
     name = _name(root, folder)
     real = folder.resolve()
     if real in above:
-        complain(name, "symlink-loop", "this folder leads back to itself")
+        report(name, "symlink-loop", "this folder contains itself")
         return
     try:
         entries = sorted(folder.iterdir(), key=lambda entry: entry.name)
     except OSError as error:
-        complain(name, "unreadable", error.strerror or str(error))
+        report(name, "unreadable", error.strerror or str(error))
         return
     for entry in entries:
         if is_hidden(entry.name):
             continue
-        if os.path.isdir(entry):  # noqa: PTH112 -- Path.is_dir raises where a folder may not be entered
-            yield from _walk(root, entry, above | {real}, complain)
+        if os.path.isdir(entry):  # noqa: PTH112 -- Path.is_dir raises if a folder may not be entered
+            yield from _walk(root, entry, above | {real}, report)
         elif belongs(path := _name(root, entry)):
             if os.path.exists(entry) and not os.path.isfile(entry):  # noqa: PTH110, PTH113 -- so do these
-                complain(path, "unreadable", "this is no file")  # a pipe would be read for ever
+                report(path, "unreadable", "this is not a file")  # reading a pipe would not end
             else:
                 yield path, entry
 
 
 def _name(root: Path, path: Path) -> str:
-    """The path below ``root``, fit to be printed: a name on disk may be no text at all."""
+    """Return the path below ``root``, fit for printing: a name on disk may contain any bytes."""
     return os.fsencode(path.relative_to(root).as_posix()).decode(errors="replace")
 
 
 def is_hidden(name: str) -> bool:
-    """Whether an entry is an editor's, or Kubernetes' own beside the links that matter."""
+    """Return whether an entry is of an editor or of Kubernetes, and not of the policy."""
     return name.startswith(".") or name.endswith("~")
 
 
 def belongs(path: str) -> bool:
-    """Whether a file of this path below the policy's folder is part of the policy."""
+    """Return whether a file with this path below the folder is part of the policy."""
     top, _, below = path.partition("/")
     if top == _TEMPLATES and below:
-        return path.endswith(_WORDS) or path.rpartition(".")[2].lower() in PICTURES
+        return path.endswith(_TEXTS) or path.rpartition(".")[2].lower() in PICTURES
     if top == _EVENTS and below:
         return path.endswith(".json")
     return path.endswith(_SECTIONS)
 
 
 def _source(name: str, below: str, data: bytes, problems: list[Problem]) -> TemplateSource:
-    """A template file without its front matter."""
+    """Return a template file without its front matter."""
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -254,10 +244,10 @@ def _source(name: str, below: str, data: bytes, problems: list[Problem]) -> Temp
         return TemplateSource(path=below, text=text)
     end = next((i for i, line in enumerate(lines[1:], 1) if line.strip() == _FENCE), None)
     if end is None:
-        message = f"front matter begins with {_FENCE} and never ends"
+        message = f"the front matter begins with {_FENCE} and has no end"
         problems.append(Problem(place=Place(file=name), code="front-matter", message=message))
         return TemplateSource(path=below, text="")
-    # One empty line for the fence, so that the places of the front matter are the file's.
+    # One empty line for the fence, so that the lines of the front matter are those of the file.
     front = yaml.read("\n" + "".join(lines[1:end]), name)
     problems.extend((*front.problems, *schemas.check(front, "front-matter")))
     subject = front.data.get("subject") if isinstance(front.data, dict) else None

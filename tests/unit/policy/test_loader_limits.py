@@ -17,7 +17,7 @@ from support.policy_builders import write
 
 from engine.model.problems import CODES
 from engine.policy import loader
-from engine.policy.loader import Policy, load_bytes, load_policy
+from engine.policy.loader import Files, Policy, load_bytes, load_files, load_policy
 
 GOOD = "channels: {t: {type: console}}\n"
 NOBODY = 65534  # the user who owns nothing
@@ -204,7 +204,7 @@ EXAMPLES = int(os.environ.get("MSS_FUZZ_EXAMPLES", "100"))  # more by hand, and 
 @given(mutated())
 def test_no_mutation_of_the_example_raises(mutation: tuple[str, bytes]) -> None:
     name, data = mutation
-    policy = loader._policy({**EXAMPLE, name: data}, [], {})
+    policy = load_files(Files(contents={**EXAMPLE, name: data}), {})
     check_shape(policy)
 
 
