@@ -1,4 +1,4 @@
-"""The JSON Schemas that ship with MSS: load them, and check documents against them."""
+"""The JSON Schemas of MSS: load them, and validate documents with them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from referencing.jsonschema import DRAFT202012
 
 from ..model.problems import Diagnostic, DocumentPath, Problem
 from ..model.wording import nearest
-from .schema_validation import PLAIN, Schema, fast_validator, violations_of
+from .schema_validation import fast_validator, violations_of
 from .yaml import Document
 
 _HERE = Path(__file__).parents[1]
@@ -23,11 +23,11 @@ DATA = _HERE / "_data" if (_HERE / "_data").is_dir() else _HERE.parent  # in a w
 
 _FIRST = ("policy", "mss", "preferences", "envelope")  # before the events in names()
 _SUFFIX = ".schema.json"
-_SAMPLES = ("const", "default", "enum", "examples")  # values, in which $ref is a key like another
+_SAMPLES = ("const", "default", "enum", "examples")  # values, in which $ref is an ordinary key
 
 
 def names() -> list[str]:
-    """The schemas there are: ``policy``, ``mss``, ``envelope``, ``events/notice/login.abnormal``, ..."""
+    """Return the names of all schemas: ``policy``, ``mss``, ``events/notice/login.abnormal``, ..."""
     root = DATA / "schemas"
     found = (file.relative_to(root).as_posix() for file in root.rglob(f"*{_SUFFIX}"))
     rest = sorted(name.removesuffix(_SUFFIX) for name in found)
@@ -36,9 +36,9 @@ def names() -> list[str]:
 
 @cache
 def load(name: str) -> dict[str, Any]:
-    """The schema called ``name``; LookupError with the nearest name when there is none.
+    """Return the schema ``name``, which must not be changed: it is cached.
 
-    The same object each time: do not change it.
+    Raise LookupError with the most similar name if there is none.
     """
     known = names()
     if name not in known:
@@ -49,9 +49,12 @@ def load(name: str) -> dict[str, Any]:
 
 
 def check(document: Document, schema_name: str) -> list[Problem]:
-    """What the schema finds wrong in ``document``, each once, by place. Its own problems are not repeated."""
+    """Return the violations of the schema in ``document``, ordered by place.
+
+    A place that already has a problem in the document gets no second one.
+    """
     if document.problems and document.data == {}:
-        return []  # it could not be read: nothing is known of what it lacks
+        return []  # a document that could not be read has no content to validate
     reported = {problem.place for problem in document.problems}
     problems: dict[tuple[Any, ...], Problem] = {}
     for problem in map(document.problem, violations_of(document.data, _validator(schema_name))):
@@ -60,27 +63,15 @@ def check(document: Document, schema_name: str) -> list[Problem]:
     return sorted(problems.values(), key=lambda problem: problem.place)
 
 
-def check_value(data: Any, schema: Schema | bool) -> list[Diagnostic]:
-    """What ``schema``, any valid one of draft 2020-12, finds wrong in ``data``. Nothing is fetched."""
-    try:
-        return violations_of(data, PLAIN(schema, registry=Registry()))  # an empty one: nothing is fetched
-    except Unresolvable as error:
-        message = f"the schema refers to '{error.ref}', which is not in it"
-        return [Diagnostic(code="bad-schema", message=message)]
-
-
 def check_schema(schema: Any) -> list[Diagnostic]:
-    """What makes ``schema`` no schema of draft 2020-12, or one that refers to what is not in it.
-
-    Only one without may go to ``check_value``.
-    """
+    """Return the errors in ``schema`` as a schema of draft 2020-12, with its references to other schemas."""
     draft = Draft202012Validator
-    flaws = violations_of(schema, draft(draft.META_SCHEMA, format_checker=draft.FORMAT_CHECKER))
-    return flaws or list(_dangling(schema))
+    errors = violations_of(schema, draft(draft.META_SCHEMA, format_checker=draft.FORMAT_CHECKER))
+    return errors or list(_dangling(schema))
 
 
 def _dangling(schema: Any) -> Iterator[Diagnostic]:
-    """References that lead out of the schema: nothing is fetched."""
+    """Yield the references to other schemas, which MSS does not fetch."""
     resource = Resource.from_contents(schema, DRAFT202012)
     name = resource.id() or ""
     inside = Registry().with_resource(name, resource).resolver(name)

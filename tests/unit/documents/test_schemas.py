@@ -17,7 +17,7 @@ from jsonschema import Draft202012Validator
 from engine.channels import TYPES
 from engine.documents import schema_validation
 from engine.documents.schema_validation import EXPECTS
-from engine.documents.schemas import check, check_schema, check_value, load, names
+from engine.documents.schemas import check, check_schema, load, names
 from engine.documents.yaml import read
 from engine.model.problems import Diagnostic
 
@@ -127,6 +127,10 @@ log: {level: info, format: json}
 """
 
 
+def errors_in(data: Any, schema: Any) -> list[Diagnostic]:
+    return schema_validation.violations_of(data, schema_validation.STRICT(schema))
+
+
 def found(text: str, schema: str = "policy") -> list[tuple[str, str, str, str]]:
     """``line:column``, code, message and hint of each problem."""
     problems = check(read(text, "a.yaml"), schema)
@@ -180,7 +184,7 @@ class TestPackaged:
         checked = 0
         for pointer, schema in subschemas(root, ""):
             for value in [*schema.get("examples", []), *([schema["default"]] if "default" in schema else [])]:
-                assert check_value(value, {**schema, "$defs": root["$defs"]}) == [], pointer
+                assert errors_in(value, {**schema, "$defs": root["$defs"]}) == [], pointer
                 checked += 1
         assert checked > 10
 
@@ -205,11 +209,11 @@ class TestPackaged:
             "locale": "zh-CN",
             "mailto": None,
         }
-        assert check_value(added | {"subject": "s", "more": 1}, load("events/audit/accountaddemail")) == []
-        assert check_value(added | {"mailto": ["a@b.c"]}, load("events/notice/accountaddemail")) == []
+        assert errors_in(added | {"subject": "s", "more": 1}, load("events/audit/accountaddemail")) == []
+        assert errors_in(added | {"mailto": ["a@b.c"]}, load("events/notice/accountaddemail")) == []
         login = {"userid": "u", "risk": {"score": 91}, "device": {"trusted": False}, "mailto": "a@b.c"}
-        assert check_value(login, load("events/notice/login.abnormal")) == []
-        (finding,) = check_value(login | {"risk": {"score": "91"}}, load("events/notice/login.abnormal"))
+        assert errors_in(login, load("events/notice/login.abnormal")) == []
+        (finding,) = errors_in(login | {"risk": {"score": "91"}}, load("events/notice/login.abnormal"))
         assert finding.path == ("risk", "score")
         assert load("events/notice/login.abnormal")["properties"]["href"]["x-mss-sensitive"] is True
         assert "x-mss-sensitive" not in load("events/audit/accountaddemail")["properties"]["httpurl"]
@@ -302,7 +306,7 @@ class TestCodes:
         ((_, _, message, _),) = found("channels:\n  m: {type: email, from: a@b.c, mtas: [{host: h}], zzz: 1}")
         assert message.endswith(", mtas")
         schema = {"properties": {f"k{i:02}": {} for i in range(30)}, "additionalProperties": False}
-        (finding,) = check_value({"zzz": 1}, schema)
+        (finding,) = errors_in({"zzz": 1}, schema)
         assert finding.message.endswith("k11, …")
 
     def test_missing_key(self) -> None:
@@ -537,9 +541,7 @@ class TestCheckValue:
             "additionalProperties": False,
         }
         value = {"a": 3, "c": 1, "d": "x", "e": [1, 2], "f": 5, "g": 6, "x-1": 1, "y": 1}
-        assert {
-            finding.path[0]: (finding.code, finding.message) for finding in check_value(value, schema)
-        } == {
+        assert {finding.path[0]: (finding.code, finding.message) for finding in errors_in(value, schema)} == {
             "a": ("bad-value", "expected an even number, found the number 3"),
             "c": ("bad-value", "the number 1 does not satisfy the schema's 'not'"),
             "d": ("bad-value", "'x' does not satisfy the schema's 'oneOf'"),
@@ -550,20 +552,20 @@ class TestCheckValue:
         }
 
     def test_a_schema_that_allows_nothing(self) -> None:
-        assert [f.message for f in check_value(1, False)] == ["nothing may stand here"]
-        assert check_value(1, True) == []
+        assert [f.message for f in errors_in(1, False)] == ["no value is allowed here"]
+        assert errors_in(1, True) == []
 
-    def test_whole_numbers_are_those_of_json(self) -> None:
-        assert check_value(1.0, {"type": "integer"}) == []
+    def test_a_float_is_never_a_whole_number(self) -> None:
+        assert [f.code for f in errors_in(1.0, {"type": "integer"})] == ["wrong-type"]
 
     def test_nothing_is_fetched(self) -> None:
-        (finding,) = check_value(1, {"$ref": "http://127.0.0.1:1/x.json"})
+        (finding,) = check_schema({"$ref": "http://127.0.0.1:1/x.json"})
         assert finding.code == "bad-schema"
-        (finding,) = check_value(1, {"$ref": "#/nowhere"})
+        (finding,) = check_schema({"$ref": "#/nowhere"})
         assert finding.code == "bad-schema"
 
     def test_long_values_are_cut(self) -> None:
-        (finding,) = check_value("x\n" * 500, {"type": "number"})
+        (finding,) = errors_in("x\n" * 500, {"type": "number"})
         assert len(finding.message) < 120
         assert "\n" not in finding.message
 

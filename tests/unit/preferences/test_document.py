@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.documents.schemas import check_value, load
+from engine.documents.schema_validation import STRICT, violations_of
+from engine.documents.schemas import load
 from engine.model.errors import InvalidPreferences
 from engine.planning.recipients import Choices
 from engine.preferences.document import parse
@@ -43,7 +44,7 @@ def test_a_document_is_parsed() -> None:
 @pytest.mark.parametrize("document", [WHOLE, {}, {"a": ["x"]}, {"quiet_hours": []}])
 def test_the_schema_accepts_valid_documents(document: dict[str, Any]) -> None:
     parse(document)
-    assert check_value(document, load("preferences")) == []
+    assert violations_of(document, STRICT(load("preferences"))) == []
 
 
 @pytest.mark.parametrize(
@@ -70,7 +71,7 @@ def test_the_schema_rejects_invalid_documents(document: Any, reason: str) -> Non
     with pytest.raises(InvalidPreferences) as refused:
         parse(document)
     assert reason in str(refused.value)
-    assert check_value(document, load("preferences"))
+    assert violations_of(document, STRICT(load("preferences")))
 
 
 @pytest.mark.parametrize(
