@@ -18,22 +18,6 @@ from typing import Any
 from . import gojson
 from .errors import Code, WireError
 
-__all__ = [
-    "RESENT_HEADER",
-    "VERSION",
-    "Code",
-    "Reply",
-    "Request",
-    "WireError",
-    "check_request",
-    "decode_reply",
-    "decode_request",
-    "encode_payload",
-    "encode_reply",
-    "encode_request",
-    "seal",
-]
-
 VERSION = "0.1.1"
 RESENT_HEADER = "Mss-Possible-Duplicate"  # header: the stream may have the message already
 

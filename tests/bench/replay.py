@@ -1,11 +1,10 @@
-"""How fast ``mss replay`` goes through an archive: events/s, for policies that differ in more or less.
+"""How fast ``mss replay`` is: events/s, for pairs of policies with different changes.
 
     python tests/bench/replay.py [--events 100000] [--json]
 
-One nats-server with that many events in MSS_ARCHIVE_NOTICE, of 5,000 people; half of them match the example
-policy's rule, which makes a mail and an SMS of each. Then the same with limits in both policies. Beside it how
-long the archive takes to be read and decoded alone, and both plans in full with every word written, of 2,000
-of the events.
+One nats-server has that many events of 5,000 users in MSS_ARCHIVE_NOTICE. Half of them match the rule of the
+example policy, which makes a mail and an SMS of each. Then the same with limits in both policies. For comparison:
+reading and decoding the archive alone, and both plans of 2,000 events with everything rendered.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from support.wire_messages import envelope, login  # noqa: E402
 from engine.broker import Broker, Topology, connect  # noqa: E402
 from engine.broker.embedded import embedded_broker  # noqa: E402
 from engine.history.archive import Archive  # noqa: E402
-from engine.history.replay.diff import ReplaySide  # noqa: E402 -- found beside this folder
+from engine.history.replay.diff import ReplaySide  # noqa: E402 -- found next to this folder
 from engine.history.replay.replay import Replay  # noqa: E402
 from engine.model.messages import Kind  # noqa: E402
 from engine.planning.planner import plan  # noqa: E402
@@ -42,7 +41,7 @@ ENVIRONMENT = {**os.environ, "SMTP_HOST": "127.0.0.1", "SMTP_PORT": "25", "SMS_G
 CHANGES = {
     "nothing": lambda folder: None,
     "a narrower condition": lambda folder: edit(folder / "abnormal-login.yaml", "result: success\n", "result: success\n      city: {prefix: S}\n"),
-    "the words of the SMS": lambda folder: edit(folder / "templates/abnormal-login/en/sms.txt", "", "!"),
+    "the text of the SMS": lambda folder: edit(folder / "templates/abnormal-login/en/sms.txt", "", "!"),
 }  # fmt: skip
 LIMITS = (
     "dedupe: {key: userid, window: 1h}",
@@ -74,7 +73,7 @@ async def fill(address: str, count: int) -> None:
         data = envelope(login(n % PEOPLE, result=("success", "failure")[n % 2]))
         await client.publish("mss.archive.notice.login.abnormal", data)
         if n % 1000 == 0:
-            await client.flush()  # slower than the stream stores, which drops what comes too fast
+            await client.flush()  # the stream drops messages that arrive faster than it stores them
     await client.flush()
     while (await client.jetstream().stream_info("MSS_ARCHIVE_NOTICE")).state.messages < count:
         await asyncio.sleep(0.05)
@@ -138,7 +137,7 @@ async def main(count: int, as_json: bool) -> None:
                     and 0 < replay.live_deliveries == replay.new_deliveries <= count
                 )
             result["both planned in full, events/s"] = round(await in_full(address, live, side(folder), 2000))
-    result["memory at most, MB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    result["peak memory, MB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     print(json.dumps(result) if as_json else "\n".join(f"{key:64} {value}" for key, value in result.items()))
 
 

@@ -1,4 +1,4 @@
-"""Reading the archive in bulk: all of it, in order, and only of the kinds that one may read."""
+"""The archive is read in order, and only the kinds that are permitted."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def read(archive: Archive, kinds: list[Kind]) -> list[Event]:
     return [event async for batch in archive.events(kinds, 1) for event in batch]
 
 
-async def test_every_event_once_in_order_and_only_what_is_permitted(tmp_path: Path) -> None:
+async def test_each_permitted_event_is_read_once_in_order(tmp_path: Path) -> None:
     server = NatsServer(tmp_path / "nats", f"""authorization {{ users: [
         {{user: all, password: x}},
         {{user: some, password: x, permissions: {permissions("Replaying events")}}}]}}""")  # fmt: skip

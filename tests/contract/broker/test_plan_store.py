@@ -1,4 +1,4 @@
-"""Whose plan of an event counts: the first that is written, and never one that was on its way too long."""
+"""The first plan that is stored for an event is valid; a late plan of a claimed event is rejected."""
 
 from __future__ import annotations
 
@@ -27,48 +27,51 @@ async def records(connection: Connection) -> AsyncIterator[PlanStore]:
         yield PlanStore(broker)
 
 
-def written(place: str, reason: str, revival: RedriveId | None = None) -> OutgoingMessage:
+def plan_message(slot: str, reason: str, redrive: RedriveId | None = None) -> OutgoingMessage:
     suppressed = (Suppressed(rule="r", channel="c", reason=reason),)
-    planned = Plan(event=EVENT, revision="x", suppressed=suppressed, redrive=revival)
-    return entries.plan_entry(TOPOLOGY, planned, at=1, id_=place)
+    planned = Plan(event=EVENT, revision="x", suppressed=suppressed, redrive=redrive)
+    return entries.plan_entry(TOPOLOGY, planned, at=1, id_=slot)
 
 
-async def test_the_first_that_is_written_counts(records: PlanStore) -> None:
+async def test_the_first_plan_is_valid(records: PlanStore) -> None:
     assert await records.find(EVENT, "e") == RecordedPlan()
-    place = await records.claim_slot(EVENT, "e", None, at=1)
-    assert await records.broker.publisher.store_if_new(written(place, "dedupe"))
-    assert not await records.broker.publisher.store_if_new(written(place, "throttle"))
+    slot = await records.claim_slot(EVENT, "e", None, at=1)
+    assert await records.broker.publisher.store_if_new(plan_message(slot, "dedupe"))
+    assert not await records.broker.publisher.store_if_new(plan_message(slot, "throttle"))
     found = await records.find(EVENT, "e")
     assert found.plan is not None and found.plan.suppressed[0].reason == "dedupe" and found.is_known
     with pytest.raises(NotStored, match="another replica"):
-        await records.claim_slot(EVENT, "e", RecordedPlan(), at=1)  # it looked before that was written
+        # As a replica that read the history before that plan was stored.
+        await records.claim_slot(EVENT, "e", RecordedPlan(), at=1)
 
 
-async def test_what_was_on_its_way_when_it_was_claimed_is_not_taken(records: PlanStore) -> None:
+async def test_a_late_plan_of_a_claimed_event_is_rejected(records: PlanStore) -> None:
     late = await records.claim_slot(EVENT, "e", None, at=1)
     for claims in range(3):
         found = await records.find(EVENT, "e")
         assert found == RecordedPlan(claims=claims)
-        place = await records.claim_slot(EVENT, "e", found, at=1)
-    assert not await records.broker.publisher.store_if_new(written(late, "dedupe"))
-    assert await records.broker.publisher.store_if_new(written(place, "throttle"))
+        slot = await records.claim_slot(EVENT, "e", found, at=1)
+    assert not await records.broker.publisher.store_if_new(plan_message(late, "dedupe"))
+    assert await records.broker.publisher.store_if_new(plan_message(slot, "throttle"))
     found = await records.find(EVENT, "e")
     assert found.plan is not None and found.plan.suppressed[0].reason == "throttle"
 
 
-async def test_of_two_that_claim_it_at_once_one_has_it(records: PlanStore) -> None:
+async def test_only_one_of_many_concurrent_claims_succeeds(records: PlanStore) -> None:
     found = await records.find(EVENT, "e")
-    places = await asyncio.gather(
+    slots = await asyncio.gather(
         *(records.claim_slot(EVENT, "e", found, at=1) for _ in range(5)), return_exceptions=True
     )
-    assert sorted(isinstance(each, NotStored) for each in places) == [False] + [True] * 4
+    assert sorted(isinstance(each, NotStored) for each in slots) == [False] + [True] * 4
 
 
-async def test_others_under_the_same_reqid_are_not_meant(records: PlanStore) -> None:
-    revival = RedriveId(letter="1-1", at=7)
-    await records.broker.publisher.store(written("e.0", "dedupe"), written("e.7.0", "throttle", revival))
+async def test_other_events_with_the_same_reqid_are_ignored(records: PlanStore) -> None:
+    redrive = RedriveId(letter="1-1", at=7)
+    await records.broker.publisher.store(
+        plan_message("e.0", "dedupe"), plan_message("e.7.0", "throttle", redrive)
+    )
     await records.claim_slot(EVENT, "e", RecordedPlan(claims=5), at=1)
     found = await records.find(OTHER, "o")
     assert found == RecordedPlan(is_known=True)
-    again = await records.find(EVENT, "e.7", revival)
+    again = await records.find(EVENT, "e.7", redrive)
     assert again.plan is not None and again.plan.suppressed[0].reason == "throttle"

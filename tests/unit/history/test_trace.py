@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from typing import Any
 
@@ -10,7 +11,15 @@ from support.policy_builders import RECEIVED
 
 from engine.broker import Topology
 from engine.broker.codec import encode
-from engine.history.entries import HistoryEntry, RedriveRecord, plan_entry, read_entry, receipt_entry
+from engine.history.entries import (
+    ClaimRecord,
+    HistoryEntry,
+    RedriveRecord,
+    claim_entry,
+    plan_entry,
+    read_entry,
+    receipt_entry,
+)
 from engine.history.trace import DeliveryTrace, EventTrace, build_traces
 from engine.model.messages import (
     Delivery,
@@ -173,6 +182,20 @@ def test_suppressed_deliveries_and_failures_are_shown_once_with_secrets_masked()
     assert [(f.delivery, f.detail) for f in trace.failures] == [("d1", "*** fails"), ("d2", "x")]
     (trace,) = build_traces(Kind.NOTICE, [first, plan_of(D, redrive=RedriveId(letter="1-1", at=1))])
     assert [f.delivery for f in trace.failures] == ["d2"]  # the other one was rendered since then
+
+
+def test_a_claim_is_read_and_does_not_change_a_trace() -> None:
+    claim = entry(claim_entry(TOPOLOGY, EVENT, of="e", at=1, id_="e.0").payload)
+    assert claim == ClaimRecord(at=1, of="e")
+    assert build_traces(Kind.NOTICE, [claim, plan_of(D)]) == build_traces(Kind.NOTICE, [plan_of(D)])
+    assert build_traces(Kind.NOTICE, [claim]) == ()
+
+
+def test_an_optional_field_with_its_default_is_not_stored() -> None:
+    made = Plan(event=EVENT, revision="rev", deliveries=(D,))
+    stored = json.loads(plan_entry(TOPOLOGY, made, id_="1", at=1).payload)
+    assert "fallbacks" not in stored["deliveries"][0] and not {"shadow", "digest", "redrive"} & stored.keys()
+    assert {"rules", "deliveries", "suppressed", "held", "failures"} <= stored.keys()
 
 
 def test_an_unknown_entry_is_ignored() -> None:
