@@ -111,16 +111,16 @@ def _show_difference(console: Console, difference: Difference, shown: set[str]) 
 
 
 def _show_coverage(console: Console, folder: str, coverage: Coverage) -> None:
-    shares = (("rules", coverage.rules), ("notify entries", coverage.notify), ("locales", coverage.locales))
-    counts = ", ".join(f"{share.covered} of {share.total} {name}" for name, share in shares)
+    shares = (
+        (coverage.rules, "rule", ""),
+        (coverage.notify, "notify entry", "notify entries"),
+        (coverage.locales, "locale", ""),
+    )
+    counts = ", ".join(f"{share.covered} of {count(share.total, *noun)}" for share, *noun in shares)
     console.print(f"covered: {counts}", style="" if coverage.complete else "yellow", soft_wrap=True)
-    for _, share in shares:
+    for share, *_ in shares:
         for missing in share.missing[:_MAX_MISSING_SHOWN]:
-            place = (
-                f" ({_place(folder, missing.place)})"
-                if isinstance(missing, CoveredRule | CoveredEntry)
-                else ""
-            )
+            place = "" if isinstance(missing, CoveredLocale) else f" ({_place(folder, missing.place)})"
             console.print(f"  no test: {missing}{place}", soft_wrap=True)
         if len(share.missing) > _MAX_MISSING_SHOWN:
             console.print(f"  and {len(share.missing) - _MAX_MISSING_SHOWN} more")
