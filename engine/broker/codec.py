@@ -19,9 +19,9 @@ from ..rules.catalog import Catalogue
 _encoder = msgspec.json.Encoder()
 _deliveries = msgspec.json.Decoder(Delivery)
 
-_LETTER, _REVIVED, _RECEIVED = "Mss-Dead-Letter", "Mss-Redriven-At", "Mss-Received"
+_DEAD_LETTER, _REDRIVEN_AT, _RECEIVED = "Mss-Dead-Letter", "Mss-Redriven-At", "Mss-Received"
 _RULE, _CHANNEL, _DELIVERY = "Mss-Rule", "Mss-Channel", "Mss-Delivery"
-_LETTER_ID = re.compile(r"[0-9]+-[0-9]+", re.ASCII)
+_DEAD_LETTER_ID = re.compile(r"[0-9]+-[0-9]+", re.ASCII)
 
 
 def encode(value: Any) -> bytes:
@@ -101,13 +101,13 @@ def redrive_of(headers: Mapping[str, str] | None) -> Redrive | None:
 
     Anybody who may publish the event may write them: what they say can only take away from it.
     """
-    if not headers or _LETTER not in headers:
+    if not headers or _DEAD_LETTER not in headers:
         return None
-    letter, at, received = (headers.get(name, "") for name in (_LETTER, _REVIVED, _RECEIVED))
-    if not (_LETTER_ID.fullmatch(letter) and _is_time(at) and _is_time(received)):
+    dead_letter, at, received = (headers.get(name, "") for name in (_DEAD_LETTER, _REDRIVEN_AT, _RECEIVED))
+    if not (_DEAD_LETTER_ID.fullmatch(dead_letter) and _is_time(at) and _is_time(received)):
         return None
     return Redrive(
-        id=RedriveId(letter=letter, at=int(at)),
+        id=RedriveId(dead_letter=dead_letter, at=int(at)),
         received=int(received),
         rule=headers.get(_RULE, ""),
         channel=headers.get(_CHANNEL, ""),
@@ -117,7 +117,11 @@ def redrive_of(headers: Mapping[str, str] | None) -> Redrive | None:
 
 def redrive_headers(redrive: Redrive) -> dict[str, str]:
     """Return the headers of a redriven event, from which ``redrive_of`` reads ``redrive``."""
-    headers = {_LETTER: redrive.id.letter, _REVIVED: str(redrive.id.at), _RECEIVED: str(redrive.received)}
+    headers = {
+        _DEAD_LETTER: redrive.id.dead_letter,
+        _REDRIVEN_AT: str(redrive.id.at),
+        _RECEIVED: str(redrive.received),
+    }
     if redrive.is_partial:
         headers |= {_RULE: redrive.rule, _CHANNEL: redrive.channel, _DELIVERY: redrive.delivery}
     return headers

@@ -143,7 +143,7 @@ def redrive_message(dead_letter: DeadLetter, payload: bytes, *, at: int) -> Deli
     """Return the delivery or event to publish for ``dead_letter``. Raises NotRedrivable with the reason."""
     if dead_letter.truncated:
         raise NotRedrivable("only its beginning was kept: it was larger than the broker takes with headers")
-    redrive_id = RedriveId(letter=dead_letter.id, at=at)
+    redrive_id = RedriveId(dead_letter=dead_letter.id, at=at)
     if dead_letter.is_event:
         redrive = Redrive(
             id=redrive_id,

@@ -54,7 +54,7 @@ class _DecisionRecord(Struct, frozen=True, kw_only=True, tag_field="type"):
     """The decision of an operator on a dead letter."""
 
     at: int  # microseconds since the epoch
-    letter: str
+    dead_letter: str  # its unique id
     delivery: str
     rule: str
     channel: str
@@ -169,7 +169,7 @@ def decision_entry(
         return None
     record = decision(
         at=at,
-        letter=dead_letter.id,
+        dead_letter=dead_letter.id,
         delivery=dead_letter.delivery,
         rule=dead_letter.rule,
         channel=dead_letter.channel,

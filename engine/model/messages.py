@@ -91,7 +91,7 @@ class Message(Struct, frozen=True, kw_only=True):
 class RedriveId(Struct, frozen=True, kw_only=True):
     """The identity of a redrive: a dead letter that was redriven, and when."""
 
-    letter: str  # the unique id of the dead letter
+    dead_letter: str  # its unique id
     at: int  # when an operator redrove it, microseconds since the epoch
 
 

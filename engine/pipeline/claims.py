@@ -56,7 +56,7 @@ class AttemptClaims:
         redrive = delivery.redrive
         if redrive is None:
             return True
-        key, value = f"letter.{redrive.letter}.{delivery.id}", _encode(redrive.at)
+        key, value = f"letter.{redrive.dead_letter}.{delivery.id}", _encode(redrive.at)
         found, _ = await self.bucket.update(key, lambda data: (None if data else value, data or value))
         return found == value
 

@@ -229,5 +229,5 @@ class DigestFlusher:
 
 def _name(planned: Plan) -> str:
     """Tells a digest from every other; one that was a dead letter from what it was before."""
-    letter = f".{planned.redrive.letter}" if planned.redrive else ""
+    letter = f".{planned.redrive.dead_letter}" if planned.redrive else ""
     return f"{planned.event.reqid}{letter}"

@@ -66,7 +66,7 @@ async def test_only_one_of_many_concurrent_claims_succeeds(records: PlanStore) -
 
 
 async def test_other_events_with_the_same_reqid_are_ignored(records: PlanStore) -> None:
-    redrive = RedriveId(letter="1-1", at=7)
+    redrive = RedriveId(dead_letter="1-1", at=7)
     await records.broker.publisher.store(
         plan_message("e.0", "dedupe"), plan_message("e.7.0", "throttle", redrive)
     )

@@ -14,7 +14,7 @@ from engine.runtime import now
 
 
 def back(dead: Delivery, letter: str = "1-1", at: int = 0) -> Delivery:
-    return replace(dead, redrive=RedriveId(letter=letter, at=at or now()))
+    return replace(dead, redrive=RedriveId(dead_letter=letter, at=at or now()))
 
 
 def copy(of: Delivery, name: str) -> OutgoingMessage:
@@ -69,4 +69,4 @@ async def test_each_life_has_its_receipts_and_its_letter(connection: Connection)
         ]  # fmt: skip
         receipts = await bench.history()
         assert [r["detail"] for r in receipts] == ["550 no", "550 still no"]
-        assert "redrive" not in receipts[0] and receipts[1]["redrive"]["letter"] == "1-1"
+        assert "redrive" not in receipts[0] and receipts[1]["redrive"]["dead_letter"] == "1-1"

@@ -79,7 +79,7 @@ def test_a_dead_letter_is_stored_and_read_with_all_its_fields(texts: list[str], 
 
 def test_a_redriven_delivery_keeps_its_id_and_gets_a_new_deadline() -> None:
     redriven = redrive_message(dead_letter(delivery="d" * 32), encode(DELIVERY), at=9_000)
-    assert redriven == replace(DELIVERY, redrive=RedriveId(letter="7-1000", at=9_000))
+    assert redriven == replace(DELIVERY, redrive=RedriveId(dead_letter="7-1000", at=9_000))
     assert isinstance(redriven, Delivery)
     assert redriven.deadline_start == 9_000 and DELIVERY.deadline_start == 5  # its deadline starts again
     assert redriven.run_id != DELIVERY.run_id == DELIVERY.id  # and so do its attempts
@@ -89,7 +89,7 @@ def test_a_redriven_event_is_published_unchanged_on_its_subject() -> None:
     redriven = redrive_message(of_event(received="77"), b"{nonsense", at=9_000)
     assert isinstance(redriven, EventRedrive)
     assert (redriven.subject, redriven.payload) == ("kiam.console.notice.x", b"{nonsense")
-    assert redrive_of(redriven.headers) == Redrive(id=RedriveId(letter="7-1000", at=9_000), received=77)
+    assert redrive_of(redriven.headers) == Redrive(id=RedriveId(dead_letter="7-1000", at=9_000), received=77)
 
 
 def test_a_redriven_event_with_a_rule_is_only_for_that_delivery() -> None:
@@ -156,13 +156,13 @@ def planned(tmp_path: Path) -> Plan:
 
 
 def again(**more: str) -> Redrive:
-    return Redrive(id=RedriveId(letter="7-1000", at=9_000), received=5, **more)
+    return Redrive(id=RedriveId(dead_letter="7-1000", at=9_000), received=5, **more)
 
 
 def test_a_whole_redrive_marks_all_deliveries(planned: Plan) -> None:
     redriven = only_redriven(planned, again())
     assert [d.id for d in redriven.deliveries] == [d.id for d in planned.deliveries]
-    assert {d.redrive for d in redriven.deliveries} == {RedriveId(letter="7-1000", at=9_000)}
+    assert {d.redrive for d in redriven.deliveries} == {RedriveId(dead_letter="7-1000", at=9_000)}
     assert redriven.suppressed == planned.suppressed and redriven.matches == planned.matches
 
 

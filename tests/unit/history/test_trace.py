@@ -46,7 +46,7 @@ def delivery(name: str = "d1", redriven_at: int = 0, **more: Any) -> Delivery:
         "id": name, "kind": Kind.NOTICE, "key": "x", "reqid": "r1", "rule": "r", "revision": "rev",
         "channel": "email", "user": "u", "to": (f"{name}@x.test",), "locale": "en",
         "severity": Severity.NONE, "message": Message(), "secrets": ("hush",),
-        "redrive": RedriveId(letter="1-1", at=redriven_at) if redriven_at else None,
+        "redrive": RedriveId(dead_letter="1-1", at=redriven_at) if redriven_at else None,
     }  # fmt: skip
     return Delivery(**{**values, **more})
 
@@ -69,7 +69,7 @@ def receipt(of: Delivery, number: int, outcome: Outcome, **more: Any) -> History
 
 
 def redriven(name: str, at: int) -> HistoryEntry:
-    return entry(encode(RedriveRecord(at=at, letter="1-1", delivery=name, rule="r", channel="email")))
+    return entry(encode(RedriveRecord(at=at, dead_letter="1-1", delivery=name, rule="r", channel="email")))
 
 
 def one(*entries: HistoryEntry) -> DeliveryTrace:
@@ -180,7 +180,7 @@ def test_suppressed_deliveries_and_failures_are_shown_once_with_secrets_masked()
     (trace,) = build_traces(Kind.NOTICE, [first, first])
     assert [(s.reason, s.detail) for s in trace.suppressed] == [("bad_address", "***, no number")]
     assert [(f.delivery, f.detail) for f in trace.failures] == [("d1", "*** fails"), ("d2", "x")]
-    (trace,) = build_traces(Kind.NOTICE, [first, plan_of(D, redrive=RedriveId(letter="1-1", at=1))])
+    (trace,) = build_traces(Kind.NOTICE, [first, plan_of(D, redrive=RedriveId(dead_letter="1-1", at=1))])
     assert [f.delivery for f in trace.failures] == ["d2"]  # the other one was rendered since then
 
 
