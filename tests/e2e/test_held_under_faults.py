@@ -1,6 +1,6 @@
-"""What waits for an hour waits through kills: it goes out when the hour has come, once, and never before.
+"""A held message survives kills: it is sent once, and not before its time.
 
-Hours are told in minutes, so it takes up to one: with MSS_SOAK=1.
+Windows end at whole minutes, so this takes up to one: with MSS_SOAK=1.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ pytestmark = [
 
 
 def window(end: float) -> str:
-    """From ten minutes before ``end`` until then, in UTC."""
+    """Return the window of the ten minutes before ``end``, in UTC."""
     return "-".join(f"{datetime.fromtimestamp(at, UTC):%H:%M}" for at in (end - 10 * _MINUTE, end))
 
 
-async def test_muted_and_in_quiet_hours_while_engine_and_broker_are_killed(tmp_path: Path) -> None:
+async def test_muted_and_quiet_messages_survive_kills_of_engine_and_broker(tmp_path: Path) -> None:
     async with AsyncExitStack() as stack:
         sides = World(stack)
         muted, quiet = await sides.web(), await sides.web()
@@ -81,7 +81,7 @@ async def test_muted_and_in_quiet_hours_while_engine_and_broker_are_killed(tmp_p
         async def both_wait() -> bool:
             return await stored("MSS_TIMER") == 2 and not await stored("MSS_NOTICE")
 
-        await until(both_wait, what="two messages that wait")
+        await until(both_wait, what="two held messages")
         await asyncio.gather(engine.end(signal.SIGKILL), broker.kill())
         await broker.start()
         await engine.start()
@@ -94,7 +94,7 @@ async def test_muted_and_in_quiet_hours_while_engine_and_broker_are_killed(tmp_p
             return not any([await stored(name) for name in ("MSS_TIMER", "MSS_DELIVERY")])
 
         await asyncio.sleep(end - time.time())
-        await until(nothing_waits, what="both have gone out")
+        await until(nothing_waits, what="both messages sent")
         for hook in (muted, quiet):
             ((headers, _),) = hook.requests
             assert int(headers["webhook-timestamp"]) >= end

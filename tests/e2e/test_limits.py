@@ -1,4 +1,4 @@
-"""Dedupe, throttle and digest over two replicas: everybody gets what is due to them, and nothing is lost."""
+"""Dedupe, throttle, digest and budget over two replicas: every event is counted once, and none is lost."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ async def sides() -> AsyncIterator[Sides]:
 
 
 def policy(folder: Path, rules: dict[str, tuple[int, dict[str, Any]]]) -> Path:
-    """One rule for each webhook, with its limits."""
+    """Write a policy with one rule for each webhook, with its limits."""
     made = {
         "channels": {
             name: {"type": "webhook", "url": f"http://127.0.0.1:{port}/"} for name, (port, _) in rules.items()
@@ -45,15 +45,13 @@ def policy(folder: Path, rules: dict[str, tuple[int, dict[str, Any]]]) -> Path:
     return folder
 
 
-def told(requests: list[Any]) -> list[list[int]]:
-    """The numbers of the events in each digest that arrived."""
+def digested(requests: list[Any]) -> list[list[int]]:
+    """Return the numbers of the events in each digest that arrived."""
     bodies = [json.loads(body)["data"]["payload"] for _, body in requests]
     return [[each["n"] for each in body["events"]] for body in bodies]
 
 
-async def test_two_replicas_keep_to_one_limit_and_gather_one_digest(
-    world: World, sides: Sides, tmp_path: Path
-) -> None:
+async def test_two_replicas_share_limits_and_digests(world: World, sides: Sides, tmp_path: Path) -> None:
     first, few, together = await sides.web(), await sides.web(), await sides.web()
     rules = policy(
         tmp_path / "rules",
@@ -70,9 +68,11 @@ async def test_two_replicas_keep_to_one_limit_and_gather_one_digest(
         for number in range(EVENTS):
             payload = {"userid": f"u{number % PEOPLE}", "n": number}
             await world.client.publish(NOTICE, envelope(payload))
-        await until(lambda: sum(map(len, told(together.requests))) >= EVENTS, what="every event in a digest")
+        await until(
+            lambda: sum(map(len, digested(together.requests))) >= EVENTS, what="every event in a digest"
+        )
         await until(lambda: len(few.requests) >= 2 * PEOPLE, what="as many as the throttle lets pass")
-        digests = told(together.requests)
+        digests = digested(together.requests)
         assert sorted(n for digest in digests for n in digest) == list(range(EVENTS))
         assert all(len({n % PEOPLE for n in digest}) == 1 for digest in digests)
         assert len(digests) == PEOPLE
@@ -86,7 +86,7 @@ async def test_two_replicas_keep_to_one_limit_and_gather_one_digest(
         named = {plan["event"]["reqid"] for plan in plans if "digest" in plan}
         assert len(held) == EVENTS
         assert {each["digest"] for each in held} == named
-        # What was gathered for a rule that goes is sent at once.
+        # The events that wait for a removed rule are sent at once.
         for number in range(PEOPLE):
             await world.client.publish(NOTICE, envelope({"userid": f"u{number}", "n": 100 + number}))
 
@@ -97,16 +97,16 @@ async def test_two_replicas_keep_to_one_limit_and_gather_one_digest(
         await until(all_wait, what="the new events wait")
         await server.apply(load_policy(policy(tmp_path / "less", {"first": (first.port, {})}), {}).require(),
                            server.settings)  # fmt: skip
-        await until(lambda: len(together.requests) == 2 * PEOPLE, what="what was gathered")
-        assert sorted(n for digest in told(together.requests)[PEOPLE:] for n in digest) == [
+        await until(lambda: len(together.requests) == 2 * PEOPLE, what="the digests of the removed rule")
+        assert sorted(n for digest in digested(together.requests)[PEOPLE:] for n in digest) == [
             *range(100, 100 + PEOPLE)
         ]
 
 
-async def test_what_comes_again_follows_what_was_written_down(
+async def test_a_redelivered_event_follows_its_recorded_plan(
     world: World, sides: Sides, tmp_path: Path
 ) -> None:
-    """An acknowledgement was lost, and by now every window is over: each event ends as it did."""
+    """An acknowledgement was lost, and every window is over now: each event ends as it did before."""
     hooks = {name: await sides.web() for name in ("first", "few", "together", "later", "plain")}
     limits: dict[str, dict[str, Any]] = {
         "first": {"dedupe": {"key": "userid", "window": "1s"}},
@@ -129,16 +129,16 @@ async def test_what_comes_again_follows_what_was_written_down(
         for data in events:
             await world.client.publish(NOTICE, data)
         await until(lambda: len(hooks["later"].requests) == 2, what="a message, and a digest of the others")
-        await until(is_quiet, what="all is told")
-        before, told_before = await plans(), {name: len(hook.requests) for name, hook in hooks.items()}
-        assert told_before == {"first": 1, "few": 1, "together": 1, "later": 2, "plain": 2}
-        await asyncio.sleep(1.1)  # no window is open any more
+        await until(is_quiet, what="empty streams")
+        before, requests_before = await plans(), {name: len(hook.requests) for name, hook in hooks.items()}
+        assert requests_before == {"first": 1, "few": 1, "together": 1, "later": 2, "plain": 2}
+        await asyncio.sleep(1.1)  # every window is over
         for data in events:
             await world.client.publish(NOTICE, data, headers={"Mss-Possible-Duplicate": "1"})
-        # One that is new, after them in the stream.
+        # A new event, after them in the stream.
         await world.client.publish(NOTICE, envelope({"userid": "other", "n": 3}, reqid="r3"))
         await until(lambda: len(hooks["together"].requests) == 2, what="the new one")
-        await until(is_quiet, what="all is told")
+        await until(is_quiet, what="empty streams")
         assert [entry for entry in await plans() if entry["event"]["reqid"] in ("r0", "r1", "r2")] == [
             entry for entry in before if entry["event"]["reqid"] in ("r0", "r1", "r2")
         ]
@@ -147,10 +147,10 @@ async def test_what_comes_again_follows_what_was_written_down(
         }  # fmt: skip
 
 
-async def test_what_waits_for_a_budget_of_a_rule_that_goes_is_sent_at_once(
+async def test_events_that_wait_for_the_budget_of_a_removed_rule_are_sent_at_once(
     world: World, sides: Sides, tmp_path: Path
 ) -> None:
-    """Nobody asks again when the hour is over; and the server still ends when it is told to."""
+    """No timer flushes them at the end of the hour. The server still stops on request."""
     hook = await sides.web()
     rules = policy(tmp_path / "rules", {"few": (hook.port, {"budget": "1/7d"})})
 
@@ -164,14 +164,14 @@ async def test_what_waits_for_a_budget_of_a_rule_that_goes_is_sent_at_once(
     async with serving(world.address, {}, rules=rules) as server:
         await world.client.publish(NOTICE, envelope({"n": 0}, reqid="r0"))
         await until(lambda: len(hook.requests) == 1, what="the first")
-        # The first is published once more: it does not wait as well. Its alarm is that of the second then.
+        # The first event is published again, and does not wait as well. There is one timer, of the second event.
         for number in (0, 1, 2):
-            # Known to be in the stream, or its emptiness says nothing.
+            # The event is in the stream before the stream is checked to be empty.
             await world.client.jetstream().publish(NOTICE, envelope({"n": number}, reqid=f"r{number}"))
             await until(is_planned, what=f"{number} is planned")
         assert await held() == 2
         assert await world.stored("MSS_TIMER") == 1
         less = load_policy(policy(tmp_path / "less", {"other": (hook.port, {})}), {}).require()
         await server.apply(less, server.settings)
-        await until(lambda: len(hook.requests) >= 2, what="what was gathered")
-    assert told(hook.requests[1:]) == [[1, 2]]
+        await until(lambda: len(hook.requests) >= 2, what="the digests of the removed rule")
+    assert digested(hook.requests[1:]) == [[1, 2]]

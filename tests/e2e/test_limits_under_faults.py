@@ -1,4 +1,4 @@
-"""Nobody gets more than their limits, and every event is accounted for, while everything is being killed.
+"""No user gets more than the limits allow, and no event is lost, while replicas and broker are killed.
 
 With MSS_SOAK=1 at full size: 10,000 events for 500 people in a minute.
 """
@@ -47,7 +47,7 @@ pytestmark = pytest.mark.timeout(900 if SOAK else 120)
 
 
 def policy(folder: Path, hooks: dict[str, FakeWeb]) -> Path:
-    """Each rule tells of the same events, over a webhook of its own."""
+    """Write a policy whose rules match the same events, each with a webhook of its own."""
     made = {
         "channels": {
             name: {
@@ -70,29 +70,29 @@ def policy(folder: Path, hooks: dict[str, FakeWeb]) -> Path:
 
 @dataclass
 class Account:
-    """What became of the events under one rule, by the history and by its receiver."""
+    """The results of the events under one rule, by the history and by its receiver."""
 
     sent: set[str] = field(default_factory=set)  # reqids of events with a message of their own
     suppressed: dict[str, str] = field(default_factory=dict)  # reqid -> reason
     held: dict[str, str] = field(default_factory=dict)  # reqid -> the digest that it waits for
-    told: Counter[tuple[str, str]] = field(default_factory=Counter)  # (reqid, digest)
-    # By person, the earliest and the latest moment at which each message passed, in microseconds.
+    digested: Counter[tuple[str, str]] = field(default_factory=Counter)  # (reqid, digest)
+    # By user, the earliest and the latest time at which each message passed, in microseconds.
     passed: dict[str, list[tuple[int, int]]] = field(default_factory=lambda: defaultdict(list))
     deliveries: set[str] = field(default_factory=set)
 
 
 @dataclass
-class Fire:
-    """Engines and a broker that are killed now and then, and receivers that are not."""
+class Faults:
+    """Engines and a broker that are killed at random, and receivers that are not."""
 
     broker: NatsServer
     engines: list[Engine]
     hooks: dict[str, FakeWeb]
-    people: dict[str, str] = field(default_factory=dict)  # reqid -> who it is about
+    people: dict[str, str] = field(default_factory=dict)  # reqid -> user
     kills: Counter[str] = field(default_factory=Counter)
 
-    async def announce(self) -> None:
-        """All events at their pace, each known to be stored."""
+    async def publish_all(self) -> None:
+        """Publish all events at a fixed rate, and wait until each is stored."""
         chance = random.Random(SEED)
         async with msc.connect(self.broker.address, buffer=64_000_000) as client:
             began, confirming = time.monotonic(), []
@@ -100,11 +100,11 @@ class Fire:
                 reqid, person = f"{number:032x}", f"u{chance.randrange(PEOPLE)}"
                 self.people[reqid] = person
                 payload = {"userid": person, "topic": number % 2, "n": number}
-                confirming.append(asyncio.create_task(self._announce_one(client, payload, reqid)))
+                confirming.append(asyncio.create_task(self._publish_one(client, payload, reqid)))
                 await asyncio.sleep(max(0.0, began + (number + 1) * SECONDS / EVENTS - time.monotonic()))
             await asyncio.gather(*confirming)
 
-    async def _announce_one(self, client: msc.Client, payload: dict[str, Any], reqid: str) -> None:
+    async def _publish_one(self, client: msc.Client, payload: dict[str, Any], reqid: str) -> None:
         while True:
             try:
                 await client.notice("account.password", payload, confirm=True, reqid=reqid, timeout=120.0)
@@ -113,11 +113,11 @@ class Fire:
             else:
                 return
 
-    async def burn(self, announcing: asyncio.Task[None]) -> None:
-        """Kill one engine, all of them, or the broker; again and again while events are announced."""
+    async def kill_at_random(self, publishing: asyncio.Task[None]) -> None:
+        """Kill one engine, all of them, or the broker, repeatedly while events are published."""
         chance = random.Random(SEED)
-        while not announcing.done():
-            await asyncio.wait((announcing,), timeout=chance.uniform(0.3, 3.0 if SOAK else 1.0))
+        while not publishing.done():
+            await asyncio.wait((publishing,), timeout=chance.uniform(0.3, 3.0 if SOAK else 1.0))
             what = chance.choice(("engine", "engine", "engines", "broker", "everything"))
             self.kills[what] += 1
             victims = self.engines if what in ("engines", "everything") else []
@@ -131,7 +131,7 @@ class Fire:
             await asyncio.gather(*(engine.start() for engine in victims))
 
     async def quiet(self) -> None:
-        """Wait until every event is planned, every digest told, and every message has gone out."""
+        """Wait until every event is planned, every digest flushed, and every message sent."""
         client = await nats.connect(**client_options(self.broker))  # type: ignore[arg-type]
         js = client.jetstream()
 
@@ -148,7 +148,7 @@ class Fire:
         await client.close()
 
     async def messages(self, stream: str, subject: str) -> list[Msg]:
-        """All that a stream holds."""
+        """Return all messages of a stream."""
         client = await nats.connect(**client_options(self.broker))  # type: ignore[arg-type]
         js = client.jetstream()
         total = (await js.stream_info(stream)).state.messages
@@ -158,7 +158,7 @@ class Fire:
         return found
 
     async def accounts(self) -> dict[str, Account]:
-        """What the history says, by rule."""
+        """Return the results in the history, by rule."""
         made = {name: Account() for name in LIMITS}
         entries = [json.loads(msg.data) for msg in await self.messages("MSS_HISTORY", "mss.history.>")]
         gone = {entry["delivery"]: entry["at"] for entry in entries if entry.get("outcome") == "sent"}
@@ -166,18 +166,18 @@ class Fire:
             if entry["type"] != "planned":
                 continue
             event = entry["event"]
-            told = [each["reqid"] for each in entry["digest"]["events"]] if "digest" in entry else []
+            digested = [each["reqid"] for each in entry["digest"]["events"]] if "digest" in entry else []
             for each in entry["deliveries"]:
                 account = made[each["rule"]]
                 if each["id"] not in account.deliveries:
-                    person = self.people[told[0] if told else event["reqid"]]
-                    # What dedupe let pass counts from when it came first.
-                    came = told or each["rule"] == "once"
+                    person = self.people[digested[0] if digested else event["reqid"]]
+                    # An event that dedupe passed counts from its first arrival.
+                    came = digested or each["rule"] == "once"
                     earliest = event["received"] if came else entry["at"]
                     account.passed[person].append((earliest, gone[each["id"]]))
-                    account.told.update((reqid, event["reqid"]) for reqid in told)
+                    account.digested.update((reqid, event["reqid"]) for reqid in digested)
                 account.deliveries.add(each["id"])
-                account.sent |= set() if told else {event["reqid"]}
+                account.sent |= set() if digested else {event["reqid"]}
             for each in entry["suppressed"]:
                 made[each["rule"]].suppressed[event["reqid"]] = each["reason"]
             for each in entry["held"]:
@@ -186,7 +186,7 @@ class Fire:
 
 
 @pytest.fixture
-async def fire(tmp_path: Path) -> AsyncIterator[Fire]:
+async def faults(tmp_path: Path) -> AsyncIterator[Faults]:
     async with AsyncExitStack() as stack:
         sides = World(stack)
         hooks = {name: await sides.web() for name in LIMITS}
@@ -198,46 +198,46 @@ async def fire(tmp_path: Path) -> AsyncIterator[Fire]:
         for engine in engines:
             stack.push_async_callback(engine.end, signal.SIGKILL)
             await engine.start()
-        yield Fire(broker=broker, engines=engines, hooks=hooks)
+        yield Faults(broker=broker, engines=engines, hooks=hooks)
 
 
-def most_in_a_stretch(times: list[tuple[int, int]], seconds: float) -> int:
-    """How many of ``times`` lie for certain in one stretch of so many seconds, at most."""
+def most_in_a_period(times: list[tuple[int, int]], seconds: float) -> int:
+    """Return the largest number of ``times`` that certainly lie in one period of that many seconds."""
     return max(
         sum(start <= earliest and latest < start + seconds * 1e6 for earliest, latest in times)
         for start, _ in times
     )
 
 
-async def test_limits_hold_and_the_counts_add_up(fire: Fire) -> None:
-    announcing = asyncio.create_task(fire.announce())
-    await fire.burn(announcing)
-    await announcing
-    await fire.quiet()
+async def test_limits_hold_and_the_counts_add_up(faults: Faults) -> None:
+    publishing = asyncio.create_task(faults.publish_all())
+    await faults.kill_at_random(publishing)
+    await publishing
+    await faults.quiet()
 
-    dead = [msg.headers for msg in await fire.messages("MSS_DEAD", "mss.dead.>")]
+    dead = [msg.headers for msg in await faults.messages("MSS_DEAD", "mss.dead.>")]
     assert not dead
-    accounts = await fire.accounts()
-    said = [f"seed {SEED}: {EVENTS} events, {PEOPLE} people, killed {dict(fire.kills)}"]
+    accounts = await faults.accounts()
+    report = [f"seed {SEED}: {EVENTS} events, {PEOPLE} people, killed {dict(faults.kills)}"]
     for name, account in accounts.items():
         reasons = Counter(account.suppressed.values())
-        digests = len({digest for _, digest in account.told})
-        said.append(
+        digests = len({digest for _, digest in account.digested})
+        report.append(
             f"{name}: sent {len(account.sent)} + suppressed {dict(reasons)} + held {len(account.held)} "
             f"in {digests} digests"
         )
-    print("\n" + "\n".join(said))
+    print("\n" + "\n".join(report))
 
     for name, account in accounts.items():
-        # Each event has one end, and no other.
+        # Each event has exactly one result.
         ends = [*account.sent, *account.suppressed, *account.held]
-        assert Counter(ends) == dict.fromkeys(fire.people, 1), name
-        # Each one that waited is in the digest that it waited for, once, and in no other.
-        assert account.told == dict.fromkeys(account.held.items(), 1), name
-        # What was decided is what arrived.
-        arrived = Counter(headers["webhook-id"] for headers, _ in fire.hooks[name].requests)
+        assert Counter(ends) == dict.fromkeys(faults.people, 1), name
+        # Each event that waited is once in the digest that it waited for, and in no other.
+        assert account.digested == dict.fromkeys(account.held.items(), 1), name
+        # The planned messages are the ones that arrived.
+        arrived = Counter(headers["webhook-id"] for headers, _ in faults.hooks[name].requests)
         assert set(arrived) == account.deliveries, name
-        bodies = {headers["webhook-id"]: body for headers, body in fire.hooks[name].requests}
+        bodies = {headers["webhook-id"]: body for headers, body in faults.hooks[name].requests}
         numbers = Counter(number for body in bodies.values() for number in numbers_in(body))
         assert numbers == dict.fromkeys((int(each, 16) for each in {*account.sent, *account.held}), 1), name
 
@@ -249,11 +249,11 @@ async def test_limits_hold_and_the_counts_add_up(fire: Fire) -> None:
         ("together", 1, WINDOW),
     ):
         for person, times in accounts[name].passed.items():
-            assert most_in_a_stretch(times, seconds) <= limit, (name, person, sorted(times))
+            assert most_in_a_period(times, seconds) <= limit, (name, person, sorted(times))
     assert all(len(times) == 2 for times in accounts["few"].passed.values())
 
 
 def numbers_in(body: bytes) -> list[int]:
-    """The events that a message tells of."""
+    """Return the numbers of the events in a message."""
     payload = json.loads(body)["data"]["payload"]
     return [each["n"] for each in payload["events"]] if "events" in payload else [payload["n"]]
