@@ -1,8 +1,8 @@
-"""Analyse conditions without an event: which can never hold, and which imply another.
+"""Analyse conditions without an event: find those that can never hold, and those that imply another.
 
 The analysis is sound and incomplete: ``None`` and "not implied" mean that the answer is unknown. A value
 may be a list, whose elements are tested one by one. So two conditions on one path contradict each other
-only where the path leads to a single value; ``single`` says so.
+only if the path leads to a single value; ``single`` returns whether it does.
 """
 
 from __future__ import annotations
@@ -14,63 +14,63 @@ from functools import lru_cache
 from itertools import product
 from typing import Any
 
-from .condition_compiler import At, compile_block
+from .condition_compiler import At, compile_block, normalise
 from .conditions import Block
 from .operators import IGNORE_CASE, NUMERIC, is_number, is_scalar, one_of
 from .paths import ALL, ANY, COMBINATORS, NOT, FieldPath, format_path, parse_path
 from .payload_schema import TYPES
 
-MAX_CASES = 64  # ways in which a block may hold; beyond that nothing is said of it
+MAX_CASES = 64  # of a block; with more, the answer is unknown
 
 Single = Callable[[FieldPath], bool]
 
 TEXTUAL = ("prefix", "suffix", "contains", "wildcard", "regex", "cidr")
-_WHOLE = ("exists", "is", "length", "some")  # look at the value itself, a list as a list
+_WHOLE = ("exists", "is", "length", "some")  # test the value itself, not its elements
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Literal:
-    """A condition that must hold, or must not."""
+    """A condition that must hold, or must not hold."""
 
     path: FieldPath
     operators: Mapping[str, Any]
-    at: At  # where in the block
+    at: At  # place in the block
     holds: bool = True
 
 
-LogicCase = tuple[Literal, ...]  # literals that all come true: one way in which a block may hold
+LogicCase = tuple[Literal, ...]  # one way in which a block may hold: all its literals are true
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Clash:
-    """Why a case cannot come about."""
+    """The reason why a case is impossible."""
 
     literal: Literal
     reason: str
 
 
-class _TooMany(Exception):  # noqa: N818 -- it ends the reading; nobody outside sees it
-    """More cases than are looked at."""
+class _TooMany(Exception):  # noqa: N818 -- it ends the analysis; nobody outside sees it
+    """A block has more than ``MAX_CASES`` cases."""
 
 
 def conditions(
-    block: Mapping[str, Any], at: At = (), flawed: Callable[[At], bool] = lambda _: False
+    block: Mapping[str, Any], at: At = (), has_error: Callable[[At], bool] = lambda _: False
 ) -> Iterator[tuple[At, FieldPath, Any]]:
-    """Every condition of a block that is not flawed, those of inner blocks too: where, path, as written."""
+    """Yield place, path and source of every condition without an error, those of inner blocks included."""
     for key, value in block.items():
         here = (*at, key)
         if key not in COMBINATORS:
-            if not flawed(here):
+            if not has_error(here):
                 yield here, parse_path(key), value
         elif key == NOT:
-            yield from conditions(value, here, flawed)
+            yield from conditions(value, here, has_error)
         else:
             for position, inner in enumerate(value):
-                yield from conditions(inner, (*here, position), flawed)
+                yield from conditions(inner, (*here, position), has_error)
 
 
 def cases(block: Mapping[str, Any], at: At = (), *, holds: bool = True) -> list[LogicCase] | None:
-    """The ways in which a sound block may hold (or not hold); None where they are too many."""
+    """Return the cases in which a block without errors holds (or does not hold); None for too many."""
     try:
         return _block(block, at, holds)
     except _TooMany:
@@ -78,26 +78,26 @@ def cases(block: Mapping[str, Any], at: At = (), *, holds: bool = True) -> list[
 
 
 def clash(case: LogicCase, single: Single, added: LogicCase | None = None) -> Clash | None:
-    """What makes the case impossible; None where it may come about, as far as is known.
+    """Return why the case is impossible; None if it may be possible.
 
-    ``added`` are the literals that have not been looked at beside the others yet; default: all.
+    ``added`` are the literals not yet compared with the others; default: all.
     """
-    fresh = case if added is None else added
+    new = case if added is None else added
     given = [literal for literal in case if literal.holds]
-    for literal in fresh:
+    for literal in new:
         if literal.holds:
             if found := _clash_of(literal, given, single):
                 return found
         elif _implied(literal, given, single):
-            reason = f"{format_path(literal.path)} has to satisfy a condition here and not to satisfy it"
+            reason = f"{format_path(literal.path)} must satisfy a condition and must not satisfy it"
             return Clash(literal=literal, reason=reason)
-    return _nothing_left(case, {literal.path for literal in fresh}, single)
+    return _nothing_left(case, {literal.path for literal in new}, single)
 
 
 def implies(narrow: Sequence[LogicCase], denied: Sequence[LogicCase], single: Single) -> bool:
-    """Whether a block certainly holds wherever one of the cases of ``narrow`` comes true.
+    """Return whether a block certainly holds in all cases of ``narrow``.
 
-    ``denied`` are the cases in which that block does not hold: ``cases(block, holds=False)``.
+    ``denied`` are the cases in which the block does not hold: ``cases(block, holds=False)``.
     """
     if len(denied) * len(narrow) > MAX_CASES:
         return False
@@ -105,25 +105,26 @@ def implies(narrow: Sequence[LogicCase], denied: Sequence[LogicCase], single: Si
 
 
 def most_telling_first(denied: Sequence[LogicCase], common: Mapping[str, int]) -> list[LogicCase]:
-    """In the order in which ``implies`` finds out soonest that it does not: what few ask comes first.
+    """Sort cases so that ``implies`` finds a counterexample soon: rare cases come first.
 
-    ``common`` says of each case, by ``signature``, in how many blocks it is.
+    ``common`` is the number of blocks that have a case, by ``signature``.
     """
     return sorted(denied, key=lambda case: common.get(signature(case), 0))
 
 
 def signature(case: LogicCase) -> str:
-    """The same for cases of the same literals."""
+    """Return a text that is equal for cases with equal literals."""
     return repr([(literal.path, literal.operators, literal.holds) for literal in case])
 
 
 def _nothing_left(case: LogicCase, paths: Iterable[FieldPath], single: Single) -> Clash | None:
-    """A path whose listed values are all denied."""
+    """Find a path whose listed values are all denied."""
     for path in paths:
         denied = [literal for literal in case if not literal.holds and literal.path == path]
-        asked = [each.operators for each in case if each.holds and each.path == path and not _absent(each)]
-        if asked and denied and single(path) and is_empty(asked, [literal.operators for literal in denied]):
-            return Clash(literal=denied[0], reason=f"no value of {format_path(path)} is left over")
+        required = [each.operators for each in case if each.holds and each.path == path and not _absent(each)]
+        excluded = [literal.operators for literal in denied]
+        if required and denied and single(path) and is_empty(required, excluded):
+            return Clash(literal=denied[0], reason=f"no value of {format_path(path)} remains")
     return None
 
 
@@ -138,7 +139,7 @@ def _piece(key: str, value: Any, at: At, holds: bool) -> list[LogicCase]:
     if key in (ANY, ALL):
         blocks = [_block(inner, (*at, position), holds) for position, inner in enumerate(value)]
         return _both(blocks) if (key == ALL) is holds else _either(blocks)
-    path, operators = parse_path(key), operators_of(value)
+    path, operators = parse_path(key), normalise(value)
     if not holds:
         return [(Literal(path=path, operators=operators, at=at, holds=False),)]
     return [(Literal(path=path, operators=each, at=at),) for each in _alternatives(operators)]
@@ -161,7 +162,7 @@ def _either(groups: Sequence[list[LogicCase]]) -> list[LogicCase]:
 
 
 def _alternatives(operators: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """A list of values and operator mappings, taken apart where that changes nothing."""
+    """Split a list of values and operator mappings into one case each, if that changes nothing."""
     items = operators.get("any_of")
     if not isinstance(items, list) or all(is_scalar(item) for item in items):
         return [operators]
@@ -184,31 +185,32 @@ def _absent(literal: Literal) -> bool:
 
 
 def _clash_of(literal: Literal, given: Sequence[Literal], single: Single) -> Clash | None:
-    """What ``literal`` itself, or it and another that must hold, make impossible."""
+    """Return why ``literal``, by itself or together with another that must hold, is impossible."""
     name = format_path(literal.path)
     if _absent(literal):
         for other in given:
             if not _absent(other) and other.path[: len(literal.path)] == literal.path:
-                reason = f"{format_path(other.path)} has to have a value, and {name} must not be there"
+                reason = f"{format_path(other.path)} must have a value, and {name} must be absent"
                 return Clash(literal=literal, reason=reason)
         return None
-    asked = [literal.operators]
+    required = [literal.operators]
     one = single(literal.path)
-    if is_empty(asked if one else [without_whole(literal.operators)]) or denies_itself(literal.operators):
+    if is_empty(required if one else [without_whole(literal.operators)]) or denies_itself(literal.operators):
         return Clash(literal=literal, reason=f"no value of {name} satisfies all of this together")
     if one:
         for other in given:
             if other is literal:
-                break  # the ones after it find it above them
+                break  # the later ones compare themselves with this one
             if other.path == literal.path and not _absent(other):
-                asked.append(other.operators)
-        if len(asked) > 1 and is_empty(asked):
-            return Clash(literal=literal, reason=f"no value of {name} satisfies this and what is asked above")
+                required.append(other.operators)
+        if len(required) > 1 and is_empty(required):
+            reason = f"no value of {name} satisfies this and the conditions above"
+            return Clash(literal=literal, reason=reason)
     return None
 
 
 def _implied(literal: Literal, given: Sequence[Literal], single: Single) -> bool:
-    """Whether the condition of ``literal`` holds wherever all that is given does."""
+    """Return whether the given literals imply the condition of ``literal``."""
     path, wanted = literal.path, literal.operators
     if wanted.get("exists") is False:
         return any(_absent(each) and path[: len(each.path)] == each.path for each in given)
@@ -221,49 +223,42 @@ def _implied(literal: Literal, given: Sequence[Literal], single: Single) -> bool
     candidates = candidates_of(here) if one and len(here) > 1 else None
     if candidates is None:
         return False
-    left = [value for value in candidates if all(satisfies(each, value) for each in here)]
-    return bool(left) and all(satisfies(wanted, value) for value in left)
-
-
-def operators_of(written: object) -> Mapping[str, Any]:
-    """A condition in its long form."""
-    if isinstance(written, Mapping):
-        return written
-    return {"any_of": written} if isinstance(written, list) else {"equals": written}
+    remaining = [value for value in candidates if all(satisfies(each, value) for each in here)]
+    return bool(remaining) and all(satisfies(wanted, value) for value in remaining)
 
 
 def denies_itself(operators: Mapping[str, Any]) -> bool:
-    """Whether a ``not`` excludes all that the operators beside it ask for."""
+    """Return whether a ``not`` excludes every value that the other operators accept."""
     if "not" not in operators or IGNORE_CASE in operators:
         return False
     rest = {name: argument for name, argument in operators.items() if name not in ("not", *_WHOLE)}
-    return bool(rest) and stronger(rest, operators_of(operators["not"]), False)
+    return bool(rest) and stronger(rest, normalise(operators["not"]), False)
 
 
 def without_whole(operators: Mapping[str, Any]) -> Mapping[str, Any]:
     return {name: argument for name, argument in operators.items() if name not in _WHOLE}
 
 
-def is_empty(asked: Sequence[Mapping[str, Any]], denied: Sequence[Mapping[str, Any]] = ()) -> bool:
-    """Whether no single value satisfies all that is asked and nothing that is denied."""
-    candidates = candidates_of(asked)
+def is_empty(required: Sequence[Mapping[str, Any]], denied: Sequence[Mapping[str, Any]] = ()) -> bool:
+    """Return whether no single value satisfies all ``required`` and none of ``denied`` operators."""
+    candidates = candidates_of(required)
     if candidates is not None:
         return not any(
-            all(satisfies(each, value) for each in asked)
+            all(satisfies(each, value) for each in required)
             and not any(satisfies(each, value) for each in denied)
             for value in candidates
         )
     types = TYPES
-    for operators in asked:
+    for operators in required:
         types &= _types(operators)
     if not types:
         return True
-    return _no_number(asked) or _no_text(asked, "prefix") or _no_text(asked, "suffix")
+    return _no_number(required) or _no_text(required, "prefix") or _no_text(required, "suffix")
 
 
-def candidates_of(asked: Sequence[Mapping[str, Any]]) -> list[Any] | None:
-    """The values of which one it must be; None where they are not listed."""
-    for operators in asked:
+def candidates_of(required: Sequence[Mapping[str, Any]]) -> list[Any] | None:
+    """Return the only possible values; None if no operator lists them."""
+    for operators in required:
         if IGNORE_CASE in operators:
             continue
         if "equals" in operators:
@@ -290,21 +285,21 @@ def _types(operators: Mapping[str, Any]) -> frozenset[str]:
     return types
 
 
-def _no_number(asked: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether the bounds leave no number."""
-    low = max(((o[n], n == "gt") for o in asked for n in ("gt", "gte") if n in o), default=None)
-    high = min(((o[n], n != "lt") for o in asked for n in ("lt", "lte") if n in o), default=None)
+def _no_number(required: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether no number is within the bounds."""
+    low = max(((o[n], n == "gt") for o in required for n in ("gt", "gte") if n in o), default=None)
+    high = min(((o[n], n != "lt") for o in required for n in ("lt", "lte") if n in o), default=None)
     if low is None or high is None:
         return False
     return bool(low[0] > high[0] or (low[0] == high[0] and (low[1] or not high[1])))
 
 
-def _no_text(asked: Sequence[Mapping[str, Any]], name: str) -> bool:
-    """Whether two demands on the start (the end) of a string exclude each other."""
-    turned = 1 if name == "prefix" else -1
+def _no_text(required: Sequence[Mapping[str, Any]], name: str) -> bool:
+    """Return whether two prefixes (suffixes) exclude each other."""
+    step = 1 if name == "prefix" else -1
     sets = [
-        [text[::turned] for text in _texts(operators[name])]
-        for operators in asked
+        [text[::step] for text in _texts(operators[name])]
+        for operators in required
         if name in operators and IGNORE_CASE not in operators
     ]
     return any(
@@ -319,19 +314,19 @@ def _texts(argument: Any) -> list[str]:
 
 
 def stronger(narrow: Mapping[str, Any], wide: Mapping[str, Any], one: bool) -> bool:
-    """Whether a value that satisfies all of ``narrow`` satisfies all of ``wide``."""
+    """Return whether each value that satisfies ``narrow`` also satisfies ``wide``."""
     if _same(narrow, wide):
         return True
     candidates = candidates_of([narrow])
     if candidates is not None and (one or _is_elementwise(wide)):
-        left = [value for value in candidates if satisfies(narrow, value)]
-        if left and all(satisfies(wide, value) for value in left):
+        remaining = [value for value in candidates if satisfies(narrow, value)]
+        if remaining and all(satisfies(wide, value) for value in remaining):
             return True
     return all(_covers(narrow, wide, name) for name in wide if name != IGNORE_CASE)
 
 
 def _covers(narrow: Mapping[str, Any], wide: Mapping[str, Any], name: str) -> bool:
-    """Whether ``narrow`` makes certain what the operator ``name`` of ``wide`` asks."""
+    """Return whether each value that satisfies ``narrow`` passes the operator ``name`` of ``wide``."""
     argument = wide[name]
     folded = narrow.get(IGNORE_CASE, False), wide.get(IGNORE_CASE, False)
     if name in narrow and folded[0] == folded[1] and _same(narrow[name], argument):
@@ -348,24 +343,24 @@ def _covers(narrow: Mapping[str, Any], wide: Mapping[str, Any], name: str) -> bo
     return False
 
 
-def _bounds(narrow: Mapping[str, Any], bound: str, asked: str, limit: Any) -> bool:
-    """Whether the ``bound`` that ``narrow`` has keeps a number within what ``asked`` allows."""
+def _bounds(narrow: Mapping[str, Any], bound: str, wanted: str, limit: Any) -> bool:
+    """Return whether the ``bound`` of ``narrow`` implies the bound ``wanted`` with ``limit``."""
     if not is_number(given := narrow.get(bound)):
         return False
     if given == limit:
-        return (bound.endswith("e"), asked.endswith("e")) != (True, False)
-    return bool(given > limit if asked.startswith("g") else given < limit)
+        return (bound.endswith("e"), wanted.endswith("e")) != (True, False)
+    return bool(given > limit if wanted.startswith("g") else given < limit)
 
 
 def _is_elementwise(operators: Any) -> bool:
-    """Whether one element of a list is enough to satisfy it, whatever the others are."""
+    """Return whether a single element of a list can satisfy the operators."""
     if isinstance(operators, Mapping):
         return not set(operators) & {"not", *_WHOLE} and all(map(_is_elementwise, operators.values()))
     return all(map(_is_elementwise, operators)) if isinstance(operators, list) else True
 
 
 def _same(one: Any, two: Any) -> bool:
-    """Whether both are written alike: to Python ``True`` is ``1``."""
+    """Return whether both are written alike; Python alone takes ``True`` for ``1``."""
     if type(one) is not type(two):
         return False
     if isinstance(one, dict):
@@ -376,7 +371,7 @@ def _same(one: Any, two: Any) -> bool:
 
 
 def satisfies(operators: Mapping[str, Any], value: Any) -> bool:
-    if len(operators) == 1:  # by far the most, and quick to say
+    if len(operators) == 1:  # most are, and need not be compiled
         if "equals" in operators:
             return one_of((operators["equals"],))(value)
         if "prefix" in operators:

@@ -1,4 +1,4 @@
-"""The known events: which payload fields are the user, the addresses, and the secrets."""
+"""The known events and the fields of their payloads that are the user, the addresses and the secrets."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from ..model.masking import maskable
+from .paths import resolve
 
 USER_ROLE, LOCALE_ROLE = "user", "locale"
 ROLE_MARK, SECRET_MARK = "x-mss-role", "x-mss-sensitive"
 
-
-# A key of a payload, as it stands in the schema or in lower case: its spelling, and that of what is inside.
+# From a key, as in the schema or in lower case, to its spelling in the schema and the keys below it.
 Spelling: TypeAlias = Mapping[str, "tuple[str, Spelling]"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventSchema:
-    """The marks of one event's payload schema."""
+    """The marked fields in the payload schema of one event."""
 
     name: str  # KIND.KEY
     schema: Mapping[str, Any] = field(repr=False)
@@ -38,10 +38,12 @@ class EventSchema:
         )
 
     def secrets_in(self, payload: Mapping[str, Any]) -> tuple[str, ...]:
-        """The sensitive values of one payload, longest first, so that no part of one is left over."""
+        """Return the sensitive values of a payload, longest first, so that each is masked as a whole."""
         if not self.secrets:
             return ()
-        return maskable(text for path in self.secrets for text in _strings(_at(payload, path)))
+        return maskable(
+            text for path in self.secrets for value in resolve(payload, path) for text in _strings(value)
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,16 +51,15 @@ class Catalogue:
     """The payload schemas of known events, by ``KIND.KEY``."""
 
     schemas: Mapping[str, EventSchema] = field(default_factory=dict)
-    flawed: frozenset[str] = frozenset()  # events whose schema is there and cannot be used
+    flawed: frozenset[str] = frozenset()  # events whose schema has an error
 
     def get(self, event: str) -> EventSchema | None:
         return self.schemas.get(event)
 
     def canonical(self, event: str, payload: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The payload with its keys spelled as the schema spells them.
+        """Return the payload with its keys spelled as in the schema.
 
-        The Go programs match keys without regard to case: a sender that writes ``UserID`` is
-        understood by them, and has to be understood here.
+        The Go programs ignore the case of keys, so MSS must accept ``UserID`` as well.
         """
         known = self.schemas.get(event)
         return _spell(known.spelling, payload) if known and known.spelling else payload
@@ -81,19 +82,10 @@ def _spelling(schema: Mapping[str, Any]) -> Spelling:
 
 def _spell(spelling: Spelling, payload: Mapping[str, Any]) -> Mapping[str, Any]:
     spelled: dict[str, Any] = {}
-    for key, value in payload.items():  # of a repeated key the last wins
+    for key, value in payload.items():  # the last of several equal keys wins
         name, inside = spelling.get(key) or spelling.get(key.lower()) or (key, None)
         spelled[name] = _spell(inside, value) if inside and isinstance(value, Mapping) else value
     return spelled
-
-
-def _at(payload: Mapping[str, Any], path: tuple[str, ...]) -> Any:
-    value: Any = payload
-    for step in path:
-        if not isinstance(value, Mapping) or step not in value:
-            return None
-        value = value[step]
-    return value
 
 
 def _strings(value: Any) -> Iterator[str]:

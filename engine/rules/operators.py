@@ -70,7 +70,7 @@ def describe(value: object) -> str:
 
 
 def one_of(scalars: Iterable[Scalar]) -> Predicate:
-    """Test for equality with one of ``scalars``; ``70`` equals ``70.0``, but not ``"70"``, nor ``1`` ``true``."""
+    """Test for equality with one of ``scalars``; ``1`` equals ``1.0``, but neither ``"1"`` nor ``true``."""
     known = tuple(scalars)
     strings = frozenset(s for s in known if isinstance(s, str))
     if len(known) == len(strings) == 1:

@@ -1,6 +1,6 @@
-"""Look up one path in a payload schema: whether the field exists, and which values it may have.
+"""Look up a path in a payload schema: does the field exist, and which values may it have?
 
-Where a schema is silent (no type, no properties, a reference outside it), any value is possible.
+Where a schema says nothing (no type, no properties, an external reference), any value is possible.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ..model.wording import either
 from .paths import FieldPath, format_path
 
 PayloadSchema = Mapping[str, Any]
-_Part = tuple[PayloadSchema, ...]  # schemas that all hold of one value
+_Part = tuple[PayloadSchema, ...]  # schemas that apply to the same value
 
 _FROM_JSON = {
     "null": "null", "boolean": "boolean", "integer": "number", "number": "number",
@@ -23,7 +23,7 @@ _FROM_JSON = {
 }  # fmt: skip
 _TO_JSON = {"list": "array"}
 TYPES = frozenset(_FROM_JSON.values())  # as the operator `is` names them
-_IN_WORDS = {
+_DESCRIPTIONS = {
     "null": "null",
     "boolean": "true or false",
     "number": "a number",
@@ -31,15 +31,14 @@ _IN_WORDS = {
     "list": "a list",
     "object": "a mapping",
 }
-_MAX_PARTS = 64  # alternatives followed; beyond that anything may stand
-_MAX_DEPTH = 16  # references and combinations inside one another
-_MAX_FIELD_DEPTH = 5  # keys of a field that is offered as "did you mean"
-_MAX_FIELDS = 500
-_OPENING = ("if", "then", "else", "dependentSchemas", "$dynamicRef")  # may say more than is read here
+_MAX_PARTS = 64  # alternatives; with more, any value is possible
+_MAX_DEPTH = 16  # nested references and combinations
+_MAX_FIELD_DEPTH, _MAX_FIELDS = 5, 500  # of the fields offered as "did you mean"
+_OPENING = ("if", "then", "else", "dependentSchemas", "$dynamicRef")  # not analysed here
 
 
 def type_of(value: object) -> str:
-    """The type of a value as it comes from JSON or YAML, as the operator ``is`` names it."""
+    """Return the type of a JSON value by its name in the operator ``is``."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -52,16 +51,16 @@ def type_of(value: object) -> str:
 
 
 def describe_types(types: frozenset[str]) -> str:
-    """``a string or null``; null comes last."""
-    words = [_IN_WORDS[name] for name in sorted(types, key=lambda name: (name == "null", name))]
-    return either(words or ["nothing"])
+    """Return types as text: ``a string or null``. Null comes last."""
+    described = [_DESCRIPTIONS[name] for name in sorted(types, key=lambda name: (name == "null", name))]
+    return either(described or ["nothing"])
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What may stand at one place of a payload."""
+    """The values that are possible at one place of a payload."""
 
-    root: PayloadSchema  # where references begin
+    root: PayloadSchema  # that references refer to
     parts: tuple[_Part, ...]  # the alternatives
 
     @classmethod
@@ -74,7 +73,7 @@ class Shape:
 
     @property
     def values(self) -> tuple[Any, ...] | None:
-        """The only values that may stand here; None where the schema does not list them."""
+        """The only possible values; None if the schema does not list them."""
         listed = [_values(part) for part in self.parts]
         if not listed or any(values is None for values in listed):
             return None
@@ -87,7 +86,7 @@ class Shape:
         return tuple(dict.fromkeys(name for part in parts for schema in part for name in _properties(schema)))
 
     def key(self, key: str) -> Shape | None:
-        """What stands under ``key`` of a mapping; None where the schema has no such key."""
+        """Return the shape under ``key`` of a mapping; None if the schema has no such key."""
         found: list[_Part] = []
         for part in self.parts:
             if "object" in _types(part):
@@ -95,19 +94,18 @@ class Shape:
         return Shape(self.root, tuple(found[:_MAX_PARTS])) if found else None
 
     def elements(self) -> Shape | None:
-        """What the elements of a list are; None where no list may stand here."""
+        """Return the shape of the elements of a list; None if no list is possible."""
         found: list[_Part] = []
         for part in self.parts:
             if "list" not in _types(part):
                 continue
             schemas = [s for schema in part for s in (*schema.get("prefixItems", ()), schema.get("items"))]
-            said = [s for s in schemas if s is not None]
-            for each in said or [True]:
+            for each in [s for s in schemas if s is not None] or [True]:
                 found += _expand(self.root, each)
         return Shape(self.root, tuple(found[:_MAX_PARTS])) if found else None
 
     def step(self, key: str, depth: int = 0) -> Shape | None:
-        """As a path goes: under a key, and into the elements of lists."""
+        """Return the shape one key further on a path, which descends into the elements of lists."""
         found = list((self.key(key) or Shape(self.root, ())).parts)
         inside = self.elements() if depth < _MAX_DEPTH else None
         if inside is not None:
@@ -118,14 +116,14 @@ class Shape:
         return Shape(self.root, tuple(found[:_MAX_PARTS])) if found else None
 
     def at(self, path: Sequence[str]) -> Shape | None:
-        """What ``path`` leads to; None where it leads nowhere."""
+        """Return the shape at ``path``; None if the schema has no such field."""
         shape: Shape | None = self
         for key in path:
             shape = shape.step(key) if shape is not None else None
         return shape
 
-    def asked(self, depth: int = 0) -> Shape:
-        """What an operator is asked of: the elements in the place of lists."""
+    def tested(self, depth: int = 0) -> Shape:
+        """Return the shape that operators test: elements in place of lists."""
         found: list[_Part] = []
         for part in self.parts:
             types = _types(part)
@@ -136,11 +134,11 @@ class Shape:
                 found.append((*part, {"type": kept}))
         inside = self.elements() if depth < _MAX_DEPTH else None
         if inside is not None:
-            found += inside.asked(depth + 1).parts
+            found += inside.tested(depth + 1).parts
         return Shape(self.root, tuple(found[:_MAX_PARTS]))
 
     def is_single(self, path: Sequence[str]) -> bool:
-        """Whether ``path`` leads to one value that is no list, if it leads anywhere."""
+        """Return whether ``path`` leads to at most one value, which is no list."""
         shape: Shape | None = self
         for key in path:
             if shape is None or "list" in shape.types:
@@ -149,24 +147,24 @@ class Shape:
         return shape is not None and "list" not in shape.types
 
     def fields(self) -> list[str]:
-        """The described fields as paths, those inside others too, up to a bound."""
+        """Return the paths of the described fields, nested ones included, up to a limit."""
         return [format_path(path) for path, _ in zip(_fields(self, (), 0), range(_MAX_FIELDS), strict=False)]
 
     def _under(self, part: _Part, key: str) -> list[_Part]:
-        said: list[Any] = []
+        declared: list[Any] = []
         closed = False
         for schema in part:
             here = [_properties(schema)[key]] if key in _properties(schema) else _by_pattern(schema, key)
             extra = schema.get("additionalProperties")
             if not here and isinstance(extra, Mapping) and extra:
                 here = [extra]
-            said += here
+            declared += here
             described = _properties(schema) or schema.get("patternProperties") or extra is False
             closed = closed or bool(described and not here)
-        if not said and closed and not any(name in schema for schema in part for name in _OPENING):
+        if not declared and closed and not any(name in schema for schema in part for name in _OPENING):
             return []
-        inner = [_expand(self.root, each) for each in said or [True]]
-        return _together(inner)
+        inner = [_expand(self.root, each) for each in declared or [True]]
+        return _combine(inner)
 
 
 def _fields(shape: Shape, above: FieldPath, depth: int) -> Iterator[FieldPath]:
@@ -174,27 +172,27 @@ def _fields(shape: Shape, above: FieldPath, depth: int) -> Iterator[FieldPath]:
         inside = shape.key(name)
         yield (*above, name)
         if inside is not None and depth < _MAX_FIELD_DEPTH:
-            yield from _fields(inside.asked(), (*above, name), depth + 1)
+            yield from _fields(inside.tested(), (*above, name), depth + 1)
 
 
 def _expand(root: PayloadSchema, schema: Any, depth: int = 0) -> list[_Part]:
-    """The alternatives of a schema, references followed; the empty schema where it is beyond reading."""
+    """Return the alternatives of a schema, with references resolved; the empty schema if it is too deep."""
     if not isinstance(schema, Mapping):
         return [] if schema is False else [({},)]
     if depth > _MAX_DEPTH:
         return [({},)]
     groups: list[list[_Part]] = [[(schema,)]]
     if isinstance(reference := schema.get("$ref"), str):
-        groups.append(_expand(root, _follow(root, reference), depth + 1))
+        groups.append(_expand(root, _resolve(root, reference), depth + 1))
     groups += [_expand(root, each, depth + 1) for each in schema.get("allOf", ())]
     for keyword in ("anyOf", "oneOf"):
         if keyword in schema:
             groups.append([part for each in schema[keyword] for part in _expand(root, each, depth + 1)])
-    return _together(groups)
+    return _combine(groups)
 
 
-def _together(groups: list[list[_Part]]) -> list[_Part]:
-    """One alternative of each group, all holding."""
+def _combine(groups: list[list[_Part]]) -> list[_Part]:
+    """Combine one alternative of each group in every way."""
     size = 1
     for group in groups:
         size *= len(group)
@@ -203,8 +201,8 @@ def _together(groups: list[list[_Part]]) -> list[_Part]:
     return [tuple(schema for part in chosen for schema in part) for chosen in product(*groups)]
 
 
-def _follow(root: PayloadSchema, reference: str) -> Any:
-    """What a reference inside the schema leads to; anything (``True``) where it leads out of it."""
+def _resolve(root: PayloadSchema, reference: str) -> Any:
+    """Resolve a reference; an external one allows any value (``True``)."""
     if not reference.startswith("#"):
         return True
     found: Any = root
@@ -219,9 +217,9 @@ def _follow(root: PayloadSchema, reference: str) -> Any:
 def _types(part: _Part) -> frozenset[str]:
     types = TYPES
     for schema in part:
-        said = schema.get("type")
-        if said is not None:
-            names = [said] if isinstance(said, str) else said
+        declared = schema.get("type")
+        if declared is not None:
+            names = [declared] if isinstance(declared, str) else declared
             types &= frozenset(_FROM_JSON[name] for name in names)
         if (values := _listed(schema)) is not None:
             types &= frozenset(map(type_of, values))
@@ -229,7 +227,7 @@ def _types(part: _Part) -> frozenset[str]:
 
 
 def _values(part: _Part) -> list[Any] | None:
-    """The values that every list of values in the part has."""
+    """Return the values that every ``enum`` and ``const`` of the part allows."""
     lists = [values for schema in part if (values := _listed(schema)) is not None]
     if not lists:
         return None
@@ -256,6 +254,6 @@ def _by_pattern(schema: PayloadSchema, key: str) -> list[Any]:
         try:
             if re.search(pattern, key):
                 found.append(inside)
-        except re.error:  # another dialect of patterns: it may be meant
+        except re.error:  # another dialect of patterns: it may match
             found.append(True)
     return found

@@ -1,8 +1,7 @@
 """Recurring time intervals: office hours, the night, the first of the month.
 
-A window is read on the wall clock of its time zone: it holds while that clock shows a time inside it. When
-clocks go forward, a window that would start in the missing hour starts after it. When they go back, a
-window in the repeated hour holds twice.
+A window holds while the wall clock of its time zone shows a time inside it. If clocks skip an hour, a window
+that would start in this hour starts after it. If an hour occurs twice, a window in it holds twice.
 """
 
 from __future__ import annotations
@@ -21,20 +20,20 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from ..model.times import from_micros, to_micros
 
 DAY = 24 * 60  # minutes
-_FAR = 400  # days; what stays closed for longer counts as closed for ever
+_MAX_DAYS = 400  # a schedule that stays closed for longer counts as closed for ever
 _MINUTE = 60_000_000  # microseconds
 
-Range = tuple[int, int]  # from and to, both inside
+Range = tuple[int, int]  # from and to, both inclusive
 
 _TIME = re.compile(r"([01][0-9]|2[0-4]):([0-5][0-9])", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A part of a day, in minutes since midnight; one that ends before it begins goes over midnight."""
+    """A part of a day in minutes since midnight. If the end is before the start, it spans midnight."""
 
     start: int
-    end: int  # not inside; DAY is midnight at the day's end
+    end: int  # exclusive; DAY is midnight at the end of the day
 
     @property
     def overnight(self) -> bool:
@@ -49,20 +48,20 @@ WHOLE_DAY = Window(0, DAY)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Interval:
-    """Windows on certain days. What is empty does not restrict.
+    """Windows on certain days. An empty field does not restrict.
 
-    Days are those on which a window begins: Friday 22:00-06:00 ends on Saturday.
+    The days are those on which a window begins: Friday 22:00-06:00 ends on Saturday.
     """
 
     windows: tuple[Window, ...] = (WHOLE_DAY,)
     weekdays: frozenset[int] = frozenset()  # Monday is 0
-    days_of_month: tuple[Range, ...] = ()  # from 1; negative ones count from the month's end
+    days_of_month: tuple[Range, ...] = ()  # from 1; negative days count from the end of the month
     months: frozenset[int] = frozenset()  # from 1
     years: tuple[Range, ...] = ()
     zone: ZoneInfo | None = None  # None: the recipient's
 
     def holds(self, at: int, recipient: ZoneInfo) -> bool:
-        """Whether ``at``, microseconds since the epoch, lies inside, for a reader in that zone."""
+        """Return whether ``at``, microseconds since the epoch, lies inside, for a recipient in that zone."""
         local = _wall(at, self.zone or recipient)
         minute, today = local.hour * 60 + local.minute, local.date()
         for window in self.windows:
@@ -91,7 +90,7 @@ class Interval:
 
     @property
     def turns(self) -> Iterator[int]:
-        """Minutes of the day at which it may begin or end."""
+        """The minutes of the day at which it may begin or end."""
         yield 0
         for window in self.windows:
             yield window.start
@@ -100,7 +99,7 @@ class Interval:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
-    """When something may be sent: inside one of ``active``, where there is one, and in none of ``mute``."""
+    """The times at which a message may be sent: in ``active``, if not empty, and not in ``mute``."""
 
     active: tuple[Interval, ...] = ()
     mute: tuple[Interval, ...] = ()
@@ -112,7 +111,7 @@ class Schedule:
         return any(each.holds(at, recipient) for each in self.mute)
 
     def opens(self, at: int, recipient: ZoneInfo) -> int | None:
-        """The first moment from ``at`` on at which it may be sent; None where that is too far to wait for."""
+        """Return the first moment from ``at`` on at which it is open; None if that is too far away."""
 
         def is_open(moment: int) -> bool:
             return self.is_active(moment, recipient) and not self.is_mute(moment, recipient)
@@ -132,7 +131,7 @@ def _turns(intervals: Iterable[Interval], at: int, recipient: ZoneInfo) -> Itera
 
 def _turns_of(minutes: Sequence[int], at: int, zone: ZoneInfo) -> Iterator[int]:
     today = _wall(at, zone).date()
-    for days in range(_FAR):
+    for days in range(_MAX_DAYS):
         moments = _moments(today + timedelta(days=days), minutes, zone)
         yield from sorted({moment for moment in moments if moment > at})
 
@@ -156,7 +155,7 @@ def _moments(day: date, minutes: Iterable[int], zone: ZoneInfo) -> Iterator[int]
 
 
 def _day_of(day: int, length: int) -> int:
-    """A day of a month of so many days: -1 is its last; what the month does not have lies outside it."""
+    """Return the day of a month of ``length`` days, -1 for its last. It may lie outside the month."""
     return day if day > 0 else length + 1 + day
 
 
@@ -168,7 +167,7 @@ ALWAYS = Schedule()
 
 
 def parse_window(value: str | Mapping[str, Any]) -> Window:
-    """``22:00-07:00``, or the same as a mapping; ValueError, in words for operators, when it is none."""
+    """Parse ``22:00-07:00``, or the same as a mapping. Raise ValueError with a message for the author."""
     if isinstance(value, Mapping):
         start, end = str(value["start_time"]), str(value["end_time"])
     else:
@@ -191,9 +190,8 @@ def _minute(text: str) -> int:
 
 
 def parse_zone(name: str) -> ZoneInfo:
-    """The time zone called ``name``; ValueError where there is none."""
+    """Return the time zone ``name``. Raise ValueError if there is none."""
     try:
         return ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError, OSError) as error:  # of a folder, of odd characters
-        message = f"there is no time zone {name!r}; they are called as in Europe/Berlin or UTC"
-        raise ValueError(message) from error
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:  # also for a folder, for odd characters
+        raise ValueError(f"there is no time zone {name!r}; names look like Europe/Berlin or UTC") from error

@@ -9,7 +9,8 @@ from typing import Any
 from ...documents.cursor import Diagnostics, DocumentNode
 from ...model.problems import DocumentPath
 from ...model.wording import listing, nearest
-from ...rules.analysis import TEXTUAL, conditions, operators_of
+from ...rules.analysis import TEXTUAL, conditions
+from ...rules.condition_compiler import normalise
 from ...rules.operators import NUMERIC, OPERATORS, is_scalar, one_of
 from ...rules.paths import FieldPath, format_path, parse_path
 from ...rules.payload_schema import Shape, describe_types, type_of
@@ -66,7 +67,7 @@ class _FieldLint:
                 self.unknown_name(each, path, lacking, at_key=False)
                 continue
             found = [shape.at(path) for shape in self.events.shapes.values()]
-            types = _types([shape.asked() for shape in found if shape is not None])
+            types = _types([shape.tested() for shape in found if shape is not None])
             if types and not types & _ADDRESS:
                 message = f"{each.value} is {describe_types(types)}, and {each.name} has to be text"
                 self.report(each, "operator-type", message)
@@ -110,7 +111,7 @@ class _FieldLint:
         folded: bool = False,
     ) -> None:
         """One condition as source; ``folded``: around it, case is told to make no difference."""
-        operators = operators_of(source)
+        operators = normalise(source)
         folded = folded or operators.get("ignore_case") is True
         spelled = isinstance(source, Mapping)
         for name, argument in operators.items():
@@ -149,7 +150,7 @@ class _FieldLint:
         *,
         folded: bool,
     ) -> None:
-        asked = [shape.asked() for shape in found]
+        asked = [shape.tested() for shape in found]
         types = _types(asked)
         if name in _ASKS and types and not types & _ASKS[name]:
             self.type(at, f"{name} asks for {describe_types(_ASKS[name])}", types, path)
@@ -169,7 +170,7 @@ class _FieldLint:
         self, at: DocumentNode, value: Any, found: Sequence[Shape], path: FieldPath, *, folded: bool
     ) -> None:
         """A value that the field is compared with: of its type, and one that it can have."""
-        asked = [shape.asked() for shape in found]
+        asked = [shape.tested() for shape in found]
         types, kind, name = _types(asked), type_of(value), format_path(path)
         if value is None or not types:
             return  # null is asked about to be on the safe side, more often than not
