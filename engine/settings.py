@@ -1,4 +1,4 @@
-"""The settings of one server: mss.yaml, read and checked, with defaults."""
+"""The settings of one server: mss.yaml, validated, with defaults."""
 
 from __future__ import annotations
 
@@ -8,50 +8,51 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .documents import cursor, schemas, yaml
+from .documents import schemas, yaml
+from .documents.cursor import Diagnostics, DocumentNode
 from .model.errors import SettingsError
 from .model.messages import Kind
-from .model.problems import Diagnostic, DocumentPath, Place, Problem
+from .model.problems import Place, Problem
 from .model.times import parse_duration
 
-_BUCKET = "nats://"  # what ``rules`` begins with where they lie on the broker
+_BUCKET = "nats://"  # the beginning of ``rules`` if the policy is in a bucket on the broker
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What mss.yaml says; every field has a default that suits one machine."""
+    """The content of mss.yaml. Every field has a default that suits a single machine."""
 
-    prefix: str = "kiam.console"  # of the applications' subjects
-    namespace: str = "mss"  # of our own subjects
+    prefix: str = "kiam.console"  # of the subjects of the applications
+    namespace: str = "mss"  # prefix of the subjects of MSS
     stream_prefix: str = "MSS"
     servers: tuple[str, ...] = ("nats://127.0.0.1:4222",)
     access: Mapping[str, Any] = field(default_factory=dict, repr=False)  # user, password, token, nkey, ...
     rules: Path = Path("rules")
-    rules_bucket: str = ""  # the policy lies in this one on the broker; "": in the folder
-    kinds: tuple[Kind, ...] = tuple(Kind)  # the services that are switched on
-    actions: bool = True  # whether any action is served
-    actions_off: frozenset[str] = frozenset()  # keys of actions that are not
-    action_deadline: float = 60.0  # seconds that a caller waits
-    replica: str = ""  # the name of this server among its like; "": host and process
-    replicas: int = 1  # of every stream
-    clock_tolerance: float = 10.0  # seconds a sender's clock may be off, both ways
+    rules_bucket: str = ""  # the policy bucket on the broker; "": the policy is in the folder
+    kinds: tuple[Kind, ...] = tuple(Kind)  # of the events that this server handles
+    actions: bool = True  # False: this server handles no action
+    actions_off: frozenset[str] = frozenset()  # keys of actions that this server does not handle
+    action_deadline: float = 60.0  # seconds; the time that a caller waits
+    replica: str = ""  # the name of this server; "": its host and process id
+    replicas: int = 1  # copies of every stream
+    clock_tolerance: float = 10.0  # seconds; maximum difference to the clock of a sender
     archive_age: float = 7 * 86400.0  # seconds
     history_age: float = 30 * 86400.0
     dead_age: float = 30 * 86400.0
     ledger_age: float = 86400.0
     ack_wait: float = 10.0  # seconds
     shutdown_grace: float = 20.0  # seconds
-    metrics: str = "127.0.0.1:9180"  # host:port; "" serves none
-    require_tests: bool = True  # whether a reload needs the policy's own tests to pass
-    watch: bool = True  # whether a change of mss.yaml or the policy is taken over as it is noticed
+    metrics: str = "127.0.0.1:9180"  # host:port; "": no HTTP server
+    require_tests: bool = True  # True: a reload needs passing policy tests
+    watch: bool = True  # True: a change of mss.yaml or the policy causes a reload
     log_level: str = "info"
     log_format: str = "text"
 
 
 def load_settings(path: Path | None, environment: Mapping[str, str] = os.environ) -> Settings:
-    """Read ``path``; without one, mss.yaml in the working folder where there is one.
+    """Read ``path``. Without a path, read mss.yaml in the working folder, or return the defaults.
 
-    Raises SettingsError with every problem.
+    Raise SettingsError with every problem.
     """
     file = path or Path("mss.yaml")
     if path is None and not file.exists():
@@ -61,14 +62,10 @@ def load_settings(path: Path | None, environment: Mapping[str, str] = os.environ
     except OSError as error:
         place = Place(file=str(file))
         raise SettingsError([Problem(place=place, code="unreadable", message=str(error.strerror))]) from error
-    problems = [*document.problems, *schemas.check(document, "mss")]
-
-    def complain(at: DocumentPath, code: str, message: str) -> None:
-        problems.append(document.problem(Diagnostic(path=at, code=code, message=message)))
-
-    data = cursor.resolve(document.data, environment, complain)
-    if problems:
-        raise SettingsError(problems)
+    diagnostics = Diagnostics([*document.problems, *schemas.check(document, "mss")])
+    data = diagnostics.resolve(DocumentNode(document, (), document.data), environment)
+    if diagnostics.problems:
+        raise SettingsError(diagnostics.problems)
     return _settings(data or {}, file.parent)
 
 

@@ -1,4 +1,4 @@
-"""YAML 1.2 files with a place for every value, and JSON Schema validation with errors for operators.
+"""YAML 1.2 files with a place for every value, and validation with JSON Schemas.
 
-Entry: `yaml.read_bytes` reads a file, `schemas.check` validates a document.
+Entry points: `yaml.read_bytes` reads a file, `schemas.check` validates a document.
 """

@@ -1,7 +1,7 @@
 """Compose values and their offsets from the events of PyYAML's parser.
 
-The meaning of an event is decided here, because PyYAML itself reads YAML 1.1. There ``no`` is false,
-``22:00`` is 1320, and the last of two equal keys wins without a warning.
+PyYAML itself composes values by YAML 1.1. There ``no`` is false, ``22:00`` is 1320, and the last of two equal
+keys wins without a warning. This module follows YAML 1.2.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ import yaml
 
 from ..model.problems import Place, Problem, json_pointer
 
-MAX_NODES = 1_000_000  # values in one file once every alias is written out
-MAX_DEPTH = 100  # mappings and lists inside one another
+MAX_NODES = 1_000_000  # values in one file after all aliases are expanded
+MAX_DEPTH = 100  # nested mappings and lists
 
 _LOADER: Any = getattr(yaml, "CLoader", yaml.Loader)  # PyYAML may be built without libyaml
 
 _TAG_PREFIX = "tag:yaml.org,2002:"
-_TAGGED: dict[str, tuple[type, ...]] = {  # the tags honoured on scalars, and what may follow each
+_TAGGED: dict[str, tuple[type, ...]] = {  # the supported tags of scalars, and the types of their values
     "str": (str,),
     "int": (int,),
     "float": (int, float),
@@ -31,7 +31,7 @@ _TAGGED: dict[str, tuple[type, ...]] = {  # the tags honoured on scalars, and wh
 
 MAX_DIGITS = 1000  # of one number
 
-_WORDS = {
+_KEYWORDS = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
     **dict.fromkeys(("true", "True", "TRUE"), True),
     **dict.fromkeys(("false", "False", "FALSE"), False),
@@ -44,29 +44,29 @@ _NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", re.ASCII)
 _NUMBER_STARTS = frozenset("-+.0123456789")
 
 
-class _LimitExceeded(Exception):  # noqa: N818  it stops the reading; nobody outside sees it
-    """There is more, or it is nested deeper, than may be."""
+class _LimitExceeded(Exception):  # noqa: N818  it ends the composition and does not leave this module
+    """Too many values, or values that are nested too deep."""
 
 
 class _Anchor:
-    """What ``&name`` stands for; not done while the reader is still inside it."""
+    """The value of ``&name``; not ``done`` before the end of the value."""
 
-    __slots__ = ("done", "height", "size", "spot", "text", "value")
+    __slots__ = ("done", "height", "offset", "size", "text", "value")
 
     def __init__(self) -> None:
         self.done = False
         self.value: Any = None
-        self.spot: Spot = 0
-        self.size = 0  # values in it, aliases written out
-        self.height = 0  # mappings and lists inside one another, itself included
-        self.text: str | None = None  # as written, where it is a scalar
+        self.offset: Offsets = 0
+        self.size = 0  # values in it after all aliases are expanded
+        self.height = 0  # nested mappings and lists, itself included
+        self.text: str | None = None  # of a scalar, as written
 
 
 class Composer:
-    """One reading of one text.
+    """The composition of one text.
 
-    ``lines`` are the offsets of line starts; ``restore`` brings back, by code point, the characters
-    that were kept out of the parser's sight.
+    ``lines`` are the offsets of line starts. ``restore`` maps the code points of stand-ins to the characters
+    that they replace in the text of the parser.
     """
 
     def __init__(self, file: str, lines: tuple[int, ...], restore: dict[int, str]) -> None:
@@ -78,40 +78,40 @@ class Composer:
         self._path: list[str | int] = []
         self._nodes = 0
         self._depth = 0
-        self._deepest = 0  # since the anchor that is being read began
+        self._deepest = 0  # since the start of the present anchor
         self._events: Iterator[Any] = iter(())
 
-    def compose(self, text: str) -> tuple[Any, Spot]:
-        """The data of ``text`` and its spots; its errors are in ``problems``.
+    def compose(self, text: str) -> tuple[Any, Offsets]:
+        """Return the data of ``text`` and its offsets; errors are in ``problems``.
 
-        Where it passes a bound, the data is an empty mapping. Raises what the parser raises:
-        YAMLError, and the one in Python also ValueError and OverflowError.
+        The data is an empty mapping if the text exceeds a limit. Raise the errors of the parser: YAMLError,
+        and from the parser in Python also ValueError and OverflowError.
         """
         try:
             return self._document(text)
         except _LimitExceeded:
             return {}, 0
 
-    def _document(self, text: str) -> tuple[Any, Spot]:
+    def _document(self, text: str) -> tuple[Any, Offsets]:
         events: Any = yaml.parse(text, Loader=_LOADER)
         self._events = events
         data: Any = {}
-        spots: Spot = 0
+        offsets: Offsets = 0
         documents = 0
         for event in events:
             if isinstance(event, yaml.DocumentStartEvent):
                 documents += 1
                 if documents > 1:
                     start: Any = event.start_mark
-                    self._fault("yaml-documents", start.index, "a second document in one file")
+                    self._report("yaml-documents", start.index, "a second document in one file")
                     break
                 first: Any = next(self._events)
-                data, spots = self._value(first)
+                data, offsets = self._value(first)
                 if isinstance(first, yaml.ScalarEvent) and not first.style and first.value == "":
-                    data = {}  # a file of comments, or of nothing, says nothing
-        return data, spots
+                    data = {}  # a file that is empty or has only comments
+        return data, offsets
 
-    def _value(self, event: Any) -> tuple[Any, Spot]:
+    def _value(self, event: Any) -> tuple[Any, Offsets]:
         start: int = event.start_mark.index
         if isinstance(event, yaml.AliasEvent):
             return self._alias(event, start)
@@ -121,44 +121,44 @@ class Composer:
         anchor = self._anchors[event.anchor] = _Anchor()
         before, outer = self._nodes - 1, self._deepest
         self._deepest = self._depth
-        anchor.value, anchor.spot = self._content(event, start)
+        anchor.value, anchor.offset = self._content(event, start)
         anchor.size = self._nodes - before
         anchor.height = self._deepest - self._depth
         self._deepest = max(outer, self._deepest)
         anchor.text = self._text(event) if isinstance(event, yaml.ScalarEvent) else None
         anchor.done = True
-        return anchor.value, anchor.spot
+        return anchor.value, anchor.offset
 
-    def _content(self, event: Any, start: int) -> tuple[Any, Spot]:
+    def _content(self, event: Any, start: int) -> tuple[Any, Offsets]:
         if isinstance(event, yaml.ScalarEvent):
             return self._scalar(event, start), start
         self._depth += 1
         self._check_depth(self._depth, start)
         mapping = isinstance(event, yaml.MappingStartEvent)
         if event.tag not in (None, "!", _TAG_PREFIX + ("map" if mapping else "seq")):
-            self._tag_fault(event.tag, start)
+            self._report_tag(event.tag, start)
         found = self._mapping(start) if mapping else self._list(start)
         self._depth -= 1
         return found
 
     def _list(self, start: int) -> tuple[list[Any], SourceMap]:
-        branch = SourceMap(start)
+        source_map = SourceMap(start)
         data: list[Any] = []
-        branch.values = spots = []
+        source_map.values = offsets = []
         for event in self._events:
             if isinstance(event, yaml.SequenceEndEvent):
                 break
             self._path.append(len(data))
-            value, spot = self._value(event)
+            value, offset = self._value(event)
             self._path.pop()
             data.append(value)
-            spots.append(spot)
-        return data, branch
+            offsets.append(offset)
+        return data, source_map
 
     def _mapping(self, start: int) -> tuple[dict[str, Any], SourceMap]:
-        branch = SourceMap(start)
+        source_map = SourceMap(start)
         data: dict[str, Any] = {}
-        branch.values = spots = {}
+        source_map.values = offsets = {}
         merge_keys: dict[str, int] = {}
         merged: list[tuple[dict[str, Any], SourceMap]] = []
         for event in self._events:
@@ -166,41 +166,41 @@ class Composer:
                 break
             key = self._key(event)
             if key is None:
-                self._value(next(self._events))  # without a name for it; its own faults still count
+                self._value(next(self._events))  # a value without a key; its own errors count
                 continue
             merging = key == "<<" and isinstance(event, yaml.ScalarEvent) and not event.style
-            seen = merge_keys if merging else branch.keys
+            seen = merge_keys if merging else source_map.keys
             key_start: int = event.start_mark.index
             self._path.append(key)
             repeated = key in seen
             if repeated:
                 self._repeated_key(key, key_start, seen[key])
             before = len(self.problems)
-            value, spot = self._value(next(self._events))
+            value, offset = self._value(next(self._events))
             if merging:
-                merged += self._merge_sources(value, spot, key_start, quiet=len(self.problems) > before)
+                merged += self._merge_sources(value, offset, key_start, quiet=len(self.problems) > before)
             elif not repeated:  # of a repeated key the first one stays
-                data[key], spots[key] = value, spot
+                data[key], offsets[key] = value, offset
             seen.setdefault(key, key_start)
             self._path.pop()
         for source, place in merged:
-            _merge(source, place, data, branch)
-        return data, branch
+            _merge(source, place, data, source_map)
+        return data, source_map
 
     def _repeated_key(self, key: str, start: int, first: int) -> None:
         line = bisect_right(self._lines, first)
-        self._fault("duplicate-key", start, f"the key '{key}' a second time; first in line {line}")
+        self._report("duplicate-key", start, f"the key '{key}' occurs twice, first in line {line}")
 
     def _merge_sources(
-        self, value: Any, spot: Spot, start: int, *, quiet: bool
+        self, value: Any, offset: Offsets, start: int, *, quiet: bool
     ) -> list[tuple[dict[str, Any], SourceMap]]:
-        sources = _mergeable(value, spot)
+        sources = _mergeable(value, offset)
         if not sources and not quiet:
-            self._fault("yaml-merge", start, "'<<' takes a mapping or a list of mappings")
+            self._report("yaml-merge", start, "'<<' needs a mapping or a list of mappings")
         return sources
 
     def _key(self, event: Any) -> str | None:
-        """A key's text as written, ``404`` as ``"404"``; None, and a fault, where it is no scalar."""
+        """Return the text of a key, ``404`` as ``"404"``; None, and report it, if it is no scalar."""
         if isinstance(event, yaml.ScalarEvent):
             if event.anchor is not None or event.tag is not None:
                 self._value(event)  # keeps the anchor, reports the tag
@@ -217,20 +217,20 @@ class Composer:
                 return text
         else:
             self._value(event)
-        self._fault("yaml-key", start, "a mapping or a list as a key; only text can be one")
+        self._report("yaml-key", start, "a mapping or a list as a key; a key must be text")
         return None
 
-    def _alias(self, event: Any, start: int) -> tuple[Any, Spot]:
+    def _alias(self, event: Any, start: int) -> tuple[Any, Offsets]:
         name: str = event.anchor
         anchor = self._anchors.get(name)
         if anchor is None:
-            self._fault("yaml-alias", start, f"nothing before '*{name}' is called '&{name}'")
+            self._report("yaml-alias", start, f"no anchor '&{name}' before '*{name}'")
         elif not anchor.done:
-            self._fault("yaml-alias", start, f"'*{name}' stands inside the value that it names")
+            self._report("yaml-alias", start, f"'*{name}' is inside its own anchor")
         else:
             self._count_nodes(anchor.size, start)
             self._check_depth(self._depth + anchor.height, start)
-            return anchor.value, anchor.spot
+            return anchor.value, anchor.offset
         return None, start
 
     def _scalar(self, event: Any, start: int) -> Any:
@@ -238,7 +238,7 @@ class Composer:
         tag = event.tag
         if tag not in (None, "!"):
             if not tag.startswith(_TAG_PREFIX) or tag.removeprefix(_TAG_PREFIX) not in _TAGGED:
-                self._tag_fault(tag, start)
+                self._report_tag(tag, start)
                 return text
             if tag == _TAG_PREFIX + "str":
                 return text
@@ -247,19 +247,19 @@ class Composer:
         try:
             value = scalar(text)
         except ValueError as error:
-            self._fault("yaml-number", start, str(error), hint="put it in quotes if text is meant")
+            self._report("yaml-number", start, str(error), hint="put it in quotes if text is meant")
             return text
         return value if tag in (None, "!") else self._tagged(tag, value, start)
 
     def _tagged(self, tag: str, value: Any, start: int) -> Any:
         name = tag.removeprefix(_TAG_PREFIX)
         if type(value) not in _TAGGED[name]:
-            self._fault("yaml-tag", start, f"'{value}' is not what the tag '!!{name}' says")
+            self._report("yaml-tag", start, f"'{value}' does not have the type of the tag '!!{name}'")
             return value
         try:
             return float(value) if name == "float" else value
         except OverflowError:
-            self._fault("yaml-number", start, f"the number {str(value)[:20]}… is too large")
+            self._report("yaml-number", start, f"the number {str(value)[:20]}… is too large")
             return value
 
     def _text(self, event: Any) -> str:
@@ -269,22 +269,22 @@ class Composer:
     def _count_nodes(self, nodes: int, start: int) -> None:
         self._nodes += nodes
         if self._nodes > MAX_NODES:
-            message = f"more than {MAX_NODES:,} values, every alias written out"
-            self._fault("yaml-too-big", start, message)
+            message = f"more than {MAX_NODES:,} values after all aliases are expanded"
+            self._report("yaml-too-big", start, message)
             raise _LimitExceeded
 
     def _check_depth(self, depth: int, start: int) -> None:
         self._deepest = max(self._deepest, depth)
         if depth > MAX_DEPTH:
-            message = f"mappings and lists more than {MAX_DEPTH} deep"
-            self._fault("yaml-too-deep", start, message)
+            message = f"mappings and lists nested more than {MAX_DEPTH} deep"
+            self._report("yaml-too-deep", start, message)
             raise _LimitExceeded
 
-    def _tag_fault(self, tag: str, start: int) -> None:
+    def _report_tag(self, tag: str, start: int) -> None:
         name = f"!!{tag.removeprefix(_TAG_PREFIX)}" if tag.startswith(_TAG_PREFIX) else tag
-        self._fault("yaml-tag", start, f"the tag '{name}'; values have no tags here")
+        self._report("yaml-tag", start, f"the tag '{name}' is not supported")
 
-    def _fault(self, code: str, start: int, message: str, *, hint: str = "") -> None:
+    def _report(self, code: str, start: int, message: str, *, hint: str = "") -> None:
         place, pointer = place_at(self._file, self._lines, start), json_pointer(tuple(self._path))
         self.problems.append(Problem(place=place, code=code, message=message, pointer=pointer, hint=hint))
 
@@ -295,22 +295,22 @@ def place_at(file: str, lines: tuple[int, ...], offset: int) -> Place:
     return Place(file=file, line=line, column=offset - lines[line - 1] + 1)
 
 
-def _merge(source: dict[str, Any], place: SourceMap, data: dict[str, Any], branch: SourceMap) -> None:
-    """Bring the keys of ``source`` into ``data``, whose own win."""
+def _merge(source: dict[str, Any], place: SourceMap, data: dict[str, Any], source_map: SourceMap) -> None:
+    """Add the keys of ``source`` to ``data``, whose own keys win."""
     inside: Any = place.values
-    spots: Any = branch.values
+    offsets: Any = source_map.values
     for key, value in source.items():
         if key not in data:
-            data[key], branch.keys[key], spots[key] = value, place.keys[key], inside[key]
+            data[key], source_map.keys[key], offsets[key] = value, place.keys[key], inside[key]
 
 
-def _mergeable(value: Any, spot: Spot) -> list[tuple[dict[str, Any], SourceMap]]:
-    """The mappings that ``<<`` brings in; empty where it is given something else."""
-    if not isinstance(spot, SourceMap):
+def _mergeable(value: Any, offset: Offsets) -> list[tuple[dict[str, Any], SourceMap]]:
+    """Return the mappings that ``<<`` merges; empty if its value is not a mapping or a list of mappings."""
+    if not isinstance(offset, SourceMap):
         return []
     if isinstance(value, dict):
-        return [(value, spot)]
-    pairs = list(zip(value, spot.values, strict=True))
+        return [(value, offset)]
+    pairs = list(zip(value, offset.values, strict=True))
     found = [
         (item, place) for item, place in pairs if isinstance(item, dict) and isinstance(place, SourceMap)
     ]
@@ -318,10 +318,10 @@ def _mergeable(value: Any, spot: Spot) -> list[tuple[dict[str, Any], SourceMap]]
 
 
 def scalar(text: str) -> Any:
-    """The value that ``text`` stands for; ValueError, in words for operators, where a number has none."""
+    """Return the value of a plain scalar. Raise ValueError with a message for operators."""
     first = text[:1]
     if first not in _NUMBER_STARTS or not first:
-        return _WORDS.get(text, text)
+        return _KEYWORDS.get(text, text)
     if _INTEGER.fullmatch(text):
         return int(_bounded(text))
     if _OCTAL.fullmatch(text) or _HEXADECIMAL.fullmatch(text):
@@ -332,7 +332,7 @@ def scalar(text: str) -> Any:
             raise ValueError(f"the number {text} is too large")
         return number
     if _NOT_FINITE.fullmatch(text):
-        raise ValueError(f"{text} is no finite number")
+        raise ValueError(f"{text} is not a finite number")
     return text
 
 
@@ -343,10 +343,10 @@ def _bounded(digits: str) -> str:
 
 
 class SourceMap:
-    """Where a mapping or a list and all inside it stand: offsets into the text.
+    """The offsets of a mapping or a list and of all values inside it.
 
-    A scalar is its bare offset. A tree beside the data costs a fraction of a dict from path to
-    place, and an alias shares its part of it as it shares its value.
+    The offset of a scalar is a plain number. Such a tree needs a fraction of the memory of a dict from path
+    to place, and an alias shares its part of the tree as it shares its value.
     """
 
     __slots__ = ("keys", "start", "values")
@@ -354,7 +354,7 @@ class SourceMap:
     def __init__(self, start: int) -> None:
         self.start = start
         self.keys: dict[str, int] = {}  # of a mapping
-        self.values: dict[str, Spot] | list[Spot] = {}
+        self.values: dict[str, Offsets] | list[Offsets] = {}
 
 
-Spot = SourceMap | int
+Offsets = SourceMap | int

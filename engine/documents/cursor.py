@@ -1,7 +1,7 @@
-"""A value in a document with its place, and ``${NAME}`` and ``file:PATH`` references.
+"""The values of a document with their places and problems, and ``${NAME}`` and ``file:PATH`` references.
 
-References are resolved after parsing and inside strings only. So the environment cannot change the
-structure of a file.
+References are resolved after parsing and only inside strings. So the environment cannot change the structure
+of a file.
 """
 
 from __future__ import annotations
@@ -18,16 +18,14 @@ from .yaml import Document
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 _FILE = "file:"
-_MAX_FILE_BYTES = 64 * 1024  # bytes; a secret, a token, a key
+_MAX_FILE_BYTES = 64 * 1024  # such a file has a secret, a token or a key
 
 T = TypeVar("T")
-
-ReportProblem = Callable[[DocumentPath, str, str], None]  # path, code, message
 
 
 @dataclass(frozen=True, slots=True)
 class DocumentNode:
-    """A value in a document and the way to it: ``cursor / key`` goes one step further."""
+    """A value in a document with its path. ``node / key`` is a value inside it."""
 
     document: Document
     path: DocumentPath
@@ -37,7 +35,7 @@ class DocumentNode:
         return DocumentNode(self.document, (*self.path, step), self.value[step])
 
     def below(self, path: DocumentPath) -> DocumentNode:
-        """The place ``path`` further in, of which only the place matters."""
+        """Return a node for the place of ``path`` below this one; its value is None."""
         return DocumentNode(self.document, (*self.path, *path), None)
 
     def get(self, key: str) -> DocumentNode | None:
@@ -49,17 +47,17 @@ class DocumentNode:
         return iter(()) if below is None else below.items()
 
     def items(self) -> Iterator[DocumentNode]:
-        """The values of a mapping or a list."""
+        """Yield the values of a mapping or a list."""
         keys = range(len(self.value)) if isinstance(self.value, list) else list(self.value)
         return (self / key for key in keys)
 
     def each(self) -> Iterator[DocumentNode]:
-        """The entries where it is a list, else itself: what may be written as one or as several."""
+        """Yield the items of a list, else the node itself: for keys that take one value or a list."""
         return self.items() if isinstance(self.value, list) else iter((self,))
 
     @property
     def name(self) -> str:
-        """The last step: the key under which the value stands."""
+        """The last step of the path: the key of the value."""
         return str(self.path[-1])
 
     @property
@@ -73,7 +71,7 @@ class DocumentNode:
 
 @dataclass(frozen=True, slots=True)
 class Diagnostics:
-    """Collects problems."""
+    """A list of problems, and the methods that add to it."""
 
     problems: list[Problem] = field(default_factory=list)
 
@@ -120,52 +118,39 @@ class Diagnostics:
             return None
 
     def resolve(self, node: DocumentNode, environment: Mapping[str, str]) -> Any:
-        """Return the value at ``node`` with its references resolved; report those that cannot be."""
+        """Return the value at ``node`` with every reference in its strings resolved.
 
-        def report(path: DocumentPath, code: str, message: str) -> None:
-            self.add(node.below(path), code, message)
+        ``${NAME}`` is an environment variable, ``${NAME:-text}`` has a default. A string that begins with
+        ``file:`` is the content of that file without its last line break. A reference that cannot be resolved
+        is reported, and its value is empty.
+        """
+        if isinstance(node.value, str):
+            return self._resolve_text(node, environment)
+        if isinstance(node.value, list):
+            return [self.resolve(item, environment) for item in node.items()]
+        if isinstance(node.value, dict):
+            return {item.name: self.resolve(item, environment) for item in node.items()}
+        return node.value
 
-        return resolve(node.value, environment, report)
+    def _resolve_text(self, node: DocumentNode, environment: Mapping[str, str]) -> str:
+        def variable(found: re.Match[str]) -> str:
+            name, default = found.groups()
+            if environment.get(name):
+                return environment[name]
+            if default is None:
+                self.add(node, "unset-variable", f"the environment variable {name} is not set")
+            return default or ""
 
-
-def resolve(value: Any, environment: Mapping[str, str], complain: ReportProblem) -> Any:
-    """``value`` with every reference in its strings resolved.
-
-    ``${NAME}`` is an environment variable, ``${NAME:-text}`` has a default, a string that begins
-    with ``file:`` is the content of that file without its last line break. What cannot be resolved
-    is reported through ``complain`` and left empty.
-    """
-    return _resolve(value, environment, complain, ())
-
-
-def _resolve(value: Any, environment: Mapping[str, str], complain: ReportProblem, path: DocumentPath) -> Any:
-    if isinstance(value, str):
-        return _text(value, environment, complain, path)
-    if isinstance(value, list):
-        return [_resolve(item, environment, complain, (*path, i)) for i, item in enumerate(value)]
-    if isinstance(value, dict):
-        return {key: _resolve(item, environment, complain, (*path, key)) for key, item in value.items()}
-    return value
-
-
-def _text(text: str, environment: Mapping[str, str], complain: ReportProblem, path: DocumentPath) -> str:
-    def variable(found: re.Match[str]) -> str:
-        name, default = found.groups()
-        if environment.get(name):
-            return environment[name]
-        if default is None:
-            complain(path, "unset-variable", f"the environment variable {name} is not set")
-        return default or ""
-
-    resolved = _VARIABLE.sub(variable, text)
-    if not resolved.startswith(_FILE):
-        return resolved
-    try:
-        return _content(Path(resolved.removeprefix(_FILE)))
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        complain(path, "unreadable", f"{resolved.removeprefix(_FILE)}: {reason}")
-        return ""
+        resolved = _VARIABLE.sub(variable, node.value)
+        if not resolved.startswith(_FILE):
+            return resolved
+        path = resolved.removeprefix(_FILE)
+        try:
+            return _content(Path(path))
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            self.add(node, "unreadable", f"{path}: {reason}")
+            return ""
 
 
 def _content(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Read YAML 1.2 text into a document: each value with its place, each error as a Problem."""
+"""Read YAML 1.2 text as a document that knows the place of each value; each error is a Problem."""
 
 from __future__ import annotations
 
@@ -10,40 +10,40 @@ from typing import Any
 import yaml
 
 from ..model.problems import Diagnostic, DocumentPath, Place, Problem, json_pointer
-from .composer import MAX_DEPTH, Composer, SourceMap, Spot, place_at
+from .composer import MAX_DEPTH, Composer, Offsets, SourceMap, place_at
 
 MAX_BYTES = 32 * 1024 * 1024  # of one file
-MAX_TABS = 50  # reported in one file; after that the rest can wait
+MAX_TABS = 50  # reported in one file
 
 _LINE_END = re.compile(r"\r\n|\n|\r")
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\ufffe\uffff]")
 
-# Line ends in YAML 1.1, which the parser speaks, and ordinary characters in YAML 1.2.
+# Line ends in YAML 1.1, which the parser implements, but ordinary characters in YAML 1.2.
 _OLD_LINE_ENDS = "\x85\u2028\u2029"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Document:
-    """What one file says, and where it says it.
+    """The data of one file, with the place of each value.
 
-    ``data`` may share values between the places that an alias names: never change it in place.
-    Where the syntax is broken it is an empty mapping, and ``problems`` says why.
+    ``data`` shares values between an anchor and its aliases: never change it in place. If the syntax is
+    invalid, it is an empty mapping, and ``problems`` has the reason.
     """
 
     file: str
     data: Any
     problems: tuple[Problem, ...] = ()
-    spots: Spot = field(default=0, repr=False, compare=False)
-    lines: tuple[int, ...] = field(default=(0,), repr=False, compare=False)  # offset of each line's start
+    offsets: Offsets = field(default=0, repr=False, compare=False)
+    lines: tuple[int, ...] = field(default=(0,), repr=False, compare=False)  # offsets of line starts
 
     def place(self, path: DocumentPath) -> Place:
-        """Where the value at ``path`` starts; of a path that is not there, its nearest ancestor."""
-        return self._place(_offset(_descend(self.spots, path)))
+        """Return the start of the value at ``path``, or of its nearest ancestor that exists."""
+        return self._place(_offset(_descend(self.offsets, path)))
 
     def key_place(self, path: DocumentPath) -> Place:
-        """Where the key of the value at ``path`` stands; a list's entry has none, so its value."""
+        """Return the start of the key at ``path``, or of the value if it has no key, as in a list."""
         if path and isinstance(path[-1], str):
-            parent = _descend(self.spots, path[:-1])
+            parent = _descend(self.offsets, path[:-1])
             if isinstance(parent, SourceMap) and path[-1] in parent.keys:
                 return self._place(parent.keys[path[-1]])
         return self.place(path)
@@ -64,7 +64,7 @@ class Document:
 
 
 def read_bytes(data: bytes, file: str) -> Document:
-    """Read a file's bytes, which must be UTF-8; a byte order mark is fine. Never raises."""
+    """Read the bytes of a file in UTF-8, with or without a byte order mark. Errors are in its problems."""
     if len(data) > MAX_BYTES:
         return _unreadable(file, "yaml-too-big", f"the file is larger than {MAX_BYTES >> 20} MB")
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
@@ -81,13 +81,13 @@ def read_bytes(data: bytes, file: str) -> Document:
 
 
 def read(text: str, file: str) -> Document:
-    """Read one YAML document. Never raises: whatever is wrong is among its problems."""
+    """Read one YAML document. Errors are in its problems; this function never raises."""
     text = text.removeprefix("\ufeff")
     lines = _line_starts(text)
     if len(text) > MAX_BYTES:
         return _unreadable(file, "yaml-too-big", f"the file is larger than {MAX_BYTES >> 20} MB")
     if bad := _UNPRINTABLE.search(text):
-        message = f"the character U+{ord(bad[0]):04X}, which a text file cannot have"
+        message = f"the character U+{ord(bad[0]):04X} is not allowed in a text file"
         place = place_at(file, lines, bad.start())
         return Document(file=file, data={}, problems=(Problem(place=place, code="binary", message=message),))
 
@@ -96,22 +96,22 @@ def read(text: str, file: str) -> Document:
     while True:
         composer = Composer(file, lines, restore)
         try:
-            data, spots = composer.compose(text)
+            data, offsets = composer.compose(text)
         except yaml.YAMLError as error:
             offset = error_offset(error, len(text))
             tab = is_tab(error, text, offset)
             if tab and len(tabs) < MAX_TABS:
                 tabs.append(tab_problem(place_at(file, lines, offset)))
-                text = f"{text[:offset]} {text[offset + 1 :]}"  # as long as before: offsets stay right
+                text = f"{text[:offset]} {text[offset + 1 :]}"  # as long as before: offsets stay correct
                 continue
-            # What fails after a tab became a space fails because of the tab, most likely.
+            # An error after the replacement of a tab is most likely a consequence of the tab.
             problems = tabs or [*composer.problems, syntax_problem(error, text, file, lines, offset)]
-        except (ValueError, OverflowError):  # the pure parser, over an escape beyond Unicode
-            message = "an escape in quotes"
+        except (ValueError, OverflowError):  # from the parser in Python, for an escape beyond Unicode
+            message = "an invalid escape in quotes"
             problems = [*tabs, Problem(place=Place(file=file), code="yaml-syntax", message=message)]
         else:
             problems = [*tabs, *composer.problems]
-            return Document(file=file, data=data, problems=_ordered(problems), spots=spots, lines=lines)
+            return Document(file=file, data=data, problems=_ordered(problems), offsets=offsets, lines=lines)
         return Document(file=file, data={}, problems=_ordered(problems), lines=lines)
 
 
@@ -124,24 +124,24 @@ def _unreadable(file: str, code: str, message: str, *, hint: str = "") -> Docume
     return Document(file=file, data={}, problems=(problem,))
 
 
-def _descend(spot: Spot, path: DocumentPath) -> Spot:
+def _descend(offsets: Offsets, path: DocumentPath) -> Offsets:
     for step in path:
-        if not isinstance(spot, SourceMap):
+        if not isinstance(offsets, SourceMap):
             break
-        inside = spot.values
+        inside = offsets.values
         if isinstance(inside, dict):
             if not isinstance(step, str) or step not in inside:
                 break
-            spot = inside[step]
+            offsets = inside[step]
         else:
             if not isinstance(step, int) or not 0 <= step < len(inside):
                 break
-            spot = inside[step]
-    return spot
+            offsets = inside[step]
+    return offsets
 
 
-def _offset(spot: Spot) -> int:
-    return spot.start if isinstance(spot, SourceMap) else spot
+def _offset(offsets: Offsets) -> int:
+    return offsets.start if isinstance(offsets, SourceMap) else offsets
 
 
 def _line_starts(text: str) -> tuple[int, ...]:
@@ -149,7 +149,7 @@ def _line_starts(text: str) -> tuple[int, ...]:
 
 
 def _shield(text: str) -> tuple[str, dict[int, str]]:
-    """``text`` with what YAML 1.2 does not take for line ends out of the parser's sight, and the way back."""
+    """Replace the line ends of YAML 1.1 only; return the text and the characters by their code points."""
     present = [char for char in _OLD_LINE_ENDS if char in text]
     if not present:
         return text, {}
@@ -166,46 +166,46 @@ def tab_problem(place: Place) -> Problem:
 
 
 def error_offset(error: yaml.YAMLError, end: int) -> int:
-    """Where the parser stopped, at most at the ``end`` of the text."""
+    """Return the offset at which the parser stopped, at most ``end``."""
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     return min(mark.index, end) if mark is not None else 0
 
 
 def is_tab(error: yaml.YAMLError, text: str, offset: int) -> bool:
-    """Whether the parser stumbled over the tab itself, and not over what happens to be one."""
-    words = getattr(error, "problem", "") or ""
-    return text[offset : offset + 1] == "\t" and ("tab" in words or "cannot start any token" in words)
+    """Return whether the error is about the tab at ``offset``, and not about something else there."""
+    problem = getattr(error, "problem", "") or ""
+    return text[offset : offset + 1] == "\t" and ("tab" in problem or "cannot start any token" in problem)
 
 
 def syntax_problem(
     error: yaml.YAMLError, text: str, file: str, lines: tuple[int, ...], offset: int
 ) -> Problem:
     """Return the problem at ``offset``, where the parser stopped."""
-    words = getattr(error, "problem", "") or "this is no YAML"
+    problem = getattr(error, "problem", "") or "this is not YAML"
     context = getattr(error, "context", "") or ""
     since = getattr(error, "context_mark", None)
     first = bisect_right(lines, since.index) if since is not None else 0
-    if "nesting depth" in words:  # the parser's own bound; it looks ahead, and may meet it first
-        message = f"mappings and lists more than {MAX_DEPTH} deep"
+    if "nesting depth" in problem:  # the parser's own limit; it looks ahead, so it can be the first to notice
+        message = f"mappings and lists nested more than {MAX_DEPTH} deep"
         return Problem(place=place_at(file, lines, offset), code="yaml-too-deep", message=message)
-    if since is not None and "scanning an a" in context:  # an alias, an anchor: its sign is what is wrong
+    if since is not None and "scanning an a" in context:  # the error is at the sign of the alias or anchor
         offset = since.index
-    message, hint = _describe(words, context, first, text[offset : offset + 1])
+    message, hint = _describe(problem, context, first, text[offset : offset + 1])
     place = place_at(file, lines, offset)
     return Problem(place=place, code="yaml-syntax", message=message, hint=hint)
 
 
-def _describe(words: str, context: str, first: int, char: str) -> tuple[str, str]:  # noqa: PLR0911
-    """What the parser found, said to the person who wrote it: message and hint."""
-    if "mapping values are not allowed" in words:
+def _describe(problem: str, context: str, first: int, char: str) -> tuple[str, str]:  # noqa: PLR0911
+    """Return a message and a hint for an error of the parser."""
+    if "mapping values are not allowed" in problem:
         hint = "quote text that has ': ' in it, and check the indentation of this line and the one above"
-        return "a ':' where no key can be", hint
-    if "cannot start any token" in words or "scanning an a" in context:
+        return "a ':' where a key is not allowed", hint
+    if "cannot start any token" in problem or "scanning an a" in context:
         return f"a value cannot start with '{char}' unless it is in quotes", "put it in quotes"
-    if "could not find expected ':'" in words:
+    if "could not find expected ':'" in problem:
         hint = "write 'key: value', with a space after the colon"
         return f"line {first} starts like a key and has no ': '", hint
-    if "block mapping" in context and ("expected key" in words or "<block end>" in words):
+    if "block mapping" in context and ("expected key" in problem or "<block end>" in problem):
         message = f"this does not continue the mapping that starts in line {first}"
         return message, "check the indentation, and quotes that end too early"
     if "block collection" in context:
@@ -215,10 +215,10 @@ def _describe(words: str, context: str, first: int, char: str) -> tuple[str, str
         return f"the '[' in line {first} is not closed with ']', or a ',' is missing", ""
     if "flow mapping" in context:
         return f"the '{{' in line {first} is not closed with '}}', or a ',' is missing", ""
-    if "quoted scalar" in context and "unexpected end" in words:
+    if "quoted scalar" in context and "unexpected end" in problem:
         return f"the quote opened in line {first} is not closed", ""
-    if "escape" in words:
+    if "escape" in problem:
         hint = "write \\\\ for a backslash, or use single quotes"
-        return "an escape that double quotes do not know", hint
+        return "an unknown escape in double quotes", hint
     where = f" ({context}, from line {first})" if context and first else f" ({context})" if context else ""
-    return f"not valid YAML: {words}{where}", ""
+    return f"not valid YAML: {problem}{where}", ""

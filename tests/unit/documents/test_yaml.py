@@ -383,11 +383,11 @@ class TestSyntax:
     @pytest.mark.parametrize(
         ("text", "line", "column", "words"),
         [
-            ("a: b: c", 1, 5, "a ':' where no key can be"),
-            ("a: 1\n b: 2\n", 2, 3, "a ':' where no key can be"),
+            ("a: b: c", 1, 5, "a ':' where a key is not allowed"),
+            ("a: 1\n b: 2\n", 2, 3, "a ':' where a key is not allowed"),
             ("é: @x", 1, 4, "cannot start with '@' unless it is in quotes"),
             ("a: 1\nb: 'x\nc: 2\n", None, None, "the quote opened in line 2 is not closed"),
-            ('a: "\\q"', None, None, "an escape that double quotes do not know"),
+            ('a: "\\q"', None, None, "an unknown escape in double quotes"),
             ("a: [1, 2\nb: 3\n", None, None, "the '[' in line 1 is not closed"),
             ("a:\n  - {b: 1\n", None, None, "the '{' in line 2 is not closed"),
             ("- a\nb: 1", 2, 1, "does not continue the list that starts in line 1"),
