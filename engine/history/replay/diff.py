@@ -74,7 +74,7 @@ class PolicyDiff:
         return self._equal_rules[key]
 
     def _same_entry(self, mine: Rule, a: NotifyEntry, its: Rule, b: NotifyEntry) -> bool:
-        if repr(a.when and a.when.source) != repr(b.when and b.when.source):  # 1 is True, and not here
+        if repr(a.when and a.when.source) != repr(b.when and b.when.source):  # repr, as 1 == True
             return False
         if _rest(a, _OTHER_ENTRY_FIELDS) != _rest(b, _OTHER_ENTRY_FIELDS):
             return False
@@ -135,9 +135,9 @@ class PolicyDiff:
         return self._equal_contexts[key]
 
 
-def _rest(part: Rule | NotifyEntry, elsewhere: Collection[str]) -> list[object]:
+def _rest(part: Rule | NotifyEntry, others: Collection[str]) -> list[object]:
     """Return all other fields of a rule or an entry, also those of later versions of the language."""
-    return [getattr(part, each.name) for each in fields(part) if each.name not in elsewhere]
+    return [getattr(part, each.name) for each in fields(part) if each.name not in others]
 
 
 def _steps_of(entry: NotifyEntry) -> tuple[Notify, ...]:
