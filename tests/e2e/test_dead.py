@@ -13,7 +13,15 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from support.delivery_outcomes import FIXED, MailHost, Said, mail_host, mss, mss_process, write_policy
+from support.delivery_outcomes import (
+    FIXED,
+    CommandResult,
+    MailHost,
+    mail_host,
+    mss,
+    mss_process,
+    write_policy,
+)
 from support.external_services import StartEngine, World
 from support.locations import MSS
 from support.processes import NatsServer, client_options, write_config
@@ -66,13 +74,13 @@ class Bench:
 
         await until(empty, what="all is done")
 
-    async def said(self, *arguments: str, answer: str = "") -> Said:
+    async def run(self, *arguments: str, answer: str = "") -> CommandResult:
         return await mss("dead", *arguments, "--server", self.world.address, answer=answer)
 
     async def trace(self, reqid: str) -> dict[str, Any]:
-        said = await mss("trace", reqid, "--server", self.world.address, "--format", "json")
-        assert said.code == 0, said
-        document: dict[str, Any] = said.document
+        result = await mss("trace", reqid, "--server", self.world.address, "--format", "json")
+        assert result.code == 0, result
+        document: dict[str, Any] = result.document
         return document
 
     def mails(self) -> Counter[str]:
@@ -92,7 +100,7 @@ async def test_each_sort_is_redriven_once_and_keeps_its_id(bench: Bench) -> None
     worded = await bench.publish("worded@x.test", "notice.worded")
     await bench.dead(4)
     before = {reqid: await bench.trace(reqid) for reqid in (refused, exhausted, audit)}
-    listed = await bench.said("list")
+    listed = await bench.run("list")
     assert listed.code == 0 and len(listed.output.splitlines()) == 5, listed
     assert "exhausted" in listed.output and exhausted in listed.output
     header, *rows = (re.split(r" {2,}", line.strip()) for line in listed.output.splitlines())
@@ -101,26 +109,26 @@ async def test_each_sort_is_redriven_once_and_keeps_its_id(bench: Bench) -> None
     await engine.end()
     await bench.serve(FIXED)  # with templates that render
     bench.host.healed = True
-    said = await bench.said("retry", "--all")
-    assert (said.code, said.output) == (0, "4 dead letters redriven\n"), said
+    result = await bench.run("retry", "--all")
+    assert (result.code, result.output) == (0, "4 dead letters redriven\n"), result
     assert await bench.world.stored("MSS_DEAD") == 0
     addresses = ["refused@x.test", "later@x.test", "refused-audit@x.test", "worded@x.test"]
     await until(lambda: set(bench.mails()) == set(addresses), what="four mails")
     await bench.quiet()
     assert bench.mails() == Counter(addresses)
-    for reqid, story in before.items():
-        (old,), (new,) = story["deliveries"], (await bench.trace(reqid))["deliveries"]
+    for reqid, event in before.items():
+        (old,), (new,) = event["deliveries"], (await bench.trace(reqid))["deliveries"]
         assert (new["id"], new["status"], len(new["redriven"])) == (old["id"], "sent", 1)
         assert [each["outcome"] for each in new["attempts"]] == [
             *(each["outcome"] for each in old["attempts"]), "sent",
         ]  # fmt: skip
     # Only the failed delivery of the event was planned again: the terminal had its message.
-    story = await bench.trace(worded)
-    assert {d["channel"]: len(d["attempts"]) for d in story["deliveries"]} == {"email": 1, "terminal": 1}
-    assert story["failures"] == [] and len(story["arrivals"]) == 2
+    event = await bench.trace(worded)
+    assert {d["channel"]: len(d["attempts"]) for d in event["deliveries"]} == {"email": 1, "terminal": 1}
+    assert event["failures"] == [] and len(event["arrivals"]) == 2
     # It is in the archive already, with the three events and two that MSS published.
     assert await bench.world.stored("MSS_ARCHIVE_NOTICE") == 5
-    assert (await bench.said("retry", "--all")).output == "0 dead letters redriven\n"
+    assert (await bench.run("retry", "--all")).output == "0 dead letters redriven\n"
 
 
 GATHERED = {
@@ -138,7 +146,7 @@ rules:
     "templates/gathered/terminal.txt": "{{ events | length }}",
     "templates/gathered/email.txt": "---\nsubject: S\n---\n{{ events[0].payload.words.length }}",
 }
-TOLD = "---\nsubject: S\n---\n{{ events | length }} of {{ recipient.address }}"
+COUNTED = "---\nsubject: S\n---\n{{ events | length }} of {{ recipient.address }}"
 
 
 async def test_a_digest_is_redriven_after_its_template_is_fixed(bench: Bench) -> None:
@@ -146,23 +154,23 @@ async def test_a_digest_is_redriven_after_its_template_is_fixed(bench: Bench) ->
     for _ in range(3):
         await bench.publish("gathered@x.test", "notice.gathered")
     await bench.dead(1)
-    (letter,) = (await bench.said("list", "--format", "json")).document["dead_letters"]
-    shown = await bench.said("show", letter["delivery"])
+    (dead_letter,) = (await bench.run("list", "--format", "json")).document["dead_letters"]
+    shown = await bench.run("show", dead_letter["delivery"])
     assert shown.output.count("gathered@x.test") == 3 and "token=abc" not in shown.output, shown
-    assert (await bench.said("retry", "--all")).output == "1 dead letter redriven\n"
+    assert (await bench.run("retry", "--all")).output == "1 dead letter redriven\n"
     await bench.dead(1)  # again
     await engine.end()
-    await bench.serve({**GATHERED, "templates/gathered/email.txt": TOLD})
-    assert (await bench.said("retry", letter["delivery"])).output == "1 dead letter redriven\n"
+    await bench.serve({**GATHERED, "templates/gathered/email.txt": COUNTED})
+    assert (await bench.run("retry", dead_letter["delivery"])).output == "1 dead letter redriven\n"
     await until(lambda: bench.host.mails, what="the digest")
     (mail,) = bench.host.mails
     assert mail.get_content().strip() == "3 of gathered@x.test"
     await bench.quiet()
-    story = await bench.trace(letter["reqid"])
-    done = {d["channel"]: (d["id"], d["status"], len(d["attempts"])) for d in story["deliveries"]}
-    assert done["email"] == (letter["delivery"], "sent", 1)
+    event = await bench.trace(dead_letter["reqid"])
+    done = {d["channel"]: (d["id"], d["status"], len(d["attempts"])) for d in event["deliveries"]}
+    assert done["email"] == (dead_letter["delivery"], "sent", 1)
     assert done["terminal"][1:] == ("sent", 1)
-    assert len(story["arrivals"]) == 3 and story["failures"] == []
+    assert len(event["arrivals"]) == 3 and event["failures"] == []
     assert bench.mails() == Counter({"gathered@x.test": 1})
 
 
@@ -171,17 +179,17 @@ async def test_a_delivery_that_fails_again_can_be_redriven_again(bench: Bench) -
     await bench.serve()
     reqid = await bench.publish("refused@x.test")
     await bench.dead(1)
-    assert (await bench.said("retry", "1")).code == 0
+    assert (await bench.run("retry", "1")).code == 0
 
     async def died_again() -> bool:
-        return (await bench.said("show", "2")).code == 0
+        return (await bench.run("show", "2")).code == 0
 
-    await until(died_again, what="a second letter")
+    await until(died_again, what="a second dead letter")
     bench.host.healed = True
     (delivery,) = (await bench.trace(reqid))["deliveries"]
     assert delivery["status"] == "refused" and len(delivery["attempts"]) == 2
-    said = await bench.said("retry", delivery["id"])
-    assert said.output == "1 dead letter redriven\n", said
+    result = await bench.run("retry", delivery["id"])
+    assert result.output == "1 dead letter redriven\n", result
     await until(lambda: bench.mails() == Counter(["refused@x.test"]), what="the mail")
     await bench.quiet()
     (delivery,) = (await bench.trace(reqid))["deliveries"]
@@ -203,13 +211,13 @@ async def test_a_retry_that_is_killed_and_run_again_sends_each_delivery_once(ben
     async def begun() -> bool:
         return await bench.world.stored("MSS_DEAD") < count
 
-    await until(begun, what="the first letters brought back")
+    await until(begun, what="the first dead letters are redriven")
     process.send_signal(signal.SIGKILL)
     await process.wait()
     left = await bench.world.stored("MSS_DEAD")
     assert left > 0, "killed too late to prove anything"
-    said = await bench.said("retry", "--all")
-    assert said.code == 0, said
+    result = await bench.run("retry", "--all")
+    assert result.code == 0, result
     await until(lambda: len(bench.mails()) == count, what="every mail")
     await bench.quiet()
     assert max(bench.mails().values()) == 1 and await bench.world.stored("MSS_DEAD") == 0
@@ -248,12 +256,12 @@ async def test_a_second_copy_in_the_stream_is_not_sent(
 
     monkeypatch.setattr(DeadLetterStore, "remove", keep)
     connection = await connect({"servers": [bench.world.address]})
-    letters = DeadLetterStore(Broker(connection, Topology()))
-    found = [letter async for letter in letters.search(DeadLetterFilter())]
+    dead_letters = DeadLetterStore(Broker(connection, Topology()))
+    found = [dead_letter async for dead_letter in dead_letters.search(DeadLetterFilter())]
 
     async def two_copies() -> bool:
-        async with open_redriver(letters, now) as desk:
-            assert [done.problem async for done in desk.redrive(found)] == [""]
+        async with open_redriver(dead_letters, now) as redriver:
+            assert [done.problem async for done in redriver.redrive(found)] == [""]
         return await bench.world.stored(stream) == 2
 
     await until(two_copies, what="two copies")
@@ -277,7 +285,7 @@ async def test_a_redriven_event_keeps_its_time_of_arrival(bench: Bench) -> None:
     headers |= {"Mss-Dead-Letter": "2-1", "Mss-Received": str(now() + hour)}
     await bench.world.client.publish("kiam.console.notice.case", early, headers=headers)
     await bench.dead(1)
-    assert "bad-time" in (await bench.said("list")).output
+    assert "bad-time" in (await bench.run("list")).output
 
 
 async def test_an_undecodable_event_is_redriven_unchanged(bench: Bench) -> None:
@@ -288,9 +296,9 @@ async def test_an_undecodable_event_is_redriven_unchanged(bench: Bench) -> None:
     await bench.dead(2)
     await engine.end()
     await bench.serve(clock_tolerance="2m")
-    said = await bench.said("retry", "--all", "--kind", "notice")
-    assert said.code == 1 and said.output == "1 of 2 dead letters redriven\n"
-    assert "2: only its beginning was kept" in said.errors
+    result = await bench.run("retry", "--all", "--kind", "notice")
+    assert result.code == 1 and result.output == "1 of 2 dead letters redriven\n"
+    assert "2: only its beginning was kept" in result.errors
     await until(lambda: bench.mails() == Counter(["ok@x.test"]), what="the mail")
     await bench.quiet()
     assert await bench.world.stored("MSS_DEAD") == 1
@@ -301,9 +309,9 @@ async def test_each_recipient_whose_template_fails_has_a_dead_letter(bench: Benc
     phones = ["+8613800000001", "+8613800000002"]
     await bench.world.client.publish("kiam.console.notice.texted", envelope({"phones": phones}))
     await bench.dead(2)
-    letters = (await bench.said("list", "--format", "json")).document["dead_letters"]
-    assert len({letter["delivery"] for letter in letters}) == 2
-    assert {letter["reason"] for letter in letters} == {"render-failed"}
+    dead_letters = (await bench.run("list", "--format", "json")).document["dead_letters"]
+    assert len({dead_letter["delivery"] for dead_letter in dead_letters}) == 2
+    assert {dead_letter["reason"] for dead_letter in dead_letters} == {"render-failed"}
 
 
 async def test_filters_select_dead_letters_and_drop_asks_first(bench: Bench) -> None:
@@ -316,7 +324,7 @@ async def test_filters_select_dead_letters_and_drop_asks_first(bench: Bench) -> 
     await bench.dead(5)
 
     async def count(*filters: str) -> int:
-        total: int = (await bench.said("list", "--format", "json", *filters)).document["total"]
+        total: int = (await bench.run("list", "--format", "json", *filters)).document["total"]
         return total
 
     assert await count() == 5
@@ -327,22 +335,22 @@ async def test_filters_select_dead_letters_and_drop_asks_first(bench: Bench) -> 
     assert await count("--reqid", reqid) == 1
     assert await count("--since", "1h") == 5
     assert await count("--since", "0s") == 0
-    limited = (await bench.said("list", "--format", "json", "--limit", "2")).document
+    limited = (await bench.run("list", "--format", "json", "--limit", "2")).document
     assert limited["total"] == 5 and [each["sequence"] for each in limited["dead_letters"]] == [4, 5]
-    refused = await bench.said("drop", "--all", answer="n\n")
+    refused = await bench.run("drop", "--all", answer="n\n")
     assert refused.code == 1 and "Drop 5 dead letters for good?" in refused.errors
     assert await count() == 5
-    said = await bench.said("drop", "--all", "--rule", "quick", "--reason", "refused", "--yes")
-    assert (said.code, said.output) == (0, "2 dead letters dropped\n")
+    result = await bench.run("drop", "--all", "--rule", "quick", "--reason", "refused", "--yes")
+    assert (result.code, result.output) == (0, "2 dead letters dropped\n")
     (delivery,) = (await bench.trace(reqid))["deliveries"]
     assert delivery["dropped"] and delivery["status"] == "refused"
-    said = await bench.said(
+    result = await bench.run(
         "drop",
         "77",
-        str((await bench.said("list", "--format", "json")).document["dead_letters"][0]["sequence"]),
+        str((await bench.run("list", "--format", "json")).document["dead_letters"][0]["sequence"]),
     )
-    assert said.code == 1 and said.output == "1 of 2 dead letters dropped\n"
-    assert "77: there is no such dead letter" in said.errors
+    assert result.code == 1 and result.output == "1 of 2 dead letters dropped\n"
+    assert "77: there is no such dead letter" in result.errors
     assert await count() == 2
 
 
@@ -357,16 +365,16 @@ async def test_show_masks_secrets(bench: Bench) -> None:
     await bench.dead(3)
     for form in ("text", "json"):
         for sequence, words in (("1", "Case 1 ***"), ("2", "***"), ("3", "not shown: ")):
-            said = await bench.said("show", sequence, "--format", form)
-            assert said.code == 0 and words in said.output, said
-            assert "token=abc" not in said.output
-    whole = (await bench.said("show", "1", "--format", "json")).document
+            result = await bench.run("show", sequence, "--format", form)
+            assert result.code == 0 and words in result.output, result
+            assert "token=abc" not in result.output
+    whole = (await bench.run("show", "1", "--format", "json")).document
     assert whole["reason"] == "refused" and whole["payload"]["to"] == ["refused@x.test"]
-    (letter, *_) = await bench.world.messages("MSS_DEAD")
+    (dead_letter, *_) = await bench.world.messages("MSS_DEAD")
     assert (
-        SECRET in json.loads(letter.data)["secrets"]
+        SECRET in json.loads(dead_letter.data)["secrets"]
     )  # the secret is there, so the delivery can be redriven
-    assert (await bench.said("show", "9")).code == 1
+    assert (await bench.run("show", "9")).code == 1
 
 
 async def test_missing_permissions_are_reported(tmp_path: Path) -> None:
@@ -398,8 +406,8 @@ async def test_missing_permissions_are_reported(tmp_path: Path) -> None:
     reader = str(tmp_path / "reader" / "mss.yaml")
     assert "permissions violation" in (await mss("dead", "show", "1", "-c", reader)).errors.lower()
     await connection.js.publish("mss.dead.notice.refused", delivery(), headers={"Mss-Delivery": "d" * 32})
-    said = await mss("dead", "retry", "3", "-c", config("clerk"))
-    assert said.code == 1 and "permissions violation" in said.errors.lower(), said
+    result = await mss("dead", "retry", "3", "-c", config("clerk"))
+    assert result.code == 1 and "permissions violation" in result.errors.lower(), result
     assert (await connection.js.stream_info("MSS_DEAD")).state.messages == 3  # nothing was lost
     await connection.close()
     await broker.kill()
@@ -423,5 +431,5 @@ async def test_the_log_has_the_reason_of_a_failed_rendering_without_secrets(benc
     await bench.dead(2)
     await engine.end()
     for rule in ("quick", "gathered"):
-        (said,) = (line for line in engine.log if f"rule {rule}, channel email" in line)
-        assert "***" in said and "token" not in said
+        (result,) = (line for line in engine.log if f"rule {rule}, channel email" in line)
+        assert "***" in result and "token" not in result

@@ -14,7 +14,7 @@ from typing import Any
 
 import nats
 import pytest
-from support.delivery_outcomes import Said, mss, mss_process
+from support.delivery_outcomes import CommandResult, mss, mss_process
 from support.documented_permissions import permissions
 from support.policy_builders import write
 from support.processes import NatsServer, client_options
@@ -47,15 +47,17 @@ class Desk:
         self.folder = folder / "policy"
         self.config = folder / "mss.yaml"
         # With the permissions that the operating page gives to whoever pushes.
-        said = {"servers": address, "rules": "nats://MSS_POLICY", "user": "pusher", "password": "x"}
-        self.config.write_text(json.dumps(said))
+        result = {"servers": address, "rules": "nats://MSS_POLICY", "user": "pusher", "password": "x"}
+        self.config.write_text(json.dumps(result))
         self.address = address
 
-    async def push(self, words: str, files: dict[str, str | bytes] | None = None, **environment: str) -> Said:
+    async def push(
+        self, words: str, files: dict[str, str | bytes] | None = None, **environment: str
+    ) -> CommandResult:
         write(self.folder, {"policy.yaml": POLICY, "templates/t/default.txt": words, **(files or {})})
         return await self.mss("push", str(self.folder), "-m", words, "--by", "ada", **environment)
 
-    async def mss(self, *arguments: str, **environment: str) -> Said:
+    async def mss(self, *arguments: str, **environment: str) -> CommandResult:
         # An environment is of a whole process: replicas in this one must not see the command's.
         run = mss_process if environment else mss
         return await run(*arguments, "-c", str(self.config), **environment)
@@ -64,7 +66,7 @@ class Desk:
         document = (await self.mss("revisions", "--format", "json")).document
         return next(each for each in document["revisions"] if each["current"])
 
-    async def status(self) -> Said:
+    async def status(self) -> CommandResult:
         access = {"servers": self.address, "user": "mss", "password": "x"}
         (self.folder.parent / "operator.yaml").write_text(json.dumps(access))
         return await mss("status", "-c", str(self.folder.parent / "operator.yaml"))
@@ -135,15 +137,15 @@ async def broker(tmp_path: Path) -> AsyncIterator[NatsServer]:
 
 
 async def test_every_replica_follows_the_pushed_revision(broker: NatsServer, tmp_path: Path) -> None:
-    desk = Desk(tmp_path, broker.address)
+    redriver = Desk(tmp_path, broker.address)
     with pytest.raises(InvalidBucket, match="nats://MSS_POLICY: there is no such bucket"):
-        await BucketSource(settings=desk.settings()).load_initial()
-    none = await desk.mss("revisions")
+        await BucketSource(settings=redriver.settings()).load_initial()
+    none = await redriver.mss("revisions")
     assert none.code == 1 and "there is no such bucket; mss push DIR makes it" in none.errors, none
-    first = await desk.push("hello")
+    first = await redriver.push("hello")
     assert first.code == 0 and "revision 1 (" in first.output, first
-    one = (await desk.current())["revision"]
-    async with desk.replicas(1000.0, 1000.0, 0.2, blind=True) as replicas:
+    one = (await redriver.current())["revision"]
+    async with redriver.replicas(1000.0, 1000.0, 0.2, blind=True) as replicas:
         assert [replica.rulebook.revision for replica in replicas] == [one] * 3
 
         async def all_go_by(revision: str) -> None:
@@ -152,38 +154,38 @@ async def test_every_replica_follows_the_pushed_revision(broker: NatsServer, tmp
             )
 
         large: dict[str, str | bytes] = {"templates/t/picture.png": random.Random(1).randbytes(1_300_000)}
-        second = await desk.push("hello again", large)
+        second = await redriver.push("hello again", large)
         assert second.code == 0 and "revision 2 (" in second.output and ", before revision 1" in second.output
-        two = (await desk.current())["revision"]
+        two = (await redriver.current())["revision"]
         await all_go_by(two)
-        same = await desk.push("hello again", large)
+        same = await redriver.push("hello again", large)
         assert same.code == 0 and "nothing has changed, revision 2" in same.output, same
-        for words, files, said in (
+        for words, files, result in (
             ("hello", {"bad.yaml": "rules: [{id: x, event: notice.x, notify: [nowhere]}]"}, "error: unknown channel 'nowhere'"),
             ("goodbye", {"bad.yaml": ""}, "1 failed"),
         ):  # fmt: skip
-            refused = await desk.push(words, files)
-            assert refused.code == 1 and said in refused.output, refused
-        assert (await desk.current())["number"] == 2
-        differs = await desk.mss("diff", "1", "2")
+            refused = await redriver.push(words, files)
+            assert refused.code == 1 and result in refused.output, refused
+        assert (await redriver.current())["number"] == 2
+        differs = await redriver.mss("diff", "1", "2")
         assert "--- 1/templates/t/default.txt" in differs.output and "+hello again" in differs.output
-        back = await desk.mss("push", "--rollback", "--by", "bob")
+        back = await redriver.mss("push", "--rollback", "--by", "bob")
         assert back.code == 0 and "revision 1 (" in back.output, back
         await all_go_by(one)
-        listed = await desk.mss("revisions")
+        listed = await redriver.mss("revisions")
         assert "* 1" in listed.output and "hello again" in listed.output and "by bob" in listed.output, listed
-        first_one = await desk.mss("push", "--rollback")
+        first_one = await redriver.mss("push", "--rollback")
         assert first_one.code == 1 and "is the first one" in first_one.errors, first_one
-        forward = await desk.mss("push", "--rollback", "2")
+        forward = await redriver.mss("push", "--rollback", "2")
         assert forward.code == 0, forward
         await all_go_by(two)
         # The watch is made anew when the broker comes back, and what was pushed meanwhile is taken.
         await broker.kill()
         await broker.start()
-        third = await desk.push("hello, third", large)
+        third = await redriver.push("hello, third", large)
         assert third.code == 0, third
-        await all_go_by((await desk.current())["revision"])
-        fourth = await desk.mss("push", "--rollback")
+        await all_go_by((await redriver.current())["revision"])
+        fourth = await redriver.mss("push", "--rollback")
         assert fourth.code == 0, fourth
         await all_go_by(two)
 
@@ -191,29 +193,29 @@ async def test_every_replica_follows_the_pushed_revision(broker: NatsServer, tmp
 async def test_a_damaged_bucket_stops_no_replica_and_refuses_a_start_without_allow_last_good(
     broker: NatsServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    desk = Desk(tmp_path, broker.address)
+    redriver = Desk(tmp_path, broker.address)
     caplog.set_level(logging.INFO)
-    await desk.push("hello")
-    good = (await desk.current())["revision"]
+    await redriver.push("hello")
+    good = (await redriver.current())["revision"]
     client = await nats.connect(**client_options(broker), user="mss", password="x")
     bucket = await client.jetstream().key_value("MSS_POLICY")
 
     async def refuses(error: type[Exception], words: str) -> None:
         with pytest.raises(error, match=words):
-            (await BucketSource(settings=desk.settings()).load_initial()).require()
-        policy = await BucketSource(settings=desk.settings(), last_good=True).load_initial()
+            (await BucketSource(settings=redriver.settings()).load_initial()).require()
+        policy = await BucketSource(settings=redriver.settings(), last_good=True).load_initial()
         assert policy.require().revision == good
 
-    async with desk.replicas() as (replica,):
+    async with redriver.replicas() as (replica,):
         # Fine where it was pushed; here a variable is missing.
-        pushed = await desk.push("hello, second", NOT_HERE, MSS_TEST_ONLY="x")
+        pushed = await redriver.push("hello, second", NOT_HERE, MSS_TEST_ONLY="x")
         assert pushed.code == 0, pushed
         await until(lambda: "refused, revision" in caplog.text, what="it is refused")
         assert "more.yaml:1" in caplog.text and replica.rulebook.revision == good
         await refuses(PolicyError, "MSS_TEST_ONLY")
         # Its files are gone.
         for key in await bucket.keys():
-            if (await desk.current())["number"] == 2 and key.startswith("files."):
+            if (await redriver.current())["number"] == 2 and key.startswith("files."):
                 newest = json.loads((await bucket.get("current")).value)["pushed"][-1]
                 if newest["blob"] in key:
                     await bucket.purge(key)
@@ -224,37 +226,37 @@ async def test_a_damaged_bucket_stops_no_replica_and_refuses_a_start_without_all
         await refuses(InvalidBucket, "its pointer cannot be read")
         assert replica.rulebook.revision == good
         assert replica.metrics.value("mss_policy_source_up") == 0
-        status = await desk.status()
+        status = await redriver.status()
         assert status.code == 1 and "cannot read its policy: its pointer cannot be read" in status.errors
         assert "the policy cannot be read: its pointer cannot be read" in status.output
-        async with desk.replicas(last_good=True) as (another,):
+        async with redriver.replicas(last_good=True) as (another,):
             assert another.rulebook.revision == good
-            assert (await desk.push("hello, mended", {"more.yaml": ""})).code == 0
-            mended = await desk.current()
+            assert (await redriver.push("hello, mended", {"more.yaml": ""})).code == 0
+            mended = await redriver.current()
             assert mended["number"] == 3  # what was pushed before is not forgotten
             await until(
                 lambda: {replica.rulebook.revision, another.rulebook.revision} == {mended["revision"]},
                 what="both",
             )
         assert replica.metrics.value("mss_policy_source_up") == 1
-        assert "the policy cannot be read" not in (await desk.status()).output
+        assert "the policy cannot be read" not in (await redriver.status()).output
     await client.close()
 
 
 async def test_a_disconnected_replica_loads_the_pushed_revision_when_it_is_connected_again(
     broker: NatsServer, tmp_path: Path
 ) -> None:
-    desk = Desk(tmp_path, broker.address)
-    await desk.push("hello")
-    old = (await desk.current())["revision"]
+    redriver = Desk(tmp_path, broker.address)
+    await redriver.push("hello")
+    old = (await redriver.current())["revision"]
     async with (
         Cable(broker.port) as cable,
-        desk.replicas(1000.0, 1000.0, 1000.0, far=cable.address) as (one, two, far),
+        redriver.replicas(1000.0, 1000.0, 1000.0, far=cable.address) as (one, two, far),
     ):
         cable.cut()
         for words in ("hello again", "hello, third"):
-            assert (await desk.push(words)).code == 0
-            new = (await desk.current())["revision"]
+            assert (await redriver.push(words)).code == 0
+            new = (await redriver.current())["revision"]
             await until(
                 lambda new=new: {one.rulebook.revision, two.rulebook.revision} == {new}, what="the others"
             )
@@ -267,21 +269,21 @@ async def test_a_disconnected_replica_loads_the_pushed_revision_when_it_is_conne
 async def test_a_late_push_overwrites_nothing_and_old_files_are_removed(
     broker: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    desk = Desk(tmp_path, broker.address)
+    redriver = Desk(tmp_path, broker.address)
     connection = await connect({**client_options(broker), "user": "mss", "password": "x"})
     bucket = await make_bucket(connection, "MSS_POLICY", 1)
     seen = await bucket.revisions()
     assert seen == Revisions()
-    await desk.push("hello")
+    await redriver.push("hello")
     late = Files(contents={"policy.yaml": b"rules: []"})
     with pytest.raises(RevisionNotFound, match=r"meanwhile revision 1 \(.*\), pushed by ada, is in force"):
         await bucket.push(late, seen, who="bob", at=1, message="")
     with pytest.raises(RevisionNotFound, match="meanwhile"):
         await bucket.activate(1, seen, who="bob", at=1)
-    assert (await desk.current())["who"] == "ada"
+    assert (await redriver.current())["who"] == "ada"
     monkeypatch.setattr("engine.policy.bucket.MAX_REVISIONS", 2)
     for words in ("hello 2", "hello 3", "hello"):
-        assert (await desk.push(words)).code == 0
+        assert (await redriver.push(words)).code == 0
     pushed = (await bucket.revisions()).pushed
     assert [each.number for each in pushed] == [3, 4]
     kept = set(await bucket.bucket.keys_with_prefix("files."))

@@ -67,16 +67,16 @@ async def test_counts_agree_with_the_real_deliveries_and_nothing_is_sent(
     before = await world.stored("MSS_HISTORY")
     config = tmp_path / "mss.yaml"
     config.write_text(json.dumps({"servers": world.address, "rules": str(live)}))
-    said = await mss("replay", "--rules", str(new), "-c", str(config), "--format", "json")
-    assert said.code == 0, said
-    document = said.document
+    result = await mss("replay", "--rules", str(new), "-c", str(config), "--format", "json")
+    assert result.code == 0, result
+    document = result.document
     assert (document["events"], document["kinds"]) == (34, {"notice": 33, "log": 1})
     assert document["undecodable"] == 1 and document["live"]["deliveries"] == delivered == 43
     counts = {(each["rule"], each["channel"]): each for each in document["rules"]}
     assert counts["login", "terminal"]["vanishes"] == 21 and counts["logged", "terminal"]["same"] == 1
     assert (counts["login", "board"]["vanishes"], counts["login", "board"]["appears"]) == (21, 10)
     assert document["new"]["deliveries"] == 11 and len(document["samples"]) == 9
-    assert SECRET not in said.output
+    assert SECRET not in result.output
     same = await mss("replay", "--rules", str(live), "-c", str(config))
     assert same.code == 0 and "no delivery differs" in same.output, same
     later = await mss("replay", "--rules", str(new), "-c", str(config), "--since", "1ms")
@@ -153,16 +153,16 @@ async def test_counts_agree_with_the_real_deliveries_under_limits_and_preference
     }  # fmt: skip
     config = tmp_path / "mss.yaml"
     config.write_text(json.dumps({"servers": world.address, "rules": str(live)}))
-    said = await mss(
+    result = await mss(
         "replay", "--rules", str(live), "-c", str(config), "--format", "json", **world.environment
     )
-    assert said.code == 0, said
-    assert {(each["rule"], each["channel"]): each["same"] for each in said.document["rules"]} == delivered
+    assert result.code == 0, result
+    assert {(each["rule"], each["channel"]): each["same"] for each in result.document["rules"]} == delivered
     assert (
-        said.document["users_with_preferences"] == 3
-        and said.document["live"]["deliveries"] == delivered.total()
+        result.document["users_with_preferences"] == 3
+        and result.document["live"]["deliveries"] == delivered.total()
     )
-    said = await mss("replay", "--rules", str(new), "-c", str(config), **world.environment)
-    assert said.code == 0 and "preferences of 3 users, as of today" in said.output, said
-    (line,) = [line for line in said.output.splitlines() if line.startswith("few ")]
-    assert line.split() == ["few", "sms", str(2 * people), "-", str(people), "-", "-"], said.output
+    result = await mss("replay", "--rules", str(new), "-c", str(config), **world.environment)
+    assert result.code == 0 and "preferences of 3 users, as of today" in result.output, result
+    (line,) = [line for line in result.output.splitlines() if line.startswith("few ")]
+    assert line.split() == ["few", "sms", str(2 * people), "-", str(people), "-", "-"], result.output

@@ -12,7 +12,7 @@ from uuid import uuid4
 
 import nats
 import pytest
-from support.delivery_outcomes import MailHost, Said, mail_host, mss, mss_process, write_policy
+from support.delivery_outcomes import CommandResult, MailHost, mail_host, mss, mss_process, write_policy
 from support.external_services import StartEngine, World
 from support.processes import Engine, NatsServer, write_config
 from support.waiting import until
@@ -42,13 +42,13 @@ class Traced:
         await self._world.client.publish(f"kiam.console.{key}", envelope(payload, reqid=reqid))
         return reqid
 
-    async def said(self, reqid: str, *options: str, **environment: str) -> Said:
+    async def run(self, reqid: str, *options: str, **environment: str) -> CommandResult:
         return await mss("trace", reqid, "--server", self._world.address, *options, **environment)
 
     async def document(self, reqid: str) -> dict[str, Any]:
-        said = await self.said(reqid, "--format", "json")
-        assert said.code == 0, said
-        document: dict[str, Any] = said.document
+        result = await self.run(reqid, "--format", "json")
+        assert result.code == 0, result
+        document: dict[str, Any] = result.document
         return document
 
     async def entries(self, reqid: str, count: int) -> None:
@@ -104,24 +104,24 @@ async def test_the_status_of_a_delivery(
         status, outcomes, final, duplicated,
     )  # fmt: skip
     assert delivery["to"] == [address] and words in delivery["attempts"][-1]["detail"]
-    given_up = final and status != "sent"
-    assert [letter["delivery"] for letter in document["dead"]] == [delivery["id"]] * given_up
-    said = await traced.said(reqid)
-    assert said.code == 0 and said.errors == "", said
-    assert f"{status}  {delivery['channel']} to {address}" in said.output
-    assert words in " ".join(said.output.split())
-    assert ("may have it twice" in " ".join(said.output.split())) is duplicated
-    assert SECRET not in said.output and "token=abc" not in json.dumps(document)
+    dead_lettered = final and status != "sent"
+    assert [dead_letter["delivery"] for dead_letter in document["dead"]] == [delivery["id"]] * dead_lettered
+    result = await traced.run(reqid)
+    assert result.code == 0 and result.errors == "", result
+    assert f"{status}  {delivery['channel']} to {address}" in result.output
+    assert words in " ".join(result.output.split())
+    assert ("may have it twice" in " ".join(result.output.split())) is duplicated
+    assert SECRET not in result.output and "token=abc" not in json.dumps(document)
 
 
 async def test_text_fits_80_columns_and_has_local_times(traced: Traced) -> None:
     reqid = await traced.publish("later@x.test")
     await traced.entries(reqid, 3)
-    said = await mss_process("trace", reqid, "--server", traced.address, COLUMNS="80")
-    assert said.code == 0, said
-    assert max(map(len, said.output.splitlines())) <= 80
-    assert re.search(r"received  20\d\d-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}\+08:00", said.output)
-    assert "\x1b" not in said.output  # no terminal, no colours
+    result = await mss_process("trace", reqid, "--server", traced.address, COLUMNS="80")
+    assert result.code == 0, result
+    assert max(map(len, result.output.splitlines())) <= 80
+    assert re.search(r"received  20\d\d-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}\+08:00", result.output)
+    assert "\x1b" not in result.output  # no terminal, no colours
 
 
 async def test_the_trace_shows_unsent_messages_and_the_reasons(traced: Traced) -> None:
@@ -136,9 +136,9 @@ async def test_the_trace_shows_unsent_messages_and_the_reasons(traced: Traced) -
         ("quick", "no_address"),
         ("in-shadow", "shadow"),
     ]
-    said = await traced.said(reqid)
-    assert "email (quick): no_address: the recipient has no email" in said.output
-    assert "matched, in shadow mode: nothing is sent" in said.output
+    result = await traced.run(reqid)
+    assert "email (quick): no_address: the recipient has no email" in result.output
+    assert "matched, in shadow mode: nothing is sent" in result.output
 
 
 async def test_a_failed_rendering_names_its_dead_letter(traced: Traced) -> None:
@@ -147,9 +147,9 @@ async def test_a_failed_rendering_names_its_dead_letter(traced: Traced) -> None:
     document = await traced.document(reqid)
     (failure,) = document["failures"]
     assert (failure["rule"], failure["channel"]) == ("worded", "email")
-    (letter,) = document["dead"]
-    assert letter["reason"] == "render-failed" and letter["delivery"] == failure["id"]
-    assert f"mss dead retry {letter['sequence']}" in (await traced.said(reqid)).output
+    (dead_letter,) = document["dead"]
+    assert dead_letter["reason"] == "render-failed" and dead_letter["delivery"] == failure["id"]
+    assert f"mss dead retry {dead_letter['sequence']}" in (await traced.run(reqid)).output
 
 
 async def test_the_trace_shows_all_events_with_the_same_reqid(traced: Traced, host: MailHost) -> None:
@@ -164,21 +164,21 @@ async def test_the_trace_shows_all_events_with_the_same_reqid(traced: Traced, ho
     assert host.taken("ok@x.test") == 1
     others = {other["event"]: [d["to"] for d in other["deliveries"]] for other in document["others"]}
     assert others == {"notice.patient": [["later@x.test"]], "audit.case": [["other@x.test"]]}
-    said = await traced.said(reqid)
-    assert said.output.count("received") == 4 and "audit.case" in said.output
+    result = await traced.run(reqid)
+    assert result.output.count("received") == 4 and "audit.case" in result.output
 
 
 async def test_an_unknown_reqid_has_exit_code_1(traced: Traced) -> None:
-    said = await traced.said("no-such-reqid")
-    assert said.code == 1 and said.output == ""
-    assert "the history does not know reqid no-such-reqid" in said.errors
+    result = await traced.run("no-such-reqid")
+    assert result.code == 1 and result.output == ""
+    assert "the history does not know reqid no-such-reqid" in result.errors
 
 
 async def test_a_reqid_can_have_any_characters(traced: Traced) -> None:
     reqid = await traced.publish("ok@x.test", reqid="ä b.*>")
 
     async def known() -> bool:
-        return (await traced.said(reqid)).code == 0
+        return (await traced.run(reqid)).code == 0
 
     await until(known, what="its history")
     assert (await traced.document(reqid))["reqid"] == reqid
@@ -189,9 +189,9 @@ async def test_follow_ends_when_nothing_is_pending(traced: Traced) -> None:
     following = asyncio.create_task(mss_process("trace", reqid, "--follow", "--server", traced.address))
     await asyncio.sleep(0)
     await traced.publish("drop-once@x.test", reqid=reqid)
-    said = await following
-    assert said.code == 0, said
-    lines = said.output.splitlines()
+    result = await following
+    assert result.code == 0, result
+    lines = result.output.splitlines()
     results = (re.search(r"\+08:00  (?:\S+ )?(planned|unknown|sent)\b", line) for line in lines)
     assert [found[1] for found in results if found] == ["planned", "unknown", "sent"]
     assert lines[-1] == "1 delivery: 1 sent"
@@ -227,16 +227,16 @@ async def test_a_user_who_may_not_read_audits_reads_notices(tmp_path: Path, host
     reader = write_config(tmp_path, broker.address, tmp_path / "rules", user="reader", password="reader")
 
     async def said_of_notice() -> bool:
-        said = await mss("trace", reqid, "-c", str(reader))
-        assert said.code == 0, said
-        assert "audit: not shown, because NATS does not permit it" in said.errors
-        assert "audit@x.test" not in said.output
-        return "sent  email to notice@x.test" in said.output
+        result = await mss("trace", reqid, "-c", str(reader))
+        assert result.code == 0, result
+        assert "audit: not shown, because NATS does not permit it" in result.errors
+        assert "audit@x.test" not in result.output
+        return "sent  email to notice@x.test" in result.output
 
     await until(said_of_notice, what="the notice's receipt")
     nobody = write_config(tmp_path, broker.address, tmp_path / "rules", user="nobody", password="nobody")
-    said = await mss("trace", reqid, "-c", str(nobody))
-    assert said.code == 1 and "permissions violation" in said.errors.lower(), said
+    result = await mss("trace", reqid, "-c", str(nobody))
+    assert result.code == 1 and "permissions violation" in result.errors.lower(), result
     await client.close()
     await engine.end()
     await broker.kill()

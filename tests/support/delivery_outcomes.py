@@ -122,7 +122,7 @@ async def mail_host() -> AsyncIterator[MailHost]:
             await host.gone.get()
 
 
-class Said:
+class CommandResult:
     """What a command printed, and how it ended."""
 
     def __init__(self, code: int, output: str, errors: str) -> None:
@@ -136,15 +136,15 @@ class Said:
         return json.loads(self.output)
 
 
-async def mss(*arguments: str, answer: str = "", **environment: str) -> Said:
+async def mss(*arguments: str, answer: str = "", **environment: str) -> CommandResult:
     """Run the command in a thread of this process: a process of its own takes seconds to start."""
     result = await asyncio.to_thread(CliRunner().invoke, cli, arguments, input=answer, env=environment)
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
-    return Said(result.exit_code, result.stdout, result.stderr)
+    return CommandResult(result.exit_code, result.stdout, result.stderr)
 
 
-async def mss_process(*arguments: str, **environment: str) -> Said:
+async def mss_process(*arguments: str, **environment: str) -> CommandResult:
     """Run the command as a process, in Shanghai."""
     process = await fork_server.start(
         *arguments, environment={**os.environ, "TZ": "Asia/Shanghai", **environment}, listen=True
@@ -152,4 +152,4 @@ async def mss_process(*arguments: str, **environment: str) -> Said:
     async with asyncio.timeout(LIMIT):
         output, errors = await process.communicate()
     assert process.returncode is not None
-    return Said(process.returncode, output.decode(), errors.decode())
+    return CommandResult(process.returncode, output.decode(), errors.decode())
