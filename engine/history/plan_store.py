@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ..broker import Broker
 from ..model.errors import NotStored
 from ..model.messages import Event, RedriveId
+from ..planning.planner import Plan
 from ..planning.records import PlanRecord
 from . import entries
 from .entries import ClaimRecord, read_entry
@@ -51,6 +52,20 @@ class PlanStore:
                 return RecordedPlan(plan=entry, is_known=True, claims=claims)
         return RecordedPlan(is_known=is_known, claims=claims)
 
+    async def record(self, plan: Plan, name: str, *, at: int, slot: str) -> PlanRecord | None:
+        """Store ``plan`` in its slot. Return None, or the plan of its event that was recorded first.
+
+        ``name`` is the run id of the event. Raises NotStored if another replica has claimed the event, and
+        BrokerError.
+        """
+        entry = entries.plan_entry(self.broker.topology, plan, at=at, id_=slot)
+        if await self.broker.publisher.store_if_new(entry):
+            return None
+        found = await self.find(plan.event, name, plan.redrive)
+        if found.plan is None:
+            raise NotStored(f"another replica is planning {name}")
+        return found.plan
+
     async def claim_slot(self, event: Event, name: str, found: RecordedPlan | None, *, at: int) -> str:
         """Return the slot for a plan of ``event``. An event that was ``found`` is claimed first.
 
@@ -60,5 +75,5 @@ class PlanStore:
             return f"{name}.0"
         claim = entries.claim_entry(self.broker.topology, event, of=name, at=at, id_=f"{name}.{found.claims}")
         if not await self.broker.publisher.store_if_new(claim):
-            raise NotStored(f"{name} is being planned by another replica")
+            raise NotStored(f"another replica is planning {name}")
         return f"{name}.{found.claims + 1}"

@@ -31,7 +31,7 @@ class _Worker:
     spec: ChannelSpec
     channel: Channel
     consumer: Consumer
-    entrance: FlowControl
+    flow_control: FlowControl
     running: asyncio.Task[None]
     retiring: asyncio.Task[None] | None = None
 
@@ -94,10 +94,10 @@ class ChannelWorkers:
         A channel whose settings changed finishes the deliveries of its earlier settings; these count too.
         """
         in_flight = Counter({name: worker.consumer.in_flight for name, worker in self._workers.items()})
-        breakers = {name: worker.entrance.breaker_state for name, worker in self._workers.items()}
+        breakers = {name: worker.flow_control.breaker_state for name, worker in self._workers.items()}
         for worker in self._ending.values():
             in_flight[worker.spec.name] += worker.consumer.in_flight
-            breakers.setdefault(worker.spec.name, worker.entrance.breaker_state)
+            breakers.setdefault(worker.spec.name, worker.flow_control.breaker_state)
         return tuple(
             ChannelState(channel=name, in_flight=in_flight[name], breaker=breaker)
             for name, breaker in breakers.items()
@@ -118,9 +118,11 @@ class ChannelWorkers:
             await asyncio.wait(list(self._ending))
 
     def _start(self, spec: ChannelSpec, channel: Channel) -> _Worker:
-        consumer, entrance = self.consumer(spec, channel)
+        consumer, flow_control = self.consumer(spec, channel)
         running = self.tasks.create_task(consumer.run(), name=f"channel {spec.name}")
-        return _Worker(spec=spec, channel=channel, consumer=consumer, entrance=entrance, running=running)
+        return _Worker(
+            spec=spec, channel=channel, consumer=consumer, flow_control=flow_control, running=running
+        )
 
     def _end(self, worker: _Worker) -> None:
         if worker.retiring is not None:

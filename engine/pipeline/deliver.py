@@ -32,7 +32,7 @@ from ..model.messages import Delivery, Kind, Outcome, Receipt
 from ..planning.draft import next_fallback, remaining_recipients
 from ..rules.rulebook import ChannelSpec, RetryPolicy
 from .claims import AttemptClaims
-from .dispatch import attempts_before, delivery_timer
+from .dispatch import NO_HEADERS, attempts_before, delivery_message, delivery_timer
 from .flow_control import FlowControl
 from .ingest import Clock
 from .operator_notices import OperatorNotifier
@@ -57,9 +57,9 @@ class DeliveryWorker:
 
     spec: ChannelSpec
     channel: Channel
-    entrance: FlowControl
+    flow_control: FlowControl
     broker: Broker
-    herald: OperatorNotifier
+    notifier: OperatorNotifier
     metrics: Metrics
     clock: Clock
     random: random.Random = field(default_factory=random.Random)
@@ -79,8 +79,8 @@ class DeliveryWorker:
             await self._send_fallback(attempt, at=past.fell_back_at, headers={_LOOK: "1"})
         elif attempt.is_late(self.clock()):
             await self._fail(attempt, Outcome.DEFERRED, "expired", _LATE)
-        elif not await self.entrance.acquire(attempt.seconds_until_fallback(self.clock())):
-            if self.entrance.is_closing:
+        elif not await self.flow_control.acquire(attempt.seconds_until_fallback(self.clock())):
+            if self.flow_control.is_closing:
                 await self._store(self._receipt(attempt, Outcome.DEFERRED, _ENDING, final=False))
                 await msg.nak()
             else:
@@ -88,7 +88,7 @@ class DeliveryWorker:
         elif await self._claim(attempt):
             return await self._send(attempt)
         else:
-            self.entrance.record_success()
+            self.flow_control.record_success()
             await self._dead_letter(attempt, Outcome.UNKNOWN, "unknown", _LOST)
         return None
 
@@ -144,28 +144,28 @@ class DeliveryWorker:
         try:
             note = await self.channel.send(attempt.delivery)
         except Refused as error:
-            self.entrance.record_success()
+            self.flow_control.record_success()
             await self._fail(attempt, Outcome.REFUSED, "refused", str(error))
         except Deferred as error:
             if error.provider_works:
-                self.entrance.record_success()
+                self.flow_control.record_success()
             else:
-                self.entrance.record_failure(asked=error.retry_after)
+                self.flow_control.record_failure(asked=error.retry_after)
             if error.remaining:
                 await self._send_remaining(attempt, str(error), error.remaining)
             else:
                 await self._retry_later(attempt, Outcome.DEFERRED, str(error), asked=error.retry_after)
         except Unknown as error:
-            self.entrance.record_failure()
+            self.flow_control.record_failure()
             if self.spec.repeats_unknown:
                 await self._retry_later(attempt, Outcome.UNKNOWN, str(error))
             else:
                 await self._dead_letter(attempt, Outcome.UNKNOWN, "unknown", str(error))
         except BaseException:
-            self.entrance.record_failure()
+            self.flow_control.record_failure()
             raise
         else:
-            self.entrance.record_success()
+            self.flow_control.record_success()
             receipt = self._receipt(attempt, Outcome.SENT, note, final=True)
             took = max(0.0, (self.clock() - attempt.delivery.awaited_since) / 1e6)
             observe = partial(self._latency.observe, took)
@@ -227,18 +227,12 @@ class DeliveryWorker:
         self.metrics.fallbacks.labels(self.spec.name).inc()
 
     async def _send_fallback(
-        self, attempt: DeliveryAttempt, *, at: int, headers: Mapping[str, str] | None = None
+        self, attempt: DeliveryAttempt, *, at: int, headers: Mapping[str, str] = NO_HEADERS
     ) -> None:
         following = next_fallback(attempt.delivery, at=at)
-        payload, id_ = encode(following), following.id
-        if following.not_before > at:
-            outgoing = delivery_timer(
-                self.broker.topology, following, payload, attempts=0, at=following.not_before
-            )
-        else:
-            subject = self.broker.topology.delivery_subject(following.kind, following.channel)
-            outgoing = OutgoingMessage(subject=subject, payload=payload, id=id_, headers=headers or {})
-        await self._store(outgoing)
+        topology, payload = self.broker.topology, encode(following)
+        message = delivery_message(topology, following, payload, now=at, headers=headers)
+        await self._store(message)
         await attempt.msg.ack()
         log.info("channel %s: %s goes on over %s", self.spec.name, attempt.delivery.id, following.channel)
 
@@ -248,7 +242,8 @@ class DeliveryWorker:
         await self._store_dead_letter(attempt.msg, attempt.delivery, reason, detail, attempts=attempt.number)
         await self._store(self._receipt(attempt, outcome, detail, final=True))
         await attempt.msg.ack()
-        await self.herald.notify_dead_letter(attempt.delivery, reason, mask(detail, attempt.delivery.secrets))
+        masked = mask(detail, attempt.delivery.secrets)
+        await self.notifier.notify_dead_letter(attempt.delivery, reason, masked)
 
     async def _store_dead_letter(
         self, msg: Msg, delivery: Delivery | None, reason: str, detail: str, *, attempts: int = 1

@@ -12,76 +12,87 @@ from dataclasses import dataclass, replace
 import msgspec
 from nats.aio.msg import Msg
 
-from ..broker import RESENT_HEADER, Broker, OutgoingMessage, PendingAck, message_metadata
+from ..broker import Broker, OutgoingMessage, PendingAck, message_metadata
 from ..broker.codec import Redrive, redrive_of
 from ..history import entries
 from ..history.dead_letters import DeadLetter, only_redriven, sensitive_header
 from ..history.plan_store import PlanStore, RecordedPlan
 from ..metrics import Metrics
 from ..model.masking import mask
-from ..model.messages import Event, Failure
+from ..model.messages import Failure
 from ..planning.draft import DigestTimer
 from ..planning.limits.digest import BUFFERING, Batch, NotDueYet, confirm, digest_event, digest_spec, take_due
 from ..planning.limits.state import PendingSteps, advance, state_prefix
 from ..planning.planner import Plan, plan_digest, plan_dropped_digest, replan_digest
 from ..planning.recipients import ChoicesOf
+from ..planning.records import PlanRecord
 from ..preferences.cache import PreferenceCache
 from ..rules.rulebook import NO_LIMITS, Rule, Rulebook
-from .dispatch import NO_HEADERS, digest_timers, messages_for_plan
+from .dispatch import NO_HEADERS, RESENT, digest_timer, messages_for_plan
 from .operator_notices import OperatorNotifier
 
 log = logging.getLogger(__name__)
 
 
 class _DeadDigest(msgspec.Struct, frozen=True):
-    """What is kept of a digest that could not be written: enough to tell it again."""
+    """The payload of a dead letter: a digest that could not be rendered, with its events."""
 
-    key: str  # where its events lay
+    key: str  # of its buffer
     rule: str
     batch: Batch
 
 
-_alarms = msgspec.json.Decoder(DigestTimer)
-_letters = msgspec.json.Decoder(_DeadDigest)
+_timers = msgspec.json.Decoder(DigestTimer)
+_dead_digests = msgspec.json.Decoder(_DeadDigest)
+
+
+@dataclass(frozen=True, slots=True)
+class _DueBatch:
+    """A batch to send now, by a rule of a rulebook."""
+
+    rulebook: Rulebook
+    rule: Rule
+    key: str  # of the buffer
+    batch: Batch
+    now: int  # microseconds since the epoch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DigestFlusher:
-    """Tells what was gathered."""
+    """Sends the digests whose time has come."""
 
     broker: Broker
-    herald: OperatorNotifier
+    notifier: OperatorNotifier
     rulebook: Callable[[], Rulebook]  # read once for each digest
     preferences: PreferenceCache
     metrics: Metrics
     clock: Callable[[], int]  # microseconds since the epoch
 
     async def handle(self, msg: Msg) -> PendingAck:
-        """See to the digest that an alarm is about, or to one that was a dead letter."""
-        revived = redrive_of(msg.headers)
-        if revived is not None:
-            return await self._redrive(msg, revived)
+        """Flush the digest that a timer names, or redrive one that was a dead letter."""
+        if redrive := redrive_of(msg.headers):
+            return await self._redrive(msg, redrive)
         try:
-            alarm = _alarms.decode(msg.data)
+            timer = _timers.decode(msg.data)
         except msgspec.MsgspecError:
-            log.warning("%s: this is no alarm: %.100r", msg.subject, msg.data)
-            return PendingAck(messages=())
+            log.warning("%s: not a digest timer: %.100r", msg.subject, msg.data)
+            return PendingAck()
         rulebook = self.rulebook()
-        rule = rulebook.by_id.get(alarm.rule)
-        if rule is None or digest_spec(rule.limits, alarm.key) is None:
-            return await self._drop_orphaned(rulebook, alarm)
-        later = await self.flush_due(rulebook, rule, alarm.key)
-        # Rung by this message: the stream must not take it for the one that has just rung.
+        rule = rulebook.by_id.get(timer.rule)
+        if rule is None or digest_spec(rule.limits, timer.key) is None:
+            return await self._drop_orphaned(rulebook, timer)
+        later = await self.flush_due(rulebook, rule, timer.key)
+        if not later:
+            return PendingAck()
+        # With the sequence of this message, the stream does not take the next timer for a repeat.
         by = str(message_metadata(msg.reply).sequence)
-        again = digest_timers(self.broker.topology, [replace(alarm, at=later)] if later else [], by=by)
-        return PendingAck(messages=again)
+        return PendingAck(messages=(digest_timer(self.broker.topology, replace(timer, at=later), by=by),))
 
     async def flush_due(self, rulebook: Rulebook, rule: Rule, key: str, *, early: bool = False) -> int:
-        """Tell what lies under ``key`` if it is due, and say when what is left will be; 0: nothing is.
+        """Send the digest under ``key`` if it is due. Return when the next one is due; 0 if there is none.
 
-        ``early`` waits neither for its time nor for a budget: nobody will ask again.
-
-        Raises BrokerError; all of it may be done again then, and makes the same messages.
+        With ``early``, the digest waits neither for its time nor for a budget, because no timer follows.
+        Raises BrokerError. It is safe to flush again then: that makes the same messages.
         """
         now = self.clock()
         batch = await self.broker.state.run(take_due(key, rule.limits, now, early=early))
@@ -89,75 +100,70 @@ class DigestFlusher:
             return batch.until
         if batch is None:
             return 0
-        # What was sealed before may be told already, as it was decided then.
-        found = RecordedPlan() if batch.at == now else await self._find(digest_event(key, batch))
-        if found.plan is None:
-            told = await self._plan_digest(rulebook, rule, key, batch, now, early=early)
-            if isinstance(told, NotDueYet):
-                return told.until
-            planned, outgoing = self._messages_for_plan(
-                told, {RESENT_HEADER: "1"} if found.is_known else NO_HEADERS
-            )
-            if not await self.broker.publisher.store_if_new(self._entry(planned, now)):
-                found = await self._find(planned.event)  # another replica was quicker
-        if found.plan is not None:
-
-            def make(choices_of: ChoicesOf) -> Plan:
-                return replan_digest(
-                    rulebook, rule, key, batch, now=now, choices_of=choices_of, recorded=found.plan
-                )
-
-            told = await self.preferences.with_choices(make)
-            planned, outgoing = self._messages_for_plan(told, {RESENT_HEADER: "1"})
-        await self.broker.publisher.store(*outgoing, *self._dead_letters(rulebook, planned, batch))
+        plans, found = PlanStore(self.broker), RecordedPlan()
+        if batch.at != now:  # it was sealed earlier, and may have been planned then
+            event = digest_event(key, batch)
+            found = await plans.find(event, event.reqid)
+        due, recorded = _DueBatch(rulebook, rule, key, batch, now), found.plan
+        if recorded is None:
+            new = await (self._replan_digest(due) if early else self._plan_digest(due))
+            if isinstance(new, NotDueYet):
+                return new.until
+            planned, messages = self._messages_for_plan(new, RESENT if found.is_known else NO_HEADERS)
+            recorded = await plans.record(planned, planned.event.reqid, at=now, slot=_name(planned))
+        if recorded is not None:
+            planned, messages = self._messages_for_plan(await self._replan_digest(due, recorded), RESENT)
+        await self.broker.publisher.store(*messages, *self._dead_letters(rulebook, planned, batch))
         for suppressed in planned.suppressed:
             self.metrics.count(self.metrics.suppressed, suppressed.rule, suppressed.reason)
         return await self.broker.state.run(confirm(key, rule.limits, batch.number))
 
-    async def _plan_digest(
-        self, rulebook: Rulebook, rule: Rule, key: str, batch: Batch, now: int, *, early: bool
-    ) -> Plan | NotDueYet:
-        """What hours and budgets make of a digest."""
+    async def _plan_digest(self, due: _DueBatch) -> Plan | NotDueYet:
+        """Plan a digest with its time windows and budgets."""
 
-        def make(choices_of: ChoicesOf) -> Plan | NotDueYet | PendingSteps[Plan | NotDueYet]:
-            if early:
-                return replan_digest(rulebook, rule, key, batch, now=now, choices_of=choices_of)
-            return advance(plan_digest(rulebook, rule, key, batch, now=now, choices_of=choices_of))
+        def start(choices_of: ChoicesOf) -> Plan | NotDueYet | PendingSteps[Plan | NotDueYet]:
+            return advance(
+                plan_digest(due.rulebook, due.rule, due.key, due.batch, now=due.now, choices_of=choices_of)
+            )
 
-        told: Plan | NotDueYet = await self.broker.state.resume(await self.preferences.with_choices(make))
-        hops = max(event.hops for event in batch.events)
-        for used_up in told.exhausted_budgets:
-            await self.herald.notify_budget_exhausted(used_up, hops=hops)
-        return told
+        planned: Plan | NotDueYet = await self.broker.state.resume(await self.preferences.with_choices(start))
+        hops = max(event.hops for event in due.batch.events)
+        await self.notifier.notify_budgets_exhausted(planned.exhausted_budgets, hops=hops)
+        return planned
 
-    async def _find(self, event: Event) -> RecordedPlan:
-        return await PlanStore(self.broker).find(event, event.reqid)
-
-    async def _redrive(self, msg: Msg, again: Redrive) -> PendingAck:
-        """Tell of what a letter holds, whatever is gathered by now and whatever the budgets say."""
-        nothing = PendingAck(messages=())
-        try:
-            letter = _letters.decode(msg.data)
-        except msgspec.MsgspecError:
-            log.exception("%s: this is no digest", msg.subject)
-            return nothing
-        rulebook, key, batch, now = self.rulebook(), letter.key, letter.batch, self.clock()
-        rule = rulebook.by_id.get(letter.rule)
+    async def _replan_digest(self, due: _DueBatch, recorded: PlanRecord | None = None) -> Plan:
+        """Plan a digest without limits: as it was recorded, or with its time windows alone."""
 
         def make(choices_of: ChoicesOf) -> Plan:
-            if rule is None:
-                return plan_dropped_digest(rulebook.revision, letter.rule, key, batch)
-            return replan_digest(rulebook, rule, key, batch, now=now, choices_of=choices_of)
+            return replan_digest(
+                due.rulebook, due.rule, due.key, due.batch,
+                now=due.now, choices_of=choices_of, recorded=recorded,
+            )  # fmt: skip
 
-        planned = only_redriven(await self.preferences.with_choices(make), again)
+        return await self.preferences.with_choices(make)
+
+    async def _redrive(self, msg: Msg, redrive: Redrive) -> PendingAck:
+        """Send the digest of a dead letter without its limits, and without the events of today's buffer."""
+        try:
+            dead = _dead_digests.decode(msg.data)
+        except msgspec.MsgspecError:
+            log.exception("%s: not a digest", msg.subject)
+            return PendingAck()
+        rulebook, now = self.rulebook(), self.clock()
+        if rule := rulebook.by_id.get(dead.rule):
+            planned = await self._replan_digest(_DueBatch(rulebook, rule, dead.key, dead.batch, now))
+        else:
+            planned = plan_dropped_digest(rulebook.revision, dead.rule, dead.key, dead.batch)
         is_new = self.broker.connection.is_first_delivery_now(msg, message_metadata(msg.reply))
-        planned, outgoing = self._messages_for_plan(planned, NO_HEADERS if is_new else {RESENT_HEADER: "1"})
-        dead = self._dead_letters(rulebook, planned, batch)
-        await self.broker.publisher.store(self._entry(planned, now), *outgoing, *dead)
-        return nothing
+        planned, messages = self._messages_for_plan(
+            only_redriven(planned, redrive), NO_HEADERS if is_new else RESENT
+        )
+        dead_letters = self._dead_letters(rulebook, planned, dead.batch)
+        await self.broker.publisher.store(self._entry(planned, now), *messages, *dead_letters)
+        return PendingAck()
 
     async def flush_removed(self, before: Rulebook, after: Rulebook) -> None:
-        """Tell at once what was gathered for rules that ``after`` has not, or that gather nothing there."""
+        """Send the digests of rules that ``after`` no longer has, or that have no digest there, at once."""
         for rule in before.rules:
             now = after.by_id.get(rule.id)
             for name in BUFFERING:
@@ -165,7 +171,7 @@ class DigestFlusher:
                 if digest and digest.flushes and not (now and digest_spec(now.limits, f"{name}.")):
                     for key in await self.broker.state.bucket.keys_with_prefix(state_prefix(name, rule.id)):
                         while await self.flush_due(before, rule, key, early=True):
-                            pass  # what was sealed before went first
+                            pass  # a batch that was sealed earlier is sent first
 
     def _messages_for_plan(
         self, planned: Plan, headers: Mapping[str, str]
@@ -178,7 +184,7 @@ class DigestFlusher:
         return entries.plan_entry(self.broker.topology, planned, at=at, id_=_name(planned))
 
     def _dead_letters(self, rulebook: Rulebook, planned: Plan, batch: Batch) -> list[OutgoingMessage]:
-        """What could not be written, with all that it would have told of."""
+        """Return a dead letter with the whole batch for each message that could not be rendered."""
         for failure in planned.failures:
             detail = mask(failure.detail, planned.secrets)
             log.error("digest of rule %s, channel %s: %s", failure.rule, failure.channel, detail)
@@ -212,22 +218,22 @@ class DigestFlusher:
             max_payload=self.broker.max_payload,
         )
 
-    async def _drop_orphaned(self, rulebook: Rulebook, alarm: DigestTimer) -> PendingAck:
-        """The rule is gone, or gathers nothing any more: what it had gathered is recorded as not sent."""
+    async def _drop_orphaned(self, rulebook: Rulebook, timer: DigestTimer) -> PendingAck:
+        """Record that the digest of a removed rule, or of one that has no digest any more, is not sent."""
         left = True
         while left:
             now = self.clock()
-            batch = await self.broker.state.run(take_due(alarm.key, NO_LIMITS, now, early=True))
+            batch = await self.broker.state.run(take_due(timer.key, NO_LIMITS, now, early=True))
             if not isinstance(batch, Batch):
                 break
-            planned = plan_dropped_digest(rulebook.revision, alarm.rule, alarm.key, batch)
+            planned = plan_dropped_digest(rulebook.revision, timer.rule, timer.key, batch)
             await self.broker.publisher.store(self._entry(planned, now))
-            left = await self.broker.state.run(confirm(alarm.key, NO_LIMITS, batch.number)) > 0
-            self.metrics.count(self.metrics.suppressed, alarm.rule, "removed")
-        return PendingAck(messages=())
+            left = await self.broker.state.run(confirm(timer.key, NO_LIMITS, batch.number)) > 0
+            self.metrics.count(self.metrics.suppressed, timer.rule, "removed")
+        return PendingAck()
 
 
 def _name(planned: Plan) -> str:
-    """Tells a digest from every other; one that was a dead letter from what it was before."""
-    letter = f".{planned.redrive.dead_letter}" if planned.redrive else ""
-    return f"{planned.event.reqid}{letter}"
+    """Return an id of a digest that is new after a redrive."""
+    suffix = f".{planned.redrive.dead_letter}" if planned.redrive else ""
+    return f"{planned.event.reqid}{suffix}"

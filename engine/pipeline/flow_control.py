@@ -31,7 +31,7 @@ class FlowControl:
 
     name: str
     breaker: CircuitBreaker = field(default_factory=CircuitBreaker)
-    pace: DistributedRateLimiter | None = None
+    rate_limiter: DistributedRateLimiter | None = None
     observe_wait: Callable[[float], object] = lambda seconds: (
         None
     )  # seconds that a delivery waited for its rate
@@ -62,7 +62,7 @@ class FlowControl:
             if self._closing or left <= 0.0:
                 return False
             await self._rest(min(wait, left))
-        return self.pace is None or await self._take_turn(self.pace, until)
+        return self.rate_limiter is None or await self._take_turn(self.rate_limiter, until)
 
     def record_success(self) -> None:
         """The provider answers, whatever it said to this delivery."""
@@ -88,9 +88,9 @@ class FlowControl:
         news, self._news = self._news, asyncio.Event()
         news.set()
 
-    async def _take_turn(self, pace: DistributedRateLimiter, until: float) -> bool:
+    async def _take_turn(self, rate_limiter: DistributedRateLimiter, until: float) -> bool:
         began = time.monotonic()
-        turn = await pace.turn()
+        turn = await rate_limiter.turn()
         may_send = await self._sleep(min(turn, until - time.monotonic())) and time.monotonic() < until
         self.observe_wait(time.monotonic() - began)
         if may_send:

@@ -16,15 +16,15 @@ from typing import Any, Protocol
 from msgspec import Struct
 from nats.aio.msg import Msg
 
-from ..broker import RESENT_HEADER, Broker, MessageMetadata, OutgoingMessage, PendingAck, message_metadata
+from ..broker import Broker, MessageMetadata, OutgoingMessage, PendingAck, message_metadata
 from ..broker.codec import Redrive, decode_event, read_hops, redrive_of
 from ..history import entries
 from ..history.dead_letters import DeadLetter, only_redriven, sensitive_header
 from ..history.plan_store import PlanStore, RecordedPlan
 from ..metrics import Metrics
-from ..model.errors import CacheMiss, NotStored, UndecodableError
+from ..model.errors import CacheMiss, UndecodableError
 from ..model.masking import mask
-from ..model.messages import HOPS, Event, Failure, Kind, RedriveId
+from ..model.messages import HOPS, Event, Failure, Kind
 from ..planning.draft import Routing, route
 from ..planning.limits.stages import undo_buffering
 from ..planning.limits.state import PendingSteps, advance, event_fingerprint
@@ -33,15 +33,12 @@ from ..planning.recipients import ChoicesOf
 from ..planning.records import PlanRecord
 from ..preferences.cache import PreferenceCache
 from ..rules.rulebook import Rulebook
-from .dispatch import NO_HEADERS, messages_for_plan
+from .dispatch import NO_HEADERS, RESENT, messages_for_plan
 from .operator_notices import OperatorNotifier
 
 log = logging.getLogger(__name__)
 
-_SENT_BEFORE = {
-    RESENT_HEADER: "1"
-}  # headers of what may be sent already, and forgotten by a broker that was killed
-_MAX_REDELIVERIES = 1000  # times that an event may come: one that ends the process would come for ever
+_MAX_REDELIVERIES = 1000  # of one event: it may be the one that ends the process each time
 
 
 class Clock(Protocol):
@@ -56,7 +53,7 @@ class EventIngester:
 
     kind: Kind
     broker: Broker
-    herald: OperatorNotifier
+    notifier: OperatorNotifier
     preferences: PreferenceCache
     rulebook: Callable[[], Rulebook]  # read once for each event
     metrics: Metrics
@@ -64,131 +61,119 @@ class EventIngester:
     tolerance: Callable[[], float]  # seconds
 
     def handle(self, msg: Msg) -> PendingAck | Coroutine[Any, Any, PendingAck]:
-        """Plan one event: what is to be stored of it before it is acknowledged."""
+        """Plan one event, and return the messages to store before it is acknowledged."""
         rulebook = self.rulebook()
-        handed = message_metadata(msg.reply)
-        again = redrive_of(msg.headers)
+        metadata = message_metadata(msg.reply)
+        redrive = redrive_of(msg.headers)
         try:
             event = decode_event(
                 msg.data,
                 kind=self.kind,
                 key=self.broker.topology.key(self.kind, msg.subject),
-                # What was a dead letter is judged by when the broker took it first.
-                received=min(handed.stored_at, again.received) if again else handed.stored_at,
+                # The sender's clock is compared with the first time that the broker received the event.
+                received=min(metadata.stored_at, redrive.received) if redrive else metadata.stored_at,
                 tolerance=self.tolerance(),
                 catalogue=rulebook.catalogue,
                 hops=read_hops(msg.headers),
             )
         except UndecodableError as error:
             return self._dead_letter(msg, error.reason, str(error), rulebook)
-        if handed.num_delivered > _MAX_REDELIVERIES:
+        if metadata.num_delivered > _MAX_REDELIVERIES:
             return self.give_up(msg)
-        arrival = ReceivedEvent(
-            msg=msg, metadata=handed, redrive=again, event=event, rulebook=rulebook, at=self.clock()
+        received = ReceivedEvent(
+            msg=msg, metadata=metadata, redrive=redrive, event=event, rulebook=rulebook, at=self.clock()
         )
-        if not self.broker.connection.is_first_delivery_now(msg, handed):
-            return self._replan(arrival)
+        if not self.broker.connection.is_first_delivery_now(msg, metadata):
+            return self._replan(received)
         try:
-            begun = _start_plan(arrival, self.preferences.choices_of)
+            begun = _start_plan(received, self.preferences.choices_of)
         except CacheMiss:
-            return self._plan_with_preferences(arrival)
+            return self._plan_with_preferences(received)
         if isinstance(begun, PendingSteps):
-            return self._plan_with_state(arrival, begun)
-        return self._settle(arrival, begun)
+            return self._plan_with_state(received, begun)
+        return self._settle(received, begun)
 
     async def _plan_with_preferences(
-        self, arrival: ReceivedEvent, found: RecordedPlan | None = None
+        self, received: ReceivedEvent, found: RecordedPlan | None = None
     ) -> PendingAck:
-        """Plan with what the broker has to be asked for of people's preferences."""
-        begun = await self.preferences.with_choices(
-            partial(_start_plan, arrival, comes_again=found is not None)
-        )
-        return await self._plan_with_state(arrival, begun, found)
+        """Plan an event with preferences that are not cached."""
+        start = partial(_start_plan, received, comes_again=found is not None)
+        return await self._plan_with_state(received, await self.preferences.with_choices(start), found)
 
     async def _plan_with_state(
-        self, arrival: ReceivedEvent, begun: Plan | PendingSteps[Plan], found: RecordedPlan | None = None
+        self, received: ReceivedEvent, begun: Plan | PendingSteps[Plan], found: RecordedPlan | None = None
     ) -> PendingAck:
-        """Carry out what the gates, which have to be asked, leave of the plan.
+        """Run the steps of the limits, and record the plan; if another one was recorded first, restore that.
 
-        ``found`` is what the history has of an event that may have come before.
+        ``found`` is the history of an event that may have been delivered before.
         """
-        headers = _SENT_BEFORE if found and found.is_known else NO_HEADERS
+        headers = RESENT if found and found.is_known else NO_HEADERS
         if isinstance(begun, Plan):
-            return self._settle(arrival, begun, headers)
-        place = await PlanStore(self.broker).claim_slot(
-            arrival.event, arrival.event_run_id, found, at=arrival.at
-        )
-        planned = _only_redriven(arrival, await self.broker.state.resume(begun))
-        for used_up in planned.exhausted_budgets:
-            await self.herald.notify_budget_exhausted(used_up, hops=planned.event.hops)
-        planned, stored = self._messages_for_plan(arrival, planned, headers)
-        if await self.broker.publisher.store_if_new(
-            entries.plan_entry(self.broker.topology, planned, at=arrival.at, id_=place)
-        ):
-            return self._settlement(arrival, planned, stored)
-        found = await self._find(arrival)
+            return self._settle(received, begun, headers)
+        plans, name, at = PlanStore(self.broker), received.run_id, received.at
+        slot = await plans.claim_slot(received.event, name, found, at=at)
+        planned = _only_redriven(received, await self.broker.state.resume(begun))
+        await self.notifier.notify_budgets_exhausted(planned.exhausted_budgets, hops=planned.event.hops)
+        planned, messages = self._messages_for_plan(received, planned, headers)
+        recorded = await plans.record(planned, name, at=at, slot=slot)
+        if recorded is None:
+            return self._pending_ack(received, planned, messages)
+        return await self._restore_recorded(received, recorded)
+
+    async def _replan(self, received: ReceivedEvent) -> PendingAck:
+        """Restore the recorded plan of an event that was delivered before; plan it if there is none."""
+        if await self.broker.connection.is_first_delivery(received.msg, received.metadata):
+            return await self._plan_with_preferences(received)
+        redrive = received.redrive.id if received.redrive else None
+        found = await PlanStore(self.broker).find(received.event, received.run_id, redrive)
         if found.plan is None:
-            raise NotStored(f"{arrival.event_run_id} is being planned by another replica")  # it comes again
-        return await self._restore_recorded(arrival, found.plan)
+            return await self._plan_with_preferences(received, found)
+        return await self._restore_recorded(received, found.plan)
 
-    async def _replan(self, arrival: ReceivedEvent) -> PendingAck:
-        """Follow what was written down of an event that came before; plan one of which nothing is."""
-        if await self.broker.connection.is_first_delivery(arrival.msg, arrival.metadata):
-            return await self._plan_with_preferences(arrival)
-        found = await self._find(arrival)
-        return await (
-            self._restore_recorded(arrival, found.plan)
-            if found.plan
-            else self._plan_with_preferences(arrival, found)
-        )
+    async def _restore_recorded(self, received: ReceivedEvent, recorded: PlanRecord) -> PendingAck:
+        """Store the messages of a recorded plan again: all of them may be stored, or none.
 
-    async def _find(self, arrival: ReceivedEvent) -> RecordedPlan:
-        return await PlanStore(self.broker).find(arrival.event, arrival.event_run_id, arrival.redrive_id)
-
-    async def _restore_recorded(self, arrival: ReceivedEvent, recorded: PlanRecord) -> PendingAck:
-        """Store again what was decided: all of it may be stored, or none.
-
-        Whoever asked the gates once more may have been told to wait with others: that is undone.
+        The limits may have buffered the event a second time in a digest. That is undone.
         """
 
         def make(choices_of: ChoicesOf) -> tuple[Routing, Plan]:
-            drafted = route(arrival.rulebook, arrival.event, choices_of)
-            return drafted, plan_from_record(drafted, recorded, arrival.at)
+            routing = route(received.rulebook, received.event, choices_of)
+            return routing, plan_from_record(routing, recorded, received.at)
 
-        drafted, planned = await self.preferences.with_choices(make)
-        planned = _only_redriven(arrival, planned)
-        if not arrival.is_partial:  # of that no gate was asked
-            gathered = {each.rule for each in recorded.held if each.digest}
-            alarms = await self.broker.state.run(undo_buffering(drafted, gathered))
-            planned = replace(planned, timers=(*planned.timers, *alarms))
-        return self._settlement(arrival, *self._messages_for_plan(arrival, planned, _SENT_BEFORE))
+        routing, planned = await self.preferences.with_choices(make)
+        planned = _only_redriven(received, planned)
+        if not received.is_partial:  # a partial redrive skips the limits
+            buffered = {held.rule for held in recorded.held if held.digest}
+            timers = await self.broker.state.run(undo_buffering(routing, buffered))
+            planned = replace(planned, timers=(*planned.timers, *timers))
+        return self._pending_ack(received, *self._messages_for_plan(received, planned, RESENT))
 
     def _settle(
-        self, arrival: ReceivedEvent, planned: Plan, headers: Mapping[str, str] = NO_HEADERS
+        self, received: ReceivedEvent, planned: Plan, headers: Mapping[str, str] = NO_HEADERS
     ) -> PendingAck:
-        planned, stored = self._messages_for_plan(arrival, planned, headers)
-        # The history comes first: an event that is not in it has no delivery in the stream either.
-        entry = entries.plan_entry(self.broker.topology, planned, at=arrival.at, id_=arrival.message_id)
-        return self._settlement(arrival, planned, [entry, *stored])
+        planned, messages = self._messages_for_plan(received, planned, headers)
+        # The history is stored first: an event without history has no delivery in the stream.
+        entry = entries.plan_entry(self.broker.topology, planned, at=received.at, id_=received.message_id)
+        return self._pending_ack(received, planned, [entry, *messages])
 
     def _messages_for_plan(
-        self, arrival: ReceivedEvent, planned: Plan, headers: Mapping[str, str]
+        self, received: ReceivedEvent, planned: Plan, headers: Mapping[str, str]
     ) -> tuple[Plan, list[OutgoingMessage]]:
-        return messages_for_plan(self.broker.topology, planned, self.broker.max_payload, arrival.at, headers)
+        return messages_for_plan(self.broker.topology, planned, self.broker.max_payload, received.at, headers)
 
-    def _settlement(
-        self, arrival: ReceivedEvent, planned: Plan, outgoing: list[OutgoingMessage]
+    def _pending_ack(
+        self, received: ReceivedEvent, planned: Plan, messages: list[OutgoingMessage]
     ) -> PendingAck:
-        """What is stored of a plan, with what is kept of the event itself."""
+        """Add the dead letters of a plan and the archive copy of its event to ``messages``."""
         for failure in planned.failures:
-            outgoing.append(self._dead_failure(arrival, planned, failure))
+            messages.append(self._dead_failure(received, planned, failure))
             self.metrics.dead.labels(self.kind, "render-failed").inc()
             detail = mask(failure.detail, planned.secrets)
             log.warning("rule %s, channel %s: %s", failure.rule, failure.channel, detail)
-        if not arrival.is_partial and len(arrival.msg.data) <= self.broker.max_payload:
-            outgoing.append(self._copy(arrival))
-        count = None if arrival.is_partial else partial(self._count, planned)
-        return PendingAck(messages=outgoing, settled=count)
+        if not received.is_partial and len(received.msg.data) <= self.broker.max_payload:
+            messages.append(self._copy(received))
+        count = None if received.is_partial else partial(self._count, planned)
+        return PendingAck(messages=messages, settled=count)
 
     def _count(self, planned: Plan) -> None:
         self.metrics.count(self.metrics.events, self.kind, "planned" if planned.matches else "unmatched")
@@ -199,34 +184,35 @@ class EventIngester:
         for held in planned.held:
             self.metrics.count(self.metrics.held, held.rule, held.reason)
 
-    def _copy(self, arrival: ReceivedEvent) -> OutgoingMessage:
-        """The event as it was published, for the archive."""
-        event = arrival.event
+    def _copy(self, received: ReceivedEvent) -> OutgoingMessage:
+        """Return the event as it was published, for the archive."""
+        event = received.event
         return OutgoingMessage(
             subject=self.broker.topology.archive_subject(self.kind, event.key),
-            payload=arrival.msg.data,
-            id=f"archive.{arrival.message_id}",
+            payload=received.msg.data,
+            id=f"archive.{received.message_id}",
             headers={HOPS: str(event.hops)} if event.hops else NO_HEADERS,
         )
 
-    def _dead_failure(self, arrival: ReceivedEvent, planned: Plan, failure: Failure) -> OutgoingMessage:
+    def _dead_failure(self, received: ReceivedEvent, planned: Plan, failure: Failure) -> OutgoingMessage:
         detail = mask(failure.detail, planned.secrets)
         dead_letter = replace(
-            self._dead_letter_of(arrival.msg, "render-failed", detail, arrival.rulebook),
+            self._dead_letter_of(received.msg, "render-failed", detail, received.rulebook),
             reqid=planned.event.reqid,
             rule=failure.rule,
             channel=failure.channel,
             delivery=failure.delivery,
         )
-        return self._dead_letter_message(arrival.msg, dead_letter, f"{arrival.message_id}.{failure.delivery}")
+        id_ = f"{received.message_id}.{failure.delivery}"
+        return self._dead_letter_message(received.msg, dead_letter, id_)
 
     def give_up(self, msg: Msg) -> PendingAck:
-        """What becomes of an event that a bug keeps from being planned."""
-        detail = "given up after several tries; the log has the traceback"
+        """Dead-letter an event that was not planned because of a bug."""
+        detail = "not planned after several tries; the log has the traceback"
         return self._dead_letter(msg, "not-planned", detail, self.rulebook())
 
     def _dead_letter(self, msg: Msg, reason: str, detail: str, rulebook: Rulebook) -> PendingAck:
-        """The message goes among the dead letters."""
+        """Dead-letter a message."""
         log.warning("%s: dead letter: %s: %s", msg.subject, reason, detail)
         dead_letter = self._dead_letter_of(msg, reason, detail, rulebook)
         id_ = f"{self.kind}.{message_metadata(msg.reply).sequence}"
@@ -262,46 +248,42 @@ class EventIngester:
 
 
 def _start_plan(
-    arrival: ReceivedEvent, choices_of: ChoicesOf, *, comes_again: bool = False
+    received: ReceivedEvent, choices_of: ChoicesOf, *, comes_again: bool = False
 ) -> Plan | PendingSteps[Plan]:
-    """The plan, or what has to be asked for it first."""
-    rulebook, event, at = arrival.rulebook, arrival.event, arrival.at
-    if arrival.is_partial:  # it passed the gates when it came first
-        return _only_redriven(arrival, plan(rulebook, event, at, choices_of))
+    """Return the plan, or the steps of its limits that wait for the broker."""
+    rulebook, event, at = received.rulebook, received.event, received.at
+    if received.is_partial:  # it passed the limits when it was planned first
+        return _only_redriven(received, plan(rulebook, event, at, choices_of))
     begun = advance(plan_steps(rulebook, event, at, choices_of, comes_again=comes_again))
-    return _only_redriven(arrival, begun) if isinstance(begun, Plan) else begun
+    return _only_redriven(received, begun) if isinstance(begun, Plan) else begun
 
 
-def _only_redriven(arrival: ReceivedEvent, planned: Plan) -> Plan:
-    return only_redriven(planned, arrival.redrive) if arrival.redrive else planned
+def _only_redriven(received: ReceivedEvent, planned: Plan) -> Plan:
+    return only_redriven(planned, received.redrive) if received.redrive else planned
 
 
 class ReceivedEvent(Struct, frozen=True, kw_only=True):
-    """One event in hand."""
+    """An event with its message and the rulebook that plans it."""
 
     msg: Msg
     metadata: MessageMetadata
-    redrive: Redrive | None  # it was a dead letter
+    redrive: Redrive | None  # set if the event was a dead letter
     event: Event
-    rulebook: Rulebook  # by which it is planned
-    at: int  # when it was taken in hand, by which hours and limits judge; microseconds since the epoch
-
-    @property
-    def redrive_id(self) -> RedriveId | None:
-        return self.redrive.id if self.redrive else None
+    rulebook: Rulebook
+    at: int  # when planning began: the time for schedules and limits, microseconds since the epoch
 
     @property
     def message_id(self) -> str:
-        """Tells the message from every other, and not from itself when it is handed out again."""
+        """An id of the message that is the same at each redelivery."""
         return f"{self.event.kind}.{self.metadata.sequence}"
 
     @property
-    def event_run_id(self) -> str:
-        """Tells the event from every other, and not from itself however often it was published."""
-        life = f".{self.redrive_id.at}" if self.redrive_id else ""
-        return f"{event_fingerprint(self.event)}{life}"
+    def run_id(self) -> str:
+        """An id of the event that is the same each time that it is published, and new after a redrive."""
+        suffix = f".{self.redrive.id.at}" if self.redrive else ""
+        return f"{event_fingerprint(self.event)}{suffix}"
 
     @property
     def is_partial(self) -> bool:
-        """Whether the rest of the event was planned before."""
+        """True if a redrive names one delivery of the event: the others were planned before."""
         return self.redrive is not None and self.redrive.is_partial

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,19 +23,19 @@ from ..rules.rulebook import GLOBAL_BUDGET, BudgetExhausted
 
 log = logging.getLogger(__name__)
 
-_QUIET = 3600.0  # seconds in which the same is not announced again
+_QUIET = 3600.0  # seconds without another notice for the same cause
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OperatorNotifier:
-    """Announces what operators should know."""
+    """Publishes notices for operators."""
 
     broker: Broker
     clock: Callable[[], int]  # microseconds since the epoch
-    is_enabled: Callable[[], bool] = lambda: True  # whether MSS takes notices itself
+    is_enabled: Callable[[], bool] = lambda: True  # whether MSS consumes notices
 
     async def notify_dead_letter(self, delivery: Delivery, reason: str, detail: str) -> None:
-        """A delivery was given up; ``detail`` shows no secret."""
+        """Publish a notice about a dead letter; ``detail`` must not contain secrets."""
         payload = {
             "channel": delivery.channel,
             "reason": reason,
@@ -44,37 +44,39 @@ class OperatorNotifier:
             "event": f"{delivery.kind}.{delivery.key}",
             "reqid": delivery.reqid,
         }
-        await self._announce("dead", (delivery.channel, reason), payload, hops=delivery.hops)
+        await self._publish("dead", (delivery.channel, reason), payload, hops=delivery.hops)
 
-    async def notify_budget_exhausted(self, used_up: BudgetExhausted, *, hops: int) -> None:
-        """A budget is used up: what comes until then waits, or is not sent."""
-        name, budget = used_up.name, used_up.budget
-        payload = {
-            "rule": "" if name == GLOBAL_BUDGET else name,
-            "limit": budget.limit,
-            "per": budget.per,
-            "until": used_up.until,
-        }
-        whose = "the policy" if name == GLOBAL_BUDGET else f"rule {name}"
-        await self._announce("budget", (name,), payload, hops=hops, says=f"the budget of {whose} is used up")
+    async def notify_budgets_exhausted(self, exhausted: Iterable[BudgetExhausted], *, hops: int) -> None:
+        """Publish a notice for each budget that is exhausted, and log it as often."""
+        for each in exhausted:
+            name, budget = each.name, each.budget
+            payload = {
+                "rule": "" if name == GLOBAL_BUDGET else name,
+                "limit": budget.limit,
+                "per": budget.per,
+                "until": each.until,
+            }
+            whose = "the policy" if name == GLOBAL_BUDGET else f"rule {name}"
+            log_text = f"the budget of {whose} is exhausted"
+            await self._publish("budget", (name,), payload, hops=hops, log_text=log_text)
 
-    async def _announce(
-        self, what: str, about: tuple[str, ...], payload: Mapping[str, Any], *, hops: int, says: str = ""
+    async def _publish(
+        self, what: str, about: tuple[str, ...], payload: Mapping[str, Any], *, hops: int, log_text: str = ""
     ) -> None:
-        """Never raises: an announcement that fails must not keep a delivery from its end.
+        """Publish a notice unless the same cause had one within the hour.
 
-        The log says what ``says`` does, as often as it is announced.
+        Never raises: a notice that fails must not stop a delivery. ``log_text`` is logged with the notice.
         """
         if hops or not self.is_enabled():
-            return  # what MSS says about its own announcements would never come to rest
+            return  # a notice about a notice of MSS could cause the next one, without end
         now = self.clock()
         window = int(now // (_QUIET * 1e6))
         cause = ".".join(token(each) for each in (what, *about))
         try:
             if not await self._is_first(f"notice.{cause}", window):
                 return
-            if says:
-                log.warning("%s", says)
+            if log_text:
+                log.warning("%s", log_text)
             reqid = hashlib.sha256(f"{cause}.{window}".encode()).hexdigest()[:32]
             await self.broker.publisher.store(
                 OutgoingMessage(
@@ -85,10 +87,10 @@ class OperatorNotifier:
                 )
             )
         except BrokerError as error:
-            log.warning("notice.mss.%s could not be announced: %s", what, error)
+            log.warning("notice.mss.%s was not published: %s", what, error)
 
     async def _is_first(self, key: str, window: int) -> bool:
-        """Whether no replica has announced it in this window."""
+        """Return whether no replica has published the same notice in this window."""
         present = str(window).encode()
         return await self.broker.state.update(
             key, lambda value: (None, False) if value == present else (present, True), ttl=2 * _QUIET

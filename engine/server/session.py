@@ -343,7 +343,7 @@ class _SessionParts:
         )
         self.flusher = DigestFlusher(
             broker=broker,
-            herald=self._notifier,
+            notifier=self._notifier,
             rulebook=rulebook,
             preferences=self.preferences,
             metrics=metrics,
@@ -360,7 +360,7 @@ class _SessionParts:
         ingester = EventIngester(
             kind=kind,
             broker=self.broker,
-            herald=self._notifier,
+            notifier=self._notifier,
             preferences=self.preferences,
             rulebook=self._rulebook,
             metrics=self._metrics,
@@ -385,15 +385,15 @@ class _SessionParts:
         wait_times = self._metrics.rate_limiter_wait
         flow_control = FlowControl(
             name=spec.name,
-            pace=limiter or None,
+            rate_limiter=limiter or None,
             observe_wait=wait_times.labels(spec.name).observe if limiter else lambda _: None,
         )
         worker = DeliveryWorker(
             spec=spec,
             channel=channel,
             broker=self.broker,
-            entrance=flow_control,
-            herald=self._notifier,
+            flow_control=flow_control,
+            notifier=self._notifier,
             metrics=self._metrics,
             clock=now,
         )

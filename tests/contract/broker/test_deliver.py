@@ -112,7 +112,7 @@ async def delivering(
     await provisioner.ensure_workers(["email"])
     await broker.publisher.start()
     bench = Bench(broker, Metrics(), Scripted(list(answers)))
-    entrance = FlowControl(name="email", breaker=CircuitBreaker(first=0.02, longest=0.05))
+    flow_control = FlowControl(name="email", breaker=CircuitBreaker(first=0.02, longest=0.05))
     deliverer = DeliveryWorker(
         spec=ChannelSpec(
             name="email",
@@ -123,8 +123,8 @@ async def delivering(
             repeats_unknown=repeats_unknown,
             place=Place(file="x"),
         ),
-        entrance=entrance,
-        herald=OperatorNotifier(broker=broker, clock=clock),
+        flow_control=flow_control,
+        notifier=OperatorNotifier(broker=broker, clock=clock),
         channel=bench.channel,
         broker=broker,
         metrics=bench.metrics,
@@ -137,7 +137,7 @@ async def delivering(
         limit=4,
         ack_wait=1.0,
         handle=deliverer.handle,
-        on_stop=entrance.close,
+        on_stop=flow_control.close,
     )
     due = DelayedForwarder(broker)
     mover = Consumer(

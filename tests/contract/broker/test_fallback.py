@@ -145,12 +145,12 @@ async def test_what_comes_after_its_time_goes_on_at_once(connection: Connection)
 
 
 async def test_nobody_with_a_fall_back_waits_for_a_provider_for_longer_than_it_may() -> None:
-    entrance = FlowControl(name="email", breaker=CircuitBreaker(first=3600.0, longest=3600.0))
+    flow_control = FlowControl(name="email", breaker=CircuitBreaker(first=3600.0, longest=3600.0))
     for _ in range(5):
-        assert await entrance.acquire(0.01)
-        entrance.record_failure()
-    assert not await entrance.acquire(0.01)
-    assert not entrance.is_closing
+        assert await flow_control.acquire(0.01)
+        flow_control.record_failure()
+    assert not await flow_control.acquire(0.01)
+    assert not flow_control.is_closing
 
 
 @pytest.mark.parametrize("stored_before", [False, True])
