@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from difflib import SequenceMatcher
 from itertools import zip_longest
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 from ...model.addresses import usable_address
 from ...model.messages import Delivery, Suppressed
@@ -24,7 +24,7 @@ _MAX_TEXT_LENGTH = 300  # characters of a message in a comparison
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FieldComparison:
-    """One field, side by side. "" is nothing on that side."""
+    """One field of both sides; "" if a side has none."""
 
     field: str
     expected: str
@@ -35,23 +35,23 @@ class FieldComparison:
 def compare_delivery(
     rulebook: Rulebook, wanted: Mapping[str, Any], delivery: Delivery
 ) -> list[FieldComparison]:
-    """Each field that the test names."""
+    """Compare each field that the test names."""
     return [_FIELDS[name](rulebook, want, delivery) for name, want in wanted.items()]
 
 
 def compare_suppressed(wanted: Mapping[str, Any], suppressed: Suppressed) -> list[FieldComparison]:
-    """Each field that the test names."""
+    """Compare each field that the test names."""
     return [_row(name, want, getattr(suppressed, name)) for name, want in wanted.items()]
 
 
-def compare_reply(wanted: Mapping[str, Any], answer: ActionResponse) -> list[FieldComparison]:
-    """Each field that the test names."""
-    actual = {"code": str(answer.code), "message": answer.message}
+def compare_reply(wanted: Mapping[str, Any], response: ActionResponse) -> list[FieldComparison]:
+    """Compare each field that the test names."""
+    actual = {"code": str(response.code), "message": response.message}
     return [_row(name, str(want), actual[name]) for name, want in wanted.items()]
 
 
 def align(wanted: Sequence[str], actual: Sequence[str]) -> Iterator[FieldComparison]:
-    """Both orders side by side, what they share on one line."""
+    """Yield both lists side by side, with equal entries on one line."""
     matcher = SequenceMatcher(a=wanted, b=actual, autojunk=False)
     for operation, a1, a2, b1, b2 in matcher.get_opcodes():
         for left, right in zip_longest(wanted[a1:a2], actual[b1:b2], fillvalue=""):
@@ -59,7 +59,7 @@ def align(wanted: Sequence[str], actual: Sequence[str]) -> Iterator[FieldCompari
 
 
 def only_expected(wanted: Mapping[str, Any]) -> tuple[FieldComparison, ...]:
-    """What is not there."""
+    """Return the fields of an expectation without a message."""
     return tuple(
         FieldComparison(field=name, expected=_text(want), actual="", agrees=False)
         for name, want in wanted.items()
@@ -67,16 +67,12 @@ def only_expected(wanted: Mapping[str, Any]) -> tuple[FieldComparison, ...]:
 
 
 def only_actual(found: Delivery | Suppressed) -> tuple[FieldComparison, ...]:
-    """What nobody named."""
+    """Return the fields of a message that no expectation names."""
     if isinstance(found, Delivery):
         seen = _seen(found)
     else:
         seen = {"rule": found.rule, "channel": found.channel, "reason": found.reason}
-    return tuple(
-        FieldComparison(field=name, expected="", actual=value, agrees=False)
-        for name, value in seen.items()
-        if value
-    )
+    return tuple(_row(name, "", value) for name, value in seen.items() if value)
 
 
 def _row(name: str, wanted: Any, actual: str) -> FieldComparison:
@@ -88,7 +84,7 @@ def _text(value: Any) -> str:
 
 
 def _seen(delivery: Delivery) -> dict[str, str]:
-    """What there is to say of a delivery, by the names that tests use."""
+    """Return the fields of a delivery, by the names that tests use."""
     return {
         "channel": delivery.channel,
         "rule": delivery.rule,
@@ -112,23 +108,19 @@ def _to(rulebook: Rulebook, wanted: Any, delivery: Delivery) -> FieldComparison:
     kind = rulebook.channels[delivery.channel].address
     given = wanted if isinstance(wanted, list) else [wanted]
     addresses = [usable_address(kind, text) or text if kind else text for text in given]
-    return FieldComparison(
-        field="to",
-        expected=_text(wanted),
-        actual=", ".join(delivery.to),
-        agrees=addresses == list(delivery.to),
-    )
+    actual = ", ".join(delivery.to)
+    agrees = addresses == list(delivery.to)
+    return FieldComparison(field="to", expected=_text(wanted), actual=actual, agrees=agrees)
 
 
 def _title(_: Rulebook, wanted: Any, delivery: Delivery) -> FieldComparison:
     title = delivery.message.title
-    return FieldComparison(
-        field="title", expected=wanted, actual=title, agrees=_folded(wanted) == _folded(title)
-    )
+    agrees = _folded(wanted) == _folded(title)
+    return FieldComparison(field="title", expected=wanted, actual=title, agrees=agrees)
 
 
 def _contains(_: Rulebook, wanted: Any, delivery: Delivery) -> FieldComparison:
-    """Each text is in the title, or in every part of the body: no reader sees more than one part."""
+    """Each text must be in the title, or in every part of the body: a recipient sees only one part."""
     message = delivery.message
     parts = {"text": message.text.strip(), "HTML": as_text(message.html)}
     parts = {name: part for name, part in parts.items() if part}
@@ -144,21 +136,17 @@ def _contains(_: Rulebook, wanted: Any, delivery: Delivery) -> FieldComparison:
 
 
 def _folded(text: str) -> str:
-    """Without differences of white space, which layouts make."""
+    """Return ``text`` with single spaces: white space depends on the layout."""
     return " ".join(text.split())
 
 
 def _at(_: Rulebook, wanted: Any, delivery: Delivery) -> FieldComparison:
-    """When it goes out, to the second, in the offset that the test writes."""
+    """Compare the time of the send, to the second, in the UTC offset of the test."""
     expected = datetime.fromisoformat(wanted.strip().upper())
     actual = from_micros(max(delivery.created, delivery.not_before))
     actual = actual.astimezone(expected.tzinfo).replace(microsecond=0)
-    return FieldComparison(
-        field="at",
-        expected=wanted,
-        actual=actual.isoformat(),
-        agrees=actual == expected.replace(microsecond=0),
-    )
+    agrees = actual == expected.replace(microsecond=0)
+    return FieldComparison(field="at", expected=wanted, actual=actual.isoformat(), agrees=agrees)
 
 
 _FIELDS: Mapping[str, Callable[[Rulebook, Any, Delivery], FieldComparison]] = {
@@ -172,37 +160,26 @@ _FIELDS: Mapping[str, Callable[[Rulebook, Any, Delivery], FieldComparison]] = {
 }
 
 
-class Compared(Protocol):
-    """One field of both sides."""
-
-    @property
-    def field(self) -> str: ...
-
-    @property
-    def agrees(self) -> bool: ...
-
-
 E = TypeVar("E")
 A = TypeVar("A")
-R = TypeVar("R", bound=Compared)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pairing(Generic[E, A, R]):
-    """What does not go together. Every pair that does is left out."""
+class Pairing(Generic[E, A]):
+    """The expected and the actual messages that do not agree."""
 
-    near: tuple[tuple[E, A, list[R]], ...]  # not alike, and likely meant for each other
+    near: tuple[tuple[E, A, list[FieldComparison]], ...]  # pairs that differ, likely meant for each other
     missing: tuple[E, ...]
     surplus: tuple[A, ...]
 
 
 def match_expectations(
-    expected: Sequence[E], actual: Sequence[A], compare: Callable[[E, A], list[R]]
-) -> Pairing[E, A, R]:
-    """Pair as many as go together, then those over the same channel that differ least."""
+    expected: Sequence[E], actual: Sequence[A], compare: Callable[[E, A], list[FieldComparison]]
+) -> Pairing[E, A]:
+    """Pair as many as agree, then those over the same channel that differ least."""
     rows = {(e, a): compare(one, other) for e, one in enumerate(expected) for a, other in enumerate(actual)}
     fits = {pair for pair, row in rows.items() if all(each.agrees for each in row)}
-    # Those that something else is nearly about come last: it will be shown beside them.
+    # A message that nearly fits another expectation comes last: it will be shown with that one.
     sought = Counter(a for (e, a), row in rows.items() if (e, a) not in fits and _related(row))
     candidates = [
         sorted((a for a in range(len(actual)) if (e, a) in fits), key=lambda a: sought[a])
@@ -228,14 +205,14 @@ def match_expectations(
     )
 
 
-def _related(rows: Sequence[Compared]) -> bool:
-    """Whether two that differ are the same message gone wrong: over the channel that was named."""
+def _related(rows: Sequence[FieldComparison]) -> bool:
+    """Return whether a pair that differs is likely one message: it has the expected channel."""
     channel = next((row for row in rows if row.field == "channel"), None)
     return channel.agrees if channel else any(row.agrees for row in rows)
 
 
 def _maximum_matching(candidates: Sequence[Sequence[int]]) -> dict[int, int]:
-    """The largest pairing: an entry that names few fields must not take what another one needs."""
+    """Return the largest pairing: an expectation with few fields must not take the message of another one."""
     taken: dict[int, int] = {}  # actual -> expected
     for e in range(len(candidates)):
         _augment(e, candidates, taken, set())
@@ -243,7 +220,7 @@ def _maximum_matching(candidates: Sequence[Sequence[int]]) -> dict[int, int]:
 
 
 def _augment(e: int, candidates: Sequence[Sequence[int]], taken: dict[int, int], seen: set[int]) -> bool:
-    """Whether ``e`` got one, others having made way; ``seen`` are those that were asked for already."""
+    """Pair ``e``, and move other pairs if needed. Returns whether that worked; ``seen`` are those tried."""
     for a in candidates[e]:
         if a not in seen:
             seen.add(a)

@@ -15,7 +15,7 @@ from ...rules.rulebook import Mode, Notify, Rule, Rulebook
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
 class CoveredRule:
-    """A rule; it is covered when it matched."""
+    """A rule; it is covered if it matched."""
 
     place: Place
     rule: str
@@ -26,15 +26,15 @@ class CoveredRule:
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
 class CoveredEntry:
-    """An entry of a rule's ``notify``; it is covered when it led to a message, or would have in shadow.
+    """An entry of ``notify``; it is covered if it made a message, or would have in a shadow rule.
 
-    Of a chain each step is one, covered when the chain got as far as that.
+    Each step of a chain is an entry, which is covered if the chain reached it.
     """
 
     place: Place  # of the rule
     rule: str
     entry: int  # from 1
-    step: int  # from 1; 0 where the entry is no chain
+    step: int  # from 1; 0 if the entry is no chain
     channel: str
 
     def __str__(self) -> str:
@@ -44,7 +44,7 @@ class CoveredEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
 class CoveredLocale:
-    """The words of a template for a channel in one language; they are covered when they were written."""
+    """The content of a template for a channel in one language; it is covered if it was rendered."""
 
     template: str
     channel: str
@@ -59,7 +59,7 @@ T = TypeVar("T", CoveredRule, CoveredEntry, CoveredLocale)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CoverageShare(Generic[T]):
-    """How much of one sort is covered."""
+    """The coverage of rules, of entries or of locales."""
 
     total: int
     missing: tuple[T, ...]  # in order
@@ -71,7 +71,7 @@ class CoverageShare(Generic[T]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Coverage:
-    """What is there, and what of it no test touched."""
+    """The coverage of a policy by its tests."""
 
     rules: CoverageShare[CoveredRule]
     notify: CoverageShare[CoveredEntry]
@@ -83,13 +83,13 @@ class Coverage:
 
 
 def coverage(rulebook: Rulebook, plans: Iterable[Plan]) -> Coverage:
-    """What ``plans``, those of all tests with every delivery that was tried, have touched."""
-    fired: set[CoveredRule] = set()
-    told: set[CoveredEntry] = set()
-    spoken: set[CoveredLocale] = set()
+    """Return the coverage by ``plans``: those of all tests, with every delivery that was attempted."""
+    rules: set[CoveredRule] = set()
+    entries: set[CoveredEntry] = set()
+    locales: set[CoveredLocale] = set()
     for plan in plans:
         for match in plan.matches:
-            fired.add(_covered_rule(match.rule))
+            rules.add(_covered_rule(match.rule))
             deliveries = {d.id: d for d in plan.deliveries if d.rule == match.rule.id}
             for entry, step, notify in _entries(match.rule):
                 whole = match.rule.notify[entry - 1]
@@ -97,32 +97,30 @@ def coverage(rulebook: Rulebook, plans: Iterable[Plan]) -> Coverage:
                     each.when is None or each.when.holds(plan.event.payload) for each in (whole, notify)
                 ):
                     continue
-                made = [d for d in deliveries.values() if _is_of(d, plan, match.rule, notify)]
+                made = [
+                    (d, template)
+                    for d in deliveries.values()
+                    if (template := _template_of(d, plan, match.rule, notify))
+                ]
                 if made or match.rule.mode is Mode.SHADOW:
-                    told.add(_covered_entry(match.rule, entry, step, notify))
-                for delivery in made:
-                    template = _template_of(delivery, plan, match.rule, notify)
-                    spoken.add(
-                        CoveredLocale(template=template, channel=delivery.channel, locale=delivery.locale)
-                    )
+                    entries.add(_covered_entry(match.rule, entry, step, notify))
+                locales |= {
+                    CoveredLocale(template=template, channel=d.channel, locale=d.locale)
+                    for d, template in made
+                }
     return Coverage(
-        rules=_share({_covered_rule(rule) for rule in rulebook.rules}, fired),
+        rules=_share({_covered_rule(rule) for rule in rulebook.rules}, rules),
         notify=_share(
-            {_covered_entry(rule, *each) for rule in rulebook.rules for each in _entries(rule)}, told
+            {_covered_entry(rule, *each) for rule in rulebook.rules for each in _entries(rule)}, entries
         ),
-        locales=_share(set(_covered_locales(rulebook)), spoken),
+        locales=_share(set(_covered_locales(rulebook)), locales),
     )
 
 
-def _is_of(delivery: Delivery, plan: Plan, rule: Rule, notify: Notify) -> bool:
-    """Whether that entry led to the delivery."""
-    return bool(_template_of(delivery, plan, rule, notify))
-
-
 def _template_of(delivery: Delivery, plan: Plan, rule: Rule, notify: Notify) -> str:
-    """What that entry has written the delivery from, "" where another entry led to it.
+    """Return the template that ``notify`` rendered for the delivery; "" if another entry made it.
 
-    The id knows, for it is made of channel and template.
+    The id of a delivery shows that: it is a hash of channel and template.
     """
     to = delivery.to or (delivery.user,)
     for template in rule.templates_of(notify):
@@ -136,8 +134,8 @@ def _template_of(delivery: Delivery, plan: Plan, rule: Rule, notify: Notify) -> 
     return ""
 
 
-def _share(there: set[T], touched: set[T]) -> CoverageShare[T]:
-    return CoverageShare(total=len(there), missing=tuple(sorted(there - touched)))
+def _share(all_: set[T], covered: set[T]) -> CoverageShare[T]:
+    return CoverageShare(total=len(all_), missing=tuple(sorted(all_ - covered)))
 
 
 def _covered_rule(rule: Rule) -> CoveredRule:
@@ -145,7 +143,7 @@ def _covered_rule(rule: Rule) -> CoveredRule:
 
 
 def _entries(rule: Rule) -> Iterator[tuple[int, int, Notify]]:
-    """Every entry with its number, of a chain every step with both."""
+    """Yield each entry with its number, and of a chain each step with both numbers."""
     for number, entry in enumerate(rule.notify, 1):
         if isinstance(entry, Notify):
             yield number, 0, entry
@@ -158,13 +156,13 @@ def _covered_entry(rule: Rule, entry: int, step: int, notify: Notify) -> Covered
 
 
 def _covered_locales(rulebook: Rulebook) -> Iterator[CoveredLocale]:
-    """Every language of every template that a rule uses, by channel. A shadow rule writes nothing."""
+    """Yield each language of each template that a rule uses, by channel. A shadow rule renders nothing."""
     for rule in rulebook.rules:
         for notify in rule.steps if rule.mode is not Mode.SHADOW else ():
             channel = rulebook.channels[notify.channel]
             for template in rule.templates_of(notify):
                 for locale in rulebook.library.by_name.get(template, {}):
-                    words = rulebook.library.find(template, (channel.name, channel.type), (locale,))
-                    if words is not None:
-                        spelled = words.locale or rulebook.defaults.locale
+                    content = rulebook.library.find(template, (channel.name, channel.type), (locale,))
+                    if content is not None:
+                        spelled = content.locale or rulebook.defaults.locale
                         yield CoveredLocale(template=template, channel=channel.name, locale=spelled)

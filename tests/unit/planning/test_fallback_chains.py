@@ -245,7 +245,7 @@ def test_a_test_of_the_policy_sees_where_a_chain_ends(
 def test_a_failing_test_reports_why_a_fallback_is_missing(tmp_path: Path) -> None:
     _, (verdict,) = tried(tmp_path, case("", "{channel: email}"))
     reasons = [reason for difference in verdict.differences for reason in difference.because]
-    assert "r goes on to email only when sms definitely fails, and here that answers sent" in reasons
+    assert "r falls back to email only if sms definitely fails, and here its outcome is sent" in reasons
 
 
 def test_each_step_counts_for_the_coverage(tmp_path: Path) -> None:

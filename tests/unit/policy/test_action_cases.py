@@ -52,7 +52,7 @@ def test_a_difference_shows_both_and_why(tmp_path: Path) -> None:
     verdict = tried(tmp_path, BOTH, "reply: {code: 0}, deliveries: [{channel: fax}]".replace("fax", "email"),
                     "sms: refused, email: refused")  # fmt: skip
     missing, reply = verdict.differences
-    assert missing.about == "deliveries" and "email answers refused in this test" in missing.because
+    assert missing.about == "deliveries" and "email has the outcome refused in this test" in missing.because
     assert (reply.about, reply.rows[0].expected, reply.rows[0].actual) == ("reply", "0", "1")
 
 

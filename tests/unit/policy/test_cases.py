@@ -141,9 +141,7 @@ def test_a_missing_delivery_says_why(tmp_path: Path) -> None:
         "risk.score gte 90: it is not there",
     )
     silent = verdict(tmp_path / "c", "deliveries: [{channel: email}, {channel: sms}, {channel: terminal}]")
-    assert only(silent).because == (
-        "no rule that looks at notice.login.abnormal tells anybody over terminal",
-    )
+    assert only(silent).because == ("no rule for notice.login.abnormal notifies anybody over terminal",)
     unmatched = only(verdict(tmp_path / "d", "deliveries: [{channel: sms}]", payload="{userid: u1}"))
     assert unmatched.because == ('r does not match: result equals "success": it is not there',)
 
@@ -153,7 +151,7 @@ def test_a_missing_delivery_does_not_list_every_rule(tmp_path: Path) -> None:
     difference = only(verdict(tmp_path, "deliveries: [{channel: sms}]", rules=rules, payload="{}"))
     assert len(difference.because) == 6
     assert difference.because[0].startswith("r0 does not match")
-    assert difference.because[-1] == "3 more rules would have made it and do not match"
+    assert difference.because[-1] == "3 more rules can make it and do not match"
 
 
 def test_a_delivery_gone_wrong_stands_beside_the_nearest(tmp_path: Path) -> None:
@@ -193,7 +191,7 @@ def test_what_a_channel_does_not_send_has_failed(tmp_path: Path, answer: str) ->
     expect = "deliveries: [{channel: sms}], failed: [{channel: email, to: a@example.com}]"
     assert verdict(tmp_path / "a", expect, more=answers).ok
     difference = only(verdict(tmp_path / "b", "deliveries: [{channel: email}, {channel: sms}]", more=answers))
-    assert difference.because == (f"email answers {answer} in this test",)
+    assert difference.because == (f"email has the outcome {answer} in this test",)
     assert verdict(tmp_path / "c", "failed: [{channel: email}]").differences[0].because == (
         "r sent it over email",
     )
@@ -204,7 +202,7 @@ def test_words_that_cannot_be_written_fail_any_test(tmp_path: Path) -> None:
     broken = {"templates__t__default.txt": "{{ payload.device.name }}"}
     difference = only(verdict(tmp_path, "rules: [r]", **broken))
     assert difference.about == "template"
-    assert difference.message == "r could not write its message for sms"
+    assert difference.message == "r could not render its message for sms"
     assert "device" in difference.because[0]
 
 
@@ -372,7 +370,7 @@ def test_a_failure_as_text(tmp_path: Path) -> None:
     lines = [line.rstrip() for line in result.output.splitlines()]
     assert lines[:2] == ["FAILED x", f"  {folder}/rules.yaml:3"]
     text = "\n".join(lines)
-    assert "rules: other rules match than expected" in text
+    assert "rules: the rules that match are not those expected" in text
     assert "because r matches, and the test does not name it" in text
     assert "✗  to       b@example.com" in text and "a@example.com" in text
     assert f"{folder}: 1 test, 0 passed, 1 failed" in lines
