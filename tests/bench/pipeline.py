@@ -1,7 +1,7 @@
 """From events in a stream to receipts: how many a second, how late, at what cost.
 
     python tests/bench/pipeline.py [--events 6000] [--seconds 5] [--processes 1 2] [--json]
-    python tests/bench/pipeline.py --gates [--events 6000] [--json]
+    python tests/bench/pipeline.py --limits [--events 6000] [--json]
 
 `mss serve` processes, one nats-server; history, archive and the marks are on. `plan` is from a burst in
 the stream to stored deliveries, the channels at rest; `whole` to the receipts of two deliveries an
@@ -14,7 +14,7 @@ broker and in the same run: the ratio of the two is what to compare between mach
 processor time also where others use them. CPU is user and system time; that of the broker includes what
 this benchmark asks it.
 
-`--gates` measures what each gate of a rule costs instead: see gates.py beside this file.
+`--limits` measures the cost of each stage of a rule instead: see limits.py in this folder.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ import nats
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
 from engines import CONSOLE, serving  # noqa: E402 -- found beside this file
-from gates import measure  # noqa: E402
+from limits import measure  # noqa: E402
 from mails import most_memory, sink_process  # noqa: E402
 from support.waiting import until  # noqa: E402
 from support.wire_messages import envelope, login  # noqa: E402 -- found beside this folder
@@ -124,9 +124,9 @@ async def channel(folder: Path, seconds: float) -> dict[str, float]:
     return {"p50_ms": round(late[count] * 1e3, 1), "p99_ms": round(late[int(count * 1.98)] * 1e3, 1)}
 
 
-async def gates(count: int) -> dict[str, Any]:
+async def limits(count: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
-        return {"events": count, "gates": await measure(Path(name), count)}
+        return {"events": count, "limits": await measure(Path(name), count)}
 
 
 async def paths(count: int, seconds: float, processes: list[int]) -> dict[str, Any]:
@@ -157,12 +157,12 @@ if __name__ == "__main__":
     parser.add_argument("--events", type=int, default=6000)
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--gates", action="store_true")
+    parser.add_argument("--limits", action="store_true")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     asked = (
-        gates(arguments.events)
-        if arguments.gates
+        limits(arguments.events)
+        if arguments.limits
         else paths(arguments.events, arguments.seconds, arguments.processes)
     )
     show(asyncio.run(asked), as_json=arguments.json)
