@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
@@ -46,7 +45,7 @@ At = tuple[str | int, ...]  # keys and list positions inside a block as written
 
 MAX_DEPTH = 64  # keys and positions from the top of a block to its innermost condition
 
-# Name -> description, completing "holds when the value ...": all that may stand in a mapping.
+# Every key of an operator mapping, with a description that completes "holds when the value ...".
 ALL_OPERATORS: dict[str, str] = {
     **{operator.name: operator.description for operator in OPERATORS.values()},
     "any_of": "equals one of these, or satisfies one of the operator mappings among them",
@@ -54,35 +53,35 @@ ALL_OPERATORS: dict[str, str] = {
     "length": "is a string of this many characters, or a list of this many elements",
     "not": "is there and does not satisfy what is inside",
     "some": "is a list with an element that satisfies this block, whose paths start at the element",
-    IGNORE_CASE: "does so when case is ignored: beside operators that compare strings",
+    IGNORE_CASE: "does so when case is ignored: together with operators that compare strings",
 }
 _NAMES = ", ".join(sorted(ALL_OPERATORS))
-_BOUNDS = ("equals", "gt", "gte", "lt", "lte")  # what length may be asked
+_BOUNDS = ("equals", "gt", "gte", "lt", "lte")  # the operators of length
 
 
 def compile_block(source: object) -> tuple[Block, tuple[Diagnostic, ...]]:
-    """The block that ``source``, as it comes from YAML, describes, and all that is wrong with it.
+    """Compile ``source``, as read from YAML, and return the block with every error in it.
 
-    Where there are flaws the block leaves out what they touch and must not be used. ``source`` is
-    kept for explanations and must not be changed afterwards.
+    A block with errors lacks the conditions concerned and must not be used. The block keeps ``source`` for
+    explanations; do not change it afterwards.
     """
     compiler = _ConditionCompiler()
     block = compiler.block(source, ())
-    return block, tuple(compiler.flaws)
+    return block, tuple(compiler.diagnostics)
 
 
-class ValueTestCompiler(ABC):
-    """One run over one block; ``at`` is the place that the caller has come to."""
+class _ConditionCompiler:
+    """The compiler of one block. ``at`` is the place inside it."""
 
     def __init__(self) -> None:
-        self.flaws: list[Diagnostic] = []
+        self.diagnostics: list[Diagnostic] = []
 
     def report(self, at: At, code: str, message: str, hint: str = "") -> None:
         at_key = code == "bad-path"  # the path is the key
-        self.flaws.append(Diagnostic(path=at, code=code, message=message, hint=hint, at_key=at_key))
+        self.diagnostics.append(Diagnostic(path=at, code=code, message=message, hint=hint, at_key=at_key))
 
-    def question(self, source: object, at: At, *, fold: bool) -> ValueTest:
-        """A scalar, a list or a mapping of operators, as it stands inside an operator."""
+    def value_test(self, source: object, at: At, *, fold: bool) -> ValueTest:
+        """Compile a scalar, a list or a mapping of operators inside another operator."""
         if self.too_deep(at):
             return NEVER
         operators = normalise(source)
@@ -90,30 +89,30 @@ class ValueTestCompiler(ABC):
             self.report(
                 (*at, "exists"),
                 "exists-inside",
-                "exists asks about the path and cannot stand inside not or any_of",
-                "write exists at the path itself, or combine blocks with any: and not:",
+                "exists tests the path and cannot be used inside not or any_of",
+                "write exists directly at the path, or combine blocks with any: and not:",
             )
             return NEVER
         return self.operators(source, operators, at, fold=fold)
 
     def operators(self, source: object, operators: Mapping[str, Any], at: At, *, fold: bool) -> ValueTest:
-        """All operators of a mapping together; a scalar and a list are their own place."""
-        spelled = isinstance(source, Mapping)
+        """Compile all operators of a condition together."""
+        is_mapping = isinstance(source, Mapping)
         if not operators:
-            self.report(at, "missing-operator", "an empty mapping asks nothing", f"operators are {_NAMES}")
+            self.report(at, "missing-operator", "an empty mapping tests nothing", f"operators are {_NAMES}")
         if IGNORE_CASE in operators:
             self.check_ignore_case(operators, at)
             fold = True
-        for name, words in empty_ranges(operators):
-            self.report((*at, name), "empty-range", words)
-        questions = tuple(
-            self.operator(name, argument, (*at, name) if spelled else at, fold=fold)
+        for name, message in empty_ranges(operators):
+            self.report((*at, name), "empty-range", message)
+        tests = tuple(
+            self.operator(name, argument, (*at, name) if is_mapping else at, fold=fold)
             for name, argument in operators.items()
             if name != IGNORE_CASE
         )
-        if len(questions) == len(operators) == 1:
-            return questions[0]
-        return all_of(operators, questions, between(operators))
+        if len(tests) == len(operators) == 1:
+            return tests[0]
+        return all_of(operators, tests, between(operators))
 
     def operator(self, name: object, argument: object, at: At, *, fold: bool) -> ValueTest:
         if name in _STRUCTURAL:
@@ -136,22 +135,22 @@ class ValueTestCompiler(ABC):
     def exists(self, argument: object, at: At, _fold: bool) -> ValueTest:
         if argument is not True:
             self.report(at, "bad-argument", f"exists takes true or false, not {describe(argument)}")
-        return ALWAYS  # only asked where there is a value
+        return ALWAYS  # only tested if there is a value
 
     def any_of(self, argument: object, at: At, fold: bool) -> ValueTest:
         if not isinstance(argument, list):
             self.report(at, "bad-argument", f"any_of takes a list, not {describe(argument)}")
             return NEVER
         if not argument:
-            self.report(at, "bad-argument", "an empty list could never hold")
+            self.report(at, "bad-argument", "an empty list can never hold")
             return NEVER
-        scalars, questions = [], []
+        scalars, tests = [], []
         for position, item in enumerate(argument):
             here = (*at, position)
             if is_scalar(item):
                 scalars.append(item)
             elif isinstance(item, Mapping):
-                questions.append(self.question(item, here, fold=fold))
+                tests.append(self.value_test(item, here, fold=fold))
             else:
                 self.report(
                     here, "bad-argument", f"a list holds scalars and operator mappings, not {describe(item)}"
@@ -159,41 +158,37 @@ class ValueTestCompiler(ABC):
         if scalars:
             known = one_of(casefolded(scalars) if fold else scalars)
             expected = argument if len(scalars) == len(argument) else scalars
-            questions.append(element_test("any_of", expected, ignoring_case(known) if fold else known))
-        if scalars and len(questions) == 1:
-            return questions[0]
-        return any_of("any_of", argument, tuple(questions))
+            tests.append(element_test("any_of", expected, ignoring_case(known) if fold else known))
+        if scalars and len(tests) == 1:
+            return tests[0]
+        return any_of("any_of", argument, tuple(tests))
 
     def negation(self, argument: object, at: At, fold: bool) -> ValueTest:
-        return negation(argument, self.question(argument, at, fold=fold))
+        return negation(argument, self.value_test(argument, at, fold=fold))
 
     def length(self, argument: object, at: At, _fold: bool) -> ValueTest:
-        spelled = isinstance(argument, Mapping)
+        is_mapping = isinstance(argument, Mapping)
         bounds: Mapping[Any, Any] = argument if isinstance(argument, Mapping) else {"equals": argument}
         if not bounds:
             self.report(
-                at, "missing-operator", "an empty mapping asks nothing", f"length takes {', '.join(_BOUNDS)}"
+                at, "missing-operator", "an empty mapping tests nothing", f"length takes {', '.join(_BOUNDS)}"
             )
         sound = {}
         for name, bound in bounds.items():
-            here = (*at, name) if spelled else at
+            here = (*at, name) if is_mapping else at
             if name not in _BOUNDS:
                 hint = nearest(name, _BOUNDS)
                 self.report(
                     here, "unknown-operator", f"length takes {', '.join(_BOUNDS)}, not {name!r}", hint
                 )
             elif not isinstance(bound, int) or isinstance(bound, bool) or bound < 0:
-                words = f"a length is a whole number, 0 or more, not {describe(bound)}"
-                self.report(here, "bad-argument", words)
+                message = f"a length is a whole number, 0 or more, not {describe(bound)}"
+                self.report(here, "bad-argument", message)
             else:
                 sound[name] = bound
-        if len(sound) == len(bounds) and (words := empty_length(bounds)):
-            self.report(at, "empty-range", words)
+        if len(sound) == len(bounds) and (message := empty_length(bounds)):
+            self.report(at, "empty-range", message)
         return whole_value_test("length", argument, length_of(sound))
-
-    @abstractmethod
-    def some(self, argument: object, at: At, _fold: bool) -> ValueTest:
-        """The question that asks elements a block of conditions, which only a compiler of blocks knows."""
 
     def unknown_name(self, name: object, at: At) -> None:
         near = get_close_matches(str(name), ALL_OPERATORS, n=1, cutoff=0.7)
@@ -209,22 +204,18 @@ class ValueTestCompiler(ABC):
     def check_ignore_case(self, operators: Mapping[str, Any], at: At) -> None:
         here = (*at, IGNORE_CASE)
         if operators[IGNORE_CASE] is not True:
-            words = f"ignore_case takes true, not {describe(operators[IGNORE_CASE])}"
-            self.report(here, "bad-argument", words, "leave it out where case counts")
+            message = f"ignore_case takes true, not {describe(operators[IGNORE_CASE])}"
+            self.report(here, "bad-argument", message, "remove it to compare with case")
         elif not compares_strings(operators):
             names = ", ".join(name for name, operator in OPERATORS.items() if operator.folded)
-            words = f"ignore_case changes nothing here: beside it stands none of {names} with text to compare"
-            self.report(here, "bad-argument", words)
+            message = f"ignore_case has no effect here: it needs one of {names} with text to compare"
+            self.report(here, "bad-argument", message)
 
     def too_deep(self, at: At) -> bool:
         if len(at) <= MAX_DEPTH:
             return False
         self.report(at, "too-deep", f"conditions are nested more than {MAX_DEPTH} levels deep")
         return True
-
-
-class _ConditionCompiler(ValueTestCompiler):
-    """Blocks, and the paths of conditions."""
 
     def block(self, source: object, at: At) -> Block:
         if not isinstance(source, Mapping):
@@ -268,12 +259,12 @@ class _ConditionCompiler(ValueTestCompiler):
     def condition(self, key: object, source: object, at: At) -> Condition | None:
         path = self.path(key, at)
         operators = normalise(source)
-        question: ValueTest | None = None
+        value_test: ValueTest | None = None
         if operators.get("exists") is False:
             self.check_alone(operators, at)
         else:
-            question = self.operators(source, operators, at, fold=False)
-        return None if path is None else Condition(path, operators, question, path_test(path, question))
+            value_test = self.operators(source, operators, at, fold=False)
+        return None if path is None else Condition(path, operators, value_test, path_test(path, value_test))
 
     def check_alone(self, operators: Mapping[str, Any], at: At) -> None:
         others = {name: argument for name, argument in operators.items() if name != "exists"}
@@ -282,10 +273,10 @@ class _ConditionCompiler(ValueTestCompiler):
             self.report(
                 (*at, "exists"),
                 "exists-with-others",
-                f"exists: false beside {names} can never hold: what is not there has no value",
-                "ask for either of the two with any: over two blocks",
+                f"exists: false together with {names} can never hold: an absent field has no value",
+                "combine the two in separate blocks with any:",
             )
-            self.operators(others, others, at, fold=False)  # for what else is wrong
+            self.operators(others, others, at, fold=False)  # reports other errors
 
     def path(self, key: object, at: At) -> FieldPath | None:
         if not isinstance(key, str):
@@ -309,40 +300,40 @@ class _ConditionCompiler(ValueTestCompiler):
         def holds(value: object) -> bool:
             return isinstance(value, list) and any(map(test, flatten(value)))
 
-        def findings(found: Sequence[Any]) -> tuple[ConditionResult, ...]:
-            """Those of the element that comes nearest."""
+        def explain_elements(found: Sequence[Any]) -> tuple[ConditionResult, ...]:
+            """Return the results of the element that satisfies the most conditions."""
             elements = flatten(value for value in found if isinstance(value, list))
             each = (block.explain(element) for element in elements)
             return max(each, key=_share, default=())
 
-        return whole_value_test("some", argument, holds, findings)
+        return whole_value_test("some", argument, holds, explain_elements)
 
 
-def _share(findings: tuple[ConditionResult, ...]) -> float:
-    """How much of a block holds."""
-    return sum(finding.holds for finding in findings) / len(findings) if findings else 1.0
+def _share(results: tuple[ConditionResult, ...]) -> float:
+    """Return the share of the conditions that hold."""
+    return sum(result.holds for result in results) / len(results) if results else 1.0
 
 
 def normalise(source: object) -> Mapping[str, Any]:
-    """A condition in its long form."""
+    """Return a condition in its long form, as a mapping of operators."""
     if isinstance(source, Mapping):
         return source
     return {"any_of": source} if isinstance(source, list) else {"equals": source}
 
 
 def empty_ranges(operators: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Of bounds between which no number is: the upper one's name, and what is wrong, in words."""
+    """Yield the upper bound and a message for each pair of bounds without a number between them."""
     for low in ("gt", "gte"):
         for high in ("lt", "lte"):
             least, most = operators.get(low), operators.get(high)
             if not (is_number(least) and is_number(most)):
-                continue  # a bad bound is reported where it is compiled
+                continue  # the compilation of the operator reports it
             if least > most or (least == most and (low, high) != ("gte", "lte")):
                 yield high, f"no number is both {low} {least} and {high} {most}"
 
 
 def empty_length(bounds: Mapping[str, int]) -> str:
-    """Why no length is within ``bounds``, in words; "" where one is."""
+    """Return a message if no length is within ``bounds``; else ""."""
     exact = [bounds["equals"]] if "equals" in bounds else []
     least = max(0, bounds.get("gte", 0), bounds.get("gt", -1) + 1, *exact)
     most = [*exact, *(bounds[name] - (name == "lt") for name in ("lt", "lte") if name in bounds)]
@@ -352,16 +343,16 @@ def empty_length(bounds: Mapping[str, int]) -> str:
 
 
 def compares_strings(operators: Mapping[str, Any]) -> bool:
-    """Whether case could make a difference to one of ``operators``, or to what is inside them."""
-    pending: list[Any] = [operators]  # not recursive: it runs before the depth is checked
+    """Return whether case can make a difference to one of ``operators`` or of those inside them."""
+    pending: list[Any] = [operators]  # not recursive: the depth is not yet checked
     while pending:
-        asked = pending.pop()
-        if isinstance(asked, str):
+        inner = pending.pop()
+        if isinstance(inner, str):
             return True
-        if isinstance(asked, list):
-            pending.extend(asked)
-        elif isinstance(asked, Mapping):
-            for name, argument in asked.items():
+        if isinstance(inner, list):
+            pending.extend(inner)
+        elif isinstance(inner, Mapping):
+            for name, argument in inner.items():
                 if name in ("equals", "any_of", "not"):
                     pending.append(argument)
                 elif name in OPERATORS and OPERATORS[name].folded:
@@ -369,11 +360,11 @@ def compares_strings(operators: Mapping[str, Any]) -> bool:
     return False
 
 
-# The operators that contain conditions, or ask about more than one value; _fold: ignoring case.
-_STRUCTURAL: dict[object, Callable[[ValueTestCompiler, object, At, bool], ValueTest]] = {
-    "any_of": ValueTestCompiler.any_of,
-    "exists": ValueTestCompiler.exists,
-    "length": ValueTestCompiler.length,
-    "not": ValueTestCompiler.negation,
-    "some": lambda compiler, *given: compiler.some(*given),
+# The operators that contain conditions, or test more than one value.
+_STRUCTURAL: dict[object, Callable[[_ConditionCompiler, object, At, bool], ValueTest]] = {
+    "any_of": _ConditionCompiler.any_of,
+    "exists": _ConditionCompiler.exists,
+    "length": _ConditionCompiler.length,
+    "not": _ConditionCompiler.negation,
+    "some": _ConditionCompiler.some,
 }

@@ -172,7 +172,7 @@ def _strings(name: str, argument: object) -> tuple[str, ...]:
     """Return the argument of a string operator: one string or several."""
     given = argument if isinstance(argument, list) else [argument]
     if not given:
-        raise ArgumentError(f"{name} has an empty list and could never hold")
+        raise ArgumentError(f"{name} has an empty list and can never hold")
     for position, item in enumerate(given):
         if not isinstance(item, str):
             message = f"{name} takes a string or a list of strings, not {describe(item)}"

@@ -1,6 +1,6 @@
 """The compiled policy, immutable and named by its revision: rules, channels, limits, retry policies.
 
-Entry: `Rulebook.match`, the rules that match an event.
+Entry: `Rulebook.match` returns the rules that match an event.
 """
 
 from __future__ import annotations
@@ -25,15 +25,13 @@ from .schedule import ALWAYS, Schedule
 
 UTC = ZoneInfo("UTC")
 
-GLOBAL_BUDGET = "*"  # the budget of the policy as a whole, beside those of its rules
-
-DEFAULT_MAX_EVENTS = 50  # of one digest in full, where nothing else is said
-
-PREFERRED = "preferred"  # in ``notify``: what the person has chosen, within ``allow``
+GLOBAL_BUDGET = "*"  # the name of the budget of the whole policy
+DEFAULT_MAX_EVENTS = 50  # shown in full in a digest
+PREFERRED = "preferred"  # in ``notify``: the channels that the recipient chose among ``allow``
 
 
 class Mode(StrEnum):
-    """What ``enabled`` says of a rule."""
+    """The values of ``enabled`` in a rule."""
 
     LIVE = "true"
     OFF = "false"
@@ -42,106 +40,104 @@ class Mode(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
-    """Exponential back-off with full-range jitter, bounded by count and by age."""
+    """Exponential back-off with jitter, limited by count and by age."""
 
-    attempts: int = 8  # sends in all, the first included
+    attempts: int = 8  # in total, the first included
     first: float = 5.0  # seconds before the second attempt
-    max: float = 1800.0  # seconds, the ceiling of one wait
-    deadline: float = 86400.0  # seconds after the event, past which nothing is tried
+    max: float = 1800.0  # seconds of one wait
+    deadline: float = 86400.0  # seconds after the event; no attempt begins later
 
     def wait(self, attempt: int, *, chance: float, asked: float | None = None) -> float:
-        """Seconds to wait after ``attempt`` (from 1) failed.
+        """Return the seconds to wait after ``attempt`` (from 1) failed.
 
-        ``chance`` is uniform in [0, 1) and spreads the wait over its upper half, so that what
-        failed together does not come back together. ``asked`` is what the other side wants to
-        be given at least; it may exceed the ceiling.
+        ``chance``, uniform in [0, 1), spreads the wait over its upper half, so that deliveries that failed
+        together are not retried together. ``asked`` is the minimum that the other side asks for; it may
+        exceed ``max``.
         """
         ceiling = min(self.max, self.first * 2.0 ** min(attempt - 1, 63))
         return max(ceiling * (0.5 + 0.5 * chance), asked or 0.0)
 
     def exhausted(self, attempt: int, *, age: float) -> bool:
-        """Whether nothing may follow ``attempt`` (from 1), ``age`` seconds after the event."""
+        """Return whether no retry may follow ``attempt`` (from 1), ``age`` seconds after the event."""
         return attempt >= self.attempts or age >= self.deadline
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChannelSpec:
-    """A named way to reach somebody, as ``channels`` declares it."""
+    """A channel as ``channels`` declares it."""
 
     name: str
     type: str  # a key of the channel registry
-    address: str | None  # the kind of address it needs: email, phone, ...; None needs none
-    many: bool = False  # one message may carry several addresses
-    renders_text: bool = True  # it says something to people; without words it carries the event to a machine
-    options: Mapping[str, Any] = field(repr=False)  # the type's own settings; references are resolved
+    address: str | None  # the kind of address that it needs: email, phone, ...; None: none
+    many: bool = False  # one message may have several addresses
+    renders_text: bool = True  # it sends a rendered template; otherwise the event as data
+    options: Mapping[str, Any] = field(repr=False)  # the settings of its type, with resolved references
     timeout: float = 20.0  # seconds for one step of a send
     concurrency: int = 8  # sends at the same time, in one process
-    rate: float | None = None  # sends a second, over all processes; None: as fast as they come
-    repeats_unknown: bool = True  # what may have gone out is sent again; else it is a dead letter
+    rate: float | None = None  # sends a second, over all processes; None: no limit
+    repeats_unknown: bool = True  # retry a message that may have been sent; else it is a dead letter
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     place: Place
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Audience:
-    """Who ``to`` means: an entry under ``people``, or fields of the payload."""
+    """The recipients that ``to`` names: an entry under ``people``, or fields of the payload."""
 
     person: str = ""
-    fields: Mapping[str, FieldPath] = field(
-        default_factory=dict
-    )  # user, locale, or a kind of address -> path
+    fields: Mapping[str, FieldPath] = field(default_factory=dict)  # user, locale or kind of address -> path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
-    """When a message may be sent."""
+    """The times at which a message may be sent."""
 
     schedule: Schedule = ALWAYS
-    defers: bool = True  # what is muted waits until it may be sent; else it is not sent
+    defers: bool = True  # a muted message is sent later; else it is suppressed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Notify:
-    """One entry of a rule's ``notify``. What it leaves out, the rule says."""
+    """One entry of ``notify``. The rule is the default for fields that are not set."""
 
     channel: str
     when: Block | None = None
     template: str | None = None
     to: Audience | None = None
     vars: Mapping[str, Any] = field(default_factory=dict)
-    timing: Timing = field(default_factory=Timing)  # the rule's is in it
-    among: tuple[str, ...] = ()  # the channels of which the person chooses; () where it is not asked
+    timing: Timing = field(default_factory=Timing)  # includes that of the rule
+    among: tuple[str, ...] = ()  # channels that the recipient can choose from; () without a choice
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FirstOf:
-    """An entry of ``notify`` that goes from channel to channel until one does not definitely fail.
+    """An entry of ``notify`` with fallbacks: the next channel is used if the one before definitely fails.
 
-    What it says for all of its steps is said in each of them, but for ``when``.
+    Each step includes the common fields, except ``when``.
     """
 
-    steps: tuple[Notify, ...]  # preferred first; two or more
+    steps: tuple[Notify, ...]  # two or more, in order
     when: Block | None = None
     to: Audience | None = None
-    within: float = 0.0  # seconds that each step but the last has; 0.0: as long as its channel tries
+    within: float = 0.0  # seconds for each step but the last; 0.0: until its channel gives a result
 
     @property
     def channel(self) -> str:
-        """Where it begins."""
+        """The channel of the first step."""
         return self.steps[0].channel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreferredChannel:
-    """An entry of ``notify`` that leaves the channel to the person."""
+    """An entry of ``notify`` whose channel the recipient chooses."""
 
-    steps: tuple[Notify, ...]  # one for each channel that is allowed, the rule's favourite first
+    steps: tuple[Notify, ...]  # one for each allowed channel; the first is the default
     when: Block | None = None
     to: Audience | None = None
 
     @property
     def channel(self) -> str:
-        """What stands for all of them."""
+        """The name that stands for all its channels."""
         return PREFERRED
 
 
@@ -150,79 +146,79 @@ NotifyEntry: TypeAlias = Notify | FirstOf | PreferredChannel
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dedupe:
-    """Of events that are alike, one in each window."""
+    """One event for each key in each window."""
 
-    key: tuple[FieldPath, ...]  # fields that make them alike
-    window: float  # seconds, from the one that passes
+    key: tuple[FieldPath, ...]  # events with equal values at these paths have the same key
+    window: float  # seconds from the event that passes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Digest:
-    """Events that are alike are told of together."""
+    """One message for all events of a key."""
 
     key: tuple[FieldPath, ...]
-    wait: float  # seconds from the first one
-    interval: float = 0.0  # seconds at least between two digests
-    max_events: int = DEFAULT_MAX_EVENTS  # in full; the rest is counted
+    wait: float  # seconds from the first event
+    interval: float = 0.0  # minimum seconds between two digests
+    max_events: int = DEFAULT_MAX_EVENTS  # in full; the others are counted
     template: str = ""  # "": that of the entry
-    flushes: bool = True  # when the rule is gone, what was gathered is sent; else it is not
+    flushes: bool = True  # when the rule is removed, buffered events are sent; else they are dropped
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Throttle:
-    """So many events that are alike in each stretch of time."""
+    """A maximum number of events for each key in a period."""
 
     key: tuple[FieldPath, ...]
     limit: int
     per: float  # seconds
-    digest: Digest | None = None  # what is beyond the limit is told of together; None: not at all
+    digest: Digest | None = None  # for events over the limit; None: they are suppressed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
-    """So many messages in each window; windows begin at multiples of their length."""
+    """A maximum number of messages in each window; windows begin at multiples of their length."""
 
     limit: int
     per: float  # seconds
     digest: Digest | None = None  # as of a throttle
 
     def begins(self, now: int) -> int:
-        """When the window began that ``now`` lies in; both in microseconds since the epoch."""
+        """Return the start of the window of ``now``; both in microseconds since the epoch."""
         return now - now % self._length
 
     def ends(self, now: int) -> int:
-        """When that window ends, microseconds since the epoch."""
+        """Return the end of the window of ``now``, microseconds since the epoch."""
         return self.begins(now) + self._length
 
     @property
     def _length(self) -> int:
-        """Microseconds; whole ones, or a window might end before the next begins."""
+        """Microseconds, as an integer: with fractions a window could end before the next begins."""
         return max(1, round(self.per * 1e6))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """All that hold for one rule."""
+    """The limits of one rule."""
 
     dedupe: Dedupe | None = None
     throttle: Throttle | None = None
     digest: Digest | None = None
-    budgets: Mapping[str, Budget] = field(default_factory=dict)  # its own, then that of EVERYTHING
+    budgets: Mapping[str, Budget] = field(default_factory=dict)  # its own, then ``GLOBAL_BUDGET``
 
     @property
     def are_none(self) -> bool:
-        """Whether what becomes of an event has nothing to do with those before it."""
+        """True if earlier events have no influence on an event."""
         return not (self.dedupe or self.throttle or self.digest or self.budgets)
 
     @property
     def digests(self) -> Iterator[Digest]:
-        """Every way in which its events may be told of together."""
-        ways = self.digest, self.throttle and self.throttle.digest
-        yield from filter(None, (*ways, *(budget.digest for budget in self.budgets.values())))
+        """Every digest that may hold its events."""
+        digests = self.digest, self.throttle and self.throttle.digest
+        yield from filter(None, (*digests, *(budget.digest for budget in self.budgets.values())))
 
     @property
     def longest_wait(self) -> float:
-        """Seconds that an event may have to wait for one of them."""
+        """Seconds that an event may wait for a digest."""
         return max((0.0, *(max(digest.wait, digest.interval) for digest in self.digests)))
 
 
@@ -231,54 +227,54 @@ NO_LIMITS = Limits()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """Which events, under which conditions, tell whom over which channels in which words."""
+    """A rule: for these events, under these conditions, notify these recipients."""
 
     id: str
     description: str = ""
     mode: Mode = Mode.LIVE
     events: tuple[Pattern, ...]
     when: Block
-    priority: int = 0  # lower first; ties by place
-    stop: bool = False  # none after this one
+    priority: int = 0  # lower first, then by place
+    stop: bool = False  # no rule after this one
     severity: Severity = Severity.NONE
     to: Audience = field(default_factory=Audience)
     notify: tuple[NotifyEntry, ...]
     template: str
     vars: Mapping[str, Any] = field(default_factory=dict)
-    category: str = ""  # what people choose by
-    critical: bool = False  # people may add channels, and not switch off the last one
+    category: str = ""  # recipients set preferences per category
+    critical: bool = False  # recipients cannot switch off the last channel
     limits: Limits = NO_LIMITS
     place: Place
 
     def templates_of(self, step: Notify) -> Iterator[str]:
-        """What a message of this step may be written from: a digest may have words of its own."""
+        """Yield every template that may render a message of this step; a digest may have its own."""
         if not (self.limits.digest and self.limits.digest.template):
             yield step.template or self.template
         yield from (digest.template for digest in self.limits.digests if digest.template)
 
     @property
     def steps(self) -> Iterator[Notify]:
-        """Every entry of ``notify``, and instead of a chain each of its steps."""
+        """The entries of ``notify``; an entry with several steps is replaced by them."""
         for entry in self.notify:
             yield from (entry,) if isinstance(entry, Notify) else entry.steps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ActionSpec:
-    """What carries out one action, as ``actions`` declares it."""
+    """An action as ``actions`` declares it."""
 
-    key: str  # what stands after ``action.`` in the subject
+    key: str  # follows ``action.`` in the subject
     handler: str  # a key of the handler registry
-    timeout: float = 60.0  # seconds from the start of the handler; the caller's patience ends it sooner
-    concurrency: int = 64  # requests carried out at the same time, in one process
-    queue: int = 10_000  # requests that may wait for that; what comes beyond is refused
-    idempotent: bool = False  # doing it twice does no harm
-    channels: tuple[str, ...] = ()  # to tell somebody over, preferred first
-    to: Mapping[str, FieldPath] = field(default_factory=dict)  # user, locale, or a kind of address -> path
+    timeout: float = 60.0  # seconds for the handler; the deadline of the request may end it sooner
+    concurrency: int = 64  # requests at the same time, in one process
+    queue: int = 10_000  # waiting requests; more are refused
+    idempotent: bool = False  # it may run twice for one request
+    channels: tuple[str, ...] = ()  # to notify over, in order of preference
+    to: Mapping[str, FieldPath] = field(default_factory=dict)  # user, locale or kind of address -> path
     template: str = ""
     vars: Mapping[str, Any] = field(default_factory=dict)
-    sensitive: tuple[FieldPath, ...] = ()  # fields of the payload to mask wherever they are shown
-    options: Mapping[str, Any] = field(default_factory=dict, repr=False)  # the handler's own settings
+    sensitive: tuple[FieldPath, ...] = ()  # fields of the payload that are masked when shown
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False)  # the settings of the handler
     place: Place
 
 
@@ -291,19 +287,19 @@ class Match(Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Defaults:
-    """What holds where neither the event nor the rule says otherwise."""
+    """The defaults for events and rules that set no value."""
 
     locale: str = "en"
-    zone: ZoneInfo = UTC  # of time intervals, and of readers whose own is not known
+    zone: ZoneInfo = UTC  # of time intervals, and of recipients without a known one
     site: Mapping[str, Any] = field(default_factory=dict)  # for templates: name, links, ...
-    budget: Budget | None = None  # of all messages of the policy together; None: as many as there are
+    budget: Budget | None = None  # of all messages of the policy; None: no limit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rulebook:
-    """A policy. ``rules`` are in order of evaluation and leave out what is switched off."""
+    """A compiled policy. ``rules`` are in order of evaluation, without disabled ones."""
 
-    revision: str  # hash of every file it was read from
+    revision: str  # hash of all its files
     defaults: Defaults = field(default_factory=Defaults)
     channels: Mapping[str, ChannelSpec]
     people: Mapping[str, Recipient]
@@ -318,7 +314,7 @@ class Rulebook:
         object.__setattr__(self, "by_id", {rule.id: rule for rule in self.rules})
 
     def match(self, event: Event) -> tuple[Match, ...]:
-        """Every rule that ``event`` satisfies, in order, up to the first that says ``stop``."""
+        """Return every rule that ``event`` satisfies, in order, up to the first with ``stop``."""
         matches = []
         for rule in self.index.lookup(event.name, event.payload):
             matches.append(Match(event=event, rule=rule))
@@ -328,14 +324,14 @@ class Rulebook:
 
 
 def in_order(rules: tuple[Rule, ...]) -> tuple[Rule, ...]:
-    """The order of evaluation: priority, then file path, then position."""
+    """Sort rules in order of evaluation: by priority, then file path, then position."""
     return tuple(sorted(rules, key=lambda rule: (rule.priority, rule.place)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BudgetExhausted:
-    """That there is nothing left of a budget."""
+    """A budget that is exhausted until ``until``."""
 
-    name: str  # of the rule whose budget it is, or EVERYTHING
+    name: str  # of the rule that has the budget, or ``GLOBAL_BUDGET``
     budget: Budget
     until: int  # microseconds since the epoch
