@@ -130,9 +130,11 @@ async def everything(folder: Path, *, delay: float, rules: Any) -> AsyncIterator
 
         await until(serves, what="the engine serves")
         await asyncio.sleep(1)
-        yield client, counts, engine.pid
-        engine.terminate()
-        engine.wait()
+        try:
+            yield client, counts, engine.pid
+        finally:
+            engine.terminate()
+            engine.wait()
         await client.close()
     sink.terminate()
 
@@ -200,7 +202,7 @@ async def burst(folder: Path, count: int) -> dict[str, Any]:
             await client.publish(AUDIT, envelope(audit(number)))
             if number % 200 == 0:
                 await asyncio.sleep(0)
-        await client.flush_removed(timeout=60)
+        await client.flush(timeout=60)
         published = time.perf_counter() - began
         await counted(counts, count, 600)
         took = time.perf_counter() - began
