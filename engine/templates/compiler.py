@@ -1,7 +1,7 @@
 """Compile template files to a library, and report each error with its place.
 
-Fingerprints tell whether the templates of two policies render the same: one for each template, over all the
-files that it is made from.
+A fingerprint covers all files that a template is made from. Templates with equal fingerprints render the
+same, in any policy.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import chain
 from pathlib import PurePosixPath
 from types import CodeType
@@ -40,7 +40,7 @@ from .library import (
 _REFERRING = (nodes.Extends, nodes.Include, nodes.Import, nodes.FromImport)
 
 _REFERENCE_PARSER = jinja2.Environment()  # noqa: S701 -- parses, and renders nothing
-_Closure = set[str] | None  # files; None is every file of templates/
+_Closure = set[str] | None  # files; None is every file in templates/
 
 
 def _environment(sources: Mapping[str, str]) -> Sandbox:
@@ -55,7 +55,7 @@ def _environment(sources: Mapping[str, str]) -> Sandbox:
 
 
 class _TemplateLoader(jinja2.DictLoader):
-    """Files by path, compiled once for all the policies that they are in."""
+    """The files of a policy by path; a file in several policies is compiled once."""
 
     def load(
         self,
@@ -78,45 +78,49 @@ class _TemplateCompiler:
     def __init__(self, sources: tuple[TemplateSource, ...], pictures: Mapping[str, bytes]) -> None:
         self.sources = sources
         self.pictures = pictures
-        self.flaws: list[Problem] = []
-        self._names: frozenset[str] | None = None
+        self.problems: list[Problem] = []
 
     def compile(self) -> tuple[Library, tuple[Problem, ...]]:
         texts = {source.path: self._markup(source) for source in self.sources}
         environment = _environment(texts)
         found: dict[str, dict[str, dict[str, dict[str, Variant]]]] = {}
-        spelled: dict[tuple[str, str], str] = {}
+        locale_names: dict[tuple[str, str], str] = {}
         partials: list[jinja2.Template] = []
         for source in self.sources:
             path = PurePosixPath(source.path)
             name, *middle = path.parts[:-1] or ("",)
             if name.startswith("_"):  # a partial, for include and extends
-                if self._is_sound(source, source.text, 0, bound=self._bound()):
+                if self._is_sound(source, source.text, 0, bound=self._bound):
                     partials.append(environment.get_template(source.path))
                 continue
             if not name or len(middle) > 1 or (middle and not normalise_locale(middle[0])):
-                self._flaw(source, 1, "template-path", "a template lies at <name>/<channel>.<ext> or "
+                self._report(source, 1, "template-path", "the path of a template is <name>/<channel>.<ext> or "
                            "<name>/<locale>/<channel>.<ext>")  # fmt: skip
                 continue
             variant = self._variant(environment, source)
             if variant is None:
                 continue
-            spelling = middle[0] if middle else ""
-            locale = normalise_locale(spelling)
-            spelled[name, locale] = spelling
+            locale_name = middle[0] if middle else ""
+            locale = normalise_locale(locale_name)
+            locale_names[name, locale] = locale_name
             part = "markup" if variant.format in MARKUP else "text"
             parts = found.setdefault(name, {}).setdefault(locale, {}).setdefault(path.stem, {})
             if part in parts:
-                self._flaw(source, 1, "template-twice", f"{parts[part].path} says the same already")
+                self._report(
+                    source,
+                    1,
+                    "template-twice",
+                    f"{parts[part].path} is for the same name, locale and channel",
+                )
             parts[part] = variant
-        shelves = {
+        by_name = {
             name: {
                 locale: {
                     channel: LocalizedTemplate(
-                        locale=spelled[name, locale],
+                        locale=locale_names[name, locale],
                         markup=parts.get("markup"),
                         text=parts.get("text"),
-                        pictures=self._pictures_for(name, spelled[name, locale]),
+                        pictures=self._pictures_for(name, locale_names[name, locale]),
                         depends_on_recipient=any(variant.depends_on_recipient for variant in parts.values()),
                     )
                     for channel, parts in channels.items()
@@ -125,20 +129,20 @@ class _TemplateCompiler:
             }
             for name, by_locale in found.items()
         }
-        flawed = frozenset(flaw.place.file.split("/")[1] for flaw in self.flaws)
-        library = Library(by_name=shelves, flawed=flawed, partials=tuple(partials))
-        return library, tuple(self.flaws)
+        flawed = frozenset(problem.place.file.split("/")[1] for problem in self.problems)
+        library = Library(by_name=by_name, flawed=flawed, partials=tuple(partials))
+        return library, tuple(self.problems)
 
-    def _flaw(
+    def _report(
         self, source: TemplateSource, line: int, code: str, message: str, *, at: str = "", hint: str = ""
     ) -> None:
-        """``at``: what the column is that of, as a pattern; the parser knows lines only."""
+        """Report an error. ``at`` is a pattern that finds the column: the parser knows lines only."""
         lines = source.text.splitlines()
         found = re.search(at, lines[line - 1]) if at and line <= len(lines) else None
         column = found.start() + 1 if found else 1
         place = Place(file=TEMPLATE_FOLDER + source.path, line=line, column=column)
-        flaw = Problem(place=place, code=code, message=message, hint=hint)
-        self.flaws.append(flaw)
+        problem = Problem(place=place, code=code, message=message, hint=hint)
+        self.problems.append(problem)
 
     def _markup(self, source: TemplateSource) -> str:
         if not source.path.endswith(".mjml"):
@@ -146,7 +150,7 @@ class _TemplateCompiler:
         try:
             return str(mrml.to_html(source.text.strip()).content)
         except OSError as error:
-            self._flaw(source, 1, "template-mjml", f"MJML: {error}")
+            self._report(source, 1, "template-mjml", f"MJML: {error}")
             return ""
 
     def _variant(self, environment: Sandbox, source: TemplateSource) -> Variant | None:
@@ -160,48 +164,51 @@ class _TemplateCompiler:
             code = _parsed(source.subject, source.path).code
             subject = environment.template_class.from_code(environment, code, environment.make_globals(None))
         format_ = source.path.rpartition(".")[2]
-        # MJML is checked as it is written, and filled as the HTML that it means.
+        # The checks read MJML as written; rendering fills the HTML made from it.
         body = environment.get_template(source.path)
         texts = (source.text, source.subject or "")
-        is_personal = any(_depends_on_recipient(_parsed(text, source.path)) for text in texts)
+        depends_on_recipient = any(_depends_on_recipient(_parsed(text, source.path)) for text in texts)
         return Variant(
-            path=source.path, format=format_, body=body, subject=subject, depends_on_recipient=is_personal
+            path=source.path,
+            format=format_,
+            body=body,
+            subject=subject,
+            depends_on_recipient=depends_on_recipient,
         )
 
     def _is_sound(
         self, source: TemplateSource, text: str, offset: int, bound: frozenset[str] = frozenset()
     ) -> bool:
-        """Whether ``text`` has no flaw; ``bound``: variables that it may have from where it is included."""
-        before = len(self.flaws)
+        """Return whether ``text`` has no error. ``bound``: variables set by the files that include it."""
+        before = len(self.problems)
         try:
             parsed = _parsed(text, source.path)
         except jinja2.TemplateSyntaxError as error:
-            words = error.message or "syntax error"
-            self._flaw(source, error.lineno + offset, "template-syntax", words, at=r"\{[{%#]")
+            message = error.message or "syntax error"
+            self._report(source, error.lineno + offset, "template-syntax", message, at=r"\{[{%#]")
             return False
         for name, line in parsed.undeclared:
             if name not in (*VARIABLES, *bound):
-                words = f"{name!r} is no variable; there are {', '.join(VARIABLES)}"
+                message = f"{name!r} is no variable; variables are {', '.join(VARIABLES)}"
                 hint = nearest(name, (*VARIABLES, *sorted(bound)))
-                self._flaw(source, line + offset, "unknown-variable", words, at=rf"\b{name}\b", hint=hint)
+                self._report(source, line + offset, "unknown-variable", message, at=rf"\b{name}\b", hint=hint)
         known = {source.path for source in self.sources}
         for reference, line in parsed.references:
             if reference not in known:
-                words = f"there is no {reference!r} in templates/"
+                message = f"there is no {reference!r} in templates/"
                 hint = nearest(reference, sorted(known))
-                self._flaw(
-                    source, line + offset, "missing-template", words, at=re.escape(reference), hint=hint
+                self._report(
+                    source, line + offset, "missing-template", message, at=re.escape(reference), hint=hint
                 )
-        return len(self.flaws) == before
+        return len(self.problems) == before
 
+    @cached_property
     def _bound(self) -> frozenset[str]:
         """Every variable that some file sets."""
-        if self._names is None:
-            self._names = frozenset(chain.from_iterable(map(_set_in, self.sources)))
-        return self._names
+        return frozenset(chain.from_iterable(map(_set_in, self.sources)))
 
     def _pictures_for(self, name: str, locale: str) -> dict[str, Inline]:
-        """The pictures that lie beside a template, or beside the partials that all may use."""
+        """Return the pictures in the folder of a template and in those of partials."""
         folders = (name, f"{name}/{locale}") if locale else (name,)
         return {
             path.name: Inline(name=path.name, media_type=PICTURES[path.suffix[1:].lower()], data=data)
@@ -213,13 +220,13 @@ class _TemplateCompiler:
 def _set_in(source: TemplateSource) -> frozenset[str]:
     try:
         return _parsed(source.text, source.path).set
-    except jinja2.TemplateSyntaxError:  # which is told where it is compiled
+    except jinja2.TemplateSyntaxError:  # the compilation reports it
         return frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Parsed:
-    """What one text holds, whatever the files beside it."""
+    """The result of parsing one text, independent of other files."""
 
     code: CodeType
     undeclared: Sequence[tuple[str, int]]  # variables that it does not set, and the line of each
@@ -228,7 +235,7 @@ class _Parsed:
 
 
 def _depends_on_recipient(parsed: _Parsed) -> bool:
-    # What another file names is not known here; ``self`` and ``caller`` lead nowhere else.
+    # The other files are not known here and may use it; ``self`` and ``caller`` refer to the text itself.
     return bool(parsed.references) or any(name == "recipient" for name, _ in parsed.undeclared)
 
 
@@ -256,10 +263,10 @@ _PARSER = _environment({})
 
 
 def template_prints(files: Mapping[str, bytes]) -> dict[str, str]:
-    """By name of the template, and by file below templates/; ``files`` are a policy's, by path.
+    """Return fingerprints by template name and by file below templates/, of the ``files`` of a policy.
 
-    Words are made from their file, from what it includes or extends, from the pictures beside it and
-    from those that partials share. What includes by a name that it computes may be made from anything.
+    A fingerprint covers the file, the files that it includes or extends, and the pictures of its folder and
+    of the partials. If a file computes the name of another, the fingerprint covers all files.
     """
     below = {
         name.removeprefix(TEMPLATE_FOLDER): data
@@ -279,10 +286,10 @@ def template_prints(files: Mapping[str, bytes]) -> dict[str, str]:
     for folder, own in folders.items():
         if folder.startswith("_"):
             continue
-        beside = [name for name in own if _is_picture(name)]
+        pictures = [name for name in own if _is_picture(name)]
         prints[folder] = _print(_closure([*own, *shared], references), digests)
         for name in own:
-            prints[name] = _print(_closure([name, *beside, *shared], references), digests)
+            prints[name] = _print(_closure([name, *pictures, *shared], references), digests)
     return prints
 
 
@@ -291,7 +298,7 @@ def _is_picture(name: str) -> bool:
 
 
 def _references(data: bytes) -> tuple[str | None, ...]:
-    """The files that one names; None where it computes the name, or cannot be read here."""
+    """Return the files that a file names; None stands for a computed name, or for a file with errors."""
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -306,16 +313,16 @@ def _references(data: bytes) -> tuple[str | None, ...]:
 
 def _closure(start: list[str], references: Mapping[str, tuple[str | None, ...]]) -> _Closure:
     found: set[str] = set()
-    waiting = list(start)
-    while waiting:
-        name = waiting.pop()
+    pending = list(start)
+    while pending:
+        name = pending.pop()
         if name in found or name not in references:
             continue
         found.add(name)
         for reference in references[name]:
             if reference is None:
                 return None
-            waiting.append(reference)
+            pending.append(reference)
     return found
 
 

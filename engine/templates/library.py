@@ -34,16 +34,16 @@ PICTURES = {
     "gif": "image/gif",
     "webp": "image/webp",
 }
-ANY_CHANNEL = "default"  # default.txt serves any channel that has no words of its own
+ANY_CHANNEL = "default"  # default.txt is for every channel without a file of its own
 
 _TAG = re.compile(r"[a-z]{2,8}(?:-[a-z0-9]{1,8})*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TemplateSource:
-    """One template file, its front matter taken off.
+    """One template file without its front matter.
 
-    ``text`` begins with as many empty lines as the front matter had, so that line numbers stay right.
+    ``text`` begins with as many empty lines as the front matter had, so that line numbers stay correct.
     """
 
     path: str  # below templates/, for example abnormal-login/zh-CN/email.html
@@ -60,18 +60,18 @@ class Variant:
     format: str  # html, mjml, txt or md
     body: jinja2.Template
     subject: jinja2.Template | None
-    depends_on_recipient: bool = True  # it names the recipient, or another file, which may
+    depends_on_recipient: bool = True  # it uses the recipient, or another file, which may use it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalizedTemplate:
-    """What a template has to say on one channel in one locale: markup, text, or both."""
+    """A template for one channel in one locale: markup, text, or both."""
 
-    locale: str  # as the folder is spelled; "" is for everybody
+    locale: str  # as the folder is named; "" is for every locale
     markup: Variant | None
     text: Variant | None
     pictures: Mapping[str, Inline] = field(default_factory=dict)
-    depends_on_recipient: bool = True  # who reads it may make a difference
+    depends_on_recipient: bool = True  # its content may differ between recipients
 
     @property
     def subject(self) -> jinja2.Template | None:
@@ -79,7 +79,7 @@ class LocalizedTemplate:
 
 
 class AcyclicTemplate(jinja2.Template):
-    """A template that leads back to itself nowhere: where nobody has it any more, it is gone at once."""
+    """A template without reference cycles: it is freed as soon as no policy uses it."""
 
     @classmethod
     def from_code(
@@ -89,20 +89,20 @@ class AcyclicTemplate(jinja2.Template):
         globals: MutableMapping[str, Any],  # noqa: A002 -- Jinja2's name
         uptodate: Callable[[], bool] | None = None,
     ) -> jinja2.Template:
-        page = super().from_code(environment, code, globals, uptodate)
-        # The functions refer to the module that they were made in; it need not hold them. A block that says
-        # super() looks itself up there.
-        module = page.root_render_func.__globals__
-        for block in page.blocks.values():
+        template = super().from_code(environment, code, globals, uptodate)
+        # The functions refer to the module that they are defined in, so the module must not refer to them. A
+        # block that calls super() looks itself up there: a weak reference is enough.
+        module = template.root_render_func.__globals__
+        for block in template.blocks.values():
             module[block.__name__] = proxy(block)
         del module["root"], module["blocks"], module["__jinja_template__"]
-        return page
+        return template
 
 
 class Sandbox(ImmutableSandboxedEnvironment):
-    """Jinja2 where a payload's field wins over a method, and nothing grows without bound.
+    """Jinja2 in which fields of the payload take precedence over methods, and results have a size limit.
 
-    It remembers the templates that somebody has, and keeps none.
+    Its cache holds weak references: it keeps no template alive.
     """
 
     template_class = AcyclicTemplate
@@ -113,11 +113,11 @@ class Sandbox(ImmutableSandboxedEnvironment):
         self.cache = WeakValueDictionary()
 
     def make_globals(self, d: MutableMapping[str, Any] | None) -> MutableMapping[str, Any]:
-        # Jinja2's own is a chain of mappings, which is copied, slowly, for each text.
+        # Jinja2 makes a chain of mappings, which is slow to copy for each text.
         return {**self.globals, **(d or {})}
 
     def getattr(self, obj: Any, attribute: str) -> Any:
-        # payload.items is the field, never dict.items
+        # payload.items is the field, not dict.items
         if (obj.__class__ is dict or isinstance(obj, Mapping)) and attribute in obj:
             return obj[attribute]
         return super().getattr(obj, attribute)
@@ -134,11 +134,11 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Library:
-    """Every template of a policy: name -> locale (normal form) -> channel -> words."""
+    """The templates of a policy: name -> locale (normal form) -> channel -> template."""
 
     by_name: Mapping[str, Mapping[str, Mapping[str, LocalizedTemplate]]] = field(default_factory=dict)
-    flawed: frozenset[str] = frozenset()  # names of templates that have a file with a flaw
-    partials: tuple[jinja2.Template, ...] = ()  # which others include or extend
+    flawed: frozenset[str] = frozenset()  # names of templates with an error in a file
+    partials: tuple[jinja2.Template, ...] = ()  # that other files include or extend
 
     def __contains__(self, name: object) -> bool:
         return name in self.by_name
@@ -148,35 +148,37 @@ class Library:
         return tuple(self.by_name)
 
     def locales_of(self, name: str, channels: Iterable[str]) -> frozenset[str]:
-        """The locales in which template ``name`` has words for one of ``channels``."""
+        """Return the locales in which template ``name`` exists for one of ``channels``."""
         candidates = (*channels, ANY_CHANNEL)
-        shelf = self.by_name.get(name, {})
-        return frozenset(locale for locale, there in shelf.items() if any(map(there.get, candidates)))
+        by_locale = self.by_name.get(name, {})
+        return frozenset(
+            locale for locale, by_channel in by_locale.items() if any(map(by_channel.get, candidates))
+        )
 
     def find(self, name: str, channels: Iterable[str], wanted: Iterable[str]) -> LocalizedTemplate | None:
-        """The words of template ``name``: language first, then the nearest of ``channels``."""
-        shelf = self.by_name.get(name, {})
+        """Return template ``name`` in the first of the ``wanted`` locales that has one of ``channels``."""
+        by_locale = self.by_name.get(name, {})
         candidates = (*channels, ANY_CHANNEL)
         for locale in wanted:
-            if there := shelf.get(locale):
+            if by_channel := by_locale.get(locale):
                 for channel in candidates:
-                    if words := there.get(channel):
-                        return words
+                    if template := by_channel.get(channel):
+                        return template
         return None
 
 
-def render_template(words: LocalizedTemplate, context: Mapping[str, Any]) -> Message:
-    """The finished message. Raises TemplateError when the event does not bring what it needs."""
-    html = _fill(words.markup.body, context).strip() if words.markup else ""
-    text = _fill(words.text.body, context).strip() if words.text else as_text(html)
-    title = " ".join(_fill(words.subject, context).split()) if words.subject else ""
-    inline = tuple(picture for name, picture in words.pictures.items() if f"cid:{name}" in html)
-    markdown = words.text is not None and words.text.format == "md"
+def render_template(template: LocalizedTemplate, context: Mapping[str, Any]) -> Message:
+    """Render a message. Raise TemplateError if a variable is missing or an expression fails."""
+    html = _fill(template.markup.body, context).strip() if template.markup else ""
+    text = _fill(template.text.body, context).strip() if template.text else as_text(html)
+    title = " ".join(_fill(template.subject, context).split()) if template.subject else ""
+    inline = tuple(picture for name, picture in template.pictures.items() if f"cid:{name}" in html)
+    markdown = template.text is not None and template.text.format == "md"
     return Message(title=title, text=text, html=html, markdown=markdown, inline=inline)
 
 
 def as_text(html: str) -> str:
-    """What a reader without HTML sees of it, the targets of links beside their words."""
+    """Convert HTML to text; each link is followed by its target."""
     return str(get_text(html, ParserConfig(display_links=True))).strip()
 
 
@@ -187,33 +189,33 @@ def _fill(template: jinja2.Template, context: Mapping[str, Any]) -> str:
         for piece in template.root_render_func(template.new_context(dict(context))):
             size += len(piece)
             if size > MAX_OUTPUT:
-                raise TemplateError(f"{template.name}: more than {MAX_OUTPUT} characters come out")
+                raise TemplateError(f"{template.name}: the result has more than {MAX_OUTPUT} characters")
             pieces.append(piece)
     except jinja2.TemplateError as error:
         raise TemplateError(f"{template.name}: {error.message}") from error
     except (TypeError, ValueError, ArithmeticError, LookupError, RecursionError) as error:
-        # Jinja2 lets through what an expression raises: 1/0, "a" + 1, a filter's complaint.
+        # Jinja2 passes on the errors of expressions and filters: 1/0, "a" + 1.
         raise TemplateError(f"{template.name}: {type(error).__name__}: {error}") from error
     return "".join(pieces)
 
 
 def normalise_locale(tag: str) -> str:
-    """``zh_CN.UTF-8`` and ``ZH-cn`` are both ``zh-cn``; what is no language tag is ``""``."""
+    """Return ``zh-cn`` for ``zh_CN.UTF-8`` and ``ZH-cn``; ``""`` for a text that is no language tag."""
     folded = tag.strip().split(".")[0].split("@")[0].replace("_", "-").lower()
     return folded if _TAG.fullmatch(folded) else ""
 
 
 @lru_cache(maxsize=1024)
 def locale_chain(*tags: str) -> tuple[str, ...]:
-    """Each tag and what it falls back to, most wanted first, ending in ``""``: words for everybody.
+    """Return each tag followed by its fallbacks, and last ``""``, which is for every locale.
 
-    ``zh-Hans-CN`` falls back to ``zh-CN``, then to ``zh``.
+    ``zh-Hans-CN`` falls back to ``zh-CN``, then to ``zh-Hans``, then to ``zh``.
     """
     wanted: list[str] = []
     for tag in map(normalise_locale, tags):
         parts = tag.split("-")
         steps = [tag]
-        if len(parts) > 2:  # language, script, region: the region says more
+        if len(parts) > 2:  # language, script, region: the region is more specific
             steps.append(f"{parts[0]}-{parts[-1]}")
         steps.extend("-".join(parts[:n]) for n in range(len(parts) - 1, 0, -1))
         wanted.extend(step for step in steps if step)
