@@ -26,10 +26,10 @@ class NatsChannel:
     counts the messages that led to this one, which ends a loop over a subject that MSS reads.
     """
 
-    def __init__(self, settings: NatsSettings, resources: ChannelResources, timeout: float) -> None:
-        self._settings = settings
+    def __init__(self, spec: ChannelSpec, resources: ChannelResources) -> None:
+        self._settings = read_settings(spec)
         self._publish = resources.publish
-        self._timeout = timeout
+        self._timeout = spec.timeout
 
     async def send(self, delivery: Delivery) -> str:
         headers = {"Nats-Msg-Id": delivery.id, HOPS: str(delivery.hops + 1)}
@@ -49,8 +49,7 @@ class NatsChannel:
         """Close nothing: the connection belongs to the server."""
 
 
-def open_channel(spec: ChannelSpec, resources: ChannelResources) -> NatsChannel:
-    return NatsChannel(read_settings(spec), resources, spec.timeout)
+open_channel = NatsChannel
 
 
 def read_settings(spec: ChannelSpec) -> NatsSettings:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import hashlib
 import hmac
 import time
-from asyncio import timeout
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
@@ -38,13 +38,13 @@ class WebhookSettings:
 class WebhookChannel:
     """A channel that posts each delivery to one URL."""
 
-    def __init__(self, settings: WebhookSettings, *, timeout: float, concurrency: int) -> None:
-        self._settings = settings
-        self._timeout = timeout
+    def __init__(self, spec: ChannelSpec, resources: ChannelResources) -> None:
+        self._settings = read_settings(spec)
+        self._timeout = timeout = spec.timeout
         limits = aiohttp.ClientTimeout(
             total=3 * timeout, connect=timeout, sock_connect=timeout, sock_read=timeout
         )
-        self._client = HttpClient(settings.url, limit=concurrency, timeout=limits)
+        self._client = HttpClient(self._settings.url, limit=spec.concurrency, timeout=limits)
         self.close = self._client.close
 
     async def send(self, delivery: Delivery) -> str:
@@ -75,7 +75,7 @@ class WebhookChannel:
         """Return the start of the response on one line; the client closes the connection if more follows."""
         data = b""
         try:
-            async with timeout(self._timeout):
+            async with asyncio.timeout(self._timeout):
                 while len(data) < _MAX_RESPONSE_BYTES and (
                     part := await response.content.read(_MAX_RESPONSE_BYTES)
                 ):
@@ -92,8 +92,7 @@ class WebhookChannel:
         return headers
 
 
-def open_channel(spec: ChannelSpec, resources: ChannelResources) -> WebhookChannel:
-    return WebhookChannel(read_settings(spec), timeout=spec.timeout, concurrency=spec.concurrency)
+open_channel = WebhookChannel
 
 
 def read_settings(spec: ChannelSpec) -> WebhookSettings:

@@ -106,8 +106,8 @@ async def test_the_example_policy_sends_mails_in_both_languages(
     (mail,) = [mail for _, mail in world.caught.mails]
     assert mail["Subject"] == "[KrossIAM] 请验证您的邮箱地址"
     assert "有效期" in str(mail.get_body(("plain",)).get_content())
-    ((_, number, words),) = world.caught.texts
-    assert number == "+8613800000000" and "834201" in words and "验证码" in words
+    ((_, number, text),) = world.caught.texts
+    assert number == "+8613800000000" and "834201" in text and "验证码" in text
 
 
 async def test_an_undeclared_or_disabled_action_has_no_responders(

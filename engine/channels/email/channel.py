@@ -37,9 +37,11 @@ class EmailSettings:
 class EmailChannel:
     """A channel that sends each delivery as one mail over the first server that accepts it."""
 
-    def __init__(self, settings: EmailSettings, pools: tuple[SmtpPool, ...]) -> None:
-        self._settings = settings
-        self._pools = pools
+    def __init__(self, spec: ChannelSpec, resources: ChannelResources) -> None:
+        self._settings = read_settings(spec)
+        self._pools = [
+            SmtpPool(server, timeout=spec.timeout, keep=spec.concurrency) for server in self._settings.mtas
+        ]
 
     async def send(self, delivery: Delivery) -> str:
         to = _recipients(delivery)
@@ -97,10 +99,7 @@ class EmailChannel:
         )
 
 
-def open_channel(spec: ChannelSpec, resources: ChannelResources) -> EmailChannel:
-    settings = read_settings(spec)
-    pools = tuple(SmtpPool(server, timeout=spec.timeout, keep=spec.concurrency) for server in settings.mtas)
-    return EmailChannel(settings, pools)
+open_channel = EmailChannel
 
 
 def _recipients(delivery: Delivery) -> tuple[Mailbox, ...]:

@@ -154,8 +154,8 @@ async def test_a_failure_is_refused_deferred_or_unknown(
     with pytest.raises(ChannelError) as failed:
         await channel.send(delivery)
     assert type(failed.value) is error
-    words = str(failed.value)
-    assert words and "\n" not in words and len(words) < 2000
+    detail = str(failed.value)
+    assert detail and "\n" not in detail and len(detail) < 2000
     assert logged == []
 
 

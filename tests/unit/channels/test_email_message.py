@@ -185,9 +185,9 @@ def test_an_address_outside_ascii_is_not_encoded() -> None:
 @example(text="two  spaces at the end of a line  \n\t\n", repeat=1)
 @example(text=".\n--=_x\nFrom me\n=3D=\n", repeat=1)
 def test_the_text_is_decoded_as_it_was_written(text: str, repeat: int) -> None:
-    words = text * repeat
-    whole = read(compose(replace(MAIL, message=Message(text=words, html="<br>" + words))))
-    for part, expected in zip(whole.iter_parts(), (words, "<br>" + words), strict=True):
+    content = text * repeat
+    whole = read(compose(replace(MAIL, message=Message(text=content, html="<br>" + content))))
+    for part, expected in zip(whole.iter_parts(), (content, "<br>" + content), strict=True):
         received = part.get_payload(decode=True)
         assert isinstance(received, bytes)
         lines = re.split(r"\r\n|\r|\n", expected)
