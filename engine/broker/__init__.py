@@ -1,11 +1,12 @@
 """NATS and JetStream, as MSS uses them. Entry: `connect`.
 
-connection     one client, its health, and what the broker says of a message it delivers
+broker         one value with the connection, the names, the publisher and the buckets
+connection     one client, its health, and the metadata of delivered messages
 topology       the names of streams, consumers, buckets and subjects
-provisioning   creates and checks them at start
+provisioning   creates and checks them at the start
 publisher      many messages in flight, each acknowledged
 consumer       a durable pull consumer with a bounded number of messages in flight
-kv             values that all replicas change, by compare-and-set
+kv             buckets: values that all replicas change, by compare-and-set
 reader         reads a stream by subject
 codec          events and deliveries, to and from bytes
 embedded       nats-server as a child process

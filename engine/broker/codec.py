@@ -30,7 +30,7 @@ def encode(value: Any) -> bytes:
 
 
 def decode_delivery(data: bytes) -> Delivery:
-    """The delivery in ``data``. Raises UndecodableError when it is none."""
+    """Decode a delivery. Raises UndecodableError."""
     try:
         return _deliveries.decode(data)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
@@ -47,7 +47,7 @@ def decode_event(
     catalogue: Catalogue,
     hops: int = 0,
 ) -> Event:
-    """The event in ``data``. Raises UndecodableError with the reason that the dead letter carries.
+    """Decode an event. Raises UndecodableError with the reason for the dead letter.
 
     ``received`` is the broker's clock in microseconds, against which the sender's is judged:
     ``tolerance`` seconds both ways. How long the event waited in the stream does not matter.
@@ -75,29 +75,29 @@ def decode_event(
 
 
 def read_hops(headers: Mapping[str, str] | None) -> int:
-    """How many messages of MSS's own led to an event; more than it may be where nobody can say."""
+    """Return the hop count of an event: too large if the header is not a number."""
     text = (headers or {}).get(HOPS, "0")
     return int(text) if text.isdecimal() and len(text) < 10 else MAX_HOPS + 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Redrive:
-    """What the headers of an event say that was a dead letter."""
+    """The redrive of an event, from its headers."""
 
     id: RedriveId
-    received: int  # when the broker took it first, microseconds since the epoch
-    rule: str = ""  # as in the header; with it, only what this rule
-    channel: str = ""  # tells over this channel is planned,
-    delivery: str = ""  # and of that this delivery alone, where it is still planned
+    received: int  # when the broker first received the event, microseconds since the epoch
+    rule: str = ""  # as in the header; if it is set, only this rule is planned,
+    channel: str = ""  # only for this channel,
+    delivery: str = ""  # and only this delivery, if it is still planned
 
     @property
     def is_partial(self) -> bool:
-        """Whether the rest of the event was planned before."""
+        """True if one rule is redriven: the rest of the event was planned before."""
         return bool(self.rule)
 
 
 def redrive_of(headers: Mapping[str, str] | None) -> Redrive | None:
-    """What the headers of an event say of its earlier death; None of an event that comes for the first time.
+    """Return the redrive that the headers of an event name; None for an event that was not a dead letter.
 
     Anybody who may publish the event may write them: what they say can only take away from it.
     """

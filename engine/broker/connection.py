@@ -1,6 +1,6 @@
 """One connection to NATS: made with retries, monitored, and reported when it is closed for good.
 
-The broker describes each message that it delivers in the reply subject; that metadata is read here.
+The reply subject of a delivered message has its metadata, which is read here.
 """
 
 from __future__ import annotations
@@ -28,39 +28,37 @@ from ..model.errors import BrokerError, BrokerLost, BrokerUnsupported, MaxPayloa
 log = logging.getLogger(__name__)
 
 MINIMUM_SERVER = (2, 12)  # message schedules
-HEADER_ROOM = 4096  # bytes kept free beside a payload
+HEADER_ROOM = 4096  # bytes that are kept free for the headers of a message
 _CONNECT_LIMIT = 10.0  # seconds for one try
 _RETRY_WAIT = 2.0  # seconds between two tries
 _CLOSE_LIMIT = 5.0  # seconds
-_LATE = 0.25  # seconds in which the server hands out what it had decided before we left
-_PING_TIMEOUT = 120  # seconds; long after nats-py has given up on a broker that does not answer
+_LATE = 0.25  # seconds in which the server may deliver messages that it had assigned before the unsubscribe
+_PING_TIMEOUT = 120  # seconds; nats-py ends the connection to a silent broker long before
 _LOGIN = re.compile(r"authorization|authentication", re.IGNORECASE)
-_MAX_HEADER_BYTES = 16 * 1024  # bytes; ours are far fewer
-_MAX_UNSENT_BYTES = 4 * 1024 * 1024  # bytes, half of what nats-py is given
+_MAX_HEADER_BYTES = 16 * 1024  # bytes; the headers of MSS are far smaller
+_MAX_UNSENT_BYTES = 4 * 1024 * 1024  # bytes, half of the buffer of nats-py
 _ROOM_WAIT, _ROOM_TRIES = 0.005, 2000  # seconds, and how often: ten seconds in all
 
 _SHORT = 9  # tokens of a reply subject that names neither domain nor account
 
 
 class Connection:
-    """A NATS client and what is known of its health.
+    """A NATS client and its health.
 
-    nats-py reports trouble only through callbacks. Two kinds must not end as a log line: a client
-    that closed for good (changed password, expired token), and a permission that is missing.
+    nats-py reports errors only through callbacks. Two kinds need more than a log line: a client
+    that is closed for good (changed password, expired token), and a missing permission.
     """
 
     def __init__(self) -> None:
         self.client: Client = Client()
         self.js: JetStreamContext = JetStreamContext(self.client)
-        self.lost = asyncio.Event()  # the client is closed and stays so
+        self.lost = asyncio.Event()  # the client is closed for good
         self.reconnections = 0
-        self.server_started_at = (
-            math.inf
-        )  # when the broker was started, by its clock, seconds since the epoch
-        self._anew = asyncio.Event()  # the connection was made, and the broker not yet asked
-        self._anew.set()
-        self._asked = asyncio.Event()  # the opposite
-        self.last_error = ""  # what nats-py last complained of
+        self.server_started_at = math.inf  # by the broker's clock, seconds since the epoch
+        self._connected = asyncio.Event()  # connected, and the server start is not known yet
+        self._connected.set()
+        self._start_known = asyncio.Event()  # the server start is known
+        self.last_error = ""  # of nats-py
         self.violations: list[str] = []  # "permissions violation" texts, lower-cased by nats-py
         self._on_reconnect: list[Callable[[], None]] = []
         self._closing = False
@@ -70,64 +68,67 @@ class Connection:
         """Call ``callback`` after each reconnect. It must not raise."""
         self._on_reconnect.append(callback)
 
-    def is_first_delivery_now(self, msg: Msg, handed: MessageMetadata) -> bool:
-        """Whether it is known by now that nobody can have been handed ``msg`` before.
+    def is_first_delivery_now(self, msg: Msg, metadata: MessageMetadata) -> bool:
+        """Return whether it is certain now that ``msg`` was not delivered before.
 
-        The broker counts how often it hands a message out. One that was killed has lost the last
-        counts: of what it stored before it was started nothing is certain.
+        The broker counts the deliveries of a message. A broker that was killed has lost the last counts,
+        so the count of a message that it stored before its start is not certain.
         """
         return (
-            handed.num_delivered == 1
-            and self._asked.is_set()
-            and handed.stored_at
+            metadata.num_delivered == 1
+            and self._start_known.is_set()
+            and metadata.stored_at
             > self.server_started_at * 1e6 + 1  # ``since`` is a float: a microsecond may be lost
             and (msg.headers is None or RESENT_HEADER not in msg.headers)
         )
 
-    async def is_first_delivery(self, msg: Msg, handed: MessageMetadata) -> bool:
-        """Whether nobody can have been handed ``msg`` before. Needs ``track_server_start`` to be running."""
-        if handed.num_delivered == 1 and not self._asked.is_set():
-            await self._asked.wait()
-        return self.is_first_delivery_now(msg, handed)
+    async def is_first_delivery(self, msg: Msg, metadata: MessageMetadata) -> bool:
+        """Return whether it is certain that ``msg`` was not delivered before.
+
+        Waits for the server start, which ``track_server_start`` finds out.
+        """
+        if metadata.num_delivered == 1 and not self._start_known.is_set():
+            await self._start_known.wait()
+        return self.is_first_delivery_now(msg, metadata)
 
     async def track_server_start(self, epoch: Callable[[], Awaitable[float]]) -> None:
-        """Ask for the broker's ``epoch`` after each connect; for ever, until cancelled."""
+        """Ask when the server was started after each connect, until cancelled."""
         while True:
-            await self._anew.wait()
+            await self._connected.wait()
             try:
                 since = await epoch()
             except (nats.errors.Error, TimeoutError) as error:
-                log.warning("nats: when the broker was started cannot be asked: %s", error or "no answer")
+                log.warning("nats: the start of the server is unknown: %s", error or "no answer")
                 await asyncio.sleep(_RETRY_WAIT)
             else:
-                self._anew.clear()
+                self._connected.clear()
                 self.server_started_at = since
-                self._asked.set()
+                self._start_known.set()
 
     def require_permitted(self) -> None:
-        """Raise BrokerUnfit when the broker has refused us a subject."""
+        """Raise BrokerUnsupported if the broker has refused a subject."""
         if self.violations:
             raise BrokerUnsupported(f"the broker's permissions are too narrow: {'; '.join(self.violations)}")
 
     def require_open(self) -> None:
-        """Raise BrokerLost when the client is closed for good."""
+        """Raise BrokerLost if the client is closed for good."""
         if self.client.is_closed:
             self.lost.set()
             raise BrokerLost("the connection to NATS is closed")
 
     @property
     def largest_payload(self) -> int:
-        """Bytes that the broker takes in one message, with room beside them for headers."""
+        """Bytes that the broker accepts in one message, with room for headers."""
         return self.client.max_payload - HEADER_ROOM
 
     async def publish(
         self, subject: str, payload: bytes, *, reply: str = "", headers: Mapping[str, str] | None = None
     ) -> None:
-        """Hand one message to the client; it waits in the client's buffer while the broker is away.
+        """Pass one message to the client, which buffers it while the broker is not available.
 
-        Raises MessageTooLarge beyond max_payload (sent anyway, the server would close the
-        connection for good), BrokerLost when the client is closed, OutboundBufferLimitError
-        (nats-py) when the buffer is full.
+        Raises MaxPayloadExceeded for a message that is too large (the server would close the
+        connection for good), BrokerLost if the client is closed, and OutboundBufferLimitError
+        (nats-py) if the buffer is full.
         """
         most = self.client.max_payload
         size = len(payload) + _MAX_HEADER_BYTES  # counting them exactly takes a tenth of a publish
@@ -147,31 +148,31 @@ class Connection:
     async def publish_confirmed(
         self, subject: str, payload: bytes, headers: Mapping[str, str], *, limit: float
     ) -> None:
-        """Publish, and return once the broker has read it and said nothing against it.
+        """Publish, and return when the broker has read the message and not refused it.
 
-        Raises BrokerError. A permission that is missing is told late and apart: without the round
-        trip the message would be gone and nobody the wiser.
+        Raises BrokerError. The broker reports a missing permission late and separately: without the round
+        trip, the message would be lost unnoticed.
         """
-        said = len(self.violations)
+        known = len(self.violations)
         try:
             await self.publish(subject, payload, headers=headers)
         except nats.errors.Error as error:
             raise BrokerError(f"NATS did not take it: {error}") from error
         if not await self.flush(limit):
             raise BrokerError("NATS did not answer")
-        if any(subject.lower() in text.lower() for text in self.violations[said:]):
+        if any(subject.lower() in text.lower() for text in self.violations[known:]):
             raise BrokerError(f"NATS does not permit {subject}")
 
     async def flush(self, limit: float) -> bool:
-        """Whether the broker has read, within ``limit`` seconds, all that was sent before."""
+        """Return whether the broker has read all earlier messages within ``limit`` seconds."""
         return await self.wait_bounded(self.client.flush(timeout=_PING_TIMEOUT), limit)
 
     async def drain(self, subscription: Subscription, limit: float) -> bool:
-        """Ask for no more, and take what is on its way; False when that took more than ``limit`` seconds.
+        """Unsubscribe, and receive what is on its way. Return False after ``limit`` seconds.
 
-        The server may hand one more message out after it has answered the PING that followed: it had
-        chosen us before it read that we leave. nats-py's own drain forgets the subscription then, and
-        the message with it. To go on taking for a moment there is no public call.
+        The server may deliver one more message after its reply to the next PING: it had assigned the
+        message before it read the unsubscribe. nats-py's own drain has dropped the subscription by then,
+        and loses the message. There is no public call that keeps the subscription for a moment.
         """
         await self.client._send_unsubscribe(subscription._id)  # noqa: SLF001
         heard = await self.flush(limit)
@@ -179,9 +180,9 @@ class Connection:
         return await self.wait_bounded(subscription.drain(), limit) and heard  # type: ignore[no-untyped-call]
 
     async def wait_bounded(self, work: Coroutine[Any, Any, object], limit: float) -> bool:
-        """Wait for something of nats-py's that waits for a PONG; False after ``limit`` seconds.
+        """Wait for a call of nats-py that waits for a PONG. Return False after ``limit`` seconds.
 
-        It is left running then: were it cancelled, the late PONG would kill the read loop in silence.
+        The call then keeps running: if it were cancelled, the late PONG would end the read loop silently.
         """
         task = asyncio.ensure_future(work)
         self._bounded_waits.add(task)
@@ -211,15 +212,15 @@ class Connection:
     def _forget(self, task: asyncio.Future[object]) -> None:
         self._bounded_waits.discard(task)
         if not task.cancelled():
-            task.exception()  # else asyncio complains that nobody looked
+            task.exception()  # otherwise asyncio logs that it was never retrieved
 
     async def errored(self, error: Exception) -> None:
-        """nats-py's error callback: if this raised, the read loop would die in silence."""
+        """The error callback of nats-py. If it raised, the read loop would end silently."""
         text = str(error) or type(error).__name__
         if "permissions violation" in text.lower():
             self.violations.append(text)
         if not self.last_error or not _LOGIN.search(self.last_error):
-            self.last_error = text  # a login that was refused explains the connection that is cut then
+            self.last_error = text  # a refused login is the reason for the disconnect that follows
         log.warning("nats: %s", text)
 
     async def closed(self) -> None:
@@ -227,8 +228,8 @@ class Connection:
 
     async def reconnected(self) -> None:
         self.reconnections += 1
-        self._asked.clear()
-        self._anew.set()
+        self._start_known.clear()
+        self._connected.set()
         log.info("nats: connected again")
         for callback in self._on_reconnect:
             callback()
@@ -239,10 +240,10 @@ class Connection:
 
 
 async def connect(options: Mapping[str, Any], *, is_patient: bool = True) -> Connection:
-    """Connect, trying again for as long as it takes, and check that the server is fit.
+    """Connect, retry until it succeeds, and check the version of the server.
 
-    ``options`` are nats-py's own. Raises BrokerUnfit for a server that is too old or has no
-    JetStream; BrokerError at the first failure unless it ``is_patient``.
+    ``options`` are those of nats-py. Raises BrokerUnsupported for a server that is too old, and
+    BrokerError at the first failure unless ``is_patient``.
     """
     while True:
         connection = Connection()
@@ -279,17 +280,17 @@ def _header_size(headers: Mapping[str, str] | None) -> int:
 
 
 class MessageMetadata(Struct, frozen=True, gc=False):
-    """One message of a stream, handed out once."""
+    """The metadata of one delivery of a stream message."""
 
     sequence: int  # in its stream
-    num_delivered: int  # how often it was handed out, this time included
-    stored_at: int  # when the broker took it, microseconds since the epoch
+    num_delivered: int  # this delivery included
+    stored_at: int  # microseconds since the epoch
 
 
 def message_metadata(reply: str) -> MessageMetadata:
     """Read ``$JS.ACK.[domain.account.]stream.consumer.number.sequence.sequence.nanoseconds.pending``.
 
-    nats-py's ``metadata`` says the same, with a datetime and in five times the time.
+    ``metadata`` of nats-py has the same, with a datetime, and takes five times as long.
     """
     tokens = reply.split(".")
     at = 4 if len(tokens) == _SHORT else 6

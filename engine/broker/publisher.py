@@ -1,8 +1,8 @@
 """Publish to streams: many messages in flight, each known to be stored.
 
 ``js.publish`` makes one request at a time, and ``publish_async`` of nats-py never resolves when the server
-answers with an error. Here one inbox takes all acknowledgements. A message that is not acknowledged in time
-is sent again under the same message id, and the stream drops it if it has it already.
+replies with an error. Here one inbox receives all acknowledgements. A message that is not acknowledged in
+time is sent again with the same message id, and the stream drops the copy.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from .connection import Connection
 log = logging.getLogger(__name__)
 
 _RESEND_AFTER = 3.0  # seconds without an acknowledgement
-_GIVE_UP_AFTER = 30.0  # seconds; then the caller hears NotStored and decides
+_GIVE_UP_AFTER = 30.0  # seconds; then the caller gets NotStored
 _NO_RESPONDERS = "503"
 
 
 class OutgoingMessage(Struct, frozen=True, kw_only=True, gc=False):
-    """One message for a stream. ``id`` makes a repeat harmless within the stream's window.
+    """One message for a stream, which drops a second one with the same ``id`` within its window.
 
-    A Struct, as several are made for each event: a frozen dataclass takes twenty times as long.
+    A Struct, because each event makes several: a frozen dataclass takes twenty times as long.
     """
 
     subject: str
@@ -48,11 +48,11 @@ OnStored = Callable[[BrokerError | None], Awaitable[None]]
 
 
 class _MessageGroup(Struct):
-    """Messages that are stored together: ``then`` comes with the last, or with the first failure."""
+    """Messages that are stored together: ``then`` is called after the last one, or the first failure."""
 
     waiting: int
     then: OnStored
-    is_known: bool = False  # a stream had one of them already
+    is_known: bool = False  # a stream has one of them already
 
     async def stored(self, *, is_known: bool) -> None:
         self.waiting -= 1
@@ -79,7 +79,7 @@ class Publisher:
     def __init__(self, connection: Connection, *, window: int = 4096) -> None:
         self._connection = connection
         self._window = window
-        self._room = asyncio.Event()  # some of the window is free again
+        self._room = asyncio.Event()  # set when a part of the window is free
         self._flights: dict[str, _InFlight] = {}
         self._tokens = itertools.count()
         self._inbox = connection.client.new_inbox()
@@ -91,17 +91,17 @@ class Publisher:
         )
 
     async def store(self, *messages: OutgoingMessage) -> None:
-        """Publish ``messages`` and return when every one is stored.
+        """Publish ``messages`` and return when all are stored.
 
-        Waits while the window is full. Raises BrokerError when one is not; the others may be stored
-        then: storing all of them again is safe.
+        Waits while the window is full. Raises BrokerError if one is not stored. Others may be stored then;
+        it is safe to store all of them again.
         """
         await self._store(messages)
 
     async def store_if_new(self, message: OutgoingMessage) -> bool:
-        """Publish ``message``; False where the stream has one of its id already. Raises BrokerError.
+        """Publish ``message``. Return False if the stream has a message with its id. Raises BrokerError.
 
-        That may be this one, where the acknowledgement of its first copy was lost.
+        That may be this message itself, if the acknowledgement of its first copy was lost.
         """
         return not (await self._store((message,))).is_known
 
@@ -121,10 +121,10 @@ class Publisher:
         return group
 
     async def send(self, messages: Sequence[OutgoingMessage], then: OnStored) -> None:
-        """Publish ``messages`` and return; ``then`` is awaited when all are stored, of none at once.
+        """Publish ``messages`` and return; ``then`` is awaited when all are stored.
 
-        It gets the error when one is not, and must not raise. It is awaited by who reads the
-        acknowledgements: nobody else's are read meanwhile. Waits while the window is full.
+        It gets the error if one is not stored, and must not raise. The reader of the acknowledgements
+        awaits it, and reads no others in between. Waits while the window is full.
         """
         await self._send_all(messages, _MessageGroup(len(messages), then))
 
@@ -137,14 +137,14 @@ class Publisher:
                 self._room.clear()
                 await self._room.wait()
                 now = time.monotonic()
-            if group.waiting <= 0:  # one of them failed while we waited
+            if group.waiting <= 0:  # one of them failed in between
                 return
             token = str(next(self._tokens))
             self._flights[token] = flight = _InFlight(message, group, now, now)
             await self._send(token, flight)
 
     async def run(self) -> None:
-        """Send again what stays unacknowledged; for ever, until cancelled."""
+        """Send unacknowledged messages again, until cancelled."""
         while True:
             await asyncio.sleep(_RESEND_AFTER / 6)
             now = time.monotonic()
@@ -157,7 +157,7 @@ class Publisher:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Start the publisher, send again what stays unacknowledged, and close it at the end."""
+        """Start the publisher, resend unacknowledged messages, and close it at the end."""
         await self.start()
         resending = asyncio.create_task(self.run(), name="publisher")
         try:
@@ -167,7 +167,7 @@ class Publisher:
             await self.close()
 
     async def close(self) -> None:
-        """Take no more acknowledgements; everything in flight fails."""
+        """Receive no more acknowledgements; every message in flight fails."""
         subscription, self._subscription = self._subscription, None
         if subscription is not None and not self._connection.client.is_closed:
             await subscription.unsubscribe()
@@ -184,7 +184,7 @@ class Publisher:
                 message.subject, message.payload, reply=f"{self._inbox}.{token}", headers=headers
             )
         except nats.errors.OutboundBufferLimitError:
-            # The broker is away and the client's buffer is full: run() sends it again.
+            # The broker is not available and the client's buffer is full: run() sends it again.
             log.debug("the outbound buffer is full")
         except BrokerError as error:
             await self._fail(token, error)
@@ -193,9 +193,9 @@ class Publisher:
         token = msg.subject.rpartition(".")[2]
         flight = self._flights.get(token)
         if flight is None:
-            return  # the answer to a repeat
+            return  # the reply to a copy
         if msg.headers and msg.headers.get("Status") == _NO_RESPONDERS:
-            return  # no stream just now, perhaps an election: run() tries again, then gives up
+            return  # no stream now, perhaps an election: run() sends it again until the limit
         error = _error_in(msg.data)
         if error:
             await self._fail(token, NotStored(f"{flight.message.subject}: {error}"))
@@ -205,7 +205,7 @@ class Publisher:
 
     def _land(self, token: str) -> _InFlight | None:
         flight = self._flights.pop(token, None)
-        # Those who wait are all woken: not for each single place.
+        # All waiting senders wake up at once, and not for each free place.
         if len(self._flights) <= self._window * 3 // 4:
             self._room.set()
         return flight
@@ -216,18 +216,18 @@ class Publisher:
 
 
 class PendingAck(Struct, frozen=True, kw_only=True):
-    """What is to be stored before a message is acknowledged."""
+    """The messages to store before a message is acknowledged."""
 
     messages: Sequence[OutgoingMessage] = ()
     settled: Callable[[], None] | None = None  # called once the message is acknowledged
 
 
 def _error_in(data: bytes) -> str:
-    """The error that an acknowledgement carries, or ``""``."""
+    """Return the error of an acknowledgement, or ``""``."""
     if b'"error"' not in data:
         return ""
     try:
         error = json.loads(data).get("error")
     except ValueError:
-        return "an acknowledgement that is no JSON"
+        return "the acknowledgement is not JSON"
     return f"{error.get('description')} ({error.get('err_code')})" if error else ""

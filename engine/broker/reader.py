@@ -25,12 +25,12 @@ from ..model.times import iso_time
 from .connection import Connection
 
 _ACK = "$JS.ACK."
-_ASK_LIMIT = 10.0  # seconds for the broker to answer a request
-_DOUBT = 0.25  # seconds without an answer, after which permissions are looked at
-_HEARTBEAT = 2.0  # seconds between the broker's signs of life while nothing comes
-_SILENCE = 2.5 * _HEARTBEAT  # seconds without any: the consumer is lost
-_MAKINGS = 5  # of a consumer in a row, without anything heard between
-_IDLE = 30.0  # seconds after which the broker forgets a consumer nobody listens to
+_ASK_LIMIT = 10.0  # seconds for the broker to reply
+_DOUBT = 0.25  # seconds without a reply, after which missing permissions are checked
+_HEARTBEAT = 2.0  # seconds between heartbeats while there are no messages
+_SILENCE = 2.5 * _HEARTBEAT  # seconds without a heartbeat: the consumer is lost
+_MAX_CONSUMERS = 5  # created in a row without a message in between
+_IDLE = 30.0  # seconds after which the broker removes a consumer without a client
 _NO_STREAM, _NO_MESSAGE, _JETSTREAM_OFF = 10059, (10037, 10057), (10039, 10076)
 
 T = TypeVar("T")
@@ -38,22 +38,22 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredMessage:
-    """One message as a stream has it."""
+    """One message of a stream."""
 
     subject: str
     sequence: int
-    at: int  # when the stream took it, microseconds since the epoch
+    at: int  # when it was stored, microseconds since the epoch
     headers: Mapping[str, str]
-    payload: bytes  # empty where only headers were asked for
+    payload: bytes  # empty if only headers are read
     size: int  # bytes of the payload
 
 
 class StreamReader:
-    """The messages of one stream on one subject, from the oldest on; use it as a context.
+    """Reads the messages of one stream on one subject, from the oldest; an async context manager.
 
-    ``subject`` may have wildcards. ``start`` is a sequence, ``since`` microseconds since the epoch;
-    with ``headers_only`` no payloads are sent. With ``latest`` only the last message on each subject is;
-    when the broker was away, earlier ones may come before it.
+    ``subject`` may have wildcards. ``start`` is a sequence, ``since`` microseconds since the epoch. With
+    ``headers_only``, payloads are not sent. With ``latest``, only the last message of each subject is read;
+    after a reconnect, earlier ones may come before it.
     """
 
     def __init__(
@@ -67,8 +67,8 @@ class StreamReader:
         headers_only: bool = False,
         latest: bool = False,
     ) -> None:
-        self.caught_up = False  # all that was there has been returned
-        self.pending = 0  # how many more there were when the last one was sent
+        self.caught_up = False  # all messages that were stored at the start are returned
+        self.pending = 0  # messages that were left when the last one was sent
         self._connection = connection
         self._stream = stream
         self._subject = subject
@@ -80,11 +80,11 @@ class StreamReader:
         self._subscription: Subscription | None = None
         self._name = ""
         self._next = 1  # of the consumer's own count
-        self._makings = 0
-        self._said = 0  # violations that were there before
+        self._created = 0
+        self._known_violations = 0  # violations that were there before
 
     async def __aenter__(self) -> StreamReader:
-        """Raises NotPermitted, BrokerUnfit where there is no such stream, BrokerError."""
+        """Raises NotPermitted, BrokerUnsupported if there is no such stream, and BrokerError."""
         await self._make()
         self._connection.on_reconnect(self._renew)
         return self
@@ -95,11 +95,11 @@ class StreamReader:
         await self._leave()
 
     async def next_existing(self) -> StoredMessage | None:
-        """The next of those that are there already; None when there are no more."""
+        """Return the next message that is stored already; None if there are no more."""
         return None if self.caught_up else await self._next_or_none()
 
     async def read_batch(self, most: int) -> list[StoredMessage]:
-        """As many of those present as have arrived, at least one; [] when there are no more."""
+        """Return the stored messages that have arrived, at least one; [] if there are no more."""
         found: list[StoredMessage] = []
         while len(found) < most and not (found and self._arrived.empty()):
             if (stored := await self.next_existing()) is None:
@@ -108,42 +108,42 @@ class StreamReader:
         return found
 
     async def next_message(self) -> StoredMessage:
-        """The next one, however long it takes to come."""
+        """Wait for the next message."""
         while True:
             if (found := await self._next_or_none()) is not None:
                 return found
 
     async def _next_or_none(self) -> StoredMessage | None:
-        """The next one, or None when it turned out that there is none at this moment."""
+        """Return the next message, or None if there is none at this moment."""
         while True:
             try:
                 if self._arrived.empty():
                     async with asyncio.timeout(_SILENCE):
                         msg = await self._arrived.get()
-                else:  # a timer for each of very many is most of the time that reading them takes
+                else:  # a timer for each message would take most of the time
                     msg = self._arrived.get_nowait()
             except TimeoutError:
                 await self._make()
             else:
-                self._makings = 0
+                self._created = 0
                 if msg.reply.startswith(_ACK):
-                    if (found := await self._took(msg)) is not None:
+                    if (found := await self._received(msg)) is not None:
                         return found
                 elif msg.headers is None or "Status" not in msg.headers:
-                    await self._make()  # the word that the connection is a new one
+                    await self._make()  # from `_renew`: the client has reconnected
                 else:
                     await self._status(msg)
             if self.caught_up and self._arrived.empty():
                 return None
 
-    async def _took(self, msg: Msg) -> StoredMessage | None:
+    async def _received(self, msg: Msg) -> StoredMessage | None:
         # $JS.ACK.[<domain>.<account>.]<stream>.<consumer>.<tries>.<sequence>.<count>.<time>.<waiting>
         parts = msg.reply.split(".")
         consumer, _, sequence, count, time, waiting = parts[3:9] if len(parts) == 9 else parts[5:11]
         if consumer != self._name:
-            return None  # of one that was given up
+            return None  # of an earlier consumer
         if int(count) != self._next:
-            await self._make()  # something was lost on the way
+            await self._make()  # a message was lost
             return None
         self._next += 1
         self._start, self._since = int(sequence) + 1, 0
@@ -160,33 +160,34 @@ class StreamReader:
         )
 
     async def _status(self, msg: Msg) -> None:
-        """A heartbeat, or the question whether we can follow: both may wait for an answer."""
+        """Reply to a heartbeat or to a flow control request, if it asks for a reply."""
         headers = msg.headers or {}
         wanted = msg.reply or headers.get("Nats-Consumer-Stalled", "")
         if wanted:
             await self._connection.publish(wanted, b"")
         flow = f"$js.fc.{self._stream}.{self._name}".lower()
-        if found := [text for text in self._connection.violations[self._said :] if flow in text.lower()]:
-            raise NotPermitted(found[0])
+        for text in self._connection.violations[self._known_violations :]:
+            if flow in text.lower():
+                raise NotPermitted(text)
 
     async def _make(self) -> None:
-        """A consumer that begins where the last one ended."""
-        self._makings += 1
-        if self._makings > _MAKINGS:
-            raise BrokerError(f"{self._stream}: the broker falls silent")
+        """Create a consumer that continues after the last message."""
+        self._created += 1
+        if self._created > _MAX_CONSUMERS:
+            raise BrokerError(f"{self._stream}: the broker sends no heartbeats")
         await self._leave()
         self._connection.require_open()
-        self._said = len(self._connection.violations)
+        self._known_violations = len(self._connection.violations)
         self._arrived = asyncio.Queue()
         self._name, self._next = f"mss-read-{uuid4().hex}", 1
         inbox = self._connection.client.new_inbox()
         arrived = self._arrived
 
-        async def take(msg: Msg) -> None:
+        async def receive(msg: Msg) -> None:
             arrived.put_nowait(msg)
 
         self._subscription = await self._connection.client.subscribe(
-            inbox, cb=take, pending_msgs_limit=-1, pending_bytes_limit=-1
+            inbox, cb=receive, pending_msgs_limit=-1, pending_bytes_limit=-1
         )
         made = await request_jetstream(
             self._connection,
@@ -220,7 +221,7 @@ class StreamReader:
         }
 
     def _renew(self) -> None:
-        """The connection is a new one: wake whoever waits."""
+        """Wake the reader after a reconnect."""
         self._arrived.put_nowait(Msg(_client=self._connection.client))
 
     async def _leave(self) -> None:
@@ -232,7 +233,7 @@ class StreamReader:
 async def request_jetstream(
     connection: Connection, subject: str, question: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What JetStream answers. Raises NotPermitted, NotThere, BrokerUnfit, BrokerError."""
+    """Return the reply of JetStream. Raises NotPermitted, MessageNotFound, BrokerUnsupported, BrokerError."""
     request = connection.client.request(subject, json.dumps(question).encode(), timeout=_ASK_LIMIT)
     try:
         msg = await await_permitted(connection, request, (subject,))
@@ -258,18 +259,18 @@ async def request_jetstream(
 
 
 async def await_permitted(connection: Connection, work: Awaitable[T], subjects: Collection[str]) -> T:
-    """Await ``work``, which publishes on ``subjects`` and waits for answers.
+    """Await ``work``, which publishes on ``subjects`` and waits for replies. Raises NotPermitted.
 
-    What the broker does not permit it never answers, but tells apart: NotPermitted.
+    The broker never replies to a message that it does not permit; it reports the violation separately.
     """
-    telling = ("subscription to", *(subject.lower() for subject in subjects))
-    said = len(connection.violations)
+    violations = ("subscription to", *(subject.lower() for subject in subjects))
+    known = len(connection.violations)
     task = asyncio.ensure_future(work)
     try:
         while not task.done():
             await asyncio.wait((task,), timeout=_DOUBT)
-            for text in connection.violations[said:]:
-                if not task.done() and any(part in text.lower() for part in telling):
+            for text in connection.violations[known:]:
+                if not task.done() and any(part in text.lower() for part in violations):
                     raise NotPermitted(text)
         return await task
     finally:
@@ -277,9 +278,9 @@ async def await_permitted(connection: Connection, work: Awaitable[T], subjects: 
 
 
 async def messages_on(connection: Connection, stream: str, subject: str) -> AsyncIterator[RawStreamMsg]:
-    """The messages on ``subject``, oldest first, one round trip each. Raises BrokerError.
+    """Yield the messages on ``subject``, the oldest first, with one round trip each. Raises BrokerError.
 
-    The stream's leader is asked: a follower might not have heard yet of what was stored a moment ago.
+    The leader of the stream replies: a follower may not have the newest message yet.
     """
     sequence = 1
     while True:

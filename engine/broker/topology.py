@@ -1,4 +1,4 @@
-"""The names of everything that MSS has on the broker: streams, consumers, buckets, subjects."""
+"""The names of the streams, consumers, buckets and subjects of MSS."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from ..settings import Settings
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Topology:
-    """Names of everything on the broker, and how long it is kept."""
+    """The names of everything that MSS has on the broker, and how long messages are kept."""
 
     prefix: str = "kiam.console"  # of the applications' subjects
-    namespace: str = "mss"  # of our own subjects
+    namespace: str = "mss"  # of the subjects of MSS
     streams: str = "MSS"  # of stream and bucket names
     replicas: int = 1
-    kinds: tuple[Kind, ...] = tuple(Kind)  # the services that are switched on
+    kinds: tuple[Kind, ...] = tuple(Kind)  # that are enabled
     archive_age: float = 7 * 86400.0  # seconds
     history_age: float = 30 * 86400.0
     dead_age: float = 30 * 86400.0
     ledger_age: float = 86400.0
-    ack_wait: float = 10.0  # seconds after which an unacknowledged message comes again
+    ack_wait: float = 10.0  # seconds after which an unacknowledged message is redelivered
 
     @classmethod
     def of(cls, settings: Settings) -> Topology:
@@ -40,12 +40,12 @@ class Topology:
         )
 
     def subjects(self, kind: Kind) -> list[str]:
-        """The applications' subjects of one kind."""
+        """Return the applications' subjects of one kind."""
         whole = f"{self.prefix}.{kind}"
         return [whole, f"{whole}.>"] if kind is Kind.LOG else [f"{whole}.>"]
 
     def key(self, kind: Kind, subject: str) -> str:
-        """The key that a subject of ``kind`` carries."""
+        """Return the key in a subject of ``kind``."""
         return subject.removeprefix(f"{self.prefix}.{kind}").removeprefix(".")
 
     def stream(self, kind: Kind) -> str:
@@ -65,11 +65,11 @@ class Topology:
 
     @property
     def planner(self) -> str:
-        """The durable of every event stream: what is still to be planned."""
+        """The durable consumer of every event stream."""
         return f"{self.namespace}-planner"
 
     def worker(self, channel: str) -> str:
-        """The durable of one channel on the delivery stream."""
+        """Return the durable consumer of one channel on the delivery stream."""
         return f"{self.namespace}-channel-{channel}"
 
     def delivery_subject(self, kind: Kind | str, channel: str) -> str:
@@ -92,25 +92,25 @@ class Topology:
         return f"{self.streams}_TIMER"
 
     def timer_subject(self, what: str, id_: str) -> str:
-        """Where a message waits for its time; there is one for each id."""
+        """Return the subject where a message waits for its time; there is one message for each id."""
         return f"{self.namespace}.timer.{what}.{id_}"
 
     def due_subject(self, what: str, subject: str) -> str:
-        """Where the broker puts it then; ``subject`` is where it goes from there."""
+        """Return the subject to which the broker moves it when it is due; ``subject`` is its final one."""
         return f"{self.namespace}.due.{what}.{subject.removeprefix(f'{self.namespace}.')}"
 
     def delivery_of_due(self, subject: str) -> str:
-        """The delivery subject for a message on a due subject."""
+        """Return the delivery subject for a message on a due subject."""
         return self.namespace + subject.removeprefix(f"{self.namespace}.due.delivery")
 
     @property
     def delivery_timer_worker(self) -> str:
-        """The durable of the deliveries that are due."""
+        """The durable consumer of the deliveries that are due."""
         return f"{self.namespace}-due-delivery"
 
     @property
     def digest_timer_worker(self) -> str:
-        """The durable of the digests that are due."""
+        """The durable consumer of the digests that are due."""
         return f"{self.namespace}-due-digest"
 
     def bucket(self, name: str) -> str:

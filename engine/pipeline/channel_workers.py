@@ -1,7 +1,7 @@
 """The delivery workers of a session, one for each channel, and how they change at a reload.
 
-A stored delivery keeps its text, and goes out over the channel that it was made for, also after the policy
-that made it is gone. A channel that is no longer declared sends its stored deliveries, then ends.
+A stored delivery keeps its content, and is sent over the channel that it was made for, also after the policy
+that made it was replaced. A channel that is no longer declared sends its stored deliveries, then ends.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .flow_control import FlowControl
 
 log = logging.getLogger(__name__)
 
-_LOOK = 1.0  # seconds between two looks at what a channel still has to send
+_LOOK = 1.0  # seconds between two checks of the deliveries that a removed channel still has
 
 
 @dataclass(slots=True, kw_only=True)
@@ -38,19 +38,19 @@ class _Worker:
 
 @dataclass(kw_only=True)
 class ChannelWorkers:
-    """Serves the channels of a policy."""
+    """The delivery workers of all channels of a policy."""
 
     broker: Broker
     open_channel: Callable[[ChannelSpec], Channel]
     consumer: Callable[[ChannelSpec, Channel], tuple[Consumer, FlowControl]]
-    ensure: Callable[[list[str]], Awaitable[None]]  # makes the durables of channels
+    ensure: Callable[[list[str]], Awaitable[None]]  # creates the durable consumers of channels
     tasks: asyncio.TaskGroup
     _workers: dict[str, _Worker] = field(default_factory=dict)
     _ending: dict[asyncio.Task[None], _Worker] = field(default_factory=dict)
     _stopping: bool = False
 
     async def prepare(self, specs: Mapping[str, ChannelSpec]) -> dict[str, Channel]:
-        """Open what ``specs`` has that is not open as it is. Raises PolicyError, and then nothing is open."""
+        """Open the channels that are new or changed. Raises PolicyError; then none of them stays open."""
         opened: dict[str, Channel] = {}
         try:
             for name, spec in specs.items():
@@ -65,7 +65,7 @@ class ChannelWorkers:
         return opened
 
     def commit(self, specs: Mapping[str, ChannelSpec], opened: Mapping[str, Channel]) -> None:
-        """Serve exactly ``specs``, with what ``prepare`` opened. Does not fail."""
+        """Serve exactly ``specs``, with the channels that ``prepare`` opened. Never raises."""
         for name, channel in opened.items():
             if old := self._workers.pop(name, None):
                 self._end(old)
@@ -75,12 +75,12 @@ class ChannelWorkers:
                 worker.retiring.cancel()
                 worker.retiring = None
             elif name not in specs and worker.retiring is None:
-                log.info("channel %s is gone; what is stored for it is still sent", name)
+                log.info("channel %s was removed; its stored deliveries are still sent", name)
                 worker.retiring = self.tasks.create_task(self._retire(worker), name=f"retire {name}")
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The channels whose deliveries are sent, those that end included."""
+        """The channels whose deliveries are sent, also those that end."""
         return tuple(sorted(self._workers))
 
     @property
@@ -104,12 +104,12 @@ class ChannelWorkers:
         )
 
     async def pulling(self) -> None:
-        """Return once every channel asks for deliveries."""
+        """Return when every channel pulls deliveries."""
         for worker in list(self._workers.values()):
             await worker.consumer.pulling.wait()
 
     async def close(self) -> None:
-        """Finish what is in hand and close every channel."""
+        """Finish the deliveries in flight and close every channel."""
         self._stopping = True
         for worker in self._workers.values():
             self._end(worker)
@@ -138,7 +138,7 @@ class ChannelWorkers:
         task.add_done_callback(self._ending.pop)
 
     async def _retire(self, worker: _Worker) -> None:
-        """End a worker whose channel is not declared any more, once nothing is stored for it."""
+        """End a worker whose channel was removed, when it has no stored deliveries."""
         name = worker.spec.name
         while True:
             await asyncio.sleep(_LOOK)
@@ -149,7 +149,7 @@ class ChannelWorkers:
             except (nats.errors.Error, TimeoutError):
                 continue
             if self._workers.get(name) is not worker or worker.retiring is not asyncio.current_task():
-                return  # it is declared again, and asyncio's wait_for has swallowed our being cancelled
+                return  # it was declared again, and asyncio's wait_for swallowed the cancellation
             if not (info.num_pending or info.num_ack_pending or worker.consumer.in_flight):
                 del self._workers[name]
                 worker.retiring = None

@@ -1,7 +1,7 @@
 """Claims: which attempts have begun, for deliveries where that matters after a crash.
 
 A delivery that must not go out twice is claimed before the send, by an atomic write. A claim without a
-known failure belongs to a worker that crashed or still sends: nobody can say whether the message went out.
+known failure belongs to a worker that crashed or still sends: whether the message was sent is unknown.
 A delivery with a fallback records its attempts too, since an attempt that never began did not go out.
 If a claim or a record fails, nothing may be sent.
 """
@@ -56,7 +56,7 @@ class AttemptClaims:
         redrive = delivery.redrive
         if redrive is None:
             return True
-        key, value = f"letter.{redrive.dead_letter}.{delivery.id}", _encode(redrive.at)
+        key, value = f"redrive.{redrive.dead_letter}.{delivery.id}", _encode(redrive.at)
         found, _ = await self.bucket.update(key, lambda data: (None if data else value, data or value))
         return found == value
 

@@ -1,9 +1,9 @@
 """The delivery consumer: send, classify, retry, fall back. Entry: `DeliveryWorker`.
 
 The channel sends and classifies; the worker decides. A delivery is acknowledged only when its receipt is
-stored. A delivery that may have been handed out before is looked up in the history first: a sent one is not
-sent again, and an attempt without a receipt is recorded as unknown. After a definite failure its fallback
-is sent, if it has one.
+stored. The worker first reads the history of a delivery that may have been delivered before: a sent one is
+not sent again, and an attempt without a receipt is recorded as unknown. After a definite failure its
+fallback is sent, if it has one.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ from .operator_notices import OperatorNotifier
 
 log = logging.getLogger(__name__)
 
-_LONG_WAIT = 60.0  # seconds; beyond that a delivery does not count among those handed out
-_LOOK = "Mss-Check-History"  # header: there may be another copy, which the history knows
-_LOST = "handed out before, and nobody wrote down how it ended"
-_NOT_BEGUN = "handed out before, and not begun"
-_FORGOTTEN = "the broker was restarted, and may have handed it out before"
+_LONG_WAIT = 60.0  # seconds; a longer wait is spent in the timer stream
+_LOOK = "Mss-Check-History"  # header: the history may know another copy of this delivery
+_LOST = "an earlier attempt has no recorded result"
+_NOT_BEGUN = "delivered to a worker before, which did not begin to send it"
+_FORGOTTEN = "the broker was restarted, and may have delivered it before"
 _ENDING = "the replica ended before it was sent"
 _LATE = "the deadline has passed"
-_UNSURE = "no fall-back, for an earlier attempt may have gone out"
+_UNSURE = "no fallback, because an earlier attempt may have gone out"
 
-_EARLY = 1.0  # seconds by which the broker may hand out too early what waited
+_EARLY = 1.0  # seconds by which the broker may redeliver too early
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +65,7 @@ class DeliveryWorker:
     random: random.Random = field(default_factory=random.Random)
 
     async def handle(self, msg: Msg) -> PendingAck | None:
-        """Send one delivery, and write down how it went; it is acknowledged or comes again later."""
+        """Send one delivery and record the result. The message is acknowledged, or redelivered later."""
         try:
             attempt = DeliveryAttempt.read(msg, self.spec.retry)
         except UndecodableError as error:
@@ -96,7 +96,10 @@ class DeliveryWorker:
         await self.broker.publisher.store(*messages)
 
     async def _load_history(self, attempt: DeliveryAttempt) -> DeliveryHistory | None:
-        """What is known of it; None where another one is sent. An attempt without a trace is written down."""
+        """Return the history of a delivery, or None if another copy of it is sent.
+
+        An attempt without a receipt is recorded first.
+        """
         delivery, is_new = (
             attempt.delivery,
             await self.broker.connection.is_first_delivery(attempt.msg, attempt.metadata),
@@ -104,7 +107,7 @@ class DeliveryWorker:
         if is_new and delivery.redrive is None and _LOOK not in (attempt.msg.headers or {}):
             return DeliveryHistory()
         if not await self._claims.is_first_back(delivery):
-            return None  # the other one that was made of the same letter
+            return None  # another command has redriven the same dead letter
         past = await self._past(delivery)
         before = attempt.number - 1
         if not (past.sent or past.fell_back_at or is_new) and (before > past.attempt or not past.attempt):
@@ -117,7 +120,7 @@ class DeliveryWorker:
         return past
 
     async def _has_begun(self, lost: DeliveryAttempt) -> bool:
-        """Whether an attempt of which nobody knows the end may have gone out."""
+        """Return whether an attempt without a receipt may have been sent."""
         delivery = lost.delivery
         if not delivery.fallbacks or lost.age(self.clock()) >= self.broker.topology.ledger_age:
             return True
@@ -129,7 +132,10 @@ class DeliveryWorker:
         )
 
     async def _claim(self, attempt: DeliveryAttempt) -> bool:
-        """Whether it is to be sent: over a channel that never repeats only if nobody can have sent it."""
+        """Return whether to send the attempt.
+
+        A channel that does not repeat unknown results sends it only if no other attempt can have been sent.
+        """
         if self.spec.repeats_unknown:
             if attempt.delivery.fallbacks:
                 await self._claims.note(attempt.delivery.run_id, attempt.number)
@@ -175,7 +181,7 @@ class DeliveryWorker:
     async def _send_remaining(
         self, attempt: DeliveryAttempt, detail: str, remaining: tuple[str, ...]
     ) -> None:
-        """Some addresses are served: what is left is a delivery of its own, so that they are not again."""
+        """Send the remaining addresses as a new delivery, so that the others do not get it again."""
         rest = remaining_recipients(attempt.delivery, remaining)
         subject = self.broker.topology.delivery_subject(rest.kind, rest.channel)
         await self._store(
@@ -187,7 +193,7 @@ class DeliveryWorker:
     async def _retry_later(
         self, attempt: DeliveryAttempt, outcome: Outcome, detail: str, *, asked: float | None = None
     ) -> None:
-        """Have the broker hand the delivery out again after a while, or give up."""
+        """Have the broker redeliver after a wait, or end the delivery if its retries are exhausted."""
         retry = attempt.retry
         if retry.exhausted(attempt.number, age=attempt.age(self.clock())):
             await self._fail(attempt, outcome, "exhausted", detail)
@@ -209,7 +215,7 @@ class DeliveryWorker:
         await attempt.msg.ack()
 
     async def _fail(self, attempt: DeliveryAttempt, outcome: Outcome, reason: str, detail: str) -> None:
-        """Nothing more is tried over this channel: the fall-back goes on, unless this may have gone out."""
+        """End the delivery on this channel: send its fallback, unless this one may have been sent."""
         delivery = attempt.delivery
         if delivery.fallbacks and (outcome is Outcome.UNKNOWN or (await self._past(delivery)).is_unsure):
             await self._dead_letter(attempt, outcome, reason, f"{detail}; {_UNSURE}")
@@ -219,10 +225,10 @@ class DeliveryWorker:
             await self._dead_letter(attempt, outcome, reason, detail)
 
     async def _fall_back(self, attempt: DeliveryAttempt, outcome: Outcome, detail: str) -> None:
-        """Write down that the fall-back goes on, then see to it, as whoever comes after a crash does."""
+        """Record the fallback, then send it. After a crash, the recorded one is sent."""
         at = self.clock()
         following = next_fallback(attempt.delivery, at=at)
-        await self._store(self._receipt(attempt, outcome, detail, final=True, instead=following, at=at))
+        await self._store(self._receipt(attempt, outcome, detail, final=True, fallback=following, at=at))
         await self._send_fallback(attempt, at=at)
         self.metrics.fallbacks.labels(self.spec.name).inc()
 
@@ -234,7 +240,7 @@ class DeliveryWorker:
         message = delivery_message(topology, following, payload, now=at, headers=headers)
         await self._store(message)
         await attempt.msg.ack()
-        log.info("channel %s: %s goes on over %s", self.spec.name, attempt.delivery.id, following.channel)
+        log.info("channel %s: %s falls back to %s", self.spec.name, attempt.delivery.id, following.channel)
 
     async def _dead_letter(
         self, attempt: DeliveryAttempt, outcome: Outcome, reason: str, detail: str
@@ -248,7 +254,7 @@ class DeliveryWorker:
     async def _store_dead_letter(
         self, msg: Msg, delivery: Delivery | None, reason: str, detail: str, *, attempts: int = 1
     ) -> None:
-        """Put the delivery among the dead letters, whole, so that it can be sent after all."""
+        """Store the whole delivery as a dead letter, so that it can be redriven."""
         dead_letter = DeadLetter(
             kind=delivery.kind if delivery else Kind(msg.subject.split(".")[-2]),
             reason=reason,
@@ -283,7 +289,7 @@ class DeliveryWorker:
         final: bool,
         id_: str = "",
         rest: str = "",
-        instead: Delivery | None = None,
+        fallback: Delivery | None = None,
         at: int = 0,
     ) -> OutgoingMessage:
         self._attempts[outcome].inc()
@@ -298,7 +304,7 @@ class DeliveryWorker:
             at=at or self.clock(),
             final=final,
             rest=rest,
-            fallback=instead,
+            fallback=fallback,
         )
         return entries.receipt_entry(self.broker.topology, receipt, id_=id_ or attempt.id)
 
@@ -316,17 +322,17 @@ class DeliveryWorker:
 
 
 class DeliveryAttempt(Struct, frozen=True, kw_only=True):
-    """One message of the delivery stream, read."""
+    """One delivery from the stream, with the number of its attempt."""
 
     msg: Msg
     metadata: MessageMetadata
     delivery: Delivery
     number: int  # from 1
-    channel_retry: RetryPolicy  # of its channel
+    channel_retry: RetryPolicy  # of the channel
 
     @classmethod
     def read(cls, msg: Msg, channel: RetryPolicy) -> DeliveryAttempt:
-        """Raises UndecodableError for a message that holds no delivery."""
+        """Decode a message. Raises UndecodableError if it is not a delivery."""
         handed = message_metadata(msg.reply)
         number = attempts_before(msg) + handed.num_delivered
         return cls(
@@ -335,12 +341,12 @@ class DeliveryAttempt(Struct, frozen=True, kw_only=True):
 
     @property
     def id(self) -> str:
-        """Tells it from every other attempt, also at a copy of the same delivery."""
+        """An id that differs from that of every other attempt, also of a copy of the delivery."""
         return f"{self.delivery.id}.{self.metadata.sequence}.{self.metadata.num_delivered}"
 
     @property
     def retry(self) -> RetryPolicy:
-        """The channel's, within the time that the delivery has before its fall-back goes on."""
+        """The retry policy of the channel, limited to the time before the fallback of the delivery."""
         within = self.delivery.fallback_after
         return (
             replace(self.channel_retry, deadline=min(self.channel_retry.deadline, within))
@@ -349,14 +355,14 @@ class DeliveryAttempt(Struct, frozen=True, kw_only=True):
         )
 
     def age(self, now: int) -> float:
-        """Seconds since the broker took the event, or since it was brought back or took over."""
+        """Return the seconds since the event was received, or since the redrive or the fallback."""
         return max(0.0, (now - self.delivery.deadline_start) / 1e6)
 
     def is_late(self, now: int) -> bool:
-        """Whether it must not begin any more."""
+        """Return whether the deadline has passed."""
         early = _EARLY if self.delivery.fallbacks and self.number > 1 else 0.0
         return self.age(now) > self.retry.deadline - early
 
     def seconds_until_fallback(self, now: int) -> float:
-        """Seconds after which a fall-back goes on; without one there is no hurry."""
+        """Return the seconds until the fallback is sent instead; infinite without a fallback."""
         return max(0.0, self.retry.deadline - self.age(now)) if self.delivery.fallbacks else math.inf

@@ -27,20 +27,18 @@ _AHEAD = 0.2  # seconds for which turns are reserved at once: at most five write
 
 @dataclass(slots=True, kw_only=True)
 class FlowControl:
-    """The way into one channel."""
+    """The admission of deliveries to one channel."""
 
     name: str
     breaker: CircuitBreaker = field(default_factory=CircuitBreaker)
     rate_limiter: DistributedRateLimiter | None = None
-    observe_wait: Callable[[float], object] = lambda seconds: (
-        None
-    )  # seconds that a delivery waited for its rate
-    _news: asyncio.Event = field(default_factory=asyncio.Event)  # replaced each time something happens
+    observe_wait: Callable[[float], object] = lambda _: None  # of a wait for the rate limit, seconds
+    _news: asyncio.Event = field(default_factory=asyncio.Event)  # replaced at each change
     _closing: bool = False
 
     @property
     def is_closing(self) -> bool:
-        """Whether the replica ends."""
+        """True while the replica ends."""
         return self._closing
 
     @property
@@ -49,10 +47,9 @@ class FlowControl:
         return self.breaker.state(time.monotonic())
 
     async def acquire(self, patience: float = math.inf) -> bool:
-        """Wait until a delivery may be sent; False when the replica ends. Raises BrokerError.
+        """Wait until a delivery may be sent. Return False if the replica ends, or after ``patience`` seconds.
 
-        Whoever enters must call ``succeeded`` or ``failed``. False as well when it would have to wait for
-        longer than ``patience``, in seconds.
+        After True, the caller must call ``record_success`` or ``record_failure``. Raises BrokerError.
         """
         until = time.monotonic() + patience
         if patience <= 0:
@@ -65,22 +62,22 @@ class FlowControl:
         return self.rate_limiter is None or await self._take_turn(self.rate_limiter, until)
 
     def record_success(self) -> None:
-        """The provider answers, whatever it said to this delivery."""
+        """Record that the provider replies, also if it refuses the delivery."""
         if self.breaker.is_open:
-            log.warning("channel %s: works again", self.name)
+            log.warning("channel %s: the circuit breaker is closed again", self.name)
             self._announce()
         self.breaker.record_success()
 
     def record_failure(self, *, asked: float | None = None) -> None:
-        """The provider does not do its work. ``asked`` is how many seconds it wants to be left alone."""
+        """Record that the provider does not work. ``asked`` is the wait that it asks for, in seconds."""
         was_open = self.breaker.is_open
         self.breaker.record_failure(time.monotonic(), asked=asked)
         if self.breaker.is_open and not was_open:
-            log.warning("channel %s: fails steadily; it is left alone and tried now and then", self.name)
+            log.warning("channel %s: the circuit breaker is open; deliveries wait", self.name)
         self._announce()
 
     def close(self) -> None:
-        """Let nobody wait any more: who would have to goes back to the stream."""
+        """End every wait: the deliveries that wait return to the stream."""
         self._closing = True
         self._announce()
 
@@ -100,14 +97,14 @@ class FlowControl:
         return False
 
     async def _sleep(self, seconds: float) -> bool:
-        """Wait for one's turn; False when the replica ends before."""
+        """Wait for ``seconds``. Return False if the replica ends before."""
         until = time.monotonic() + seconds
         while not self._closing and (left := until - time.monotonic()) > 0:
             await self._rest(left)
         return not self._closing
 
     async def _rest(self, seconds: float) -> None:
-        """Wait, but no longer than until something happens."""
+        """Wait for ``seconds``, or until the next change."""
         news = self._news
         try:
             async with asyncio.timeout(seconds):
@@ -118,7 +115,7 @@ class FlowControl:
 
 @dataclass(slots=True, kw_only=True)
 class DistributedRateLimiter:
-    """The turns of one channel."""
+    """The rate limit of one channel, shared by all replicas."""
 
     rate: float  # a second
     key: str
@@ -129,7 +126,7 @@ class DistributedRateLimiter:
     _reserving: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def turn(self) -> float:
-        """Seconds until the caller's turn, which it then has for itself. Raises BrokerError."""
+        """Reserve a turn, and return the seconds until then. Raises BrokerError."""
         self._waiting += 1
         try:
             async with self._reserving:
@@ -155,7 +152,7 @@ class DistributedRateLimiter:
 
 
 def _moment(value: bytes) -> float:
-    """From when on nothing is reserved, microseconds since the epoch."""
+    """Return the time up to which turns are reserved, microseconds since the epoch."""
     try:
         return float(json.loads(value or b"0"))
     except (ValueError, TypeError):
