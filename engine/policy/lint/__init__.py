@@ -1,6 +1,6 @@
 """Checks that need the whole compiled policy. Entry: `check`.
 
-Each module checks for one kind of mistake, and reports it at its place.
+Each module checks for one kind of mistake.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["LintContext", "SourceRule", "SourceRuleBuilder", "check", "check_fie
 
 
 def check(context: LintContext, diagnostics: Diagnostics, *, warn: bool) -> None:
-    """Everything that needs the whole policy; unless ``warn``, nothing that only leads to warnings."""
+    """Run every check; unless ``warn``, without those that only lead to warnings."""
     for source in context.rules:
         fields.check(source, diagnostics)
     templates.check(context, diagnostics)

@@ -1,4 +1,4 @@
-"""The input of all checks: rules as written beside rules as compiled, and the schemas of their events."""
+"""The input of all checks: rules as written and as compiled, and the payload schemas of their events."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ from ..testing.cases import Case
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventShapes:
-    """The payloads that a rule's events may have."""
+    """The payloads of the events of a rule."""
 
-    shapes: Mapping[str, Shape]  # by KIND.KEY: the known events among them
-    exact: bool  # no wildcard: there are no others
-    complete: bool  # every one is described, as far as wildcards let that be known
+    shapes: Mapping[str, Shape]  # of the events that have a payload schema, by KIND.KEY
+    exact: bool  # no wildcard: the rule has no other events
+    complete: bool  # each pattern has at least one event with a payload schema
     _single: dict[FieldPath, bool] = field(default_factory=dict)
 
     @property
     def checkable(self) -> bool:
-        """Whether a field that none of them has is a mistake."""
+        """True if a field that none of the events has is a mistake."""
         return self.complete and bool(self.shapes)
 
     @property
     def severity(self) -> str:
-        """Of a mistake: behind a wildcard there may be an event that is not described and has the field."""
+        """The severity of a mistake: an event without a schema, behind a wildcard, may have the field."""
         return "error" if self.exact else "warning"
 
     def is_single(self, path: FieldPath) -> bool:
-        """Whether ``path`` leads to one value that is no list, in each of them."""
+        """Return whether ``path`` leads to one value that is not a list, in each event."""
         if path not in self._single:
             known = self.exact and self.checkable
             self._single[path] = known and all(shape.is_single(path) for shape in self.shapes.values())
@@ -47,35 +47,30 @@ class EventShapes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceRule:
-    """A rule, and where it is written."""
+    """A rule, and its place in a document."""
 
     rule: Rule
     entry: DocumentNode
     events: EventShapes
     flaws: Collection[str]  # pointers of conditions that did not compile
 
-    @property
-    def sound(self) -> bool:
-        """Whether its conditions compiled."""
-        return not self.flaws
-
     def is_flawed(self, path: DocumentPath) -> bool:
-        """Whether something at or below ``path`` did not compile."""
+        """Return whether a condition at or below ``path`` did not compile."""
         here = json_pointer(path) if self.flaws else ""
         return any(flaw == here or flaw.startswith(f"{here}/") for flaw in self.flaws)
 
     @property
     def when(self) -> Mapping[str, Any]:
-        """Its conditions as written."""
+        """The conditions as written."""
         found: Mapping[str, Any] = self.entry.value.get("when", {})
         return found
 
     def notify(self) -> Iterator[tuple[DocumentNode, NotifyEntry]]:
-        """The entries of ``notify``, as written and as compiled."""
+        """Return the entries of ``notify``, as written and as compiled."""
         return zip((self.entry / "notify").items(), self.rule.notify, strict=True)
 
     def settings(self) -> Iterator[tuple[DocumentNode, NotifyEntry]]:
-        """The entries of ``notify`` and the steps of its chains: whatever may have a ``when`` or a ``to``."""
+        """Yield the entries of ``notify`` and the steps of chains: all that can have ``when`` or ``to``."""
         for at, entry in self.notify():
             yield at, entry
             if isinstance(entry, FirstOf):
@@ -84,30 +79,30 @@ class SourceRule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LintContext:
-    """All that the checks look at. ``rules`` are in order of evaluation, those switched off too."""
+    """The input of all checks."""
 
     rulebook: Rulebook
-    rules: Sequence[SourceRule]
+    rules: Sequence[SourceRule]  # in order of evaluation, those that are off included
     cases: Sequence[Case] = ()
     sources: Sequence[TemplateSource] = ()
     channels: Sequence[DocumentNode] = ()  # as written
     people: Sequence[DocumentNode] = ()
     intervals: Sequence[DocumentNode] = ()
     actions: Sequence[DocumentNode] = ()
-    complete: bool  # nothing that might use a channel, a person or a template was left out
+    complete: bool  # no part that may use a channel, a person or a template was rejected
 
 
 @dataclass(frozen=True, slots=True)
 class SourceRuleBuilder:
-    """Finds out what is known of the events of many rules."""
+    """A builder of source rules. Rules with the same events share their shapes."""
 
     catalogue: Catalogue
     _shapes: dict[str, Shape] = field(default_factory=dict)
     _known: dict[Pattern, tuple[str, ...]] = field(default_factory=dict)
-    _of: dict[tuple[Pattern, ...], EventShapes] = field(default_factory=dict)  # rules of one event share it
+    _of: dict[tuple[Pattern, ...], EventShapes] = field(default_factory=dict)
 
     def source_rule(self, entry: DocumentNode, rule: Rule, problems: Sequence[Problem]) -> SourceRule:
-        """``rule`` with its place; ``problems`` are those found while it was compiled."""
+        """Return ``rule`` with its place; ``problems`` are those of its compilation."""
         here = json_pointer(entry.path)
         flaws = [p.pointer for p in problems if p.pointer.startswith(f"{here}/") and "/when" in p.pointer]
         return SourceRule(rule=rule, entry=entry, events=self._events(rule), flaws=flaws)

@@ -22,12 +22,12 @@ _ADDRESS = frozenset({"string", "number"})  # numbers become texts: user ids
 
 
 def check(source: SourceRule, diagnostics: Diagnostics) -> None:
-    """Every path and operator of the rule and of its notify entries."""
+    """Check every path and operator of the rule and of its notify entries."""
     _FieldLint(source, diagnostics).check()
 
 
 def suggestion(path: FieldPath, fields: Sequence[str]) -> str:
-    """Which of ``fields`` was meant by a path that is not among them."""
+    """Return a hint which of ``fields`` an unknown path may mean, or ""."""
     ends = [field for field in fields if field.rpartition(".")[2].lower() == path[-1].lower()]
     return f"did you mean '{ends[0]}'?" if len(ends) == 1 else nearest(format_path(path), fields)
 
@@ -55,12 +55,12 @@ class _FieldLint:
                 self.block(when, when.value, (), shapes, ())
 
     def audience(self, to: DocumentNode | None, audience: Audience | None) -> None:
-        """A field that ``to`` names has to be in each event: where it is not, nobody is told."""
+        """Check the fields of ``to``: an event without such a field would notify nobody."""
         if to is None or audience is None or audience.person:
             return
         for each in to.items():
             if each.name not in audience.fields:
-                continue  # no path
+                continue  # it did not compile
             path = parse_path(each.value)
             lacking = [n for n, shape in self.events.shapes.items() if shape.at(path) is None]
             if lacking and (self.events.exact or len(lacking) == len(self.events.shapes)):
@@ -69,15 +69,15 @@ class _FieldLint:
             found = [shape.at(path) for shape in self.events.shapes.values()]
             types = _types([shape.tested() for shape in found if shape is not None])
             if types and not types & _ADDRESS:
-                message = f"{each.value} is {describe_types(types)}, and {each.name} has to be text"
+                message = f"{each.value} is {describe_types(types)}, and {each.name} must be text"
                 self.report(each, "operator-type", message)
 
     def key(self, at: DocumentNode) -> None:
-        """A field that makes events alike: where one lacks it, all that lack it are alike."""
+        """Check a field of a key: all events that lack it would count as equal."""
         try:
             path = parse_path(at.value)
         except ValueError:
-            return  # that is said already
+            return  # the compiler has reported it
         lacking = [name for name, shape in self.events.shapes.items() if shape.at(path) is None]
         if lacking and (self.events.exact or len(lacking) == len(self.events.shapes)):
             self.unknown_name(at, path, lacking, at_key=False)
@@ -110,7 +110,7 @@ class _FieldLint:
         *,
         folded: bool = False,
     ) -> None:
-        """One condition as source; ``folded``: around it, case is told to make no difference."""
+        """Check one condition; if ``folded``, a condition around it ignores case."""
         operators = normalise(source)
         folded = folded or operators.get("ignore_case") is True
         spelled = isinstance(source, Mapping)
@@ -138,7 +138,7 @@ class _FieldLint:
         if elements:
             self.block(when, argument, at, elements, path)
         else:
-            self.type(when.below(at), "some asks for a list", _types(found), path)
+            self.type(when.below(at), "some needs a list", _types(found), path)
 
     def operator(
         self,
@@ -153,27 +153,27 @@ class _FieldLint:
         asked = [shape.tested() for shape in found]
         types = _types(asked)
         if name in _ASKS and types and not types & _ASKS[name]:
-            self.type(at, f"{name} asks for {describe_types(_ASKS[name])}", types, path)
+            self.type(at, f"{name} needs {describe_types(_ASKS[name])}", types, path)
         elif name == "length" and not _types(found) & {"string", "list"}:
-            self.type(at, "length asks for a string or a list", _types(found), path)
+            self.type(at, "length needs a string or a list", _types(found), path)
         elif name == "is":
             wanted = {argument} if isinstance(argument, str) else set(argument)
             if not wanted & _types(found):
-                self.type(at, f"is asks for {argument}", _types(found), path)
+                self.type(at, f"is needs {argument}", _types(found), path)
         elif name in _ASKS and not folded:
             values = _values(asked)
             if values is not None and not any(map(OPERATORS[name].compile(argument), values)):
-                message = f"{format_path(path)} is one of {_listed(values)}: none satisfies {name}"
+                message = f"{format_path(path)} is one of {_listed(values)}; none of them satisfies {name}"
                 self.report(at, "impossible-value", message, at_key=True)
 
     def value(
         self, at: DocumentNode, value: Any, found: Sequence[Shape], path: FieldPath, *, folded: bool
     ) -> None:
-        """A value that the field is compared with: of its type, and one that it can have."""
+        """Check a value that the field is compared with: the field must be able to have it."""
         asked = [shape.tested() for shape in found]
         types, kind, name = _types(asked), type_of(value), format_path(path)
         if value is None or not types:
-            return  # null is asked about to be on the safe side, more often than not
+            return  # a comparison with null is mostly a precaution
         if kind not in types:
             hint = _quotes(value, types)
             message = f"{name} is {describe_types(types)}, never {describe_types(frozenset({kind}))}"
@@ -217,7 +217,7 @@ def _values(shapes: Sequence[Shape]) -> list[Any] | None:
 
 def _quotes(value: Any, types: frozenset[str]) -> str:
     if not isinstance(value, str) and "string" in types:
-        return "put it in quotes"
+        return "write it in quotes"
     if isinstance(value, str) and "number" in types and value.lstrip("-").replace(".", "", 1).isdigit():
         return "write it without quotes"
     if "boolean" in types and str(value).lower() in ("true", "false"):
@@ -232,5 +232,5 @@ def _listed(values: Sequence[Any]) -> str:
 
 
 def _written(value: Any) -> str:
-    """A scalar as it is source in YAML."""
+    """Return a scalar as YAML has it."""
     return json.dumps(value) if value is None or isinstance(value, bool) else str(value)

@@ -16,8 +16,8 @@ _MAX_COMPARED = 200  # earlier rules that one rule is compared with
 
 
 def check(context: LintContext, diagnostics: Diagnostics) -> None:
-    rules = [each for each in context.rules if each.sound and each.rule.mode is not Mode.OFF]
-    possible: dict[str, Sequence[LogicCase]] = {}  # by id: how the rule may match
+    rules = [each for each in context.rules if not each.flaws and each.rule.mode is not Mode.OFF]
+    possible: dict[str, Sequence[LogicCase]] = {}  # by id: the ways in which the rule can match
     for source in rules:
         ways = cases(source.when)
         if ways is None:
@@ -41,22 +41,22 @@ def _check_entry(
         both = [(*mine, *rules) for rules in ways for mine in own]
         clashes = [clash(case, source.events.is_single) for case in both]
         if clashes and all(clashes):
-            message = "this entry can never be used: the rule's own conditions exclude these"
+            message = "this entry is never used: its conditions contradict those of the rule"
             diagnostics.add(when, "never-matches", message, at_key=True)
 
 
 def _report_contradiction(
     source: SourceRule, when: DocumentNode, ways: Sequence[LogicCase], what: str, diagnostics: Diagnostics
 ) -> bool:
-    """Whether none of the ways in which ``when`` might hold can come about."""
+    """Report conditions that cannot hold in any of their ``ways``. Returns whether that is so."""
     clashes = [clash(case, source.events.is_single) for case in ways]
     if not all(clashes):
         return False
     only = clashes[0] if len(clashes) == 1 else None
     at = when.below(only.literal.at) if only else when
-    reason = f": {only.reason}" if only else ": all alternatives of its conditions exclude themselves"
-    verb = "match" if what == "this rule" else "be used"
-    diagnostics.add(at, "never-matches", f"{what} can never {verb}{reason}", at_key=True)
+    reason = f": {only.reason}" if only else ": all alternatives of its conditions contradict themselves"
+    verb = "never matches" if what == "this rule" else "is never used"
+    diagnostics.add(at, "never-matches", f"{what} {verb}{reason}", at_key=True)
     return True
 
 
@@ -91,11 +91,11 @@ def _check_hidden(
         hiding = set.intersection(*(covering(pattern, place) for pattern in source.rule.events))
         for at in sorted(hiding)[:_MAX_COMPARED]:
             earlier = stops[at]
-            known = bool(denied[at]) or not earlier.when  # else in too many ways to be looked at
+            known = bool(denied[at]) or not earlier.when  # else there are too many ways to check
             if known and implies(ways, denied[at], source.events.is_single):
                 message = (
-                    f"the rule {source.rule.id!r} is never reached: {earlier.rule.id!r} "
-                    f"({earlier.rule.place}) takes every such event and says stop"
+                    f"the rule {source.rule.id!r} is never evaluated: {earlier.rule.id!r} "
+                    f"({earlier.rule.place}) matches each of its events and has stop"
                 )
                 diagnostics.add(source.entry / "id", "hidden-rule", message)
                 break

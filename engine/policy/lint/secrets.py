@@ -21,13 +21,15 @@ _HINT = "write a reference: ${NAME} from the environment, or file:/run/secrets/N
 
 
 def check_secrets(entry: DocumentNode, diagnostics: Diagnostics) -> None:
-    """The settings of a channel or an action as written, references not resolved."""
+    """Report secrets in the settings of a channel or an action, as written, references not resolved."""
     for at, what in _plaintext_secrets(entry):
-        diagnostics.add(at, "plaintext-secret", f"{what} stands here for everybody to read", hint=_HINT)
+        diagnostics.add(
+            at, "plaintext-secret", f"{what} is in plain text, and everybody can read it", hint=_HINT
+        )
 
 
 def _plaintext_secrets(entry: DocumentNode) -> Iterator[tuple[DocumentNode, str]]:
-    """Where a secret stands, and what it is."""
+    """Yield each secret in plain text with its name."""
     for key, what in (("secret", "the secret"), ("password", "the password")):
         at = entry.get(key)
         if at is not None and _is_plaintext(at.value) and not _is_local(entry.value):
@@ -44,7 +46,7 @@ def _plaintext_secrets(entry: DocumentNode) -> Iterator[tuple[DocumentNode, str]
 
 
 def _is_plaintext(value: Any) -> bool:
-    """Whether any of the value can be read: no reference, or one whose default is written beside it."""
+    """Return whether a value can be read: it has no reference, or a default for each one."""
     if not isinstance(value, str) or not value or value.startswith("file:"):
         return False
     references = list(_REFERENCE.finditer(value))
@@ -52,7 +54,7 @@ def _is_plaintext(value: Any) -> bool:
 
 
 def _is_local(settings: Mapping[str, Any]) -> bool:
-    """Whether it is said to this machine only: a catcher for tests, a relay."""
+    """Return whether the settings name this machine: a mail catcher for tests, or a relay."""
     where = str(settings.get("host") or settings.get("url") or "")
     where = _REFERENCE.sub(lambda reference: reference[1] or "", where)
     host = found[3] if (found := _URL.match(where)) else where
@@ -60,10 +62,10 @@ def _is_local(settings: Mapping[str, Any]) -> bool:
 
 
 def _in_url(url: Any) -> str:
-    """What in a URL is a secret; "" where nothing is."""
+    """Return the name of the secret in a URL; "" if it has none."""
     if not isinstance(url, str) or url.startswith("file:") or _is_local({"url": url}):
         return ""
-    # The braces of a reference may hold what looks like a part of the URL.
+    # The braces of a reference may contain text that looks like a part of the URL.
     references: list[str] = []
 
     def hide(reference: re.Match[str]) -> str:
@@ -84,10 +86,10 @@ def _in_url(url: Any) -> str:
             return f"the {name} in the URL"
     is_service = scheme.lower() not in _PLAIN
     places = (account, host, *path.split("/")) if is_service else path.split("/")
-    return "what looks like a token in the URL" if any(_has_token(p, is_service) for p in places) else ""
+    return "a probable token in the URL" if any(_has_token(p, is_service) for p in places) else ""
 
 
 def _has_token(text: str, is_service: bool) -> bool:
-    """Whether a part of a URL looks made by a machine; of a plain web address less is expected."""
+    """Return whether a part of a URL looks like a token; in a web address, a token must be longer."""
     pieces = re.split(r"[:@.,{}]", unquote(text))
     return any(len(piece) >= (16 if is_service else 20) and _TOKEN.fullmatch(piece) for piece in pieces)

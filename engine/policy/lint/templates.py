@@ -21,12 +21,12 @@ from .context import LintContext
 from .fields import suggestion
 
 _PARSER = jinja2.Environment(trim_blocks=True, lstrip_blocks=True)  # noqa: S701 -- parses, never renders
-_OURS = {  # what a template is given beside payload, vars and site
+_BUILTIN = {  # variables of templates other than payload, vars and site
     "event": ("kind", "key", "reqid", "sent", "received"),
     "rule": ("id", "description", "severity"),
     "recipient": ("user", "address", "locale"),
 }
-_GUARDS = ("defined", "undefined", "default", "d")  # tests and filters that take what is not there
+_GUARDS = ("defined", "undefined", "default", "d")  # tests and filters that accept a missing value
 _METHODS = {"string": str, "list": list, "object": dict, "number": float, "boolean": bool}
 
 VariablePath = tuple[str, ...]  # the variable, then the keys
@@ -34,7 +34,7 @@ VariablePath = tuple[str, ...]  # the variable, then the keys
 
 @dataclass(frozen=True, slots=True)
 class VariableUse:
-    """A variable that a template asks for."""
+    """A use of a variable in a template."""
 
     path: VariablePath
     file: str
@@ -43,16 +43,16 @@ class VariableUse:
 
 @dataclass(frozen=True, slots=True)
 class _Text:
-    """What one file asks for and what it only asks for where it is there."""
+    """The variables that one file uses."""
 
     uses: Sequence[VariableUse]
-    guarded: frozenset[VariablePath]
+    guarded: frozenset[VariablePath]  # used only if they are defined
     others: Sequence[str]  # files that it includes or extends
 
 
 @dataclass(slots=True)
 class _AvailableVariables:
-    """What the rules that use a template bring."""
+    """The variables that the rules of a template provide."""
 
     payloads: dict[str, Shape] = field(default_factory=dict)
     exact: bool = True
@@ -79,7 +79,7 @@ def check(context: LintContext, diagnostics: Diagnostics) -> None:
 
 
 def _given(context: LintContext) -> dict[str, _AvailableVariables]:
-    """By template: what it is given by the rules that use it."""
+    """Return the variables of each template, from the rules that use it."""
     found: dict[str, _AvailableVariables] = {}
     for source in context.rules:
         for notify in source.rule.steps:
@@ -89,7 +89,7 @@ def _given(context: LintContext) -> dict[str, _AvailableVariables]:
             given.complete = given.complete and source.events.complete
             given.vars.append(_shape_of({**source.rule.vars, **notify.vars}))
     for action in context.actions:
-        # What an action is asked with is described by no schema.
+        # No schema describes the requests for an action.
         if isinstance(action.value, Mapping):
             given = found.setdefault(str(action.value.get("template", action.name)), _AvailableVariables())
             given.complete = False
@@ -104,7 +104,7 @@ def _judge(
     guarded: frozenset[VariablePath],
     sources: Mapping[str, TemplateSource],
 ) -> Problem | None:
-    """What is wrong with one use, if anything."""
+    """Return the problem of one use, if there is one."""
     is_guarded = any(use.path[: len(path)] == path for path in guarded)
     judged = _judge_payload(use, given, is_guarded) if use.path[0] == "payload" else None
     if use.path[0] != "payload" and not is_guarded:
@@ -134,11 +134,11 @@ def _judge_payload(
 def _judge_other(use: VariableUse, given: _AvailableVariables, site: Shape) -> tuple[str, str, str] | None:
     top, *keys = use.path
     if top == "vars":
-        shapes, who = given.vars, "no rule that uses this template sets"
+        shapes, who = given.vars, "no rule with this template sets"
     elif top == "site":
         shapes, who = [site], "defaults.site does not have"
     else:
-        shapes, who = [_shape_of(dict.fromkeys(_OURS[top]))], "templates are not given"
+        shapes, who = [_shape_of(dict.fromkeys(_BUILTIN[top]))], "templates do not have"
     if any(_has(shape, keys) for shape in shapes):
         return None
     names = sorted({name for shape in shapes for name in shape.names})
@@ -147,18 +147,18 @@ def _judge_other(use: VariableUse, given: _AvailableVariables, site: Shape) -> t
 
 
 def _column(source: TemplateSource, use: VariableUse) -> int:
-    """Where in its line the variable stands; 1 where it is source in a way that is not looked for."""
+    """Return the column of the variable in its line; 1 if it is not found."""
     lines = source.text.splitlines()
     text = lines[use.line - 1] if use.line <= len(lines) else ""
     if not text and source.subject is not None:
-        return 1  # the front matter is not among the lines
+        return 1  # the lines do not contain the front matter
     whole, last = re.escape(".".join(use.path)), re.escape(use.path[-1])
     found = re.search(rf"\b{whole}\b", text) or re.search(rf"[\w.]*\.{last}\b", text)
     return found.start() + 1 if found else 1
 
 
 def _has(shape: Shape, keys: Sequence[str]) -> bool:
-    """Whether a template may ask for ``keys``: no walk through lists, and methods count."""
+    """Return whether a template can use ``keys``: methods count, and a list needs a position."""
     for key in keys:
         inside = shape.key(key)
         if inside is None and key.isdigit():
@@ -170,7 +170,7 @@ def _has(shape: Shape, keys: Sequence[str]) -> bool:
 
 
 def _shape_of(value: Mapping[str, Any]) -> Shape:
-    """The shape of a mapping that is known: exactly these keys."""
+    """Return the shape of a known mapping: it has exactly these keys."""
     return Shape.of(_schema_of(value))
 
 
@@ -182,7 +182,7 @@ def _schema_of(value: Any) -> dict[str, Any]:
 
 
 def _reachable(path: str, texts: Mapping[str, _Text]) -> Iterator[str]:
-    """The file and all that it includes or extends."""
+    """Yield the file and all files that it includes or extends."""
     pending, seen = [path], set()
     while pending:
         file = pending.pop()
@@ -201,15 +201,15 @@ def _read(source: TemplateSource) -> _Text | None:
             reader.offset = source.subject_line - 1
             reader.visit(_PARSER.parse(source.subject), {})
     except (jinja2.TemplateSyntaxError, RecursionError):
-        return None  # the compiler has said what is wrong
+        return None  # the compiler has reported it
     return _Text(list(dict.fromkeys(reader.uses)), frozenset(reader.guarded), reader.others)
 
 
-_Scope = Mapping[str, VariablePath | None]  # names that the template gives; None: what they mean is not known
+_Scope = Mapping[str, VariablePath | None]  # names that the template defines; None: of unknown content
 
 
 class _VariableCollector:
-    """Collects the variables that one file asks for."""
+    """A collector of the variables that one file uses."""
 
     def __init__(self, file: str) -> None:
         self.file = file
@@ -236,7 +236,7 @@ class _VariableCollector:
             self.children(node.iter_child_nodes(), scope)
 
     def children(self, children: Iterable[nodes.Node], scope: _Scope) -> None:
-        """Each in turn; what one sets the ones after it see."""
+        """Visit each in turn; a name that one sets is visible to the next ones."""
         inner = dict(scope)
         for child in children:
             self.visit(child, inner)
@@ -257,7 +257,7 @@ class _VariableCollector:
         self.children(node.else_, scope)
 
     def note(self, node: nodes.Node, scope: _Scope) -> None:
-        """What a node says beside the variables in it."""
+        """Note what a node guards or includes."""
         if isinstance(node, nodes.Extends | nodes.Include | nodes.Import | nodes.FromImport):
             self.reference(node.template)
         elif isinstance(node, nodes.Test | nodes.Filter) and node.name in _GUARDS and node.node is not None:
@@ -265,7 +265,7 @@ class _VariableCollector:
 
     def access(self, node: nodes.Getattr | nodes.Getitem, scope: _Scope) -> None:
         path = _path(node, scope)
-        if path is not None and path[0] in ("payload", "vars", "site", *_OURS):
+        if path is not None and path[0] in ("payload", "vars", "site", *_BUILTIN):
             self.uses.append(VariableUse(path, self.file, node.lineno + self.offset))
             return
         for child in node.iter_child_nodes():
@@ -282,7 +282,7 @@ class _VariableCollector:
 
 
 def _path(node: nodes.Node, scope: _Scope) -> VariablePath | None:
-    """``payload.device.name`` as its keys, names of the template's own resolved; None for the rest."""
+    """Return ``payload.device.name`` as its keys, with names of the template resolved; else None."""
     if isinstance(node, nodes.Name):
         return scope.get(node.name, (node.name,))
     if isinstance(node, nodes.Getattr):

@@ -1,4 +1,4 @@
-"""Report what is unused, untested or unreachable: definitions, preference options, fallback steps."""
+"""Report definitions without use, rules without tests, and fallbacks and categories without effect."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ...documents.cursor import Diagnostics, DocumentNode
 from ...model.problems import Place, Problem
 from ...model.times import in_units
 from ...rules.rulebook import ChannelSpec, FirstOf, Mode, Notify, Rule, Rulebook
-from ...templates.library import TEMPLATE_FOLDER, LocalizedTemplate, locale_chain
+from ...templates.library import TEMPLATE_FOLDER, locale_chain
 from ..rule_compiler import steps_of
 from .context import LintContext
 
@@ -21,7 +21,7 @@ Steps = Sequence[tuple[DocumentNode, Notify]]
 
 def check_usage(context: LintContext, diagnostics: Diagnostics) -> None:
     unknown = any(problem.code in _UNKNOWN for problem in diagnostics.problems)
-    if context.complete and not unknown:  # else what was refused or misspelled may have meant it
+    if context.complete and not unknown:  # else a rejected part or a misspelled name may use it
         _check_used(context, diagnostics)
     _check_locales(context, diagnostics)
     _check_tested(context, diagnostics)
@@ -67,7 +67,7 @@ def _check_used(context: LintContext, diagnostics: Diagnostics) -> None:
 
 
 def _check_locales(context: LintContext, diagnostics: Diagnostics) -> None:
-    """A language that some template in use speaks, and another does not."""
+    """Report a template that lacks a language which another template has."""
     library = context.rulebook.library
     used = _templates_in_use(context)
     declared: dict[str, tuple[str, str]] = {}  # locale -> as spelled, and a template that has it
@@ -76,20 +76,21 @@ def _check_locales(context: LintContext, diagnostics: Diagnostics) -> None:
             if locale:
                 declared.setdefault(locale, (next(iter(shelf.values())).locale, name))
     for (name, channel), names in used.items():
-        words = library.find(name, names, locale_chain(context.rulebook.defaults.locale))
+        content = library.find(name, names, locale_chain(context.rulebook.defaults.locale))
         for locale, (spelled, other) in declared.items():
-            if words is None or library.find(name, names, locale_chain(locale)) is not None:
+            if content is None or library.find(name, names, locale_chain(locale)) is not None:
                 continue
             message = (
-                f"template {name!r} has no words in {spelled} for channel {channel!r}, and "
+                f"template {name!r} has no text in {spelled} for channel {channel!r}, but "
                 f"{'another channel' if other == name else f'template {other!r}'} has; "
-                f"its readers get {words.locale}"
+                f"its recipients get {content.locale}"
             )
-            _warn(diagnostics, _file(words), "missing-locale", message)
+            variant = content.markup or content.text
+            _warn(diagnostics, variant.path if variant else "", "missing-locale", message)
 
 
 def _templates_in_use(context: LintContext) -> dict[tuple[str, str], Sequence[str]]:
-    """Template and channel, and the names that its words go by."""
+    """Return each template and channel in use, with the names of its content."""
     library = context.rulebook.library
     used: dict[tuple[str, str], Sequence[str]] = {}
     for source in context.rules:
@@ -102,7 +103,7 @@ def _templates_in_use(context: LintContext) -> dict[tuple[str, str], Sequence[st
 
 
 def _check_tested(context: LintContext, diagnostics: Diagnostics) -> None:
-    """A rule counts as tested where a test names it, or gives an event that it matches."""
+    """Report untested rules. A rule is tested if a test names it, or has an event that it matches."""
     named = {id_ for case in context.cases for id_ in case.rules or ()}
     for case in context.cases:
         for expected in (*(case.deliveries or ()), *(case.failed or ()), *(case.suppressed or ())):
@@ -117,13 +118,8 @@ def _check_tested(context: LintContext, diagnostics: Diagnostics) -> None:
             for event in events
         ):
             continue
-        message = f"no test tries the rule {rule.id!r}"
+        message = f"no test covers the rule {rule.id!r}"
         diagnostics.add(source.entry / "id", "untested-rule", message)
-
-
-def _file(words: LocalizedTemplate) -> str:
-    variant = words.markup or words.text
-    return variant.path if variant is not None else ""
 
 
 def _warn(diagnostics: Diagnostics, path: str, code: str, message: str) -> None:
@@ -132,20 +128,20 @@ def _warn(diagnostics: Diagnostics, path: str, code: str, message: str) -> None:
 
 
 def check_categories(context: LintContext, diagnostics: Diagnostics) -> None:
-    """A category is for choosing: some rule of it has to offer a channel that reaches the person."""
+    """Report a category in which users can choose no channel."""
     offered = {each.rule.category for each in context.rules if _offers(each.rule, context.rulebook)}
     for source in context.rules:
         category = source.rule.category
         if category and category not in offered:
-            offered.add(category)  # once is enough
+            offered.add(category)  # report it once
             message = (
-                f"nobody can choose anything in {category!r}: no rule of it reaches a person of the event"
+                f"users can choose no channel in {category!r}: none of its rules notifies a user"
             )
             diagnostics.add(source.entry / "category", "category-without-channel", message)
 
 
 def _offers(rule: Rule, rulebook: Rulebook) -> bool:
-    """Whether a message goes to the person of the event over a channel that needs their address."""
+    """Return whether a rule notifies the user of the event over a channel that needs an address."""
     for step in rule.steps:
         channel = rulebook.channels.get(step.channel)
         to = step.to or rule.to
@@ -155,7 +151,7 @@ def _offers(rule: Rule, rulebook: Rulebook) -> bool:
 
 
 def check_fallbacks(context: LintContext, diagnostics: Diagnostics) -> None:
-    """Every chain of every rule."""
+    """Check every fallback chain of every rule."""
     for source in context.rules:
         for at, chain in source.notify():
             if isinstance(chain, FirstOf):
@@ -167,11 +163,10 @@ def check_fallbacks(context: LintContext, diagnostics: Diagnostics) -> None:
 
 
 def _check_duplicate_fallback(rule: Rule, steps: Steps, diagnostics: Diagnostics) -> None:
-    """What was refused is refused again."""
     for (earlier_at, earlier), (at, step) in combinations(steps, 2):
         if _has_same_target(rule, earlier, step) and _when(earlier_at) == _when(at):
-            message = f"{step.channel} is a step of this chain already, and tells the same people"
-            hint = "leave it out: what a channel refused it refuses again"
+            message = f"an earlier step of this chain already uses {step.channel} for the same people"
+            hint = "remove it: the channel would refuse the message again"
             diagnostics.add(at, "duplicate-fallback", message, hint=hint)
             return
 
@@ -180,7 +175,7 @@ def _check_redundant_fallback(rule: Rule, chain: FirstOf, steps: Steps, diagnost
     others = [entry for entry in rule.notify if isinstance(entry, Notify) and entry.when is None]
     for at, step in steps[1:]:
         if any(_has_same_target(rule, other, step) for other in others):
-            message = f"another entry of this rule tells the same people over {step.channel} in any case"
+            message = f"another entry of this rule always notifies the same people over {step.channel}"
             diagnostics.add(at, "redundant-fallback", message)
 
 
@@ -193,14 +188,14 @@ def _check_fallback_timeout(
             continue
         if chain.within < channel.timeout:
             message = (
-                f"{at.value} is over before one send over {channel.name} is: its timeout is "
+                f"{at.value} is shorter than one send over {channel.name}, whose timeout is "
                 f"{in_units(channel.timeout)}"
             )
             diagnostics.add(at, "fallback-timeout", message)
         elif chain.within >= channel.retry.deadline:
             message = (
-                f"{at.value} changes nothing for {channel.name}, which gives up after "
-                f"{in_units(channel.retry.deadline)}: its retry.deadline"
+                f"{at.value} has no effect: {channel.name} fails after its retry.deadline, "
+                f"{in_units(channel.retry.deadline)}"
             )
             diagnostics.add(at, "fallback-timeout", message)
 
@@ -210,6 +205,6 @@ def _has_same_target(rule: Rule, one: Notify, other: Notify) -> bool:
 
 
 def _when(at: DocumentNode) -> object:
-    """The conditions of a step as written."""
+    """Return the conditions of a step as written."""
     when = at.get("when")
     return None if when is None else when.value
