@@ -82,13 +82,13 @@ class ActionService:
         """Serve ``specs`` until ``stop``, then finish the requests in flight."""
         await self._ledger.open()
         async with asyncio.TaskGroup() as self._tasks:
-            beating = self._tasks.create_task(self._ledger.run(), name="ledger")
+            heartbeat = self._tasks.create_task(self._ledger.run(), name="ledger")
             await self.apply(specs)
             self.started.set()
             await self._stopping.wait()
             await self.apply({})
             await self._ledger.close()
-            beating.cancel()
+            heartbeat.cancel()
 
     def stop(self) -> None:
         """Accept no more requests."""

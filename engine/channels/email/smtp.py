@@ -346,8 +346,8 @@ class SmtpConnection(asyncio.Protocol):
                 if self._replies[-1].code == _CLOSING:
                     self._lost = self._lost or str(self._replies[-1])
         if b"\n" in self._buffer or len(self._buffer) + sum(map(len, self._text)) > _MAX_REPLY_BYTES:
-            said = " ".join(self._buffer[:100].decode("utf-8", "replace").split())
-            self._fail(f"the server said {said!r}, which is not a reply")
+            line = " ".join(self._buffer[:100].decode("utf-8", "replace").split())
+            self._fail(f"the server said {line!r}, which is not a reply")
             self._transport.abort()
         elif self._replies:
             self._wake()
