@@ -49,7 +49,7 @@ class Provisioner:
                 await self._ensure_bucket(bucket, limits)
             for kind in self.topology.kinds:
                 await self.ensure_kind(kind)
-            await self._ensure_due_workers()
+            await self._ensure_timer_consumers()
             await self.server_started_at()
         except nats.js.errors.APIError as error:
             if error.err_code in _JETSTREAM_OFF:
@@ -69,39 +69,30 @@ class Provisioner:
 
     async def ensure_workers(self, channels: Sequence[str]) -> None:
         """Create the missing durable consumers of ``channels``."""
+        stream = self.topology.delivery_stream
         for channel in channels:
-            await self.connection.js.add_consumer(
-                self.topology.delivery_stream,
-                api.ConsumerConfig(
-                    durable_name=self.topology.worker(channel),
-                    filter_subject=self.topology.delivery_subject("*", channel),
-                    ack_policy=api.AckPolicy.EXPLICIT,
-                    ack_wait=self.topology.ack_wait,
-                    max_ack_pending=20_000,  # over all replicas; each replica limits its own
-                    max_deliver=-1,  # the delivery worker counts the attempts
-                ),
-            )
+            subject = self.topology.delivery_subject("*", channel)
+            await self._ensure_consumer(stream, self.topology.worker(channel), filter_subject=subject)
 
-    async def _ensure_due_workers(self) -> None:
+    async def _ensure_timer_consumers(self) -> None:
         for what, durable in (
             ("delivery", self.topology.delivery_timer_worker),
             ("digest", self.topology.digest_timer_worker),
         ):
-            await self._ensure_due_worker(what, durable)
+            # Never the whole stream: a timer would be delivered before its time, and removed by the ack.
+            subject = self.topology.due_subject(what, ">")
+            await self._ensure_consumer(self.topology.timer_stream, durable, filter_subject=subject)
 
-    async def _ensure_due_worker(self, what: str, durable: str) -> None:
-        await self.connection.js.add_consumer(
-            self.topology.timer_stream,
-            api.ConsumerConfig(
-                durable_name=durable,
-                # Never the whole stream: a timer would be delivered before its time, and removed by the ack.
-                filter_subject=self.topology.due_subject(what, ">"),
-                ack_policy=api.AckPolicy.EXPLICIT,
-                ack_wait=self.topology.ack_wait,
-                max_ack_pending=20_000,
-                max_deliver=-1,
-            ),
+    async def _ensure_consumer(self, stream: str, durable: str, **more: Any) -> None:
+        config = api.ConsumerConfig(
+            durable_name=durable,
+            ack_policy=api.AckPolicy.EXPLICIT,
+            ack_wait=self.topology.ack_wait,
+            max_ack_pending=20_000,  # over all replicas; each replica limits its own
+            max_deliver=-1,  # MSS counts the attempts itself
+            **more,
         )
+        await self.connection.js.add_consumer(stream, config)
 
     async def server_started_at(self) -> float:
         """Return when MSS first saw the running broker, seconds since the epoch.
@@ -181,16 +172,7 @@ class Provisioner:
             name, [f"{self.topology.namespace}.unborn.{kind}"], retention=api.RetentionPolicy.INTEREST
         )
         info = await self._ensure_stream(without_subjects)
-        await self.connection.js.add_consumer(
-            name,
-            api.ConsumerConfig(
-                durable_name=self.topology.planner,
-                ack_policy=api.AckPolicy.EXPLICIT,
-                ack_wait=self.topology.ack_wait,
-                max_ack_pending=20_000,
-                max_deliver=-1,
-            ),
-        )
+        await self._ensure_consumer(name, self.topology.planner)
         if info.config.subjects == without_subjects.subjects:
             info.config.subjects = self.topology.subjects(kind)
             await self._update(info.config)
@@ -224,8 +206,7 @@ class Provisioner:
             try:
                 return await self.connection.js.add_stream(config)
             except nats.js.errors.APIError as error:
-                if error.err_code == _OVERLAP:
-                    raise _overlap(config) from error
+                _refuse_overlap(config, error)
                 if error.err_code != _CREATING_STORE_FAILED:
                     raise
                 await asyncio.sleep(0.25)
@@ -235,9 +216,8 @@ class Provisioner:
         try:
             await self.connection.js.update_stream(config)
         except nats.js.errors.APIError as error:
-            if error.err_code != _OVERLAP:
-                raise
-            raise _overlap(config) from error
+            _refuse_overlap(config, error)
+            raise
 
     async def _ensure_bucket(self, bucket: str, limits: dict[str, Any]) -> None:
         try:
@@ -260,7 +240,8 @@ class Provisioner:
         )
 
 
-def _overlap(config: api.StreamConfig) -> BrokerUnsupported:
-    return BrokerUnsupported(
-        f"another stream has the subjects of {config.name}: {', '.join(config.subjects or ())}"
-    )
+def _refuse_overlap(config: api.StreamConfig, error: nats.js.errors.APIError) -> None:
+    if error.err_code == _OVERLAP:
+        raise BrokerUnsupported(
+            f"another stream has the subjects of {config.name}: {', '.join(config.subjects or ())}"
+        ) from error
