@@ -1,4 +1,4 @@
-"""How many examples property tests try: HYPOTHESIS_PROFILE=nightly tries many more."""
+"""The number of examples in property tests: HYPOTHESIS_PROFILE=nightly runs many more."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import pytest
 from hypothesis import HealthCheck, settings
 
-# Recursive strategies are slow to draw now and then; that says nothing about what is tested.
+# Recursive strategies are slow at times, which is no fault of the tested code.
 _SLOW = (HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large)
 
 settings.register_profile("default", max_examples=300, deadline=None, suppress_health_check=_SLOW)

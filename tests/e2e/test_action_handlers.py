@@ -18,7 +18,7 @@ from contract.channels.sides import DROP, SILENT, FakeWeb, free_port
 from contract.channels.sides import World as Sides
 from nats.aio.msg import Msg
 from support.external_services import World
-from support.in_process_server import PREFIX, ask, leave, serving, verify
+from support.in_process_server import PREFIX, ask, end_subscription, serving, verify
 from support.processes import NatsServer
 from support.waiting import LIMIT, until
 from support.wire_messages import envelope
@@ -183,7 +183,7 @@ async def test_an_action_moves_between_servers_without_a_failure(world: World) -
             await more(200)
             assert set(said[mark:]) == {"theirs"}
             await server.apply(server.rulebook, replace(server.settings, actions_off=frozenset()))
-            await leave(theirs, taking)
+            await end_subscription(theirs, taking)
             mark = len(said) + 32
             await more(200)
             assert set(said[mark:]) == {"ip(10.0.0.1) is a private address"}

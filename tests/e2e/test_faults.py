@@ -18,51 +18,51 @@ pytestmark = pytest.mark.timeout(900 if SOAK else 120)
 
 async def test_an_engine_that_is_killed(tmp_path: Path) -> None:
     async with load(tmp_path) as run:
-        announcing = asyncio.create_task(run.announce())
+        publishing = asyncio.create_task(run.publish())
         for _ in range(20 if SOAK else 3):
             await asyncio.sleep(run.random.uniform(0.05, 0.5))
             await run.engine.end(signal.SIGKILL)
             await run.engine.start()
-        await announcing
-        await run.arrived()
+        await publishing
+        await run.wait_until_delivered()
         await run.verdict()
 
 
 async def test_a_broker_that_is_killed(tmp_path: Path) -> None:
     async with load(tmp_path) as run:
-        announcing = asyncio.create_task(run.announce())
+        publishing = asyncio.create_task(run.publish())
         for _ in range(5 if SOAK else 2):
             await asyncio.sleep(run.random.uniform(0.2, 0.6))
             await run.broker.kill()
             await run.broker.start()
-        await announcing
-        await run.arrived()
+        await publishing
+        await run.wait_until_delivered()
         await run.verdict()
 
 
 async def test_both_killed_at_once(tmp_path: Path) -> None:
     """The broker's last counts of what it handed out are gone, and so is who knew better."""
     async with load(tmp_path) as run:
-        announcing = asyncio.create_task(run.announce())
+        publishing = asyncio.create_task(run.publish())
         for _ in range(5 if SOAK else 1):
             await asyncio.sleep(run.random.uniform(0.3, 0.6))
             await asyncio.gather(run.broker.kill(), run.engine.end(signal.SIGKILL))
             await run.broker.start()
             await run.engine.start()
-        await announcing
-        await run.arrived()
+        await publishing
+        await run.wait_until_delivered()
         await run.verdict()
 
 
 async def test_a_broker_that_is_away_for_long(tmp_path: Path) -> None:
     async with load(tmp_path) as run:
-        announcing = asyncio.create_task(run.announce())
+        publishing = asyncio.create_task(run.publish())
         await asyncio.sleep(0.3)
         await run.broker.kill()
         await asyncio.sleep(30 if SOAK else 2)
         await run.broker.start()
-        await announcing
-        await run.arrived()
+        await publishing
+        await run.wait_until_delivered()
         await run.verdict()
 
 
@@ -87,8 +87,8 @@ def sometimes(behaviour: str, every: int) -> Any:
 async def test_a_mail_server_that_misbehaves(tmp_path: Path, stage: str, behaviour: str, again: bool) -> None:
     answers = {stage: sometimes(behaviour, 10)}
     async with load(tmp_path, smtp=answers) as run:
-        await run.announce(COUNT // 2)
-        await run.arrived()
+        await run.publish(COUNT // 2)
+        await run.wait_until_delivered()
         if behaviour.startswith("451") and stage == "body":
             # Turned away after the body: the sink has it twice, the recipient once.
             refused = COUNT // 2 // 10
@@ -101,12 +101,12 @@ async def test_a_mail_server_that_misbehaves(tmp_path: Path, stage: str, behavio
 async def test_a_mail_server_that_is_away(tmp_path: Path) -> None:
     # As many as may be under way at once have begun before the first of them fails.
     async with load(tmp_path, smtp={"greeting": "554 no service"}, concurrency=COUNT // 10) as run:
-        await run.announce()
+        await run.publish()
         await until(lambda: len(run.hooks) == COUNT, what="the other channel is not held up")
         assert run.smtp.bodies == []
         assert run.smtp.connections < COUNT / 4  # it is left alone, and tried now and then
         run.smtp.answers.clear()
-        await run.arrived()
+        await run.wait_until_delivered()
         await run.verdict()
 
 
@@ -114,12 +114,12 @@ async def test_a_broker_whose_disk_is_full(tmp_path: Path) -> None:
     """What it took is delivered when there is room again; what it did not take, the caller was told."""
     small = "jetstream {{ max_file_store: {} }}"
     async with load(tmp_path, broker_config=small.format("2MB"), smtp={"greeting": "554 not now"}) as run:
-        announcing = asyncio.create_task(run.announce(filler=60_000))
+        publishing = asyncio.create_task(run.publish(filler=60_000))
         await until(lambda: run.refusals, what="the disk is full")
         await run.broker.kill(signal.SIGTERM)
         run.broker.config = small.format("1GB")
         run.smtp.answers.clear()
         await run.broker.start()
-        await announcing
-        await run.arrived()
+        await publishing
+        await run.wait_until_delivered()
         await run.verdict()

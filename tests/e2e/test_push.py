@@ -18,7 +18,7 @@ from support.delivery_outcomes import CommandResult, mss, mss_process
 from support.documented_permissions import permissions
 from support.policy_builders import write
 from support.processes import NatsServer, client_options
-from support.tcp_proxy import Cable
+from support.tcp_proxy import TcpProxy
 from support.waiting import LIMIT, until
 
 from engine.broker import connect
@@ -250,10 +250,10 @@ async def test_a_disconnected_replica_loads_the_pushed_revision_when_it_is_conne
     await redriver.push("hello")
     old = (await redriver.current())["revision"]
     async with (
-        Cable(broker.port) as cable,
-        redriver.replicas(1000.0, 1000.0, 1000.0, far=cable.address) as (one, two, far),
+        TcpProxy(broker.port) as proxy,
+        redriver.replicas(1000.0, 1000.0, 1000.0, far=proxy.address) as (one, two, far),
     ):
-        cable.cut()
+        proxy.cut()
         for words in ("hello again", "hello, third"):
             assert (await redriver.push(words)).code == 0
             new = (await redriver.current())["revision"]
@@ -261,7 +261,7 @@ async def test_a_disconnected_replica_loads_the_pushed_revision_when_it_is_conne
                 lambda new=new: {one.rulebook.revision, two.rulebook.revision} == {new}, what="the others"
             )
         assert far.rulebook.revision == old
-        cable.mend()
+        proxy.restore()
         await until(lambda: far.rulebook.revision == new, what="it has taken the last one")
         assert one.rulebook.revision == two.rulebook.revision == new
 

@@ -17,7 +17,7 @@ from aiohttp import ClientSession
 from contract.channels.sides import World as Sides
 from nats.aio.msg import Msg
 from support.external_services import World
-from support.in_process_server import leave
+from support.in_process_server import end_subscription
 from support.processes import Engine, free_port, write_config
 from support.waiting import LIMIT, until
 from support.wire_messages import envelope, login
@@ -233,7 +233,7 @@ async def test_an_action_is_switched_off_and_on_again_without_a_failed_request(
         await more(lambda message: message == "theirs")
         place.settings()
         await place.reload()
-        await leave(theirs, taking)
+        await end_subscription(theirs, taking)
     await more(lambda message: message != "theirs")
     done.set()
     await asyncio.gather(*asking)

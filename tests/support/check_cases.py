@@ -1,7 +1,7 @@
-"""The small policies under ``tests/cases/check``, and what ``mss check`` has to find in each.
+"""The small policies under ``tests/cases/check``, and the problems that ``mss check`` finds in each.
 
-A case is a folder: ``policy/``, ``expected.yaml`` with the problems in order, and for what no repository would
-hold, ``limits.yaml`` with limits that are lower than usual and ``links.yaml`` with symbolic links to add.
+A case is a folder: ``policy/``, and ``expected.yaml`` with the problems in order. Files that a repository cannot
+contain come from ``limits.yaml``, with limits lower than usual, and ``links.yaml``, with symbolic links to add.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def expected(case: Path) -> list[dict[str, Any]]:
 
 
 def found(case: Path, *, warn: bool = True) -> list[Problem]:
-    """What is found, without what nearly every small policy lacks: a test of its rule."""
+    """Return the problems of a case, without ``untested-rule``, which nearly every small policy has."""
     with lowered(case / "limits.yaml"), linked(case) as folder:
         problems = load_policy(folder, environment={}, warn=warn).problems
     return [p for p in problems if p.code != "untested-rule" or case.name.startswith(p.code)]
@@ -42,7 +42,7 @@ def found(case: Path, *, warn: bool = True) -> list[Problem]:
 
 @contextmanager
 def lowered(limits: Path) -> Iterator[None]:
-    """With the limits that the file names, as ``loader.MAX_FILES: 3``."""
+    """Set the limits in the file, such as ``loader.MAX_FILES: 3``."""
     with ExitStack() as stack:
         for name, limit in (yaml.safe_load(limits.read_text()) if limits.exists() else {}).items():
             stack.enter_context(patch(f"engine.{name}", limit))
@@ -51,7 +51,7 @@ def lowered(limits: Path) -> Iterator[None]:
 
 @contextmanager
 def linked(case: Path) -> Iterator[Path]:
-    """The case's policy, with the links that it is to have."""
+    """Yield the policy of the case, with its symbolic links."""
     links = case / "links.yaml"
     if not links.exists():
         yield case / "policy"
@@ -66,7 +66,7 @@ def linked(case: Path) -> Iterator[Path]:
 
 
 def shown(problems: list[Problem], wanted: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """``problems`` as ``expected.yaml`` writes them; hints only where they are wanted."""
+    """Return ``problems`` in the form of ``expected.yaml``, with the hints that it expects."""
     hints = ["hint" in each for each in wanted] + [False] * len(problems)
     return [
         {

@@ -1,4 +1,4 @@
-"""A policy and a mail server with which each thing that can happen to a delivery happens for real."""
+"""A policy and a mail server that produce each outcome of a delivery."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from support.waiting import LIMIT
 
 from engine.cli import cli
 
-# email gives up soon, patient not for hours; a rule of each name tells over one of them.
+# email soon stops its attempts, patient continues for hours.
 POLICY = """
 channels:
   email:
@@ -79,12 +79,12 @@ def write_policy(folder: Path, port: int, files: dict[str, str] | None = None) -
 
 
 class MailHost(FakeSmtp):
-    """Answers by the local part of the first address: refused, later, drop-once, drop; else takes it."""
+    """Answers by the local part of the first address: refused, later, drop-once, drop; else it accepts."""
 
     def __init__(self) -> None:
         super().__init__()
         self.answers = {"RCPT": self._to, "body": self._after_body}
-        self.healed = False  # it takes everything now
+        self.healed = False  # it accepts everything now
         self._dropped: set[str] = set()
         self._last = ""
 
@@ -105,7 +105,7 @@ class MailHost(FakeSmtp):
         return DROP
 
     def taken(self, address: str) -> int:
-        """How many mails to ``address`` it has said yes to, or dropped the line after."""
+        """Return the number of mails to ``address`` that it accepted or received before it disconnected."""
         return sum(mail["To"] == address for mail in self.mails)
 
 
@@ -123,7 +123,7 @@ async def mail_host() -> AsyncIterator[MailHost]:
 
 
 class CommandResult:
-    """What a command printed, and how it ended."""
+    """The exit code and the output of a command."""
 
     def __init__(self, code: int, output: str, errors: str) -> None:
         self.code, self.output, self.errors = code, output, errors
@@ -137,7 +137,7 @@ class CommandResult:
 
 
 async def mss(*arguments: str, answer: str = "", **environment: str) -> CommandResult:
-    """Run the command in a thread of this process: a process of its own takes seconds to start."""
+    """Run the command in a thread of this process: a separate process takes seconds to start."""
     result = await asyncio.to_thread(CliRunner().invoke, cli, arguments, input=answer, env=environment)
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
@@ -145,7 +145,7 @@ async def mss(*arguments: str, answer: str = "", **environment: str) -> CommandR
 
 
 async def mss_process(*arguments: str, **environment: str) -> CommandResult:
-    """Run the command as a process, in Shanghai."""
+    """Run the command as a process, in the time zone of Shanghai."""
     process = await fork_server.start(
         *arguments, environment={**os.environ, "TZ": "Asia/Shanghai", **environment}, listen=True
     )

@@ -1,4 +1,4 @@
-"""Documents as an operator follows them: their blocks, and what their commands print."""
+"""The code blocks of documents, and the output of their commands."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ ENVIRONMENT = {**os.environ, "PATH": f"{MSS.parent}:{os.environ['PATH']}", "COLU
 
 
 def blocks(page: str) -> list[tuple[str, str, str]]:
-    """Every fenced block: its language, what else its first line says, its text."""
+    """Return every fenced block: its language, the rest of its first line, its text."""
     found = re.findall(r"^```(\w+)(.*?)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     return [(language, info.strip(), text) for language, info, text in found]
 
 
 def run(text: str, folder: Path, shell: str = "sh") -> tuple[int, str]:
-    """What the shell would do; lines that call ``mss`` alone without starting a process for each."""
+    """Run the lines as a shell does. Lines that only call ``mss`` run in this process."""
     output = ""
     for line in text.replace("\\\n", " ").splitlines():
         call = re.fullmatch(r"mss ([^|&;<>$'\"]+?)(?: > (\S+))?", line.strip())
-        code, said = in_process(call[1].split(), folder) if call else in_shell(line, folder, shell)
+        code, printed = in_process(call[1].split(), folder) if call else in_shell(line, folder, shell)
         if call and call[2]:
-            (folder / call[2]).write_text(said)
+            (folder / call[2]).write_text(printed)
         else:
-            output += said
+            output += printed
         if code:
             return code, output
     return 0, output
@@ -57,6 +57,6 @@ def lines(text: str) -> list[str]:
 
 
 def appear(wanted: list[str], output: list[str]) -> bool:
-    """Whether the lines of a page are in the output, in order; the start of a line is enough."""
+    """Return whether lines that begin with those of a page are in the output, in order."""
     following = iter(output)
     return all(any(line.startswith(want) for line in following) for want in wanted)

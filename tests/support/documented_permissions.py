@@ -1,4 +1,4 @@
-"""The broker's permissions as the operating page shows them."""
+"""The permissions on the broker in the operating page."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ PAGE = (ROOT / "docs/operating.md").read_text()
 
 
 def permissions(heading: str) -> str:
-    """What a section of the page says a user needs, as the broker's configuration."""
+    """Return the permissions in a section of the page, as configuration of the broker."""
     section = PAGE.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
     publish, subscribe = re.findall(
         r"^    (?:publish|subscribe): +(\[.*?\])", section, re.MULTILINE | re.DOTALL
@@ -19,7 +19,7 @@ def permissions(heading: str) -> str:
 
 
 def user(heading: str, name: str) -> str:
-    """A user that a section of the page writes out, for a list of the broker's configuration."""
+    """Return a user in a section of the page, as an entry of the broker's configuration."""
     section = PAGE.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
     (found,) = re.findall(
         rf"^    users: \[(\{{user: {name}, .*?\]\}}\}})\]$", section, re.MULTILINE | re.DOTALL

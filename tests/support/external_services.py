@@ -1,4 +1,4 @@
-"""Everything outside the engine: a broker, catchers, and engines as processes of their own."""
+"""The world outside the engine: a broker and catchers; and engines as separate processes."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ StartEngine = Callable[..., Awaitable[Engine]]
 
 @dataclass
 class World:
-    """A broker and what has arrived at the catchers."""
+    """A broker, and the messages that arrived at the catchers."""
 
     address: str  # of the broker
     client: Client
     caught: Caught
-    environment: dict[str, str]  # for the example policy's references
+    environment: dict[str, str]  # for the references in the example policy
 
     async def stored(self, stream: str) -> int:
-        """How many messages a stream holds."""
+        """Return the number of messages in a stream."""
         return int((await self.client.jetstream().stream_info(stream)).state.messages)
 
     async def messages(self, stream: str) -> list[Any]:
-        """Every message that a stream holds, oldest first."""
+        """Return all messages of a stream, the oldest first."""
         js = self.client.jetstream()
         state = (await js.stream_info(stream)).state
         if not state.messages:

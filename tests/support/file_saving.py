@@ -1,4 +1,4 @@
-"""The ways in which files of a policy come to be others."""
+"""The ways in which programs replace the files of a policy."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def save_as_editors_do(path: Path, text: str) -> None:
-    """To a file beside it, which then takes its name; the old one is kept for a moment."""
+    """Write a new file and rename it to ``path``, after the old one got a backup name."""
     other, swap = path.with_name(f".{path.name}.swp"), path.with_name("4913")
     swap.write_text("")
     swap.unlink()
@@ -18,7 +18,7 @@ def save_as_editors_do(path: Path, text: str) -> None:
 
 
 def config_map(folder: Path, name: str, files: dict[str, str]) -> None:
-    """What the kubelet does: a new folder, then one rename of the link to it, then the old one goes."""
+    """Update a ConfigMap as the kubelet does: write a new folder, rename the link to it, remove the old one."""
     old = folder / (folder / "..data").readlink() if (folder / "..data").is_symlink() else None
     new = folder / f"..{name}"
     new.mkdir()

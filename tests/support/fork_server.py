@@ -1,8 +1,8 @@
-"""The command ``mss`` as a process of its own, forked from one that has read the code already.
+"""The command ``mss`` as a separate process, forked from one that has imported the code.
 
-Reading and importing takes the command a second and more, and tests start a hundred of them. What runs is the
-entry point of the command, with arguments, environment, output, signals and an exit code of its own; the tests
-of the demo and of the documents start the installed program.
+The imports of the command take a second or more, and tests start a hundred of them. The process runs the entry
+point of the command, with its own arguments, environment, output, signals and exit code. The tests of the demo
+and of the documents start the installed program.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-_MOST = 1_000_000  # bytes of arguments and environment
+_MAX_ORDER = 1_000_000  # bytes of arguments and environment
 _NUMBER = struct.Struct("i")  # a process id, then an exit code
 
 
 @dataclass
 class Process:
-    """As much of ``asyncio.subprocess.Process`` as tests need."""
+    """The part of ``asyncio.subprocess.Process`` that tests need."""
 
     pid: int
     stdout: asyncio.StreamReader | None
@@ -49,25 +49,26 @@ class Process:
         return await asyncio.shield(self._ending)
 
     async def communicate(self) -> tuple[bytes, bytes]:
-        """All that it prints, once it has ended."""
+        """Wait for the end of the process and return all that it printed."""
         assert self.stdout is not None
-        said, errors = await asyncio.gather(self.stdout.read(), self.stderr.read())
+        output, errors = await asyncio.gather(self.stdout.read(), self.stderr.read())
         await self.wait()
-        return said, errors
+        return output, errors
 
 
 async def start(
     *arguments: str, environment: Mapping[str, str], folder: Path | None = None, listen: bool = False
 ) -> Process:
-    """Run ``mss``; what it writes to stderr can be read, and what to stdout where somebody listens."""
-    said, saying = os.pipe() if listen else (-1, os.dup(1))
-    errors, failing = os.pipe()
-    ended, ending = os.pipe()
+    """Run ``mss`` with its stderr in a pipe, and with ``listen`` also its stdout."""
+    stdout, stdout_end = os.pipe() if listen else (-1, os.dup(1))
+    stderr, stderr_end = os.pipe()
+    status_, status_end = os.pipe()
     order = {"arguments": arguments, "environment": dict(environment), "folder": str(folder or Path.cwd())}
-    socket.send_fds(_kiln(), [json.dumps(order).encode()], [saying, failing, ending])
-    for end in (saying, failing, ending):
+    ends = [stdout_end, stderr_end, status_end]
+    socket.send_fds(_forking_process(), [json.dumps(order).encode()], ends)
+    for end in ends:
         os.close(end)
-    status = await _reader(ended)
+    status = await _reader(status_)
     (pid,) = _NUMBER.unpack(await status.readexactly(_NUMBER.size))
 
     async def code() -> int:
@@ -75,8 +76,8 @@ async def start(
 
     return Process(
         pid=pid,
-        stdout=await _reader(said) if listen else None,
-        stderr=await _reader(errors),
+        stdout=await _reader(stdout) if listen else None,
+        stderr=await _reader(stderr),
         _ending=asyncio.create_task(code()),
     )
 
@@ -90,8 +91,8 @@ async def _reader(end: int) -> asyncio.StreamReader:
 
 
 @functools.cache
-def _kiln() -> socket.socket:
-    """The way to the process that has read the code: one for all tests of this one."""
+def _forking_process() -> socket.socket:
+    """Start the process that has imported the code, once for all tests of this process."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     process = subprocess.Popen(
         [sys.executable, __file__, str(theirs.fileno())], pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
@@ -107,38 +108,38 @@ def _kiln() -> socket.socket:
 
 
 def _serve(control: socket.socket) -> None:
-    """Fork for each order until nobody can give one."""
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that wait
+    """Fork for each order until the other end is closed."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the children that wait need no wait themselves
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     while True:
-        order, ends, _, _ = socket.recv_fds(control, _MOST, 3)
+        order, ends, _, _ = socket.recv_fds(control, _MAX_ORDER, 3)
         if not order:
             return
         if os.fork() == 0:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             control.close()
-            _carry_out(json.loads(order), *ends)
+            _run_and_report(json.loads(order), *ends)
             return
         for end in ends:
             os.close(end)
 
 
-def _carry_out(order: dict[str, object], saying: int, failing: int, ending: int) -> None:
-    """Fork once more: the one runs the command, the other waits to tell how that ended."""
+def _run_and_report(order: dict[str, object], stdout: int, stderr: int, status: int) -> None:
+    """Fork again: the child runs the command, the parent waits and reports its exit code."""
     pid = os.fork()
     if pid == 0:
-        os.close(ending)
-        for end, standard in ((saying, 1), (failing, 2)):
+        os.close(status)
+        for end, standard in ((stdout, 1), (stderr, 2)):
             os.dup2(end, standard)
             os.close(end)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         _run(**order)  # type: ignore[arg-type]
         return
-    os.close(saying)
-    os.close(failing)
-    os.write(ending, _NUMBER.pack(pid))
-    _, status = os.waitpid(pid, 0)
-    os.write(ending, _NUMBER.pack(os.waitstatus_to_exitcode(status)))
+    os.close(stdout)
+    os.close(stderr)
+    os.write(status, _NUMBER.pack(pid))
+    _, result = os.waitpid(pid, 0)
+    os.write(status, _NUMBER.pack(os.waitstatus_to_exitcode(result)))
     os._exit(0)
 
 
@@ -153,8 +154,8 @@ def _run(arguments: list[str], environment: dict[str, str], folder: str) -> None
     main()
 
 
-def _read_the_code() -> None:
-    """Import everything, and read a policy once: much is imported and compiled when it is needed first."""
+def _import_all() -> None:
+    """Import everything and load a policy once: much is imported and compiled at its first use."""
     import apprise
     import uvloop  # noqa: F401
 
@@ -164,10 +165,10 @@ def _read_the_code() -> None:
     for module in pkgutil.walk_packages(engine.__path__, "engine."):
         importlib.import_module(module.name)
     load_policy(Path(__file__).parents[2] / "rules", {})
-    apprise.Apprise.instantiate("json://127.0.0.1:1/")  # with which it imports each of its plugins
-    assert threading.active_count() == 1, "what has threads cannot be forked"
+    apprise.Apprise.instantiate("json://127.0.0.1:1/")  # it imports all its plugins now
+    assert threading.active_count() == 1, "a process with threads cannot be forked"
 
 
 if __name__ == "__main__":
-    _read_the_code()
+    _import_all()
     _serve(socket.socket(fileno=int(sys.argv[1])))

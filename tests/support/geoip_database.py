@@ -1,4 +1,4 @@
-"""A MaxMind database of a few networks, as small as it gets."""
+"""A small MaxMind database with a few networks."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ JAPAN = {
 
 
 def write_database(path: Path, *, city: str = "Boxford") -> Path:
-    """Write the database, whole or not at all, and return its path."""
+    """Write the database in one step, by a rename, and return its path."""
     writer = MMDBWriter(6, "Test-City", languages=["en", "zh-CN"], ipv4_compatible=True)
     writer.insert_network(IPSet(["2.125.160.216/29"]), {**BOXFORD, "city": {"names": {"en": city}}})
     writer.insert_network(IPSet(["2001:218::/32"]), JAPAN)
-    beside = path.with_name(f"{path.name}.new")
-    writer.to_db_file(str(beside))
-    beside.replace(path)
+    temporary = path.with_name(f"{path.name}.new")
+    writer.to_db_file(str(temporary))
+    temporary.replace(path)
     return path

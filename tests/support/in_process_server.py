@@ -1,4 +1,4 @@
-"""Engines that serve actions in this process, and requests as the Go client makes them."""
+"""Servers in this process, and requests as the Go client makes them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PREFIX = "kiam.console.action"
 async def serving(
     address: str, environment: dict[str, str], *, rules: Path = ROOT / "rules", **settings: Any
 ) -> AsyncIterator[Server]:
-    """A server in this process, with the example policy unless another is given."""
+    """Run a server in this process, by default with the example policy."""
     server = Server(
         settings=Settings(servers=(address,), metrics="", ack_wait=2.0, **settings),
         rulebook=load_policy(rules, environment).require(),
@@ -37,7 +37,7 @@ async def serving(
     reloader = Reloader(
         server=server, settings=lambda: server.settings, load=lambda _: load_policy(rules, environment)
     )
-    assert reloader.server.commands  # it can be asked to reload, and to check
+    assert reloader.server.commands  # it accepts commands to reload and to check
     stop = asyncio.Event()
     running = asyncio.create_task(server.run(stop))
     ready = asyncio.create_task(server.ready.wait())
@@ -57,14 +57,14 @@ async def serving(
 async def ask(
     client: Client, key: str, payload: Any, *, reqid: str | None = None, limit: float = LIMIT
 ) -> dict[str, Any]:
-    """The reply to one request, with the checks that the Go client makes."""
+    """Return the reply to one request, after the checks of the Go client."""
     reqid = uuid4().hex if reqid is None else reqid
     msg = await client.request(f"{PREFIX}.{key}", envelope(payload, reqid=reqid), timeout=limit)
     return checked(msg.data, reqid)
 
 
 def checked(data: bytes, reqid: str) -> dict[str, Any]:
-    """A reply that the Go client would take."""
+    """Return a reply after the checks of the Go client."""
     reply: dict[str, Any] = json.loads(data)
     assert list(reply) == ["version", "time", "reqid", "code", "message", "payload"]
     assert reply["version"] == "0.1.1" and reply["reqid"] == reqid
@@ -75,7 +75,7 @@ def checked(data: bytes, reqid: str) -> dict[str, Any]:
 
 
 def verify(number: int = 1, **more: Any) -> dict[str, Any]:
-    """The payload of a request to verify the address of person ``number``."""
+    """Return the payload of a request to verify the address of user ``number``."""
     return {
         "subject": "Verify your email",
         "userid": f"u{number}",
@@ -87,10 +87,10 @@ def verify(number: int = 1, **more: Any) -> dict[str, Any]:
     }
 
 
-async def leave(client: Client, subscription: Subscription) -> None:
-    """End another program's subscription as one does who loses nothing.
+async def end_subscription(client: Client, subscription: Subscription) -> None:
+    """End the subscription of another program without the loss of a message.
 
-    The server may hand out one more message after it has answered; nats-py's drain drops that.
+    The broker can deliver one more message after its answer, which the drain of nats-py drops.
     """
     await client._send_unsubscribe(subscription._id)
     await client.flush()

@@ -1,4 +1,4 @@
-"""A load on a real engine and a real broker, real receivers, and the count of what arrived."""
+"""A load on a real engine and a real broker with real receivers, and the count of the messages that arrived."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from support.wire_messages import login
 
 import msc
 
-SOAK = bool(os.environ.get("MSS_SOAK"))  # at full size: minutes
+SOAK = bool(os.environ.get("MSS_SOAK"))  # True: at full size, which takes minutes
 COUNT = 2000 if SOAK else 100
 SEED = 20261125
-# Quick to come back, and never giving up: what a test waits for is the outcome, not the patience.
+# Short waits and many attempts, so a test never waits for a retry.
 RETRY = {"attempts": 1000, "first": "200ms", "max": "1s", "deadline": "1h"}
 
 
 def policy(folder: Path, smtp: FakeSmtp, hook: FakeWeb, **email: Any) -> Path:
-    """Each notice goes out as a mail and as a webhook."""
+    """Write a policy that sends each notice as a mail and as a webhook."""
     common = {"retry": RETRY, "timeout": "500ms", "concurrency": 32}
     mta = {"host": "127.0.0.1", "port": smtp.port, "tls": "none"}
     rules = {
@@ -48,31 +48,31 @@ def policy(folder: Path, smtp: FakeSmtp, hook: FakeWeb, **email: Any) -> Path:
 
 @dataclass
 class Load:
-    """One run: what was announced, and who received what."""
+    """One run: the published notices and the received messages."""
 
     broker: NatsServer
     engine: Engine
     smtp: FakeSmtp
     hook: FakeWeb
     random: random.Random = field(default_factory=lambda: random.Random(SEED))
-    announced: int = 0
-    refusals: int = 0  # of the broker, at something that was announced
+    published: int = 0
+    refusals: int = 0  # of publishes, by the broker
 
-    async def announce(self, count: int = COUNT, *, pause: float = 0.004, filler: int = 0) -> None:
-        """Publish ``count`` notices, each known to be stored, as an application with msc does.
+    async def publish(self, count: int = COUNT, *, pause: float = 0.004, filler: int = 0) -> None:
+        """Publish ``count`` notices with confirmation, as an application with msc does.
 
-        A broker that refuses is asked again; ``filler`` is so many bytes in each.
+        A refused publish is repeated. Each notice has ``filler`` extra bytes.
         """
         async with msc.connect(self.broker.address, buffer=64_000_000) as client:
             confirming = set()
             for number in range(count):
                 payload = {**login(number), "filler": "x" * filler}
-                confirming.add(asyncio.create_task(self._announce_one(client, payload)))
+                confirming.add(asyncio.create_task(self._publish_one(client, payload)))
                 await asyncio.sleep(pause)
             await asyncio.gather(*confirming)
-        self.announced = count
+        self.published = count
 
-    async def _announce_one(self, client: msc.Client, payload: dict[str, Any]) -> None:
+    async def _publish_one(self, client: msc.Client, payload: dict[str, Any]) -> None:
         while True:
             try:
                 return await client.notice("login.abnormal", payload, confirm=True, timeout=120.0)
@@ -82,7 +82,7 @@ class Load:
 
     @property
     def mails(self) -> Counter[str]:
-        """How often each person was mailed."""
+        """The number of mails to each user."""
         found: Counter[str] = Counter()
         for body in self.smtp.bodies:
             recipient = re.search(rb"^To: (.*?)\r$", body, re.MULTILINE)
@@ -92,13 +92,13 @@ class Load:
 
     @property
     def hooks(self) -> Counter[str]:
-        """How often each delivery came as a webhook."""
+        """The number of webhook requests for each delivery."""
         return Counter(headers["webhook-id"] for headers, _ in self.hook.requests)
 
-    async def arrived(self) -> None:
-        """Wait until everybody has everything and nothing is on its way any more."""
+    async def wait_until_delivered(self) -> None:
+        """Wait until all messages arrived and all streams are empty."""
         async with asyncio.timeout(300 if SOAK else 60):
-            while len(self.mails) < self.announced or len(self.hooks) < self.announced:
+            while len(self.mails) < self.published or len(self.hooks) < self.published:
                 await asyncio.sleep(0.05)
         client = await nats.connect(**client_options(self.broker))  # type: ignore[arg-type]
         js = client.jetstream()
@@ -113,7 +113,7 @@ class Load:
         await client.close()
 
     async def verdict(self) -> str:
-        """Nothing lost; sent twice only where an attempt was unknown, and the history says so."""
+        """Check that nothing was lost, and that only deliveries with an unknown attempt were sent twice."""
         client = await nats.connect(**client_options(self.broker))  # type: ignore[arg-type]
         js = client.jetstream()
         state = (await js.stream_info("MSS_HISTORY")).state
@@ -134,24 +134,24 @@ class Load:
             for id_, count in repeated.items()
             if outcomes[id_].count("unknown") < count - 1
         }
-        lost = 2 * self.announced - len(arrivals)
+        lost = 2 * self.published - len(arrivals)
         unknown = sum("unknown" in each for each in outcomes.values())
-        said = (
-            f"seed {SEED}: {self.announced} events, {len(arrivals)} deliveries arrived, {lost} lost, "
+        summary = (
+            f"seed {SEED}: {self.published} events, {len(arrivals)} deliveries arrived, {lost} lost, "
             f"{len(repeated)} sent again, {unknown} with an unknown attempt"
         )
-        print(said)
-        assert lost == 0, said
+        print(summary)
+        assert lost == 0, summary
         assert not unmarked, unmarked
         assert {each[-1] for each in outcomes.values()} == {"sent"}
-        return said
+        return summary
 
 
 @asynccontextmanager
 async def load(
     folder: Path, *, broker_config: str = "", smtp: dict[str, Any] | None = None, **email: Any
 ) -> AsyncIterator[Load]:
-    """Everything up, and taken down again."""
+    """Start everything, and stop it at the end."""
     async with AsyncExitStack() as stack:
         sides = World(stack)
         mail, hook = await sides.smtp(**(smtp or {})), await sides.web()

@@ -1,4 +1,4 @@
-"""Where the repository and the installed command are."""
+"""The paths of the repository and of the installed command."""
 
 from __future__ import annotations
 

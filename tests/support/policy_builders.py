@@ -1,4 +1,4 @@
-"""Policies and events made in tests, in few words."""
+"""Short ways to make policies and events in tests."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RECEIVED = 1_800_000_000_000_000  # microseconds since the epoch
 
 
 def write(folder: Path, files: Mapping[str, str | bytes]) -> Path:
-    """Write ``files``, by path, and return the folder."""
+    """Write ``files``, by path, into ``folder`` and return it."""
     for name, content in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -30,7 +30,7 @@ def write(folder: Path, files: Mapping[str, str | bytes]) -> Path:
 
 
 def policy(folder: Path, rules: str, **files: str | bytes) -> Policy:
-    """A policy with the usual channels, ``rules``, words for everything, and ``files`` (``/`` is ``__``)."""
+    """Return a policy with the usual channels, ``rules``, a template, and ``files`` (``__`` for ``/``)."""
     usual: dict[str, str | bytes] = {
         "channels.yaml": CHANNELS,
         "rules.yaml": rules,

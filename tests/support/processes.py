@@ -1,4 +1,4 @@
-"""Servers as processes of their own: ``mss serve`` and nats-server, and how a client reaches them."""
+"""Servers as separate processes, ``mss serve`` and nats-server, and the options of their clients."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from engine.broker.embedded import find_program
 
 @dataclass
 class Engine:
-    """``mss serve`` as a process of its own."""
+    """``mss serve`` as a separate process."""
 
     config: Path
     environment: Mapping[str, str]
@@ -30,7 +30,7 @@ class Engine:
     _serving: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def start(self) -> None:
-        """Start it and return once it takes events."""
+        """Start it and return once it handles events."""
         self._serving.clear()
         self.process = await fork_server.start(
             "serve", "-c", str(self.config), environment={**os.environ, **self.environment}
@@ -46,7 +46,7 @@ class Engine:
             self.log.append(line.decode())
             if b" serving " in line:
                 self._serving.set()
-        self._serving.set()  # ended: whoever waits for it finds out
+        self._serving.set()  # it ended: start() then fails
 
     async def end(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Send a signal and return the exit code."""
@@ -61,9 +61,9 @@ class Engine:
 
 
 def write_config(folder: Path, address: str, rules: Path, **more: Any) -> Path:
-    """An mss.yaml for tests; JSON is YAML."""
+    """Write an mss.yaml for tests, as JSON, which is YAML."""
     settings = {"servers": address, "rules": str(rules), "metrics": False, "ack_wait": "2s"}
-    # A test says itself when it wants its files to be read anew.
+    # A test that changes its files requests the reload itself.
     settings |= {"reload": {"watch": False}, **more}
     path = folder / "mss.yaml"
     path.write_text(json.dumps(settings))
@@ -71,7 +71,7 @@ def write_config(folder: Path, address: str, rules: Path, **more: Any) -> Path:
 
 
 class NatsServer:
-    """A nats-server that can be killed and started again on its store and port."""
+    """A nats-server that can be killed and restarted with its store and port."""
 
     def __init__(self, folder: Path, config: str = "") -> None:
         self.folder = folder
@@ -81,7 +81,7 @@ class NatsServer:
         self._process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
-        """Start it and return once it takes connections."""
+        """Start it and return once it accepts connections."""
         self.folder.mkdir(parents=True, exist_ok=True)
         config = self.folder / "nats.conf"
         config.write_text(self.config)
@@ -104,12 +104,6 @@ class NatsServer:
         writer.close()
         return ready
 
-    def reconfigure(self, config: str) -> None:
-        """Have it read another configuration."""
-        assert self._process is not None
-        (self.folder / "nats.conf").write_text(config)
-        self._process.send_signal(signal.SIGHUP)
-
     async def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
         if self._process is not None and self._process.returncode is None:
             self._process.send_signal(number)
@@ -123,7 +117,7 @@ def free_port() -> int:
 
 
 def client_options(server: NatsServer) -> dict[str, object]:
-    """nats-py's options for a client that comes back quickly."""
+    """Return the options of nats-py for a client that reconnects quickly."""
     return {
         "servers": [server.address],
         "max_reconnect_attempts": -1,

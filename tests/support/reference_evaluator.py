@@ -1,7 +1,7 @@
-"""The language of conditions taken literally, and strategies for blocks and payloads that often meet.
+"""A direct evaluation of conditions, and strategies for blocks and payloads that often match.
 
-``holds`` is the yardstick for every reading of a block: slow, plain, nothing compiled, and nothing
-shared with the engine.
+``holds`` is the reference for every evaluation in the engine. It is slow and plain, compiles nothing, and shares
+no code with the engine.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 
 def holds(block: Mapping[str, Any], payload: Any) -> bool:
-    """Whether a sound block holds for a payload, or for an element that ``some`` looks at."""
+    """Return whether a valid block holds for a payload, or for an element inside ``some``."""
     return all(part_holds(key, value, payload) for key, value in block.items())
 
 
@@ -30,11 +30,11 @@ def part_holds(key: str, value: Any, payload: Any) -> bool:
     found = walk(payload, key.split("."))
     if value == {"exists": False}:
         return not found
-    return bool(found) and answered(value, found, ignore_case=False)
+    return bool(found) and any_satisfies(value, found, ignore_case=False)
 
 
 def walk(value: Any, steps: list[str]) -> list[Any]:
-    """The values that a path leads to: a number picks a list element, any other key goes into all."""
+    """Return the values at a path. A number selects an element of a list, another key descends into all."""
     if not steps:
         return [value]
     if type(value) is dict:
@@ -49,11 +49,11 @@ def leaves(value: Any) -> list[Any]:
 
 
 class Nothing:
-    """What an empty list has for an element."""
+    """The stand-in for an element of an empty list."""
 
 
-def answered(condition: Any, found: list[Any], *, ignore_case: bool) -> bool:
-    """Whether one of the values, and one element of it where it is a list, satisfies the condition."""
+def any_satisfies(condition: Any, found: list[Any], *, ignore_case: bool) -> bool:
+    """Return whether a value, or an element of a value that is a list, satisfies the condition."""
     return any(
         satisfies(condition, value, element, found, ignore_case)
         for value in found
@@ -74,7 +74,7 @@ def satisfies(condition: Any, value: Any, element: Any, found: list[Any], ignore
             case "any_of":
                 outcome = satisfies(argument, value, element, found, ignore_case)
             case "not":
-                outcome = not answered(argument, found, ignore_case=ignore_case)
+                outcome = not any_satisfies(argument, found, ignore_case=ignore_case)
             case "is":
                 outcome = kind(value) == argument
             case "length":
@@ -131,7 +131,7 @@ def compares(name: str, bound: Any, value: Any) -> bool:
 def text(name: str, argument: Any, value: str, ignore_case: bool) -> bool:
     if name == "regex":
         flags = re.IGNORECASE if ignore_case else 0
-        return not has_half_a_pair(value) and re.fullmatch(argument, value, flags) is not None
+        return not has_surrogate(value) and re.fullmatch(argument, value, flags) is not None
     if name == "cidr":
         return any(is_inside(value, each) for each in (argument if type(argument) is list else [argument]))
     wanted = argument if type(argument) is list else [argument]
@@ -149,12 +149,12 @@ def text(name: str, argument: Any, value: str, ignore_case: bool) -> bool:
     raise AssertionError(name)
 
 
-def has_half_a_pair(value: str) -> bool:
+def has_surrogate(value: str) -> bool:
     return any(0xD800 <= ord(char) <= 0xDFFF for char in value)
 
 
 def fits(pattern: str, value: str) -> bool:
-    """Every way to read a wildcard pattern, kept as the set of places it may have come to."""
+    """Match a wildcard pattern: keep the set of all positions that a prefix of the pattern can reach."""
     places = {0}
     at = 0
     while at < len(pattern):
@@ -169,7 +169,7 @@ def fits(pattern: str, value: str) -> bool:
 
 
 def bits(address: str) -> str | None:
-    """An address as its bits, an IPv4-mapped one as IPv4; None where it is none."""
+    """Return the bits of an address, of an IPv4-mapped one as IPv4; None if it is invalid."""
     for family in (socket.AF_INET, socket.AF_INET6):
         try:
             packed = socket.inet_pton(family, address)
@@ -193,10 +193,10 @@ def is_inside(value: str, network: str) -> bool:
 
 
 # ------------------------------------------------------------------------------------ strategies
-# Few values, so that they often meet; the awkward ones among them.
+# Few values, so that they often match, with the difficult ones among them.
 
 numbers = st.sampled_from([0, 1, 1.0, 2, 3, 2**53, 2**53 + 1, float(2**53), 10**400, -3, -0.5])
-words = [
+STRINGS = [
     "",
     "a",
     "ab",
@@ -217,7 +217,7 @@ words = [
     "*",
     "a\n",
 ]
-strings = st.sampled_from(words) | st.text("abAß", max_size=4)
+strings = st.sampled_from(STRINGS) | st.text("abAß", max_size=4)
 ips = st.sampled_from(
     [
         "10.0.0.1",
@@ -290,7 +290,7 @@ def one_or_several(each: st.SearchStrategy[str]) -> st.SearchStrategy[Any]:
 
 
 def ranges(bounds: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
-    """Bounds that some number is within, or one of them alone."""
+    """Limits that some number satisfies: a lower and an upper one, or one alone."""
     single = st.tuples(st.sampled_from(["gt", "gte", "lt", "lte"]), bounds).map(lambda pair: dict([pair]))
     double = st.tuples(bounds, bounds, st.sampled_from(["gt", "gte"]), st.sampled_from(["lt", "lte"])).map(
         lambda four: (
@@ -308,7 +308,7 @@ TYPES = ["null", "string", "number", "boolean", "list", "object"]
 
 
 def has_text(condition: Any) -> bool:
-    """Whether case could matter to it, without which ``ignore_case`` is refused."""
+    """Return whether case can matter to the condition, else ``ignore_case`` is refused."""
     if type(condition) is dict:
         return any(
             has_text(argument) if name in ("equals", "any_of", "not") else name in TEXTUAL
@@ -329,7 +329,7 @@ TEXTUAL = {
 def operators(
     inner: st.SearchStrategy[Any], block: st.SearchStrategy[Any]
 ) -> st.SearchStrategy[dict[str, Any]]:
-    """Mappings of operators, mostly few; ``inner`` stands in ``not`` and ``any_of``, ``block`` in ``some``."""
+    """Mappings of operators, usually few, with ``inner`` in ``not`` and ``any_of``, and ``block`` in ``some``."""
     each: dict[str, st.SearchStrategy[Any]] = {
         **TEXTUAL,
         "equals": scalars,

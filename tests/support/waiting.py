@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-LIMIT = 60.0  # seconds that anything may take; reached only when it is broken
+LIMIT = 60.0  # seconds; only a failure takes longer
 
 
 async def until(condition: Any, *, what: str) -> None:
-    """Wait until ``condition()`` holds, looking every few milliseconds, with a limit."""
+    """Wait until ``condition()`` is true, at most LIMIT. Test it every 20 milliseconds."""
     try:
         async with asyncio.timeout(LIMIT):
             while not (await condition() if asyncio.iscoroutinefunction(condition) else condition()):

@@ -1,4 +1,4 @@
-"""Messages on the wire, as the original Go client writes them."""
+"""Messages as the original Go client encodes them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from uuid import uuid4
 
 
 def envelope(payload: Any, *, reqid: str | None = None, sent: int | None = None) -> bytes:
-    """A message as the original client publishes it."""
+    """Return a message as the original client publishes it."""
     message = {
         "version": "0.1.1",
         "time": time.time_ns() // 1000 if sent is None else sent,
@@ -20,7 +20,7 @@ def envelope(payload: Any, *, reqid: str | None = None, sent: int | None = None)
 
 
 def login(number: int = 1, **more: Any) -> dict[str, Any]:
-    """The payload of an abnormal login of person ``number``."""
+    """Return the payload of an unusual sign-in of user ``number``."""
     return {
         "userid": f"u{number}",
         "mailto": f"u{number}@example.com",
