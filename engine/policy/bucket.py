@@ -32,12 +32,10 @@ _POINTERS = 20  # values of the pointer that the broker keeps
 
 MAX_REVISIONS = 200  # revisions that are kept
 MAX_MESSAGE_LENGTH = 500  # characters of a message
-CURRENT = "current"  # the key that it lies under, and what people may call the revision in force
-_MIN_HASH_LENGTH = 6  # digits of a content hash that are told from a number
+CURRENT = "current"  # the key of the pointer, and a name for the active revision
+_MIN_HASH_LENGTH = 6  # a shorter name of a revision is a number
 
-MAX_UNPACKED_BYTES = (
-    512 * 1024 * 1024
-)  # bytes of what comes out; a policy has 256 MB, and base64 makes more of it
+MAX_UNPACKED_BYTES = 512 * 1024 * 1024  # a policy has up to 256 MB, and base64 takes more
 _files_decoder = msgspec.json.Decoder(dict[str, bytes])
 
 
@@ -146,7 +144,10 @@ def _part(blob: str, number: int) -> str:
 
 
 def _require_unchanged(value: bytes, over: Revisions) -> Revisions:
-    """What is there, unless somebody was quicker; what cannot be read is replaced by what there was."""
+    """Return the present revisions, or ``over`` if they cannot be read.
+
+    Raises RevisionNotFound if another push has changed the active revision.
+    """
     try:
         present = read_revisions(value)
     except InvalidBucket:
@@ -155,7 +156,7 @@ def _require_unchanged(value: bytes, over: Revisions) -> Revisions:
         found = present.active
         by = f", pushed by {found.who}," if found else ""
         raise RevisionNotFound(
-            f"meanwhile {found or 'nothing'}{by} is in force: look at it (mss diff) and push again"
+            f"meanwhile {found or 'nothing'}{by} is active: compare (mss diff) and push again"
         )
     return present
 
@@ -166,13 +167,13 @@ class PushedRevision:
 
     number: int  # from 1, in the order of pushing
     revision: str  # of the policy, as ``mss check`` prints it: equal files have equal ones
-    blob: str  # under which its files lie
-    parts: int  # in how many pieces
-    size: int  # bytes of these
+    blob: str  # hash of its packed files, part of their keys
+    parts: int  # of the packed files
+    size: int  # bytes of the packed files
     who: str
     at: int  # microseconds since the epoch
     message: str = ""
-    parent: int = 0  # what was in force before; 0: nothing
+    parent: int = 0  # the number that was active before; 0: none
 
     def __str__(self) -> str:
         return f"revision {self.number} ({self.revision})"
@@ -180,11 +181,11 @@ class PushedRevision:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Revisions:
-    """The value of the pointer."""
+    """The value of the pointer: the pushed revisions, and the active one."""
 
-    current: int = 0  # number of the revision in force; 0: nothing was pushed yet
-    moved_by: str = ""  # who last moved the pointer
-    moved_at: int = 0  # and when, microseconds since the epoch
+    current: int = 0  # number of the active revision; 0: nothing was pushed yet
+    moved_by: str = ""  # who moved the pointer last
+    moved_at: int = 0  # microseconds since the epoch
     pushed: tuple[PushedRevision, ...] = ()  # the oldest first
 
     @property
@@ -192,16 +193,16 @@ class Revisions:
         return next((each for each in self.pushed if each.number == self.current), None)
 
     def require(self) -> PushedRevision:
-        """The revision in force. Raises BadBucket where there is none."""
+        """Return the active revision. Raises InvalidBucket if there is none."""
         if (found := self.active) is None:
-            words = (
-                f"revision {self.current} is in force and not there" if self.current else "nothing was pushed"
+            reason = (
+                f"the active revision {self.current} is missing" if self.current else "nothing was pushed"
             )
-            raise InvalidBucket(f"{words}: mss push DIR")
+            raise InvalidBucket(f"{reason}: mss push DIR")
         return found
 
     def with_pushed(self, pushed: PushedRevision) -> Revisions:
-        """With one more, which is in force from now on; it gets its number and its parent here."""
+        """Return the revisions with ``pushed`` as the active one; its number and its parent are set here."""
         number = max((each.number for each in self.pushed), default=self.current) + 1
         newest = replace(
             pushed, number=number, parent=self.current, message=pushed.message[:MAX_MESSAGE_LENGTH]
@@ -210,13 +211,13 @@ class Revisions:
         return Revisions(current=number, moved_by=pushed.who, moved_at=pushed.at, pushed=kept)
 
     def with_active(self, number: int, *, who: str, at: int) -> Revisions:
-        """With another one in force."""
+        """Return the revisions with another active one."""
         return replace(self, current=number, moved_by=who, moved_at=at)
 
     def resolve(self, name: str) -> PushedRevision:
-        """The revision that somebody calls ``name``: ``current``, a number, or the policy's own revision.
+        """Return the revision called ``name``: ``current``, a number, or a revision of a policy.
 
-        Raises NotPushed.
+        Raises RevisionNotFound.
         """
         if name == CURRENT and self.active is not None:
             return self.active
@@ -231,17 +232,19 @@ class Revisions:
         return found[-1]
 
     def previous(self) -> PushedRevision:
-        """What was in force before the present one was pushed. Raises NotPushed."""
+        """Return the revision that was active before the last push. Raises RevisionNotFound."""
         parent = self.require().parent
         found = next((each for each in self.pushed if each.number == parent), None)
         if found is None:
             raise RevisionNotFound(
-                f"{self.require()} is the first one" if not parent else f"revision {parent} is forgotten"
+                f"{self.require()} is the first one"
+                if not parent
+                else f"revision {parent} is no longer stored"
             )
         return found
 
     def candidates(self) -> tuple[PushedRevision, ...]:
-        """What may be served where the one in force cannot: all others, the newest first."""
+        """Return the revisions to serve if the active one cannot be: all others, the newest first."""
         others = [each for each in self.pushed if each.number != self.current]
         return tuple(reversed(others))
 
@@ -253,7 +256,7 @@ _revisions_decoder = msgspec.json.Decoder(Revisions)
 
 
 def read_revisions(data: bytes) -> Revisions:
-    """The value of the pointer; nothing yet is no revisions. Raises BadBucket."""
+    """Return the value of the pointer; without data, no revisions. Raises InvalidBucket."""
     if not data:
         return Revisions()
     try:
@@ -263,35 +266,35 @@ def read_revisions(data: bytes) -> Revisions:
 
 
 def pack(files: Mapping[str, bytes]) -> bytes:
-    """``files`` by path as compressed JSON, contents in base64."""
+    """Return ``files`` by path as compressed JSON, with contents in base64."""
     ordered = {name: files[name] for name in sorted(files)}
     return zlib.compress(msgspec.json.encode(ordered))
 
 
 def unpack(packed: bytes) -> dict[str, bytes]:
-    """What ``pack`` was given. Raises BadBucket."""
+    """Return the files that were packed. Raises InvalidBucket."""
     inflater = zlib.decompressobj()
     try:
         data = inflater.decompress(packed, MAX_UNPACKED_BYTES)
         if not inflater.eof:
-            raise InvalidBucket("the files of the policy are cut off, or too many")
+            raise InvalidBucket("the files of the policy are incomplete, or too large")
         return _files_decoder.decode(data)
     except (zlib.error, msgspec.MsgspecError, UnicodeError) as error:
         raise InvalidBucket(f"the files of the policy cannot be read: {error}") from error
 
 
 def blob_name(packed: bytes) -> str:
-    """Under what it lies: equal bytes have equal names, and no others."""
+    """Return the hash of ``packed``, part of its keys."""
     return hashlib.sha256(packed).hexdigest()
 
 
 def split(packed: bytes, size: int) -> list[bytes]:
-    """Parts of at most ``size`` bytes."""
+    """Return parts of at most ``size`` bytes."""
     return [packed[start : start + size] for start in range(0, len(packed), size)]
 
 
 def join_parts(parts: Sequence[bytes], name: str) -> bytes:
-    """The parts as one again. Raises BadBucket where it is not what was split."""
+    """Return the joined parts. Raises InvalidBucket if their hash is not ``name``."""
     packed = b"".join(parts)
     if blob_name(packed) != name:
         raise InvalidBucket("the files of the policy are not those that were pushed")
@@ -301,7 +304,7 @@ def join_parts(parts: Sequence[bytes], name: str) -> bytes:
 def policy_diff(
     before: Mapping[str, bytes], after: Mapping[str, bytes], names: tuple[str, str]
 ) -> Iterator[str]:
-    """A unified diff, line by line; ``names`` are those of the two policies."""
+    """Yield the lines of a unified diff; ``names`` are those of the two policies."""
     for path in sorted({*before, *after}):
         mine, its = before.get(path), after.get(path)
         if mine == its:
@@ -323,7 +326,7 @@ def _how(mine: bytes | None, its: bytes | None) -> str:
 
 
 def _lines(data: bytes | None) -> list[str] | None:
-    """None of what is no text."""
+    """Return the lines of a text file; None if it is binary."""
     if data is None:
         return []
     try:

@@ -24,47 +24,47 @@ from .loader import Files, Policy, load_files, load_policy
 
 log = logging.getLogger(__name__)
 
-_POLL = 10.0  # seconds after which the pointer is looked at, whatever the watch says
-_AGAIN = 2.0  # seconds before what failed is tried again
-_TROUBLE = (BrokerError, nats.errors.Error, TimeoutError, OSError)
+_POLL = 10.0  # seconds after which the pointer is read, even if the watch reports nothing
+_RETRY_WAIT = 2.0  # seconds
+_BROKER_ERRORS = (BrokerError, nats.errors.Error, TimeoutError, OSError)
 
 
 class Source(Protocol):
-    """Gives the policy: at the start, at each reload, and whenever there is another."""
+    """A place from which a server reads its policy, at the start and at each reload."""
 
     @property
     def name(self) -> str:
-        """What people call it."""
+        """The name for logs and messages."""
         ...
 
     @property
     def error(self) -> str:
-        """Why the policy cannot be looked at; empty while it can."""
+        """Why the source cannot be read; empty if it can."""
         ...
 
     async def load_initial(self) -> Policy:
-        """The policy to start with. Raises BadBucket, BrokerError."""
+        """Return the policy to start with. Raises InvalidBucket, BrokerError."""
         ...
 
     def load(self, settings: Settings) -> Policy:
-        """The policy that is there now; ``settings`` are the present ones. Runs in a thread."""
+        """Return the present policy; ``settings`` are the new ones. Runs in a thread."""
         ...
 
     def watched_paths(self, settings: Settings) -> Sequence[Path]:
-        """The folder in which a change is to be noticed, if it is one."""
+        """Return the folders to watch for changes."""
         ...
 
     def changes(self, present: Callable[[], Settings]) -> AsyncIterator[None]:
-        """Yield whenever another policy is there that ``load`` gives; for ever.
+        """Yield each time that ``load`` would return another policy, until cancelled.
 
-        ``present`` are the settings in force, which may name another broker by now.
+        ``present`` returns the current settings: after a reload, they may name another broker.
         """
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class FolderSource:
-    """A folder: the one that was named, or the settings' own."""
+    """A folder: ``folder``, or else the one of the settings."""
 
     settings: Settings
     folder: Path | None = None
@@ -75,7 +75,7 @@ class FolderSource:
 
     @property
     def error(self) -> str:
-        return ""  # what is wrong with a folder is found at a reload, like what is wrong in it
+        return ""  # a reload reports the problems of a folder
 
     async def load_initial(self) -> Policy:
         return load_policy(self.folder or self.settings.rules, warn=False)
@@ -84,24 +84,24 @@ class FolderSource:
         return load_policy(self.watched_paths(settings)[0], warn=False)
 
     def watched_paths(self, settings: Settings) -> Sequence[Path]:
-        # Of a bucket that the settings name by now, the next start takes notice.
+        # If the new settings name a bucket, it is used after a restart.
         return (self.folder or (self.settings if settings.rules_bucket else settings).rules,)
 
     async def changes(self, present: Callable[[], Settings]) -> AsyncIterator[None]:
         del present
-        await asyncio.Event().wait()  # whoever watches files says so
+        await asyncio.Event().wait()  # the file watcher reports changes
         yield
 
 
 @dataclass(kw_only=True)
 class BucketSource:
-    """The policy that a bucket's pointer names."""
+    """The active revision in a bucket."""
 
     settings: Settings
-    last_good: bool = False  # whether to start with an older one where the one in force cannot be served
+    last_good: bool = False  # start with an older revision if the active one cannot be served
     poll: float = _POLL  # seconds
     _files: Files = field(default_factory=lambda: Files(contents={}))
-    _loaded_number: int = 0  # number of the revision that was fetched last
+    _loaded_number: int = 0  # of the revision that was fetched last
     error: str = field(default="", init=False)
 
     @property
@@ -134,16 +134,16 @@ class BucketSource:
                 ):
                     async for _ in changes:
                         yield
-            except _TROUBLE as error:
+            except _BROKER_ERRORS as error:
                 self._report_error(f"cannot be followed: {str(error) or 'no answer'}")
-            await asyncio.sleep(_AGAIN)
+            await asyncio.sleep(_RETRY_WAIT)
 
     async def _load_initial(self, bucket: PolicyBucket) -> Policy:
         if not self.last_good:
             return await self._fetch(bucket, (await bucket.revisions()).require())
         revisions, problem = await _readable(bucket)
-        in_force = (revisions.active,) if revisions.active else ()
-        for pushed in (*in_force, *revisions.candidates()):
+        active = (revisions.active,) if revisions.active else ()
+        for pushed in (*active, *revisions.candidates()):
             try:
                 policy = await self._fetch(bucket, pushed)
             except InvalidBucket as error:
@@ -152,14 +152,14 @@ class BucketSource:
             if policy.ok:
                 if problem:
                     log.error("policy: %s", problem)
-                    log.error("policy: %s is served, the last one that can be", pushed)
+                    log.error("policy: serving %s, the newest one that can be served", pushed)
                 return policy
             for each in policy.problems:
                 if each.severity == "error" and not problem:
                     log.error("policy: %s", each)
             problem = problem or f"{pushed} cannot be served"
         raise InvalidBucket(
-            f"{problem or 'nothing was pushed: mss push DIR'}, and there is no other that can be"
+            f"{problem or 'nothing was pushed: mss push DIR'}, and no other revision can be served"
         )
 
     async def _fetch(self, bucket: PolicyBucket, pushed: PushedRevision) -> Policy:
@@ -169,7 +169,7 @@ class BucketSource:
     async def _changes(
         self, connection: Connection, settings: Settings, present: Callable[[], Settings]
     ) -> AsyncGenerator[None, None]:
-        """As long as the connection by ``settings`` lasts and is the right one."""
+        """Yield each time that the active revision changes, while the connection can be used."""
         moved = asyncio.Event()
         connection.on_reconnect(moved.set)
         watching = asyncio.create_task(self._watch(connection, moved), name="policy watch")
@@ -178,7 +178,7 @@ class BucketSource:
                 if await self._check_pointer(connection):
                     yield
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(min(_AGAIN, self.poll) if self.error else self.poll):
+                    async with asyncio.timeout(min(_RETRY_WAIT, self.poll) if self.error else self.poll):
                         await moved.wait()
                 moved.clear()
         finally:
@@ -186,7 +186,7 @@ class BucketSource:
             await asyncio.wait((watching,))
 
     async def _watch(self, connection: Connection, moved: asyncio.Event) -> None:
-        """Say so whenever something is written to the pointer; for ever."""
+        """Set ``moved`` at each write of the pointer, until cancelled."""
         bucket = self.settings.rules_bucket
         while True:
             try:
@@ -194,11 +194,11 @@ class BucketSource:
                     while True:
                         await reading.next_message()
                         moved.set()
-            except _TROUBLE:
-                await asyncio.sleep(_AGAIN)  # meanwhile the pointer is looked at now and then
+            except _BROKER_ERRORS:
+                await asyncio.sleep(_RETRY_WAIT)  # meanwhile the pointer is polled
 
     async def _check_pointer(self, connection: Connection) -> bool:
-        """Take what the pointer names; whether that is another one than was taken last."""
+        """Fetch the active revision if it is new. Returns whether it is."""
         try:
             bucket = await open_bucket(connection, self.settings.rules_bucket)
             pushed = (await bucket.revisions()).require()
@@ -211,15 +211,15 @@ class BucketSource:
             return False
         self._clear_error()
         by = f"{pushed.who}: {pushed.message}" if pushed.message else pushed.who
-        log.info("policy: %s of %s is in force, pushed by %s", pushed, self.name, by)
+        log.info("policy: %s of %s is active, pushed by %s", pushed, self.name, by)
         self._files, self._loaded_number = files, pushed.number
         return True
 
-    def _report_error(self, words: str) -> None:
-        """Once, and not at each look."""
-        if words != self.error:
-            log.error("policy: %s: %s; the policy in force stays", self.name, words)
-        self.error = words
+    def _report_error(self, message: str) -> None:
+        """Log an error once, and not each time."""
+        if message != self.error:
+            log.error("policy: %s: %s; the active policy stays", self.name, message)
+        self.error = message
 
     def _clear_error(self) -> None:
         if self.error:
@@ -228,7 +228,7 @@ class BucketSource:
 
 
 async def _readable(bucket: PolicyBucket) -> tuple[Revisions, str]:
-    """The newest value of the pointer that can be read, and what is wrong with the one that is there."""
+    """Return the newest readable value of the pointer, and the error of the present one."""
     try:
         return await bucket.revisions(), ""
     except InvalidBucket as error:
@@ -240,7 +240,7 @@ def _same_broker(one: Settings, other: Settings) -> bool:
 
 
 def source_of(settings: Settings, folder: Path | None, *, last_good: bool = False) -> Source:
-    """The folder that was named, else what the settings say."""
+    """Return ``folder`` as the source, or else the one in the settings."""
     if folder is None and settings.rules_bucket:
         return BucketSource(settings=settings, last_good=last_good)
     return FolderSource(settings=settings, folder=folder)
@@ -248,7 +248,7 @@ def source_of(settings: Settings, folder: Path | None, *, last_good: bool = Fals
 
 @asynccontextmanager
 async def _connected(settings: Settings) -> AsyncIterator[Connection]:
-    """A connection of its own: the policy comes before there is a session, and outlives it."""
+    """Open a connection for the policy alone, which is needed before the first session and after each one."""
     options = ConnectOptions(
         servers=settings.servers,
         name="mss policy",

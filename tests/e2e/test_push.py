@@ -276,7 +276,7 @@ async def test_a_late_push_overwrites_nothing_and_old_files_are_removed(
     assert seen == Revisions()
     await redriver.push("hello")
     late = Files(contents={"policy.yaml": b"rules: []"})
-    with pytest.raises(RevisionNotFound, match=r"meanwhile revision 1 \(.*\), pushed by ada, is in force"):
+    with pytest.raises(RevisionNotFound, match=r"meanwhile revision 1 \(.*\), pushed by ada, is active"):
         await bucket.push(late, seen, who="bob", at=1, message="")
     with pytest.raises(RevisionNotFound, match="meanwhile"):
         await bucket.activate(1, seen, who="bob", at=1)

@@ -217,7 +217,7 @@ def _values(shapes: Sequence[Shape]) -> list[Any] | None:
 
 def _quotes(value: Any, types: frozenset[str]) -> str:
     if not isinstance(value, str) and "string" in types:
-        return "write it in quotes"
+        return "put it in quotes"
     if isinstance(value, str) and "number" in types and value.lstrip("-").replace(".", "", 1).isdigit():
         return "write it without quotes"
     if "boolean" in types and str(value).lower() in ("true", "false"):

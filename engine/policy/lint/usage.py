@@ -134,9 +134,7 @@ def check_categories(context: LintContext, diagnostics: Diagnostics) -> None:
         category = source.rule.category
         if category and category not in offered:
             offered.add(category)  # report it once
-            message = (
-                f"users can choose no channel in {category!r}: none of its rules notifies a user"
-            )
+            message = f"users can choose no channel in {category!r}: none of its rules notifies a user"
             diagnostics.add(source.entry / "category", "category-without-channel", message)
 
 
