@@ -91,7 +91,7 @@ class PreferencesHandler:
         def label(of: str, name: str) -> str:
             return _label(self._labels.get(of, {}).get(name), locales) or name
 
-        def shown(category: CategoryOptions) -> dict[str, Any]:
+        def category_document(category: CategoryOptions) -> dict[str, Any]:
             return {
                 "category": category.category,
                 "label": label("categories", category.category),
@@ -111,8 +111,8 @@ class PreferencesHandler:
             payload={
                 "userid": user,
                 "preferences": document,
-                "categories": [shown(category) for category in options.categories.values()],
-                "default": shown(options.everything),
+                "categories": [category_document(category) for category in options.categories.values()],
+                "default": category_document(options.everything),
                 "languages": list(options.languages),
                 "addresses": sorted(options.addresses),
             },

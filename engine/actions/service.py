@@ -228,7 +228,7 @@ class ActionService:
         if not isinstance(request, ActionRequest):
             await self._respond(call, *request)
         elif not isinstance(action.handler, IdempotentHandler):
-            await self._respond(call, request.reqid, self._look_up(subscription, action.handler, request))
+            await self._respond(call, request.reqid, self._answer(subscription, action.handler, request))
         elif len(action.in_flight) >= action.capacity:
             await self._respond(call, request.reqid, failed(_BUSY))
         elif self._tasks is not None:
@@ -238,7 +238,7 @@ class ActionService:
             action.in_flight.add(task)
             task.add_done_callback(action.in_flight.discard)
 
-    def _look_up(
+    def _answer(
         self, subscription: ActionSubscription, lookup: Lookup, request: ActionRequest
     ) -> ActionResponse:
         waiting = subscription.subscription

@@ -23,7 +23,7 @@ from ..runtime import now
 from ..settings import Settings
 from .common import TEXT_OR_JSON, examples, options, since_option, stderr, stdout, with_settings
 from .connect import run_connected, warn_hidden
-from .output import as_json, count, indented, local, pick, print_json, show_table, warn
+from .output import as_json, attributes, count, indented, local, print_json, show_table, warn
 
 T = TypeVar("T")
 
@@ -288,7 +288,7 @@ def show_dead_letter(console: Console, dead_letter: DeadLetter, payload: Any) ->
 def dead_letter_document(dead_letter: DeadLetter) -> dict[str, Any]:
     """Return one dead letter as a JSON object, without its payload."""
     return {
-        **pick(dead_letter, "sequence", "kind", "reason", "attempts", "size", "detail", *_NAMES),
+        **attributes(dead_letter, "sequence", "kind", "reason", "attempts", "size", "detail", *_NAMES),
         "at": iso_time(dead_letter.at),
         "event": dead_letter.subject,
         "truncated": bool(dead_letter.truncated),

@@ -45,7 +45,7 @@ from .common import (
     rulebook_of,
     stdout,
 )
-from .output import count, given, indented, pick, print_json, recipients_text, show_title
+from .output import attributes, count, given, indented, print_json, recipients_text, show_title
 
 
 def _parse_at(_context: click.Context, _option: click.Parameter, text: str | None) -> int:
@@ -259,16 +259,16 @@ def explanation_document(explanation: Explanation) -> dict[str, Any]:
             for delivery in plan.deliveries
         ],
         "suppressed": [
-            {**pick(each, "rule", "channel", "reason"), **given(detail=mask(each.detail, secrets))}
+            {**attributes(each, "rule", "channel", "reason"), **given(detail=mask(each.detail, secrets))}
             for each in plan.suppressed
         ],
         **given(
             held=[
-                {**pick(each, "rule", "channel", "reason"), "until": iso_time(each.until, "auto")}
+                {**attributes(each, "rule", "channel", "reason"), "until": iso_time(each.until, "auto")}
                 for each in plan.held
             ],
             failures=[
-                {**pick(each, "rule", "channel"), "detail": mask(each.detail, secrets)}
+                {**attributes(each, "rule", "channel"), "detail": mask(each.detail, secrets)}
                 for each in plan.failures
             ],
         ),
@@ -277,7 +277,7 @@ def explanation_document(explanation: Explanation) -> dict[str, Any]:
 
 def _delivery_document(delivery: Delivery, secrets: tuple[str, ...]) -> dict[str, Any]:
     return {
-        **pick(delivery, "channel", "to", "locale"),
+        **attributes(delivery, "channel", "to", "locale"),
         "title": mask(delivery.message.title, secrets),
         "body": mask(delivery.message.text, secrets),
         **given(within=in_units(delivery.fallback_after) if delivery.fallback_after else ""),
@@ -286,7 +286,7 @@ def _delivery_document(delivery: Delivery, secrets: tuple[str, ...]) -> dict[str
 
 def _finding(finding: ConditionResult) -> dict[str, Any]:
     return {
-        **pick(finding, "path", "operator", "expected", "actual", "holds"),
+        **attributes(finding, "path", "operator", "expected", "actual", "holds"),
         **given(
             absent=bool(finding.path) and not finding.present,
             inside=[_finding(each) for each in finding.inside],

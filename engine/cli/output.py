@@ -95,19 +95,19 @@ def show_check(console: Console, folder: str, policy: Policy, texts: Mapping[str
 def check_document(folder: str, policy: Policy) -> dict[str, Any]:
     """Return what ``mss check --format json`` prints."""
     problems = [problem_document(folder, problem) for problem in policy.problems]
-    return {**pick(policy, "ok", "revision", "rules"), "problems": problems}
+    return {**attributes(policy, "ok", "revision", "rules"), "problems": problems}
 
 
 def problem_document(folder: str, problem: Problem) -> dict[str, Any]:
     """Return one problem as a JSON object."""
     return {
         "file": file_of(folder, problem.place.file),
-        **pick(problem.place, "line", "column"),
-        **pick(problem, "pointer", "severity", "code", "message", "hint"),
+        **attributes(problem.place, "line", "column"),
+        **attributes(problem, "pointer", "severity", "code", "message", "hint"),
     }
 
 
-def pick(source: object, *names: str) -> dict[str, Any]:
+def attributes(source: object, *names: str) -> dict[str, Any]:
     """Return the attributes ``names`` of ``source`` as a JSON object."""
     return {name: getattr(source, name) for name in names}
 

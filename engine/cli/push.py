@@ -25,7 +25,7 @@ from ..runtime import now
 from ..settings import Settings
 from .common import DIRECTORY, TEXT_OR_JSON, examples, rulebook_of, stdout, with_settings
 from .connect import run_connected
-from .output import harmless, local, pick, print_json, show_table
+from .output import attributes, harmless, local, print_json, show_table
 from .test import show_tests
 
 T = TypeVar("T")
@@ -210,7 +210,7 @@ def revisions_document(bucket: str, revisions: Revisions) -> dict[str, Any]:
         "by": revisions.moved_by,
         "revisions": [
             {
-                **pick(each, "number", "revision", "who", "message"),
+                **attributes(each, "number", "revision", "who", "message"),
                 "current": each.number == revisions.current,
                 "at": iso_time(each.at),
                 "before": each.parent,

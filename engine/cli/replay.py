@@ -39,7 +39,7 @@ from .common import (
     with_settings,
 )  # fmt: skip
 from .connect import run_connected, warn_hidden
-from .output import count, indented, local, pick, print_json, show_table, warn
+from .output import attributes, count, indented, local, print_json, show_table, warn
 from .preferences import all_preferences
 from .push import active_files, run_with_bucket
 
@@ -230,10 +230,10 @@ def replay_document(report: ReplayReport, names: Mapping[str, str], since: int) 
 
 def _sample(sample: Sample) -> dict[str, Any]:
     return {
-        **pick(sample, "change", "rule", "channel", "event", "reqid"),
+        **attributes(sample, "change", "rule", "channel", "event", "reqid"),
         "received": iso_time(sample.received),
         "reason": sample.why,
-        "fields": [{"field": each.name, **pick(each, "live", "new")} for each in sample.fields],
+        "fields": [{"field": each.name, **attributes(each, "live", "new")} for each in sample.fields],
     }
 
 

@@ -16,11 +16,11 @@ from ..settings import Settings
 from .common import TEXT_OR_JSON, examples, options, stdout, timeout_option, with_settings
 from .connect import run_connected
 from .output import (
+    attributes,
     count,
     harmless,
     indented,
     local,
-    pick,
     print_json,
     problem_document,
     show_table,
@@ -193,7 +193,7 @@ def _lags(replies: ReplicaReplies) -> list[ConsumerLag]:
 def _replica(reply: ReplicaReply) -> dict[str, Any]:
     return {
         "replica": reply.name,
-        **pick(reply, "id", "revision"),
+        **attributes(reply, "id", "revision"),
         "since": _time(reply.since),
         "ok": is_well(reply),
         "error": reply.error,
@@ -205,14 +205,14 @@ def _replica(reply: ReplicaReply) -> dict[str, Any]:
 def _reload(result: ReloadResult) -> dict[str, Any]:
     return {
         "at": _time(result.at),
-        **pick(result, "ok", "changed", "revision", "restart_required"),
+        **attributes(result, "ok", "changed", "revision", "restart_required"),
         "problems": [problem_document("", problem) for problem in result.problems],
     }
 
 
 def _status(status: Status) -> dict[str, Any]:
     return {
-        **pick(status, "version", "rules", "kinds", "actions", "channels", "in_flight", "source_error"),
+        **attributes(status, "version", "rules", "kinds", "actions", "channels", "in_flight", "source_error"),
         "started": _time(status.started),
         "serving": status.is_serving,
         "streams": list(map(asdict, status.streams)),

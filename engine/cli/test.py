@@ -28,7 +28,7 @@ from ..policy.testing.coverage import (
 )
 from ..policy.testing.runner import CaseResult, Difference, run_case
 from .common import FOLDER, examples, format_option, rulebook_of, stdout
-from .output import count, file_of, harmless, indented, pick, print_json
+from .output import attributes, count, file_of, harmless, indented, print_json
 
 _NOT_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _MAX_MISSING_SHOWN = 20  # of each sort
@@ -143,7 +143,7 @@ def tests_document(folder: str, results: Sequence[CaseResult], coverage: Coverag
         ],
         "coverage": {
             name: {
-                **pick(share, "covered", "total"),
+                **attributes(share, "covered", "total"),
                 "missing": [_missing(folder, each) for each in share.missing],
             }
             for name, share in shares.items()
@@ -160,7 +160,7 @@ def _difference(difference: Difference) -> dict[str, Any]:
         expected = {row.field: row.expected for row in rows if row.expected}
         actual = {row.field: row.actual for row in rows if row.actual}
     return {
-        **pick(difference, "about", "message"),
+        **attributes(difference, "about", "message"),
         "line": difference.place.line,
         "expected": expected,
         "actual": actual,

@@ -23,7 +23,7 @@ from ..planning.records import PlanRecord
 from ..settings import Settings
 from .common import TEXT_OR_JSON, examples, stdout, with_settings
 from .connect import ended_by_signal, run_connected, run_until, warn_hidden
-from .output import count, indented, local, pick, print_json, recipients_text, show_title, warn
+from .output import attributes, count, indented, local, print_json, recipients_text, show_title, warn
 
 _FIRST_ENTRY_LIMIT = 10.0  # seconds that --follow waits for the first entry
 
@@ -262,17 +262,20 @@ def _event(reqid: str, event: EventTrace, dead_letters: Sequence[DeadLetter]) ->
         ],
         "rules": [{"id": rule, "verdict": verdict} for rule, verdict in event.rules.items()],
         "deliveries": [_delivery(delivery) for delivery in event.deliveries],
-        "suppressed": [pick(each, "rule", "channel", "reason", "detail") for each in event.suppressed],
+        "suppressed": [attributes(each, "rule", "channel", "reason", "detail") for each in event.suppressed],
         "held": [
-            {**pick(each, "rule", "channel", "reason", "delivery", "digest"), "until": iso_time(each.until)}
+            {
+                **attributes(each, "rule", "channel", "reason", "delivery", "digest"),
+                "until": iso_time(each.until),
+            }
             for each in event.held
         ],
         "failures": [
-            {"id": each.delivery, **pick(each, "rule", "channel", "detail")} for each in event.failures
+            {"id": each.delivery, **attributes(each, "rule", "channel", "detail")} for each in event.failures
         ],
         "dead": [
             {
-                **pick(each, "sequence", "reason", "delivery", "detail"),
+                **attributes(each, "sequence", "reason", "delivery", "detail"),
                 "at": iso_time(each.at),
             }
             for each in dead_letters
@@ -283,14 +286,14 @@ def _event(reqid: str, event: EventTrace, dead_letters: Sequence[DeadLetter]) ->
 
 def _delivery(delivery: DeliveryTrace) -> dict[str, Any]:
     return {
-        **pick(delivery, "id", "rule", "channel", "to", "locale", "status"),
+        **attributes(delivery, "id", "rule", "channel", "to", "locale", "status"),
         "final": delivery.is_final,
         "fallback": delivery.fallback.id if delivery.fallback else None,
         "duplicated": delivery.is_duplicated,
         "redriven": [iso_time(at) for at in delivery.redriven],
         "dropped": iso_time(delivery.dropped) if delivery.dropped else None,
         "attempts": [
-            {**pick(each, "outcome", "detail"), "at": iso_time(each.at)} for each in delivery.attempts
+            {**attributes(each, "outcome", "detail"), "at": iso_time(each.at)} for each in delivery.attempts
         ],
     }
 

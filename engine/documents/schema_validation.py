@@ -18,7 +18,7 @@ from jsonschema.exceptions import ValidationError
 from jsonschema.validators import extend as _library_extend
 
 from ..model.problems import Diagnostic, DocumentPath
-from ..model.wording import either, listing, nearest, shorten
+from ..model.wording import join_or, listing, nearest, shorten
 
 Schema = Mapping[str, Any]
 
@@ -151,13 +151,13 @@ def _no_alternative(error: ValidationError, root: Schema) -> Diagnostic:
     schema = _schema_of(error)
     leaves = list(_leaves(schema, root))
     kinds = list(dict.fromkeys(kind for leaf in leaves for kind in _kinds(leaf)))
-    expected = schema.get(EXPECTS) or either(kinds or ["something else"])
+    expected = schema.get(EXPECTS) or join_or(kinds or ["something else"])
     return _mismatch(error, "wrong-type", expected, _type_hint(error.instance, leaves))
 
 
 def _wrong_type(error: ValidationError) -> Diagnostic:
     schema = _schema_of(error)
-    expected = schema.get(EXPECTS) or either([_KINDS[name] for name in _listed(schema["type"])])
+    expected = schema.get(EXPECTS) or join_or([_KINDS[name] for name in _listed(schema["type"])])
     return _mismatch(error, "wrong-type", expected, _type_hint(error.instance, [schema]))
 
 

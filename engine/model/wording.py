@@ -14,7 +14,7 @@ def nearest(name: str, allowed: Iterable[Any]) -> str:
     return f"did you mean '{spelled[close[0]]}'?" if close else ""
 
 
-def either(words: Sequence[str]) -> str:
+def join_or(words: Sequence[str]) -> str:
     """Return ``a, b or c``."""
     *most, last = words
     return f"{', '.join(most)} or {last}" if most else last

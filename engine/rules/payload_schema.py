@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from ..model.wording import either
+from ..model.wording import join_or
 from .paths import FieldPath, format_path
 
 PayloadSchema = Mapping[str, Any]
@@ -53,7 +53,7 @@ def type_of(value: object) -> str:
 def describe_types(types: frozenset[str]) -> str:
     """Return types as text: ``a string or null``. Null comes last."""
     described = [_DESCRIPTIONS[name] for name in sorted(types, key=lambda name: (name == "null", name))]
-    return either(described or ["nothing"])
+    return join_or(described or ["nothing"])
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,8 +94,8 @@ class _TemplateCompiler:
                     partials.append(environment.get_template(source.path))
                 continue
             if not name or len(middle) > 1 or (middle and not normalise_locale(middle[0])):
-                self._report(source, 1, "template-path", "the path of a template is <name>/<channel>.<ext> or "
-                           "<name>/<locale>/<channel>.<ext>")  # fmt: skip
+                usual = "<name>/<channel>.<ext> or <name>/<locale>/<channel>.<ext>"
+                self._report(source, 1, "template-path", f"the path of a template is {usual}")
                 continue
             variant = self._variant(environment, source)
             if variant is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from engine.model.wording import either, listing, nearest, shorten
+from engine.model.wording import join_or, listing, nearest, shorten
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,7 @@ def test_nearest_finds_nothing_among_no_names() -> None:
     ("words", "text"), [(["a"], "a"), (["a", "b"], "a or b"), (["a", "b", "c"], "a, b or c")]
 )
 def test_either_joins_alternatives(words: list[str], text: str) -> None:
-    assert either(words) == text
+    assert join_or(words) == text
 
 
 def test_a_long_list_ends_with_an_ellipsis() -> None:
