@@ -1,4 +1,4 @@
-"""mss.yaml: defaults, references, problems with their place."""
+"""mss.yaml: defaults, references, and problems with their places."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from engine.model.messages import Kind
 from engine.settings import Settings, load_settings
 
 
-def test_without_a_file_everything_has_a_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_file_every_setting_has_a_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert load_settings(None) == Settings()
 
 
-def test_everything_it_says(tmp_path: Path) -> None:
+def test_every_setting_is_read(tmp_path: Path) -> None:
     path = tmp_path / "mss.yaml"
     path.write_text(
         """
@@ -57,7 +57,7 @@ def test_everything_it_says(tmp_path: Path) -> None:
     assert "s3cret" not in repr(settings)
 
 
-def test_all_actions_at_once(tmp_path: Path) -> None:
+def test_one_setting_switches_all_actions(tmp_path: Path) -> None:
     path = tmp_path / "mss.yaml"
     for written, served in (("false", False), ("true", True), ("{}", True)):
         path.write_text(f"services: {{actions: {written}}}")
@@ -65,7 +65,7 @@ def test_all_actions_at_once(tmp_path: Path) -> None:
         assert (settings.actions, settings.actions_off) == (served, frozenset())
 
 
-def test_every_problem_at_once_with_its_place(tmp_path: Path) -> None:
+def test_every_problem_is_reported_with_its_place(tmp_path: Path) -> None:
     path = tmp_path / "mss.yaml"
     path.write_text("prefx: a\nreplicas: many\npassword: ${NO_SUCH}\nack_wait: 10\n")
     with pytest.raises(SettingsError) as caught:
@@ -79,12 +79,12 @@ def test_every_problem_at_once_with_its_place(tmp_path: Path) -> None:
     }
 
 
-def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_file_is_a_problem(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="No such file"):
         load_settings(tmp_path / "mss.yaml", {})
 
 
-def test_the_policy_is_a_folder_or_a_bucket(tmp_path: Path) -> None:
+def test_the_policy_is_in_a_folder_or_a_bucket(tmp_path: Path) -> None:
     path = tmp_path / "mss.yaml"
     path.write_text("rules: nats://MSS_POLICY\n")
     settings = load_settings(path, {})

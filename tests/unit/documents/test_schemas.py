@@ -1,4 +1,4 @@
-"""The packaged schemas, and how their complaints read."""
+"""The packaged schemas, and the messages about violations of them."""
 
 from __future__ import annotations
 
@@ -132,41 +132,41 @@ def errors_in(data: Any, schema: Any) -> list[Diagnostic]:
 
 
 def found(text: str, schema: str = "policy") -> list[tuple[str, str, str, str]]:
-    """``line:column``, code, message and hint of each problem."""
+    """Return ``line:column``, code, message and hint of each problem."""
     problems = check(read(text, "a.yaml"), schema)
     return [(f"{p.place.line}:{p.place.column}", p.code, p.message, p.hint) for p in problems]
 
 
 def rule(**keys: str) -> str:
-    """A rule in flow style, each key on a line of its own."""
+    """Return a rule in flow style with each key on its own line."""
     whole = {"id": "x", "event": "notice.x", "notify": "[email]"} | keys
     return "rules:\n- {" + ",\n   ".join(f"{key}: {value}" for key, value in whole.items()) + "}\n"
 
 
 class TestPackaged:
-    def test_names(self) -> None:
+    def test_the_documents_come_before_the_events(self) -> None:
         assert names()[:4] == ["policy", "mss", "preferences", "envelope"]
         assert {"events/notice/login.abnormal", "events/audit/accountaddemail"} <= set(names())
 
     @pytest.mark.parametrize("name", names())
-    def test_is_a_schema(self, name: str) -> None:
+    def test_each_file_is_a_valid_schema(self, name: str) -> None:
         Draft202012Validator.check_schema(load(name))
         assert check_schema(load(name)) == []
         assert load(name)["$schema"] == "https://json-schema.org/draft/2020-12/schema"
         assert load(name)["$id"].startswith("urn:mss:")
 
-    def test_ids_are_unique(self) -> None:
+    def test_each_schema_has_its_own_id(self) -> None:
         ids = [load(name)["$id"] for name in names()]
         assert len(ids) == len(set(ids))
 
-    def test_unknown(self) -> None:
+    def test_an_unknown_name_gets_a_hint(self) -> None:
         with pytest.raises(LookupError, match="no schema 'polcy'; did you mean 'policy'"):
             load("polcy")
         with pytest.raises(LookupError, match="there are: policy, mss"):
             load("../../pyproject")
 
     @pytest.mark.parametrize("name", ["policy", "mss", "envelope"])
-    def test_every_property_and_pattern_is_explained(self, name: str) -> None:
+    def test_every_property_and_pattern_is_described(self, name: str) -> None:
         root = load(name)
         for pointer, schema in subschemas(root, ""):
             for key, inside in schema.get("properties", {}).items():
@@ -179,7 +179,7 @@ class TestPackaged:
                 assert EXPECTS in schema, f"{pointer} has a pattern and does not say what it expects"
 
     @pytest.mark.parametrize("name", ["policy", "mss"])
-    def test_defaults_and_examples_are_legal(self, name: str) -> None:
+    def test_defaults_and_examples_are_valid(self, name: str) -> None:
         root = load(name)
         checked = 0
         for pointer, schema in subschemas(root, ""):
@@ -189,7 +189,7 @@ class TestPackaged:
         assert checked > 10
 
     @pytest.mark.parametrize("name", [name for name in names() if name.startswith("events/")])
-    def test_events_are_tolerant_and_marked(self, name: str) -> None:
+    def test_event_schemas_allow_further_fields_and_mark_roles(self, name: str) -> None:
         schema = load(name)
         assert all("description" in spec for spec in schema["properties"].values())
         if name.startswith("events/notice/mss."):  # of MSS's own making: closed, and about nobody
@@ -201,7 +201,7 @@ class TestPackaged:
         assert len(roles) == len(set(roles))
         assert {"user", "email", "locale"} <= set(roles)
 
-    def test_events_as_they_come(self) -> None:
+    def test_events_of_the_applications_are_valid(self) -> None:
         added = {
             "newemail": "n@b.c",
             "userid": "u",
@@ -218,7 +218,7 @@ class TestPackaged:
         assert load("events/notice/login.abnormal")["properties"]["href"]["x-mss-sensitive"] is True
         assert "x-mss-sensitive" not in load("events/audit/accountaddemail")["properties"]["httpurl"]
 
-    def test_channel_types_are_those_of_the_registry(self) -> None:
+    def test_the_channel_types_match_the_registry(self) -> None:
         defs = load("policy")["$defs"]
         assert defs["channel_type"]["enum"] == list(TYPES)
         branches = {
@@ -249,22 +249,22 @@ def subschemas(schema: Any, pointer: str) -> Iterator[tuple[str, dict[str, Any]]
                 yield from subschemas(inside, f"{pointer}/{keyword}/{index}")
 
 
-class TestWhatIsLegal:
-    def test_policy(self) -> None:
+class TestValidDocuments:
+    def test_a_complete_policy_is_valid(self) -> None:
         document = read(POLICY, "a.yaml")
         assert document.problems == ()
         assert check(document, "policy") == []
         assert list(Draft202012Validator(load("policy")).iter_errors(document.data)) == []
 
-    def test_settings(self) -> None:
+    def test_complete_settings_are_valid(self) -> None:
         assert found(SETTINGS, "mss") == []
         assert found("metrics: false\nservers: localhost:4222", "mss") == []
 
     @pytest.mark.parametrize("name", ["policy", "mss"])
-    def test_an_empty_file(self, name: str) -> None:
+    def test_an_empty_file_is_valid(self, name: str) -> None:
         assert found("# nothing yet\n", name) == []
 
-    def test_envelopes(self) -> None:
+    def test_envelopes_of_the_clients_are_valid(self) -> None:
         request = '{"version": "0.1.1", "time": 1, "reqid": "a", "payload": {}}'
         reply = '{"version": "0.1.1", "time": 1, "reqid": "a", "code": 0, "message": "ok", "payload": null}'
         assert found(request, "envelope") == found(reply, "envelope") == []
@@ -280,7 +280,7 @@ ALLOWED = "id, description, event, when, notify, to, template, vars, enabled, pr
 
 
 class TestCodes:
-    def test_unknown_key(self) -> None:
+    def test_an_unknown_key_lists_the_allowed_ones(self) -> None:
         assert found("rules: []\nchanels: {}\nxyzzy: 1") == [
             (
                 "2:1",
@@ -302,14 +302,14 @@ class TestCodes:
             ("4:5", "unknown-key", f"unknown key 'Notify'; allowed: {ALLOWED}", "did you mean 'notify'?"),
         ]
 
-    def test_many_allowed_names_are_cut_short(self) -> None:
+    def test_a_long_list_of_allowed_keys_is_cut(self) -> None:
         ((_, _, message, _),) = found("channels:\n  m: {type: email, from: a@b.c, mtas: [{host: h}], zzz: 1}")
         assert message.endswith(", mtas")
         schema = {"properties": {f"k{i:02}": {} for i in range(30)}, "additionalProperties": False}
         (finding,) = errors_in({"zzz": 1}, schema)
         assert finding.message.endswith("k11, …")
 
-    def test_missing_key(self) -> None:
+    def test_a_missing_key_is_named(self) -> None:
         assert found("rules:\n  - description: x") == [
             ("2:5", "missing-key", "the key 'id' is missing", ""),
             ("2:5", "missing-key", "the key 'event' is missing", ""),
@@ -364,7 +364,7 @@ class TestCodes:
             ("null", "expected a mapping, found nothing", "give it a value, or remove the key"),
         ],
     )
-    def test_wrong_type(self, text: str, message: str, hint: str) -> None:
+    def test_a_wrong_type_says_what_was_expected_and_found(self, text: str, message: str, hint: str) -> None:
         assert [problem[1:] for problem in found(text)] == [("wrong-type", message, hint)]
 
     @pytest.mark.parametrize(
@@ -388,7 +388,7 @@ class TestCodes:
             ),
         ],
     )
-    def test_not_allowed(self, text: str, message: str, hint: str) -> None:
+    def test_a_value_outside_a_list_names_the_list(self, text: str, message: str, hint: str) -> None:
         ((_, code, said, hinted),) = found(text)
         assert (code, said, hinted) == ("not-allowed", message, hint)
 
@@ -431,7 +431,7 @@ class TestCodes:
             ("tests: [{name: x, given: {event: notice.*}, expect: {rules: []}}]", "KIND.KEY of one event"),
         ],
     )
-    def test_bad_format(self, text: str, words: str) -> None:
+    def test_text_in_the_wrong_format_says_what_was_expected(self, text: str, words: str) -> None:
         ((_, code, message, _),) = found(text)
         assert code == "bad-format"
         assert message.startswith(f"expected {words}")
@@ -453,7 +453,7 @@ class TestCodes:
             ),
         ],
     )
-    def test_out_of_range(self, text: str, schema: str, message: str) -> None:
+    def test_a_value_out_of_range_names_the_limits(self, text: str, schema: str, message: str) -> None:
         ((_, code, said, _),) = found(text, schema)
         assert (code, said) == ("out-of-range", message)
 
@@ -472,11 +472,11 @@ class TestCodes:
             ("people: {a: {matrix: ''}}", "an empty string; expected at least 1 character"),
         ],
     )
-    def test_empty(self, text: str, message: str) -> None:
+    def test_an_empty_value_is_refused(self, text: str, message: str) -> None:
         ((_, code, said, _),) = found(text)
         assert (code, said) == ("empty", message)
 
-    def test_alternatives_report_the_one_that_was_meant(self) -> None:
+    def test_of_alternatives_the_one_with_the_type_of_the_value_is_reported(self) -> None:
         assert found(rule(when="{a: {gtee: 5}}"))[0][1:] == (
             "unknown-key",
             "unknown key 'gtee'; allowed: equals, any_of, gt, gte, lt, lte, prefix, suffix, contains, wildcard, regex, cidr, …",
@@ -496,26 +496,26 @@ class TestCodes:
 
 
 class TestPlaces:
-    def test_keys_and_values(self) -> None:
+    def test_a_problem_is_at_its_key_or_value(self) -> None:
         text = "channels:\n  Mail:\n    type: console\n  b:\n    type: console\n    timeout: 5\n    foo: 1\n"
         assert [place for place, *_ in found(text)] == ["2:3", "6:14", "7:5"]
 
-    def test_pointers(self) -> None:
+    def test_a_problem_has_a_json_pointer(self) -> None:
         problems = check(read("channels:\n  a/b: {type: console}\nrules: [{}, 5]", "a.yaml"), "policy")
         assert {p.pointer for p in problems} == {"/channels/a~1b", "/rules/0", "/rules/1"}
 
-    def test_each_problem_once(self) -> None:
+    def test_each_problem_is_reported_once(self) -> None:
         text = "rules:\n- &r {id: A, event: notice.x, notify: [email]}\n- *r\n- *r\n"
         assert [place for place, *_ in found(text)] == ["2:11"]
 
-    def test_what_the_reading_reported_is_not_repeated(self) -> None:
+    def test_a_problem_of_the_yaml_is_not_repeated(self) -> None:
         assert found(rule(priority=".nan")) == []
         assert found(rule(when="*nothing")) == []
 
-    def test_a_file_that_cannot_be_read_lacks_nothing(self) -> None:
+    def test_a_file_that_cannot_be_read_has_no_missing_keys(self) -> None:
         assert found("a: [", "envelope") == []
 
-    def test_too_deep_for_the_library(self) -> None:
+    def test_a_value_too_deep_for_the_library_is_a_problem(self) -> None:
         text = rule(when="{a: " + "{not: " * 90 + "{gtt: 1}" + "}" * 90 + "}")
         document = read(text, "a.yaml")
         assert document.problems == ()
@@ -526,8 +526,8 @@ class TestPlaces:
         assert called_from(600) == ["too-deep"]
 
 
-class TestCheckValue:
-    def test_findings(self) -> None:
+class TestErrors:
+    def test_keywords_that_only_other_schemas_use_are_described(self) -> None:
         schema = {
             "properties": {
                 "a": {"multipleOf": 2, "description": "an even number"},
@@ -551,7 +551,7 @@ class TestCheckValue:
             "y": ("unknown-key", "unknown key 'y'; allowed: a, c, d, e, f, g"),
         }
 
-    def test_a_schema_that_allows_nothing(self) -> None:
+    def test_a_false_schema_allows_nothing(self) -> None:
         assert [f.message for f in errors_in(1, False)] == ["no value is allowed here"]
         assert errors_in(1, True) == []
 
@@ -569,23 +569,23 @@ class TestCheckValue:
         assert len(finding.message) < 120
         assert "\n" not in finding.message
 
-    def test_check_schema(self) -> None:
+    def test_an_invalid_schema_is_refused(self) -> None:
         assert check_schema({"type": "string"}) == check_schema(True) == []
         assert [f.path for f in check_schema({"type": "strin", "pattern": "("})] == [("type",), ("pattern",)]
         assert [f.code for f in check_schema(5)] == ["wrong-type"]
 
-    def test_a_finding_is_a_value(self) -> None:
+    def test_diagnostics_are_compared_by_value(self) -> None:
         assert Diagnostic(path=("a",), code="x", message="m") == Diagnostic(
             path=("a",), code="x", message="m"
         )
 
 
-def spots(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+def paths_in(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
     if path:
         yield path
     if isinstance(value, dict | list):
         for key, inside in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from spots(inside, (*path, key))
+            yield from paths_in(inside, (*path, key))
 
 
 WHOLE = {"policy": read(POLICY, "a.yaml").data, "mss": read(SETTINGS, "a.yaml").data}
@@ -614,12 +614,12 @@ odd_values = st.sampled_from([*odd_scalars, *odd_lists, *odd_mappings]).map(copy
 
 
 @pytest.mark.parametrize("name", ["policy", "mss"])
-@settings(max_examples=settings.default.max_examples // 2)  # the library takes its time over each
+@settings(max_examples=settings.default.max_examples // 2)  # the library is slow
 @given(draw=st.data())
 def test_the_fast_check_agrees_with_the_library(name: str, draw: st.DataObject) -> None:
     data = copy.deepcopy(WHOLE[name])
     for _ in range(draw.draw(st.integers(1, 3))):
-        path = draw.draw(st.sampled_from(list(spots(data))))
+        path = draw.draw(st.sampled_from(list(paths_in(data))))
         parent = data
         for step in path[:-1]:
             parent = parent[step]
@@ -635,7 +635,7 @@ def test_the_fast_check_agrees_with_the_library(name: str, draw: st.DataObject) 
     expected = schema_validation.STRICT(load(name)).is_valid(data)
     fits = schema_validation.predicate(load(name))(data)
     assert fits is expected or (expected and AMBIGUOUS.search(json.dumps(data)))
-    # JSON is YAML, and whatever is wrong has a place and is said in words.
+    # JSON is YAML. Each violation becomes a problem with a place and a readable message.
     problems = check(read(json.dumps(data), "a.yaml"), name)
     assert (problems == []) is expected
     for problem in problems:
@@ -674,7 +674,7 @@ def test_the_fast_check_leaves_what_is_ambiguous_to_the_library(schema: Any, val
     assert not schema_validation.predicate(schema)(value)
 
 
-def test_ten_thousand_rules_are_quick() -> None:
+def test_ten_thousand_rules_are_checked_quickly() -> None:
     text = "rules:\n" + "".join(
         f"  - {{id: rule-{i}, event: notice.k{i}, when: {{a.b: {{gte: 7}}, c: [C, H]}}, notify: [email]}}\n"
         for i in range(10_000)

@@ -77,7 +77,7 @@ class TestScalars:
             "١٢",
         ],
     )
-    def test_strings(self, text: str) -> None:
+    def test_other_text_is_a_string(self, text: str) -> None:
         assert data(f"a: {text}") == {"a": text}
 
     @pytest.mark.parametrize(
@@ -104,27 +104,27 @@ class TestScalars:
             ("1" * 400, int("1" * 400)),
         ],
     )
-    def test_values(self, text: str, value: object) -> None:
+    def test_a_plain_scalar_has_its_value_in_yaml_1_2(self, text: str, value: object) -> None:
         found = data(f"a: {text}")["a"]
         assert (type(found), found) == (type(value), value)
 
     @pytest.mark.parametrize("text", ["no", "1.10", "123", "true", "null", "", "~", ".nan"])
     @pytest.mark.parametrize("quote", ["'", '"'])
-    def test_quoted_is_text(self, text: str, quote: str) -> None:
+    def test_a_quoted_scalar_is_text(self, text: str, quote: str) -> None:
         assert data(f"a: {quote}{text}{quote}") == {"a": text}
 
-    def test_blocks_are_text(self) -> None:
+    def test_a_block_scalar_is_text(self) -> None:
         assert data("a: |\n  1\n  2\nb: >-\n  true\n") == {"a": "1\n2\n", "b": "true"}
 
     @pytest.mark.parametrize(
         "text", [".nan", ".NaN", ".inf", "-.inf", "+.INF", "1e999", "-1e999", "1" * 5000]
     )
-    def test_numbers_without_a_value(self, text: str) -> None:
+    def test_a_number_that_cannot_be_represented_is_a_problem(self, text: str) -> None:
         document = read(f"a: {text}\nb: 1", "a.yaml")
         assert [(p.code, p.place, p.pointer) for p in document.problems] == [("yaml-number", at(1, 4), "/a")]
         assert document.data == {"a": text, "b": 1}
 
-    def test_what_is_no_line_end_in_yaml_1_2(self) -> None:
+    def test_line_ends_of_yaml_1_1_are_ordinary_characters(self) -> None:
         document = read("a: 'x\u2028y\u2029z'\nb: 1\x852\nc: {d", "a.yaml")
         assert document.problems[0].place.line == 3
         assert data("a: 'x\u2028y\u2029z'\nb: 1\x852\n") == {"a": "x\u2028y\u2029z", "b": "1\x852"}
@@ -136,7 +136,7 @@ class TestMappings:
         found = data("404: x\ntrue: y\n1.10: z\n~: n\nno: m")
         assert found == {"404": "x", "true": "y", "1.10": "z", "~": "n", "no": "m"}
 
-    def test_a_repeated_key(self) -> None:
+    def test_a_repeated_key_is_a_problem(self) -> None:
         document = read("a: 1\nb:\n  c: 1\n  d: 2\n  c: 3\n404: x\n'404': y\n", "a.yaml")
         assert [(p.code, p.place, p.pointer) for p in document.problems] == [
             ("duplicate-key", at(5, 3), "/b/c"),
@@ -145,7 +145,7 @@ class TestMappings:
         assert "line 3" in document.problems[0].message
         assert document.data == {"a": 1, "b": {"c": 1, "d": 2}, "404": "x"}
 
-    def test_what_a_repeated_key_holds_is_read_too(self) -> None:
+    def test_the_value_of_a_repeated_key_is_checked_too(self) -> None:
         assert problems("a: 1\na: {b: .nan}\nc: &x 1\nc: *y") == [
             ("duplicate-key", 2, 1),
             ("yaml-number", 2, 8),
@@ -153,7 +153,7 @@ class TestMappings:
             ("yaml-alias", 4, 4),
         ]
 
-    def test_keys_that_are_no_scalars(self) -> None:
+    def test_a_key_must_be_a_scalar(self) -> None:
         document = read("? [a]\n: 1\n? {b: .inf}\n: 2\n[c, d]: 3\ne: 4", "a.yaml")
         assert [(p.code, p.place.line) for p in document.problems] == [
             ("yaml-key", 1),
@@ -165,7 +165,7 @@ class TestMappings:
 
 
 class TestTags:
-    def test_those_of_json_are_honoured(self) -> None:
+    def test_the_tags_of_json_types_are_supported(self) -> None:
         text = "a: !!str 5\nb: !!int '5'\nc: !!float 1\nd: !!bool true\ne: !!null ''\n"
         found = data(text + "f: !!map {}\ng: !!seq []\nh: ! x")
         assert found == {"a": "5", "b": 5, "c": 1.0, "d": True, "e": None, "f": {}, "g": [], "h": "x"}
@@ -186,29 +186,29 @@ class TestTags:
             ("!<tag:example.com,2000:x> 1", "tag:example.com,2000:x"),
         ],
     )
-    def test_others_are_problems(self, value: str, name: str) -> None:
+    def test_another_tag_is_a_problem(self, value: str, name: str) -> None:
         document = read(f"a: {value}\nb: 1", "a.yaml")
         assert [(p.code, p.place, p.pointer) for p in document.problems] == [("yaml-tag", at(1, 4), "/a")]
         assert f"'{name}'" in document.problems[0].message
         assert document.data["b"] == 1
 
-    def test_on_a_key(self) -> None:
+    def test_a_tag_on_a_key_is_a_problem(self) -> None:
         assert problems("!x a: 1\n!!str b: 2") == [("yaml-tag", 1, 1)]
 
-    def test_a_float_too_large(self) -> None:
+    def test_a_float_that_is_too_large_is_a_problem(self) -> None:
         assert problems("a: !!float " + "9" * 400) == [("yaml-number", 1, 4)]
 
 
 class TestAnchors:
-    def test_share_their_value(self) -> None:
+    def test_aliases_share_the_value_of_their_anchor(self) -> None:
         found = data("a: &x {b: [1, 2]}\nc: *x\nd: &y z\n*y : 1\n&k e: 2\nf: *k")
         assert found == {"a": {"b": [1, 2]}, "c": {"b": [1, 2]}, "d": "z", "z": 1, "e": 2, "f": "e"}
         assert found["a"] is found["c"]
 
-    def test_the_latest_of_a_name_counts(self) -> None:
+    def test_an_alias_refers_to_the_latest_anchor_of_its_name(self) -> None:
         assert data("[&a 1, *a, &a 2, *a, &a [&a 3, *a], *a]") == [1, 1, 2, 2, [3, 3], 3]
 
-    def test_places_are_those_of_the_anchor(self) -> None:
+    def test_the_place_of_an_alias_is_that_of_its_anchor(self) -> None:
         document = read("a: &x\n  b: 1\nc: *x", "a.yaml")
         assert document.place(("c", "b")) == at(2, 6)
         assert document.key_place(("c", "b")) == at(2, 3)
@@ -217,10 +217,10 @@ class TestAnchors:
     @pytest.mark.parametrize(
         "text", ["a: &x [*x]", "a: &x {b: {c: *x}}", "a: &x {<<: *x}", "a: *x", "*x : a"]
     )
-    def test_of_nothing_or_itself(self, text: str) -> None:
+    def test_an_alias_without_a_complete_anchor_is_a_problem(self, text: str) -> None:
         assert [code for code, _, _ in problems(text)] == ["yaml-alias"]
 
-    def test_merge(self) -> None:
+    def test_a_merge_key_adds_the_keys_of_mappings(self) -> None:
         text = "base: &b {x: 1, y: {z: 2}}\nmore: &m {x: 9, w: 3}\n"
         text += "a: {<<: *b, x: 5}\nb: {y: 0, <<: [*b, *m]}\nc: {<<: {q: 1}}"
         found = data(text)
@@ -233,14 +233,14 @@ class TestAnchors:
         assert document.key_place(("b", "w")) == at(2, 17)
 
     @pytest.mark.parametrize("value", ["5", "[1]", "[{a: 1}, 2]", "", "text"])
-    def test_merge_of_something_else(self, value: str) -> None:
+    def test_a_merge_key_needs_mappings(self, value: str) -> None:
         assert problems(f"a:\n  <<: {value}\n  b: 1") == [("yaml-merge", 2, 3)]
 
-    def test_merge_twice_and_quoted(self) -> None:
+    def test_a_merge_key_occurs_once_unless_it_is_quoted(self) -> None:
         assert problems("a: {<<: {b: 1}, <<: {c: 1}}") == [("duplicate-key", 1, 17)]
         assert data("'<<': 5") == {"<<": 5}
 
-    def test_expansion_is_bounded(self) -> None:
+    def test_the_expansion_of_aliases_is_limited(self) -> None:
         text = "a0: &a0 x\n" + "".join(
             f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 40)
         )
@@ -250,21 +250,21 @@ class TestAnchors:
         assert document.data == {}
         assert time.monotonic() - started < 5
 
-    def test_expansion_through_merges_is_bounded(self) -> None:
+    def test_the_expansion_of_merges_is_limited(self) -> None:
         steps = "".join(
             f"m{i}: &m{i} {{<<: [*m{i - 1}, *m{i - 1}], a{i}: *m{i - 1}, b{i}: *m{i - 1}}}\n"
             for i in range(1, 60)
         )
         assert [code for code, _, _ in problems("m0: &m0 {k: 1}\n" + steps)] == ["yaml-too-big"]
 
-    def test_depth_through_aliases_is_bounded(self) -> None:
+    def test_the_depth_of_aliases_is_limited(self) -> None:
         text = "a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}]\n" for i in range(1, 200))
         assert problems(text) == [("yaml-too-deep", 100, 12)]
 
 
 class TestBounds:
     @pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ("{a: ", "}")])
-    def test_depth(self, opening: str, closing: str) -> None:
+    def test_the_depth_of_a_file_is_limited(self, opening: str, closing: str) -> None:
         def nested(depth: int) -> str:
             return opening * depth + "x" + closing * depth
 
@@ -272,12 +272,12 @@ class TestBounds:
         assert [code for code, _, _ in problems(nested(composer.MAX_DEPTH + 1))] == ["yaml-too-deep"]
         assert [code for code, _, _ in problems(opening * 100_000)] == ["yaml-too-deep"]
 
-    def test_number_of_values(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_number_of_values_is_limited(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(composer, "MAX_NODES", 4)
         assert problems("[1, 2, 3]") == []
         assert problems("[1, 2, 3, 4]") == [("yaml-too-big", 1, 11)]
 
-    def test_size(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_size_of_a_file_is_limited(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(documents, "MAX_BYTES", 10)
         assert read_bytes(b"a: 1234567", "a.yaml").problems == ()
         assert [p.code for p in read_bytes(b"a: 12345678", "a.yaml").problems] == ["yaml-too-big"]
@@ -297,42 +297,42 @@ class TestBounds:
 
 class TestFiles:
     @pytest.mark.parametrize("text", ["", "\n\n", "# nothing\n", "---\n", "---\n# x\n...\n", "\ufeff"])
-    def test_empty_is_an_empty_mapping(self, text: str) -> None:
+    def test_an_empty_file_is_an_empty_mapping(self, text: str) -> None:
         assert data(text) == {}
 
     @pytest.mark.parametrize(("text", "value"), [("null", None), ("''", ""), ("[]", []), ("5", 5)])
-    def test_other_roots_stay(self, text: str, value: object) -> None:
+    def test_the_root_can_be_any_value(self, text: str, value: object) -> None:
         assert data(text) == value
 
-    def test_second_document(self) -> None:
+    def test_a_second_document_is_a_problem(self) -> None:
         document = read("a: 1\n---\nb: 2\n---\nc: 3\n", "a.yaml")
         assert [(p.code, p.place) for p in document.problems] == [("yaml-documents", at(2, 1))]
         assert document.data == {"a": 1}
 
-    def test_byte_order_mark(self) -> None:
+    def test_a_byte_order_mark_is_ignored(self) -> None:
         document = read_bytes("\ufeffé: no\nb: .nan".encode(), "a.yaml")
         assert document.data == {"é": "no", "b": ".nan"}
         assert document.place(("é",)) == at(1, 4)
         assert [p.place for p in document.problems] == [at(2, 4)]
 
-    def test_not_utf8(self) -> None:
+    def test_a_file_must_be_utf_8(self) -> None:
         document = read_bytes("\ufeffa: 1\nbé: ".encode() + b"\xff\n", "a.yaml")
         assert [(p.code, p.place) for p in document.problems] == [("not-utf8", at(2, 5))]
         assert "0xff" in document.problems[0].message
         assert document.data == {}
 
     @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be"])
-    def test_utf16(self, encoding: str) -> None:
+    def test_a_utf_16_file_is_named_as_such(self, encoding: str) -> None:
         document = read_bytes("\ufeffa: 1".encode(encoding), "a.yaml")
         assert [p.code for p in document.problems] == ["not-utf8"]
 
     @pytest.mark.parametrize("char", ["\0", "\x07", "\x1b", "\x7f", "\x9f", "\ufffe", "\ud800"])
-    def test_control_characters(self, char: str) -> None:
+    def test_a_control_character_is_a_problem(self, char: str) -> None:
         document = read(f"a: 1\nb: x{char}y", "a.yaml")
         assert [(p.code, p.place) for p in document.problems] == [("binary", at(2, 5))]
         assert f"U+{ord(char):04X}" in document.problems[0].message
 
-    def test_line_ends(self) -> None:
+    def test_each_kind_of_line_end_counts(self) -> None:
         for end in ("\n", "\r\n", "\r"):
             document = read(end.join(["# x", "a: 1", "", "b:", "  - c", ""]), "a.yaml")
             assert document.data == {"a": 1, "b": ["c"]}
@@ -341,7 +341,7 @@ class TestFiles:
 
 @pytest.mark.usefixtures("parser")
 class TestTabs:
-    def test_as_indentation(self) -> None:
+    def test_a_tab_in_the_indentation_is_a_problem(self) -> None:
         document = read("a:\n\tb: 1\nc: {d: 1, d: 2}\nc: 2\n", "a.yaml")
         assert [(p.code, p.place) for p in document.problems] == [
             ("yaml-tab", at(2, 1)),
@@ -351,30 +351,30 @@ class TestTabs:
         assert document.data == {"a": {"b": 1}, "c": {"d": 1}}
         assert document.place(("a", "b")) == at(2, 5)
 
-    def test_each_is_reported(self) -> None:
+    def test_each_tab_is_reported(self) -> None:
         assert problems("a:\n\tb: 1\nc:\n\td: 1\nl:\n-\te") == [
             ("yaml-tab", 2, 1),
             ("yaml-tab", 4, 1),
             ("yaml-tab", 6, 2),
         ]
 
-    def test_only_they_are_reported_where_the_rest_makes_no_sense_without(self) -> None:
+    def test_errors_that_follow_from_tabs_are_not_reported(self) -> None:
         document = read("a:\n    b: 1\n\tc: 2\nd: .nan\nd: [\n", "a.yaml")
         assert [(p.code, p.place) for p in document.problems] == [("yaml-tab", at(3, 1))]
         assert document.data == {}
 
-    def test_inside_values_they_are_fine(self, parser: str) -> None:
+    def test_a_tab_inside_a_value_is_allowed(self, parser: str) -> None:
         assert data("a: 'x\ty'\nc: |\n  x\ty\n") == {"a": "x\ty", "c": "x\ty\n"}
         if parser == "c":  # the pure one is stricter than YAML
             assert data("b: x\ty\n") == {"b": "x\ty"}
 
-    def test_their_number_is_bounded(self) -> None:
+    def test_the_number_of_reported_tabs_is_limited(self) -> None:
         text = "".join(f"a{i}:\n\tb: 1\n" for i in range(documents.MAX_TABS + 20))
         document = read(text, "a.yaml")
         assert len(document.problems) == documents.MAX_TABS
         assert {p.code for p in document.problems} == {"yaml-tab"}
 
-    def test_a_value_that_starts_wrong_is_no_tab(self) -> None:
+    def test_an_invalid_value_after_a_tab_is_not_blamed_on_the_tab(self) -> None:
         assert [code for code, _, _ in problems("a: @x\t\n")] == ["yaml-syntax"]
 
 
@@ -398,7 +398,9 @@ class TestSyntax:
             ("!foo!bar x", 1, 1, "not valid YAML"),
         ],
     )
-    def test_said_in_words(self, text: str, line: int | None, column: int | None, words: str) -> None:
+    def test_a_syntax_error_is_explained(
+        self, text: str, line: int | None, column: int | None, words: str
+    ) -> None:
         document = read(text, "a.yaml")
         (problem,) = document.problems
         assert problem.code == "yaml-syntax"
@@ -407,17 +409,17 @@ class TestSyntax:
         if line is not None and column is not None:
             assert problem.place == at(line, column)
 
-    def test_what_came_before_counts(self) -> None:
+    def test_problems_before_a_syntax_error_are_kept(self) -> None:
         assert [code for code, _, _ in problems("a: 1\na: 2\nb: ]")] == ["duplicate-key", "yaml-syntax"]
 
-    def test_escapes_beyond_unicode(self) -> None:
+    def test_an_escape_beyond_unicode_is_a_problem(self) -> None:
         assert [code for code, _, _ in problems('a: "\\UFFFFFFFF"')] == ["yaml-syntax"]
 
 
 class TestPlaces:
     TEXT = 'r:\n  - id: "é🎉"\n    when: {a.b: [1, "x/~"], "q": {n: 2}}\n  -\n    id: two\n'
 
-    def test_of_values_and_keys(self) -> None:
+    def test_values_and_keys_have_places(self) -> None:
         document = read(self.TEXT, "a.yaml")
         assert document.place(()) == at(1, 1)
         assert document.place(("r",)) == at(2, 3)
@@ -429,12 +431,12 @@ class TestPlaces:
         assert document.key_place(("r", 0, "when", "q", "n")) == at(3, 35)
         assert document.place(("r", 1, "id")) == at(5, 9)
 
-    def test_columns_are_characters(self) -> None:
+    def test_columns_count_characters(self) -> None:
         document = read("'🎉é': {'日本': x, y: z}", "a.yaml")
         assert document.place(("🎉é", "日本")) == at(1, 14)
         assert document.key_place(("🎉é", "y")) == at(1, 17)
 
-    def test_of_what_is_not_there_are_the_nearest(self) -> None:
+    def test_a_missing_path_has_the_place_of_its_nearest_ancestor(self) -> None:
         document = read(self.TEXT, "a.yaml")
         assert document.place(("r", 0, "no", "such")) == at(2, 5)
         assert document.place(("r", 7)) == at(2, 3)
@@ -445,12 +447,12 @@ class TestPlaces:
         assert document.key_place(("r", 0)) == at(2, 5)
         assert document.key_place(()) == at(1, 1)
 
-    def test_of_an_empty_value(self) -> None:
+    def test_an_empty_value_has_a_place(self) -> None:
         document = read("a:\nb: 1", "a.yaml")
         assert document.place(("a",)).line == 1
         assert document.key_place(("a",)) == at(1, 1)
 
-    def test_pointers(self) -> None:
+    def test_a_path_is_written_as_a_json_pointer(self) -> None:
         assert json_pointer(()) == ""
         assert json_pointer(("a/b", 0, "m~n", "")) == "/a~1b/0/m~0n/"
 
@@ -474,7 +476,7 @@ def assert_sound(document: Document) -> None:
         assert document.key_place(path).line >= 1
 
 
-# Text that looks like YAML goes further into the parser than arbitrary text does.
+# Text that looks like YAML gets further into the parser than arbitrary text.
 SYNTAX = [
     "a",
     "b:",
@@ -522,7 +524,7 @@ def test_any_bytes_are_read_or_have_problems(content: bytes) -> None:
 
 
 @given(st.lists(pieces, max_size=30).map("".join))
-def test_the_pure_parser_raises_nothing_either(text: str) -> None:
+def test_the_parser_in_python_raises_nothing_either(text: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(composer, "_LOADER", yaml.Loader)
         assert_sound(read(text, "f"))
@@ -539,7 +541,7 @@ json_values = st.recursive(
 
 
 @given(st.dictionaries(words, json_values, max_size=4))
-def test_json_is_read_as_it_is(value: dict[str, Any]) -> None:
+def test_json_is_read_unchanged(value: dict[str, Any]) -> None:
     document = read(json.dumps(value, ensure_ascii=False), "f")
     assert document.problems == ()
     assert document.data == value
