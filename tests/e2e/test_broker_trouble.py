@@ -1,4 +1,4 @@
-"""The server when the broker is killed, closes the client, is unfit, or shuts services off."""
+"""The server while the broker is killed, closes the client or is not suitable, and with disabled kinds."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ async def test_a_killed_broker_loses_nothing(tmp_path: Path) -> None:
     await broker.kill()
 
 
-async def test_a_client_that_was_closed_is_made_anew(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_closed_client_is_replaced(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("engine.server.server._SESSION_WAIT", 0.05)
     closed: list[Callable[[], object]] = []
     from engine.server import session as module
@@ -75,7 +75,7 @@ async def test_a_client_that_was_closed_is_made_anew(world: World, monkeypatch: 
         assert await world.caught.wait_for(2, 2)
 
 
-async def test_a_service_that_is_off_is_left_to_others(world: World) -> None:
+async def test_a_disabled_kind_is_left_to_other_programs(world: World) -> None:
     async with serving(world.caught, world.address, kinds=(Kind.NOTICE,)):
         names = {info.config.name for info in await world.client.jetstream().streams_info()}
         assert "MSS_NOTICE" in names and "MSS_AUDIT" not in names

@@ -1,4 +1,4 @@
-"""A fall-back chain for real: a web service that refuses or defers, then a mail; across a killed engine."""
+"""A fallback chain end to end: a web service that refuses or defers, then a mail; with a killed engine."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ rules:
 
 @pytest.fixture
 async def asked() -> AsyncIterator[tuple[int, list[str]]]:
-    """A web server that answers with the status in the path: its port, and what it was asked."""
+    """Provide a web server that replies with the status in the path: its port, and the paths it got."""
     seen: list[str] = []
 
     async def answer(request: web.Request) -> web.Response:
@@ -51,7 +51,7 @@ async def asked() -> AsyncIterator[tuple[int, list[str]]]:
     await runner.cleanup()
 
 
-async def test_a_chain_ends_with_a_mail_whoever_is_killed_on_the_way(
+async def test_a_chain_ends_with_a_mail_although_the_engine_is_killed(
     world: World, start_engine: StartEngine, asked: tuple[int, list[str]], tmp_path: Path
 ) -> None:
     port, seen = asked
@@ -76,7 +76,7 @@ async def test_a_chain_ends_with_a_mail_whoever_is_killed_on_the_way(
 
     await until(nothing_waits, what="the end of every chain")
     mailed = Counter(str(mail["To"]) for _, mail in world.caught.mails)
-    # Who was being asked when it was killed may have been told: that is a dead letter, and no fall-back.
+    # A request in flight at the kill may have been served: that is a dead letter, and no fallback.
     letters = await world.messages("MSS_DEAD")
     assert all("may have gone out" in letter.headers["Mss-Detail"] for letter in letters)
     assert len(letters) <= 4  # as many as the channel sends at once

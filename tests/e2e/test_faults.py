@@ -1,4 +1,4 @@
-"""Breaking things under load: nothing is lost, and what went out twice was unknown and says so."""
+"""Faults under load: nothing is lost, and only deliveries with an unknown result are sent twice."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from support.waiting import until
 pytestmark = pytest.mark.timeout(900 if SOAK else 120)
 
 
-async def test_an_engine_that_is_killed(tmp_path: Path) -> None:
+async def test_a_killed_engine_loses_nothing(tmp_path: Path) -> None:
     async with load(tmp_path) as run:
         publishing = asyncio.create_task(run.publish())
         for _ in range(20 if SOAK else 3):
@@ -40,8 +40,8 @@ async def test_a_broker_that_is_killed(tmp_path: Path) -> None:
         await run.verdict()
 
 
-async def test_both_killed_at_once(tmp_path: Path) -> None:
-    """The broker's last counts of what it handed out are gone, and so is who knew better."""
+async def test_engine_and_broker_killed_together_lose_nothing(tmp_path: Path) -> None:
+    """The broker loses its last delivery counts, and no replica is left that knows them."""
     async with load(tmp_path) as run:
         publishing = asyncio.create_task(run.publish())
         for _ in range(5 if SOAK else 1):
@@ -54,7 +54,7 @@ async def test_both_killed_at_once(tmp_path: Path) -> None:
         await run.verdict()
 
 
-async def test_a_broker_that_is_away_for_long(tmp_path: Path) -> None:
+async def test_a_long_outage_of_the_broker_loses_nothing(tmp_path: Path) -> None:
     async with load(tmp_path) as run:
         publishing = asyncio.create_task(run.publish())
         await asyncio.sleep(0.3)
@@ -67,7 +67,7 @@ async def test_a_broker_that_is_away_for_long(tmp_path: Path) -> None:
 
 
 def sometimes(behaviour: str, every: int) -> Any:
-    """``behaviour`` at each ``every``-th command, else the usual answer."""
+    """Return ``behaviour`` for each ``every``-th command, and the usual reply for the others."""
     count = itertools.count(1)
     return lambda _command: behaviour if next(count) % every == 0 else ""
 
@@ -84,7 +84,9 @@ def sometimes(behaviour: str, every: int) -> Any:
         ("QUIT", DROP, False),
     ],
 )
-async def test_a_mail_server_that_misbehaves(tmp_path: Path, stage: str, behaviour: str, again: bool) -> None:
+async def test_a_faulty_mail_server_loses_nothing(
+    tmp_path: Path, stage: str, behaviour: str, again: bool
+) -> None:
     answers = {stage: sometimes(behaviour, 10)}
     async with load(tmp_path, smtp=answers) as run:
         await run.publish(COUNT // 2)
@@ -98,20 +100,20 @@ async def test_a_mail_server_that_misbehaves(tmp_path: Path, stage: str, behavio
         assert (max(run.mails.values()) > 1) == again
 
 
-async def test_a_mail_server_that_is_away(tmp_path: Path) -> None:
+async def test_an_outage_of_the_mail_server_loses_nothing(tmp_path: Path) -> None:
     # As many as may be under way at once have begun before the first of them fails.
     async with load(tmp_path, smtp={"greeting": "554 no service"}, concurrency=COUNT // 10) as run:
         await run.publish()
         await until(lambda: len(run.hooks) == COUNT, what="the other channel is not held up")
         assert run.smtp.bodies == []
-        assert run.smtp.connections < COUNT / 4  # it is left alone, and tried now and then
+        assert run.smtp.connections < COUNT / 4  # the circuit breaker is open, and probes it now and then
         run.smtp.answers.clear()
         await run.wait_until_delivered()
         await run.verdict()
 
 
-async def test_a_broker_whose_disk_is_full(tmp_path: Path) -> None:
-    """What it took is delivered when there is room again; what it did not take, the caller was told."""
+async def test_a_full_disk_of_the_broker_loses_nothing(tmp_path: Path) -> None:
+    """Stored events are delivered when there is room again; the publisher gets an error for the others."""
     small = "jetstream {{ max_file_store: {} }}"
     async with load(tmp_path, broker_config=small.format("2MB"), smtp={"greeting": "554 not now"}) as run:
         publishing = asyncio.create_task(run.publish(filler=60_000))

@@ -1,4 +1,4 @@
-"""The main job: an event on NATS becomes a mail and an SMS, and nothing is lost on the way."""
+"""The main path: an event on NATS becomes a mail and an SMS, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ async def test_a_notice_becomes_a_mail_and_an_sms(world: World, start_engine: St
     await until(nothing_waits, what="both deliveries acknowledged")
 
 
-async def test_an_event_that_no_rule_wants_is_archived_and_done(
+async def test_an_event_without_a_matching_rule_is_archived_and_acknowledged(
     world: World, start_engine: StartEngine
 ) -> None:
     await start_engine()
@@ -94,7 +94,7 @@ async def test_the_captured_audit_becomes_one_mail_with_the_rest_in_cc(
     assert "new@x.test" in text_of(mail)
 
 
-async def test_what_is_published_while_no_engine_runs_is_delivered_when_one_starts(
+async def test_events_that_are_published_while_no_engine_runs_are_delivered_at_the_start(
     world: World, start_engine: StartEngine
 ) -> None:
     engine = await start_engine()
@@ -135,7 +135,7 @@ async def test_sigkill_among_200_events_loses_none(world: World, start_engine: S
     assert all(len(same) == 1 for same in ids.values())
 
 
-async def test_sigterm_finishes_what_is_in_hand_and_leaves_the_rest(
+async def test_sigterm_finishes_the_messages_in_flight_and_leaves_the_others(
     world: World, start_engine: StartEngine, tmp_path: Path
 ) -> None:
     engine = await start_engine()
@@ -153,7 +153,7 @@ async def test_sigterm_finishes_what_is_in_hand_and_leaves_the_rest(
     assert max(sent.values()) == 1
 
 
-async def test_nonsense_is_counted_and_lies_in_the_dead_letters(
+async def test_invalid_messages_are_counted_and_dead_lettered(
     world: World, start_engine: StartEngine, unused_tcp_port: int
 ) -> None:
     await start_engine(metrics={"listen": f"127.0.0.1:{unused_tcp_port}"})
@@ -194,7 +194,7 @@ async def test_nonsense_is_counted_and_lies_in_the_dead_letters(
     assert counted == len(nonsense)
 
 
-async def test_nonsense_as_large_as_the_broker_takes_is_cut_and_says_so(
+async def test_an_invalid_message_of_the_maximum_size_is_truncated_and_marked(
     world: World, start_engine: StartEngine
 ) -> None:
     await start_engine()

@@ -1,4 +1,4 @@
-"""The consumer: everything arrives, never more at once than allowed, through kills and bugs."""
+"""The consumer: every message arrives, within the limit of messages in flight, despite kills and bugs."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ async def test_everything_arrives_and_never_more_at_once_than_allowed(connection
     assert await left(connection) == 0
 
 
-async def test_stop_finishes_what_is_in_hand_and_leaves_the_rest(connection: Connection) -> None:
+async def test_stop_finishes_the_messages_in_flight_and_leaves_the_others(connection: Connection) -> None:
     await stream(connection, 20)
     release = asyncio.Event()
     handled = []
@@ -96,9 +96,7 @@ async def test_stop_finishes_what_is_in_hand_and_leaves_the_rest(connection: Con
     await until(fifteen, what="fifteen left")
 
 
-async def test_a_bug_costs_one_message_a_delay(
-    connection: Connection, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_bug_delays_one_message(connection: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("engine.broker.consumer._MISHAP_WAIT", 0.1)
     await stream(connection, 10)
     seen: Counter[bytes] = Counter()
@@ -117,7 +115,7 @@ async def test_a_bug_costs_one_message_a_delay(
     assert sorted(seen.values()) == [1] * 9 + [3]
 
 
-async def test_what_ends_in_one_moment_is_stored_together_and_keeps_nobody_waiting(
+async def test_results_within_one_window_are_stored_together_and_block_no_slot(
     connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("engine.broker.consumer._MOMENT", 0.5)
@@ -145,7 +143,7 @@ async def test_what_ends_in_one_moment_is_stored_together_and_keeps_nobody_waiti
     assert await left(connection) == 0
 
 
-async def test_a_message_that_is_nothing_but_bugs_is_given_up_and_trouble_does_not_count(
+async def test_a_message_that_always_meets_a_bug_is_dead_lettered_and_broker_errors_do_not_count(
     connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("engine.broker.consumer._MISHAP_WAIT", 0.02)
@@ -180,7 +178,7 @@ async def test_a_message_that_is_nothing_but_bugs_is_given_up_and_trouble_does_n
     await publisher.close()
 
 
-async def test_a_long_task_is_not_handed_out_again(connection: Connection) -> None:
+async def test_a_message_in_progress_is_not_redelivered(connection: Connection) -> None:
     await stream(connection, 1)
     times = 0
 
@@ -207,7 +205,7 @@ def copy(msg: Msg) -> OutgoingMessage:
     return OutgoingMessage(subject="t", payload=msg.data, id=msg.data.decode())
 
 
-async def test_what_is_settled_is_acknowledged_once_it_is_stored_and_takes_no_place_till_then(
+async def test_a_message_is_acknowledged_when_its_results_are_stored_and_uses_no_slot_until_then(
     connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("engine.broker.publisher._RESEND_AFTER", 0.1)
@@ -234,7 +232,7 @@ async def test_what_is_settled_is_acknowledged_once_it_is_stored_and_takes_no_pl
     assert (await connection.js.stream_info("T")).state.messages == 100
 
 
-async def test_what_leads_to_nothing_is_acknowledged_at_once(connection: Connection) -> None:
+async def test_a_message_without_results_is_acknowledged_at_once(connection: Connection) -> None:
     await stream(connection, 20)
     publisher = Publisher(connection)
     async with publisher.running():
@@ -256,7 +254,7 @@ async def test_what_leads_to_nothing_is_acknowledged_at_once(connection: Connect
         await running
 
 
-async def test_what_cannot_be_stored_comes_again_whether_it_waited_or_not(
+async def test_a_message_whose_results_cannot_be_stored_is_redelivered(
     connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("engine.broker.consumer._MISHAP_WAIT", 0.1)
@@ -294,7 +292,7 @@ async def test_what_cannot_be_stored_comes_again_whether_it_waited_or_not(
     assert await left(connection) == 0
 
 
-async def test_it_goes_on_after_the_broker_was_killed(
+async def test_it_continues_after_the_broker_was_killed(
     server: NatsServer, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("engine.broker.consumer._SILENCE", 1000.0)  # it must not need to notice the silence
@@ -334,7 +332,7 @@ async def test_a_message_that_looks_like_a_status_is_a_message(connection: Conne
     await running
 
 
-async def test_a_deleted_consumer_ends_it(connection: Connection) -> None:
+async def test_a_deleted_consumer_is_an_error(connection: Connection) -> None:
     await stream(connection, 0)
 
     async def handle(msg: Msg) -> None:

@@ -1,4 +1,4 @@
-"""The deliverer against a real broker: each way a send can end, and what is left behind."""
+"""The delivery worker on a real broker: every result of a send, and what it leaves on the broker."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ QUICK = RetryPolicy(attempts=3, first=0.05, max=0.1, deadline=3600.0)
 
 @dataclass
 class Scripted:
-    """A channel that answers as told, then says yes."""
+    """A channel that gives the answers of a list, then succeeds."""
 
     answers: list[Exception | str] = field(default_factory=list)
     sent: list[str] = field(default_factory=list)
@@ -90,7 +90,7 @@ class Bench:
         return [json.loads(message.data) for message in await self.stored("MSS_HISTORY")]
 
     async def done(self) -> None:
-        """Return once no delivery waits."""
+        """Return when no delivery waits."""
 
         async def empty() -> bool:
             return not (await self.connection.js.stream_info("MSS_DELIVERY")).state.messages
@@ -174,7 +174,7 @@ def delivery(**more: Any) -> Delivery:
     return structs.replace(whole, **more)
 
 
-async def test_sent(connection: Connection) -> None:
+async def test_a_sent_delivery_has_a_receipt(connection: Connection) -> None:
     async with delivering(connection) as bench:
         await bench.store(delivery())
         await bench.done()
@@ -189,9 +189,7 @@ async def test_sent(connection: Connection) -> None:
 @pytest.mark.parametrize(
     ("error", "outcome"), [(Deferred("451 later"), "deferred"), (Unknown("silence"), "unknown")]
 )
-async def test_what_failed_for_now_comes_again(
-    connection: Connection, error: Exception, outcome: str
-) -> None:
+async def test_a_deferred_delivery_is_retried(connection: Connection, error: Exception, outcome: str) -> None:
     async with delivering(connection, error) as bench:
         await bench.store(delivery())
         await bench.done()
@@ -201,7 +199,7 @@ async def test_what_failed_for_now_comes_again(
         ]
 
 
-async def test_refused_is_a_dead_letter_at_once_and_shows_no_secret(connection: Connection) -> None:
+async def test_a_refused_delivery_is_dead_lettered_at_once_without_secrets(connection: Connection) -> None:
     async with delivering(connection, Refused(f"550 no such user, see {SECRET}\r\nX: y")) as bench:
         await bench.store(delivery())
         await bench.done()
@@ -215,7 +213,7 @@ async def test_refused_is_a_dead_letter_at_once_and_shows_no_secret(connection: 
         assert SECRET not in json.dumps(receipt)
 
 
-async def test_who_had_to_wait_is_sent_to_alone(connection: Connection) -> None:
+async def test_the_remaining_recipients_get_a_delivery_of_their_own(connection: Connection) -> None:
     async with delivering(connection, Deferred("451 b waits", remaining=("b@example.com",))) as bench:
         await bench.store(delivery(to=("a@example.com", "b@example.com")))
         await bench.done()
@@ -232,7 +230,7 @@ async def test_who_had_to_wait_is_sent_to_alone(connection: Connection) -> None:
         ]
 
 
-async def test_attempts_are_bounded(connection: Connection) -> None:
+async def test_the_number_of_attempts_is_limited(connection: Connection) -> None:
     async with delivering(connection, *(Deferred("451 later") for _ in range(9))) as bench:
         await bench.store(delivery())
         await bench.done()
@@ -242,7 +240,7 @@ async def test_attempts_are_bounded(connection: Connection) -> None:
         assert [r["final"] for r in await bench.history()] == [False, False, True]
 
 
-async def test_what_is_too_old_is_not_sent(connection: Connection) -> None:
+async def test_an_expired_delivery_is_not_sent(connection: Connection) -> None:
     async with delivering(connection) as bench:
         await bench.store(delivery(created=now() - 3601 * 1_000_000))
         await bench.done()
@@ -252,7 +250,7 @@ async def test_what_is_too_old_is_not_sent(connection: Connection) -> None:
 
 
 async def handed_out_and_lost(bench: Bench, one: Delivery) -> None:
-    """As if a worker had been given the delivery and been killed: it comes again after ack_wait."""
+    """Receive a delivery as a worker that is then killed: it is redelivered after ack_wait."""
     await bench.store(one)
     taking = await bench.connection.js.pull_subscribe_bind(
         bench.broker.topology.worker("email"), "MSS_DELIVERY"
@@ -263,7 +261,7 @@ async def handed_out_and_lost(bench: Bench, one: Delivery) -> None:
 
 @asynccontextmanager
 async def prepared(connection: Connection) -> AsyncIterator[Bench]:
-    """Streams and a publisher, and nobody who delivers yet."""
+    """Provide streams and a publisher without a delivery worker."""
     broker = Broker(connection, Topology(kinds=(Kind.NOTICE,), ack_wait=1.0))
     await Provisioner(broker.topology, connection).provision()
     await Provisioner(broker.topology, connection).ensure_workers(["email"])
@@ -278,7 +276,7 @@ def receipt_of(one: Delivery, outcome: Outcome, attempt: int = 1) -> OutgoingMes
     return entries.receipt_entry(Topology(), receipt, id_=f"before.{outcome}")
 
 
-async def test_what_was_sent_before_a_crash_is_not_sent_again(connection: Connection) -> None:
+async def test_a_delivery_that_was_sent_before_a_crash_is_not_sent_again(connection: Connection) -> None:
     async with prepared(connection) as bench:
         await handed_out_and_lost(bench, delivery())
         await bench.publisher.store(receipt_of(delivery(), Outcome.SENT))
@@ -288,7 +286,7 @@ async def test_what_was_sent_before_a_crash_is_not_sent_again(connection: Connec
         assert len(await bench.history()) == 1
 
 
-async def test_a_worker_that_died_leaves_an_unknown_attempt(connection: Connection) -> None:
+async def test_a_killed_worker_leaves_an_unknown_attempt(connection: Connection) -> None:
     async with prepared(connection) as bench:
         await handed_out_and_lost(bench, delivery())
     async with delivering(connection) as bench:
@@ -299,7 +297,7 @@ async def test_a_worker_that_died_leaves_an_unknown_attempt(connection: Connecti
         ]
 
 
-async def test_what_was_deferred_before_is_not_taken_for_lost(connection: Connection) -> None:
+async def test_a_deferred_attempt_is_not_recorded_as_unknown(connection: Connection) -> None:
     async with prepared(connection) as bench:
         await handed_out_and_lost(bench, delivery())
         await bench.publisher.store(receipt_of(delivery(), Outcome.DEFERRED))
@@ -308,7 +306,7 @@ async def test_what_was_deferred_before_is_not_taken_for_lost(connection: Connec
         assert [r["outcome"] for r in await bench.history()] == ["deferred", "sent"]
 
 
-async def test_a_copy_that_a_killed_broker_took_twice_is_sent_once(connection: Connection) -> None:
+async def test_a_delivery_that_a_killed_broker_stored_twice_is_sent_once(connection: Connection) -> None:
     async with delivering(connection) as bench:
         await bench.store(delivery())
         await bench.done()
@@ -321,7 +319,7 @@ async def test_a_copy_that_a_killed_broker_took_twice_is_sent_once(connection: C
         assert len(bench.channel.sent) == 1
 
 
-async def test_where_nothing_may_go_out_twice_unknown_is_the_end(connection: Connection) -> None:
+async def test_with_on_unknown_stop_an_unknown_result_is_final(connection: Connection) -> None:
     async with delivering(connection, Unknown("silence"), repeats_unknown=False) as bench:
         await bench.store(delivery())
         await bench.done()
@@ -349,7 +347,7 @@ async def test_a_claim_without_a_receipt_is_not_sent_again(
         )
 
 
-async def test_a_worker_that_died_before_its_claim_is_no_reason_to_stop(connection: Connection) -> None:
+async def test_a_delivery_without_a_claim_is_sent_after_a_worker_was_killed(connection: Connection) -> None:
     async with prepared(connection) as bench:
         await handed_out_and_lost(bench, delivery())
     async with delivering(connection, repeats_unknown=False) as bench:
@@ -357,7 +355,7 @@ async def test_a_worker_that_died_before_its_claim_is_no_reason_to_stop(connecti
         assert len(bench.channel.sent) == 1
 
 
-async def test_a_long_wait_lies_on_the_broker_and_keeps_its_count(
+async def test_a_long_wait_is_spent_on_the_broker_and_keeps_the_attempt_count(
     connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("engine.pipeline.deliver._LONG_WAIT", 0.0)
@@ -379,10 +377,10 @@ async def test_a_long_wait_lies_on_the_broker_and_keeps_its_count(
         assert not await waits()
 
 
-async def test_a_provider_that_fails_steadily_is_probed_and_costs_others_no_attempt(
+async def test_an_open_circuit_breaker_probes_the_provider_and_costs_other_deliveries_no_attempt(
     connection: Connection,
 ) -> None:
-    """Twenty deliveries and three attempts each would be sixty sends at a dead provider."""
+    """Twenty deliveries with three attempts each would send sixty times to a broken provider."""
     answers = [Deferred("connection refused") for _ in range(12)]
     async with delivering(connection, *answers, retry=replace(QUICK, attempts=8)) as bench:
         for n in range(20):
@@ -392,7 +390,9 @@ async def test_a_provider_that_fails_steadily_is_probed_and_costs_others_no_atte
         assert await bench.stored("MSS_DEAD") == []
 
 
-async def test_what_waits_for_a_provider_goes_back_when_the_replica_ends(connection: Connection) -> None:
+async def test_a_delivery_that_waits_returns_to_the_stream_when_the_replica_ends(
+    connection: Connection,
+) -> None:
     answers = [Deferred("connection refused", retry_after=30.0) for _ in range(5)]
     async with delivering(connection, *answers) as bench:
         for n in range(8):
@@ -402,7 +402,7 @@ async def test_what_waits_for_a_provider_goes_back_when_the_replica_ends(connect
         await until(lambda: len(set(bench.channel.sent)) >= 3, what="those that waited")
 
 
-async def test_a_bug_in_a_channel_costs_a_delay(
+async def test_a_bug_in_a_channel_delays_the_delivery(
     connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("engine.broker.consumer._MISHAP_WAIT", 0.05)
@@ -412,7 +412,7 @@ async def test_a_bug_in_a_channel_costs_a_delay(
         assert len(bench.channel.sent) == 2
 
 
-async def test_a_delivery_that_cannot_be_read_is_buried(connection: Connection) -> None:
+async def test_an_undecodable_delivery_is_dead_lettered(connection: Connection) -> None:
     async with delivering(connection) as bench:
         await bench.publisher.store(
             OutgoingMessage(subject="mss.delivery.audit.email", payload=b"{}", id="x")
@@ -422,7 +422,7 @@ async def test_a_delivery_that_cannot_be_read_is_buried(connection: Connection) 
         assert letter.subject == "mss.dead.audit.bad-delivery"
 
 
-def test_waits_grow_to_a_ceiling_and_never_vanish() -> None:
+def test_retry_waits_grow_to_a_maximum_and_are_never_zero() -> None:
     retry = RetryPolicy(attempts=99, first=5.0, max=60.0)
     assert [retry.wait(n, chance=1.0) for n in (1, 2, 3, 4, 5, 99)] == [5.0, 10.0, 20.0, 40.0, 60.0, 60.0]
     assert retry.wait(1, chance=0.0) == 2.5

@@ -1,4 +1,4 @@
-"""Fall-back chains against a real broker: what goes on, when, and what is left behind."""
+"""Fallback chains on a real broker: which fallback is sent, when, and what it leaves on the broker."""
 
 from __future__ import annotations
 
@@ -27,11 +27,13 @@ def chain(within: float = 0.0, name: str = "c") -> Delivery:
 
 
 async def receipts(bench: Bench) -> list[tuple[str, str, bool]]:
-    """In order: which delivery, how its attempt ended, whether it was the last."""
+    """Return delivery, outcome and finality of each receipt, in order."""
     return [(each["delivery"][:1], each["outcome"], each["final"]) for each in await bench.history()]
 
 
-async def test_what_definitely_failed_goes_on_and_only_the_last_is_given_up(connection: Connection) -> None:
+async def test_a_definite_failure_falls_back_and_only_the_last_one_is_dead_lettered(
+    connection: Connection,
+) -> None:
     answers = [Refused("550 no"), "250 ok", Refused("551 no"), Refused("552 no")]
     async with delivering(connection, *answers) as bench:
         whole = chain()
@@ -57,7 +59,7 @@ async def test_what_definitely_failed_goes_on_and_only_the_last_is_given_up(conn
         assert len(await bench.stored("MSS_NOTICE")) == 1
 
 
-async def test_what_may_have_gone_out_does_not_fall_back(connection: Connection) -> None:
+async def test_a_delivery_that_may_have_been_sent_does_not_fall_back(connection: Connection) -> None:
     async with delivering(connection, Unknown("silence"), Refused("550 no")) as bench:
         await bench.store(chain())
         await bench.done()
@@ -68,9 +70,7 @@ async def test_what_may_have_gone_out_does_not_fall_back(connection: Connection)
 
 
 @pytest.mark.parametrize(("repeats", "reason"), [(False, "unknown"), (True, "exhausted")])
-async def test_an_unknown_end_is_the_end_of_the_chain(
-    connection: Connection, repeats: bool, reason: str
-) -> None:
+async def test_an_unknown_result_ends_the_chain(connection: Connection, repeats: bool, reason: str) -> None:
     once = RetryPolicy(attempts=1)
     async with delivering(connection, Unknown("silence"), retry=once, repeats_unknown=repeats) as bench:
         await bench.store(chain())
@@ -81,7 +81,7 @@ async def test_an_unknown_end_is_the_end_of_the_chain(
 
 
 @pytest.mark.parametrize("on_the_broker", [False, True])
-async def test_within_cuts_the_wait(
+async def test_within_limits_the_wait(
     connection: Connection, on_the_broker: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if on_the_broker:
@@ -97,7 +97,7 @@ async def test_within_cuts_the_wait(
 
 
 @pytest.mark.parametrize("has_begun", [False, True])
-async def test_what_only_waited_in_a_worker_that_died_may_still_fall_back(
+async def test_a_delivery_that_a_killed_worker_did_not_begin_may_still_fall_back(
     connection: Connection, has_begun: bool
 ) -> None:
     whole = chain()
@@ -116,7 +116,7 @@ async def test_what_only_waited_in_a_worker_that_died_may_still_fall_back(
             assert await bench.stored("MSS_DEAD") == []
 
 
-async def test_each_attempt_of_a_chain_is_noted_before_it_begins(connection: Connection) -> None:
+async def test_each_attempt_of_a_chain_is_recorded_before_it_begins(connection: Connection) -> None:
     async with delivering(connection, Deferred("451 later"), "250 ok") as bench:
         claims, whole = AttemptClaims(bench.broker.ledger), chain()
         assert await claims.begun(whole.run_id) == 0
@@ -125,7 +125,7 @@ async def test_each_attempt_of_a_chain_is_noted_before_it_begins(connection: Con
         assert await claims.begun(whole.run_id) == 2
 
 
-async def test_a_fall_back_that_is_muted_waits_on_the_broker(connection: Connection) -> None:
+async def test_a_muted_fallback_waits_on_the_broker(connection: Connection) -> None:
     async with delivering(connection, Refused("550 no")) as bench:
         muted = delivery(id="e" * 32, not_before=now() + 1_500_000)
         whole = link_fallbacks([delivery(id="c" * 32), muted], 0.0)
@@ -136,7 +136,7 @@ async def test_a_fall_back_that_is_muted_waits_on_the_broker(connection: Connect
         assert now() >= muted.not_before
 
 
-async def test_what_comes_after_its_time_goes_on_at_once(connection: Connection) -> None:
+async def test_a_late_delivery_falls_back_at_once(connection: Connection) -> None:
     async with delivering(connection, retry=PATIENT) as bench:
         late = chain(within=2.0)
         await bench.store(replace(late, created=late.created - 5_000_000))
@@ -144,7 +144,7 @@ async def test_what_comes_after_its_time_goes_on_at_once(connection: Connection)
         assert bench.channel.sent == [late.fallbacks[0].id]
 
 
-async def test_nobody_with_a_fall_back_waits_for_a_provider_for_longer_than_it_may() -> None:
+async def test_a_delivery_with_a_fallback_waits_for_the_provider_only_until_its_fallback() -> None:
     flow_control = FlowControl(name="email", breaker=CircuitBreaker(first=3600.0, longest=3600.0))
     for _ in range(5):
         assert await flow_control.acquire(0.01)
@@ -154,10 +154,10 @@ async def test_nobody_with_a_fall_back_waits_for_a_provider_for_longer_than_it_m
 
 
 @pytest.mark.parametrize("stored_before", [False, True])
-async def test_a_crash_after_the_decision_goes_on_with_the_same_once(
+async def test_after_a_crash_the_recorded_fallback_is_sent_once(
     connection: Connection, stored_before: bool
 ) -> None:
-    """The receipt was stored; the fall-back was, or was not; the acknowledgement was not."""
+    """The receipt is stored, the fallback may be, and the acknowledgement is not."""
     async with delivering(connection) as bench:
         whole = chain()
         following = next_fallback(whole, at=whole.created)

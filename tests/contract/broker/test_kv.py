@@ -71,7 +71,7 @@ async def test_a_bucket_that_does_not_exist_is_an_error_and_no_empty_value(
         await missing.put("k", b"1")
 
 
-async def test_hundreds_of_changes_at_once_by_several_replicas_are_all_made(
+async def test_hundreds_of_concurrent_updates_by_several_replicas_are_all_made(
     server: NatsServer, store: AtomicStore
 ) -> None:
     other = await connect(client_options(server))
@@ -84,7 +84,7 @@ async def test_hundreds_of_changes_at_once_by_several_replicas_are_all_made(
     assert await store.update("k", look) == 800
 
 
-async def test_keys_do_not_wait_for_one_another_and_nothing_is_kept_of_them(store: AtomicStore) -> None:
+async def test_keys_are_updated_independently_and_no_state_of_them_is_kept(store: AtomicStore) -> None:
     results = await asyncio.gather(*(store.update(f"k.{number % 50}", count) for number in range(200)))
     assert sorted(results) == sorted([1, 2, 3, 4] * 50)
     assert len(await store.bucket.keys_with_prefix("k.")) == 50
@@ -92,7 +92,7 @@ async def test_keys_do_not_wait_for_one_another_and_nothing_is_kept_of_them(stor
     assert not store._waiting and not store._work
 
 
-async def test_a_change_that_cannot_be_reckoned_fails_alone(store: AtomicStore) -> None:
+async def test_an_update_function_that_raises_fails_alone(store: AtomicStore) -> None:
     def broken(value: bytes) -> tuple[bytes, int]:
         raise ValueError("x")
 
@@ -102,7 +102,7 @@ async def test_a_change_that_cannot_be_reckoned_fails_alone(store: AtomicStore) 
     assert isinstance(results[1], ValueError)
 
 
-async def test_who_does_not_wait_for_the_end_takes_nothing_from_the_others(store: AtomicStore) -> None:
+async def test_a_cancelled_caller_does_not_affect_the_others(store: AtomicStore) -> None:
     impatient = [asyncio.create_task(store.update("k", count)) for _ in range(10)]
     patient = [asyncio.create_task(store.update("k", count)) for _ in range(10)]
     await asyncio.sleep(0)
@@ -111,13 +111,13 @@ async def test_who_does_not_wait_for_the_end_takes_nothing_from_the_others(store
     assert await asyncio.gather(*patient) == list(range(11, 21))
 
 
-async def test_what_was_deleted_begins_anew(connection: Connection, store: AtomicStore) -> None:
+async def test_a_deleted_value_starts_again(connection: Connection, store: AtomicStore) -> None:
     await store.update("k", count)
     await (await connection.js.key_value("B")).delete("k")
     assert await store.update("k", count) == 1
 
 
-async def test_without_a_broker_everybody_hears_of_it_and_afterwards_it_works(
+async def test_every_update_fails_while_the_broker_is_down_and_works_afterwards(
     server: NatsServer, store: AtomicStore
 ) -> None:
     assert await store.update("k", count) == 1
@@ -134,7 +134,7 @@ async def test_without_a_broker_everybody_hears_of_it_and_afterwards_it_works(
     await until(works, what="a change that is made")
 
 
-async def test_a_bug_leaves_nobody_waiting(bucket: Bucket) -> None:
+async def test_a_bug_is_raised_for_every_caller(bucket: Bucket) -> None:
     bugs = [RuntimeError("x")]
 
     class Broken(Bucket):
@@ -151,7 +151,7 @@ async def test_a_bug_leaves_nobody_waiting(bucket: Bucket) -> None:
     assert await store.update("k", count) == 1
 
 
-async def test_who_is_cancelled_in_the_middle_leaves_nobody_waiting(bucket: Bucket) -> None:
+async def test_a_cancelled_update_cancels_every_caller(bucket: Bucket) -> None:
     writing = asyncio.Event()
 
     class Hanging(Bucket):

@@ -1,4 +1,4 @@
-"""The streams: made so that nothing is lost, and never where they do harm."""
+"""The streams: created without loss of messages, and refused where they would do harm."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from engine.model.errors import BrokerError, BrokerLost, BrokerUnsupported
 from engine.model.messages import Kind
 
 
-async def test_everything_is_made_once(connection: Connection) -> None:
+async def test_everything_is_created_once(connection: Connection) -> None:
     topology = Topology()
     await Provisioner(topology, connection).provision()
     await Provisioner(topology, connection).provision()
@@ -36,7 +36,7 @@ async def test_everything_is_made_once(connection: Connection) -> None:
     assert sorted(w.config.filter_subject for w in workers) == ["mss.delivery.*.email", "mss.delivery.*.sms"]
 
 
-async def test_a_replica_that_starts_at_once_with_a_quicker_one_finds_its_streams(
+async def test_a_replica_that_starts_at_the_same_time_as_a_faster_one_finds_its_streams(
     connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await Provisioner(Topology(), connection).provision()
@@ -54,10 +54,10 @@ async def test_a_replica_that_starts_at_once_with_a_quicker_one_finds_its_stream
     assert (await stream_info("MSS_NOTICE")).config.subjects == ["kiam.console.notice.>"]
 
 
-async def test_no_stream_listens_before_its_durable_is_there(
+async def test_no_stream_has_its_subjects_before_its_consumer_exists(
     connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With interest retention, what comes before the durable would be dropped."""
+    """With interest retention, the broker drops messages that arrive before the consumer exists."""
     add_consumer = connection.js.add_consumer
     tried = []
 
@@ -76,13 +76,13 @@ async def test_no_stream_listens_before_its_durable_is_there(
     assert b'"stream":"MSS_NOTICE"' in answer.data
 
 
-async def test_a_service_that_is_off_has_no_stream(connection: Connection) -> None:
+async def test_a_disabled_kind_has_no_stream(connection: Connection) -> None:
     await Provisioner(Topology(kinds=(Kind.NOTICE,)), connection).provision()
     names = {info.config.name for info in await connection.js.streams_info()}
     assert "MSS_NOTICE" in names and not names & {"MSS_AUDIT", "MSS_LOG"}
 
 
-async def test_two_on_one_broker(connection: Connection) -> None:
+async def test_two_installations_can_share_one_broker(connection: Connection) -> None:
     await Provisioner(Topology(), connection).provision()
     await Provisioner(Topology(prefix="other.app", namespace="mss2", streams="MSS2"), connection).provision()
     with pytest.raises(BrokerUnsupported, match="stream_prefix"):
@@ -106,7 +106,9 @@ async def test_a_stream_with_another_retention_is_refused(connection: Connection
         await Provisioner(Topology(), connection).provision()
 
 
-async def test_a_missing_permission_is_a_failure_to_start(tmp_path_factory: pytest.TempPathFactory) -> None:
+async def test_a_missing_permission_is_an_error_at_the_start(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
     server = NatsServer(
         tmp_path_factory.mktemp("nats"),
         """authorization { users: [{user: a, password: b, permissions: {publish: {deny: ["$JS.API.STREAM.CREATE.>"]}}}] }""",
@@ -121,7 +123,7 @@ async def test_a_missing_permission_is_a_failure_to_start(tmp_path_factory: pyte
         await server.kill()
 
 
-async def test_what_is_not_permitted_is_not_handed_over(tmp_path: Path) -> None:
+async def test_a_confirmed_publish_fails_if_it_is_not_permitted(tmp_path: Path) -> None:
     server = NatsServer(
         tmp_path / "nats",
         'authorization { users: [{user: a, password: b, permissions: {publish: {deny: ["siem.>"]}}}] }',
@@ -142,7 +144,7 @@ async def test_a_closed_client_is_a_lost_connection(connection: Connection) -> N
         await connection.publish("x", b"")
 
 
-async def test_a_broker_that_is_not_there_yet_is_waited_for(
+async def test_connect_waits_for_a_broker_that_is_not_up_yet(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("engine.broker.connection._RETRY_WAIT", 0.1)

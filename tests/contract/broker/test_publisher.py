@@ -1,4 +1,4 @@
-"""The publisher: stored means stored, once, whatever happens to the broker."""
+"""The publisher: every message is stored once, whatever happens to the broker."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def test_many_groups_at_once_are_stored_once(connection: Connection, publi
     assert stored.headers == {"X": "y", "Nats-Msg-Id": "id-0"}
 
 
-async def test_who_was_first_is_known(
+async def test_a_stream_reports_which_message_was_first(
     connection: Connection, publisher: Publisher, server: NatsServer
 ) -> None:
     await connection.js.add_stream(name="S", subjects=["s.>"])
@@ -49,7 +49,7 @@ async def test_who_was_first_is_known(
     assert await publisher.store_if_new(message(2))
 
 
-async def test_a_stream_that_refuses_is_an_error_at_once(
+async def test_a_refusal_by_the_stream_is_an_error_at_once(
     connection: Connection, publisher: Publisher
 ) -> None:
     await connection.js.add_stream(name="S", subjects=["s.>"], max_msgs=3, discard=api.DiscardPolicy.NEW)
@@ -60,7 +60,7 @@ async def test_a_stream_that_refuses_is_an_error_at_once(
     await publisher.store(message(999))  # the window is free again
 
 
-async def test_without_a_stream_it_gives_up(
+async def test_without_a_stream_storing_fails_after_the_limit(
     connection: Connection, publisher: Publisher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_GIVE_UP_AFTER", 0.2)
@@ -68,7 +68,7 @@ async def test_without_a_stream_it_gives_up(
         await publisher.store(message(1, "nowhere"))
 
 
-async def test_what_no_stream_took_is_sent_again(
+async def test_a_message_that_no_stream_acknowledged_is_sent_again(
     connection: Connection, publisher: Publisher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_RESEND_AFTER", 0.05)
@@ -80,7 +80,7 @@ async def test_what_no_stream_took_is_sent_again(
     assert (await connection.js.stream_info("S")).state.messages == 1
 
 
-async def test_what_does_not_fit_is_refused_and_the_connection_lives(
+async def test_a_message_that_is_too_large_is_refused_and_the_connection_stays_open(
     connection: Connection, publisher: Publisher
 ) -> None:
     await connection.js.add_stream(name="S", subjects=["s.>"])
@@ -92,7 +92,7 @@ async def test_what_does_not_fit_is_refused_and_the_connection_lives(
     assert connection.client.is_connected
 
 
-async def test_a_killed_broker_costs_nothing(
+async def test_a_killed_broker_loses_no_message(
     server: NatsServer, connection: Connection, publisher: Publisher
 ) -> None:
     await connection.js.add_stream(name="S", subjects=["s.>"])
@@ -105,7 +105,7 @@ async def test_a_killed_broker_costs_nothing(
     assert (await connection.js.stream_info("S")).state.messages == 300
 
 
-async def test_closing_tells_who_waits(connection: Connection, publisher: Publisher) -> None:
+async def test_close_fails_the_messages_in_flight(connection: Connection, publisher: Publisher) -> None:
     waiting = asyncio.create_task(publisher.store(message(1, "nowhere")))
     await asyncio.sleep(0)
     await publisher.close()

@@ -1,4 +1,4 @@
-"""A rate holds over all who send, whoever they are."""
+"""The rate limiter: one rate for all replicas together."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from engine.pipeline.flow_control import DistributedRateLimiter
 NOW = 1_800_000_000_000_000
 
 
-async def test_turns_are_apart_over_all_replicas_and_after_a_restart(connection: Connection) -> None:
+async def test_the_rate_holds_over_all_replicas_and_after_a_restart(connection: Connection) -> None:
     topology = Topology()
     await Provisioner(topology, connection).provision()
     state = Broker(connection, topology).state
@@ -30,7 +30,7 @@ async def test_turns_are_apart_over_all_replicas_and_after_a_restart(connection:
     assert max(waits) < 85 * 0.02 + 1  # and hardly a turn is left unused
 
 
-async def test_nobody_sends_at_a_guess(connection: Connection) -> None:
+async def test_without_its_state_the_rate_limiter_fails(connection: Connection) -> None:
     topology = Topology()
     await Provisioner(topology, connection).provision()
     pace = DistributedRateLimiter(

@@ -1,4 +1,4 @@
-"""Reading a stream by subject: whole, in order, through the broker's death, without a trace."""
+"""The stream reader: all messages of a subject, in order, across a kill of the broker, without a trace."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def numbers(reading: StreamReader) -> list[int]:
     return found
 
 
-async def test_one_subject_from_the_oldest_on(connection: Connection) -> None:
+async def test_it_reads_one_subject_from_the_oldest_message(connection: Connection) -> None:
     publisher = await filled(connection, 10)
     async with StreamReader(connection, "S", "s.a.*") as reading:
         assert await numbers(reading) == [0, 2, 4, 6, 8]
@@ -48,7 +48,7 @@ async def test_one_subject_from_the_oldest_on(connection: Connection) -> None:
     await publisher.close()
 
 
-async def test_from_a_time_on(connection: Connection) -> None:
+async def test_it_reads_from_a_given_time(connection: Connection) -> None:
     publisher = await filled(connection, 1)
     async with StreamReader(connection, "S", "s.*.*") as reading:
         first = await reading.next_existing()
@@ -61,8 +61,8 @@ async def test_from_a_time_on(connection: Connection) -> None:
     await publisher.close()
 
 
-async def test_more_than_fits_into_any_buffer(connection: Connection) -> None:
-    """96 MB: a broker that did not wait for us would cut the connection at 64."""
+async def test_it_reads_more_than_fits_into_any_buffer(connection: Connection) -> None:
+    """96 MB: without flow control, the broker would close the connection at 64 MB."""
     publisher = await filled(connection, 1500, size=64 * 1024)
     async with StreamReader(connection, "S", "s.*.*") as reading:
         assert await numbers(reading) == list(range(1500))
@@ -70,7 +70,7 @@ async def test_more_than_fits_into_any_buffer(connection: Connection) -> None:
     await publisher.close()
 
 
-async def test_headers_alone_say_how_large_it_is(connection: Connection) -> None:
+async def test_with_headers_only_the_size_of_the_payload_is_known(connection: Connection) -> None:
     publisher = await filled(connection, 3, size=5000)
     async with StreamReader(connection, "S", "s.*.*", headers_only=True) as reading:
         stored = await reading.next_existing()
@@ -78,7 +78,7 @@ async def test_headers_alone_say_how_large_it_is(connection: Connection) -> None
     await publisher.close()
 
 
-async def test_it_goes_on_after_the_broker_was_killed(server: NatsServer, connection: Connection) -> None:
+async def test_it_continues_after_the_broker_was_killed(server: NatsServer, connection: Connection) -> None:
     publisher = await filled(connection, 4)
     async with StreamReader(connection, "S", "s.*.*") as reading:
         assert await numbers(reading) == [0, 1, 2, 3]
@@ -92,7 +92,7 @@ async def test_it_goes_on_after_the_broker_was_killed(server: NatsServer, connec
     await publisher.close()
 
 
-async def test_nothing_of_it_stays_on_the_broker(
+async def test_it_leaves_no_consumer_on_the_broker(
     connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("engine.broker.reader._IDLE", 0.2)
@@ -108,7 +108,7 @@ async def test_nothing_of_it_stays_on_the_broker(
     await publisher.close()
 
 
-async def test_what_is_not_there_and_what_is_not_permitted(tmp_path: Path) -> None:
+async def test_a_missing_stream_and_a_missing_permission_are_errors(tmp_path: Path) -> None:
     server = NatsServer(
         tmp_path / "strict",
         """authorization { users: [

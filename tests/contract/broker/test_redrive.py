@@ -1,4 +1,4 @@
-"""What was brought back from the dead letters, against a real broker: sent once, and with its own history."""
+"""Redriven deliveries on a real broker: sent once, with a history of their own."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def copy(of: Delivery, name: str) -> OutgoingMessage:
     return OutgoingMessage(subject="mss.delivery.notice.email", payload=encode(of), id=name)
 
 
-async def test_its_deadline_begins_anew(connection: Connection) -> None:
+async def test_the_deadline_starts_again_at_a_redrive(connection: Connection) -> None:
     async with delivering(connection) as bench:
         await bench.store(back(delivery(created=now() - 3601 * 1_000_000)))
         await bench.done()
         assert bench.channel.sent == ["d" * 32]
 
 
-async def test_what_did_go_out_is_not_sent_again(connection: Connection) -> None:
+async def test_a_sent_delivery_is_not_sent_again(connection: Connection) -> None:
     async with delivering(connection) as bench:
         await bench.store(delivery())
         await bench.done()
@@ -37,7 +37,7 @@ async def test_what_did_go_out_is_not_sent_again(connection: Connection) -> None
         assert bench.channel.sent == ["d" * 32]
 
 
-async def test_of_two_copies_of_one_letter_one_is_sent(connection: Connection) -> None:
+async def test_two_redrives_of_one_dead_letter_are_sent_once(connection: Connection) -> None:
     async with delivering(connection, *(Refused("550 no") for _ in range(9))) as bench:
         first, second = back(delivery()), back(delivery(), at=now() + 1)
         await bench.publisher.store(copy(first, "one"), copy(second, "two"))
@@ -49,15 +49,15 @@ async def test_of_two_copies_of_one_letter_one_is_sent(connection: Connection) -
         assert len(bench.channel.sent) == 2
 
 
-async def test_a_copy_that_comes_again_is_tried_again(connection: Connection) -> None:
+async def test_a_redelivered_copy_is_retried(connection: Connection) -> None:
     async with delivering(connection, RuntimeError("a bug"), Refused("550 no")) as bench:
         await bench.publisher.store(copy(back(delivery()), "one"))
         await bench.done()
         assert len(bench.channel.sent) == 2
 
 
-async def test_each_life_has_its_receipts_and_its_letter(connection: Connection) -> None:
-    """They have other message ids, or the streams would take them for repeats."""
+async def test_each_redrive_has_its_own_receipts_and_dead_letter(connection: Connection) -> None:
+    """The message ids differ, because the streams would drop repeats."""
     async with delivering(connection, Refused("550 no"), Refused("550 still no")) as bench:
         await bench.store(delivery())
         await bench.done()

@@ -1,4 +1,4 @@
-"""What is an event and what is not, as the protocol says."""
+"""Decoding of events: valid and invalid messages by the rules of the protocol."""
 
 from __future__ import annotations
 
@@ -60,26 +60,26 @@ def test_there_are_captured_events() -> None:
 
 
 @pytest.mark.parametrize("off", [-10_000_000, -5_000, 0, 5_000, 10_000_000])
-def test_a_clock_may_be_off_both_ways(off: int) -> None:
+def test_a_clock_may_differ_in_both_directions(off: int) -> None:
     assert decoded(envelope({}, sent=RECEIVED + off)).sent == RECEIVED + off
 
 
 @pytest.mark.parametrize("off", [-10_000_001, 10_000_001, -RECEIVED])
-def test_but_not_more(off: int) -> None:
+def test_a_clock_that_differs_too_much_is_refused(off: int) -> None:
     assert reason(envelope({}, sent=RECEIVED + off)) == "bad-time"
 
 
-def test_how_far_is_a_setting() -> None:
+def test_the_tolerance_is_a_setting() -> None:
     assert decoded(envelope({}, sent=RECEIVED + 50_000_000), tolerance=60.0)
 
 
 @pytest.mark.parametrize("version", ["0.1.0", "0.1.99", "0.1.1-beta", "0.1.1+b7"])
-def test_compatible_versions(version: str) -> None:
+def test_compatible_versions_are_accepted(version: str) -> None:
     assert decoded(envelope({}, sent=RECEIVED).replace(b"0.1.1", version.encode()))
 
 
 @pytest.mark.parametrize("version", ["0.2.0", "1.0.0", "0.0.9", "0.1", "v0.1.1", "x", ""])
-def test_other_versions(version: str) -> None:
+def test_other_versions_are_refused(version: str) -> None:
     assert reason(envelope({}, sent=RECEIVED).replace(b"0.1.1", version.encode())) == "bad-version"
 
 
@@ -97,16 +97,16 @@ def test_other_versions(version: str) -> None:
         (envelope("text", reqid="r1", sent=RECEIVED), "payload-not-object"),
     ],
 )  # fmt: skip
-def test_nonsense_has_a_reason(data: bytes, expected: str) -> None:
+def test_an_invalid_message_has_a_reason(data: bytes, expected: str) -> None:
     assert reason(data) == expected
 
 
 @pytest.mark.parametrize("key", ["a..b", ".a", "a.*", ">", "a b"])
-def test_a_subject_that_is_no_key(key: str) -> None:
+def test_a_subject_with_an_invalid_key_is_refused(key: str) -> None:
     assert reason(envelope({}, sent=RECEIVED), key=key) == "bad-subject"
 
 
-def test_it_is_as_lenient_as_go() -> None:
+def test_decoding_is_as_lenient_as_go() -> None:
     data = json.dumps(
         {
             "VERSION": "0.1.1",

@@ -1,4 +1,4 @@
-"""What a reply subject says, read as nats-py reads it."""
+"""The metadata in a reply subject, compared with those of nats-py."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from engine.broker import message_metadata
     ],
     ids=["short", "no-domain", "domain"],
 )
-def test_it_says_what_nats_py_says(reply: str) -> None:
+def test_the_metadata_are_those_of_nats_py(reply: str) -> None:
     read, theirs = message_metadata(reply), Msg.Metadata._from_reply(reply)
     assert (read.sequence, read.num_delivered) == (theirs.sequence.stream, theirs.num_delivered) == (17, 3)
     assert read.stored_at == 1_800_000_000_123_456
