@@ -74,7 +74,8 @@ class ActionCompiler:
         """Yield name and path of each of ``nodes``, which are fields of requests for the action ``key``."""
         shape = SHAPES.get(key, {})
         for each in nodes:
-            if (path := self.diagnostics.parse(each, parse_path, "bad-path")) is None:
+            path = self.diagnostics.parse(each, parse_path, "bad-path")
+            if path is None:
                 continue
             yield each.name, path
             if shape and path[0] not in shape:

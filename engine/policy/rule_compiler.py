@@ -102,7 +102,8 @@ class RuleCompiler:
 
     def _patterns(self, event: DocumentNode) -> Iterator[Pattern]:
         for each in event.each():
-            if (pattern := self.diagnostics.parse(each, parse_event_pattern, "bad-event")) is None:
+            pattern = self.diagnostics.parse(each, parse_event_pattern, "bad-event")
+            if pattern is None:
                 continue
             yield pattern
             schemas = self.catalogue.schemas
@@ -418,7 +419,8 @@ class IntervalCompiler:
 
     def _windows(self, times: DocumentNode | None) -> Iterator[Window]:
         for each in times.each() if times else ():
-            if (window := self.diagnostics.parse(each, parse_window, "bad-window")) is not None:
+            window = self.diagnostics.parse(each, parse_window, "bad-window")
+            if window is not None:
                 yield window
 
     def _numbers(self, written: DocumentNode | None, names: Sequence[str], *, first: int) -> Iterator[int]:
