@@ -45,7 +45,7 @@ def decode_event(
     received: int,
     tolerance: float,
     catalogue: Catalogue,
-    hops: int = 0,
+    headers: Mapping[str, str] | None = None,
 ) -> Event:
     """Decode an event. Raises UndecodableError with the reason for the dead letter.
 
@@ -70,11 +70,11 @@ def decode_event(
         payload=catalogue.canonical(name, payload),
         sent=request.time,
         received=received,
-        hops=hops,
+        hops=_read_hops(headers),
     )
 
 
-def read_hops(headers: Mapping[str, str] | None) -> int:
+def _read_hops(headers: Mapping[str, str] | None) -> int:
     """Return the hop count of an event: too large if the header is not a number."""
     text = (headers or {}).get(HOPS, "0")
     return int(text) if text.isdecimal() and len(text) < 10 else MAX_HOPS + 1

@@ -8,7 +8,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from ..broker import Broker
-from ..broker.codec import decode_event, read_hops
+from ..broker.codec import decode_event
 from ..broker.reader import StoredMessage, StreamReader
 from ..model.errors import BrokerUnsupported, NotPermitted, UndecodableError
 from ..model.messages import Event, Kind
@@ -70,7 +70,7 @@ class Archive:
                     received=stored.at,
                     tolerance=_ANY_CLOCK,
                     catalogue=_NO_SCHEMAS,
-                    hops=read_hops(stored.headers),
+                    headers=stored.headers,
                 )
             except UndecodableError as error:
                 self.undecodable[error.reason] += 1

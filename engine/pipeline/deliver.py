@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
@@ -34,7 +34,6 @@ from ..rules.rulebook import ChannelSpec, RetryPolicy
 from .claims import AttemptClaims
 from .dispatch import NO_HEADERS, attempts_before, delivery_message, delivery_timer
 from .flow_control import FlowControl
-from .ingest import Clock
 from .operator_notices import OperatorNotifier
 
 log = logging.getLogger(__name__)
@@ -61,7 +60,7 @@ class DeliveryWorker:
     broker: Broker
     notifier: OperatorNotifier
     metrics: Metrics
-    clock: Clock
+    clock: Callable[[], int]  # microseconds since the epoch
     random: random.Random = field(default_factory=random.Random)
 
     async def handle(self, msg: Msg) -> PendingAck | None:

@@ -11,13 +11,13 @@ import logging
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from msgspec import Struct
 from nats.aio.msg import Msg
 
 from ..broker import Broker, MessageMetadata, OutgoingMessage, PendingAck, message_metadata
-from ..broker.codec import Redrive, decode_event, read_hops, redrive_of
+from ..broker.codec import Redrive, decode_event, redrive_of
 from ..history import entries
 from ..history.dead_letters import DeadLetter, only_redriven, sensitive_header
 from ..history.plan_store import PlanStore, RecordedPlan
@@ -41,12 +41,6 @@ log = logging.getLogger(__name__)
 _MAX_REDELIVERIES = 1000  # of one event: it may be the one that ends the process each time
 
 
-class Clock(Protocol):
-    """The present time in microseconds since the epoch."""
-
-    def __call__(self) -> int: ...
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventIngester:
     """Plans the events of one kind."""
@@ -57,7 +51,7 @@ class EventIngester:
     preferences: PreferenceCache
     rulebook: Callable[[], Rulebook]  # read once for each event
     metrics: Metrics
-    clock: Clock
+    clock: Callable[[], int]  # microseconds since the epoch
     tolerance: Callable[[], float]  # seconds
 
     def handle(self, msg: Msg) -> PendingAck | Coroutine[Any, Any, PendingAck]:
@@ -74,7 +68,7 @@ class EventIngester:
                 received=min(metadata.stored_at, redrive.received) if redrive else metadata.stored_at,
                 tolerance=self.tolerance(),
                 catalogue=rulebook.catalogue,
-                hops=read_hops(msg.headers),
+                headers=msg.headers,
             )
         except UndecodableError as error:
             return self._dead_letter(msg, error.reason, str(error), rulebook)
