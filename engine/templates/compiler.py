@@ -106,12 +106,8 @@ class _TemplateCompiler:
             part = "markup" if variant.format in MARKUP else "text"
             parts = found.setdefault(name, {}).setdefault(locale, {}).setdefault(path.stem, {})
             if part in parts:
-                self._report(
-                    source,
-                    1,
-                    "template-twice",
-                    f"{parts[part].path} is for the same name, locale and channel",
-                )
+                message = f"{parts[part].path} is for the same name, locale and channel"
+                self._report(source, 1, "template-twice", message)
             parts[part] = variant
         by_name = {
             name: {
