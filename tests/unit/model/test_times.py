@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.documents.schemas import load
-from engine.model.times import UNITS, from_micros, iso_time, parse_duration, to_micros
+from engine.model.times import (
+    UNITS,
+    from_micros,
+    iso_time,
+    parse_count_per,
+    parse_duration,
+    parse_rate,
+    to_micros,
+)
 
 
 @pytest.mark.parametrize(
@@ -88,3 +96,20 @@ def test_a_time_is_formatted_in_utc(at: int, timespec: str, text: str) -> None:
 @given(st.integers(-(10**15), 10**17))
 def test_microseconds_survive_a_conversion_to_a_datetime(at: int) -> None:
     assert to_micros(from_micros(at)) == at
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("10/s", (10, 1.0)), ("100/m", (100, 60.0)), ("5/2h", (5, 7200.0)), ("1/500ms", (1, 0.5))],
+)
+def test_a_rate_is_parsed(text: str, expected: tuple[int, float]) -> None:
+    assert parse_count_per(text) == expected
+    assert parse_rate(text) == expected[0] / expected[1]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "10", "10/", "/s", "0/s", "-1/s", "1.5/s", "10/x", "10/0s", "10/s/s", "١/s", 5]
+)
+def test_other_texts_are_no_rates(text: object) -> None:
+    with pytest.raises(ValueError, match="is not a rate"):
+        parse_rate(text)  # type: ignore[arg-type]

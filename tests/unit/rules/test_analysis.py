@@ -83,8 +83,8 @@ PAYLOADS = PLAIN + [
 
 
 def compiled(block: dict[str, Any]) -> Block:
-    made, flaws = compile_block(block)
-    assume(not flaws)
+    made, errors = compile_block(block)
+    assume(not errors)
     return made
 
 
@@ -104,7 +104,7 @@ SIMPLE: list[Any] = [
 
 
 @pytest.mark.parametrize(("payloads", "single"), [(PAYLOADS, False), (PLAIN, True)], ids=["any", "single"])
-def test_every_pair_of_conditions(payloads: list[Any], single: bool) -> None:
+def test_the_analysis_of_two_conditions_agrees_with_their_results(payloads: list[Any], single: bool) -> None:
     made = [compile_block({"x": each})[0] for each in SIMPLE]
     satisfied = [{at for at, payload in enumerate(payloads) if block.holds(payload)} for block in made]
     ways = [cases({"x": each}) or [] for each in SIMPLE]
@@ -123,7 +123,7 @@ def test_every_pair_of_conditions(payloads: list[Any], single: bool) -> None:
 
 @settings(max_examples=MANY // 4)
 @given(BLOCKS)
-def test_what_never_holds_never_does(block: dict[str, Any]) -> None:
+def test_an_impossible_block_holds_for_no_payload(block: dict[str, Any]) -> None:
     made, ways = compiled(block), cases(block)
     for payloads, single in ((PAYLOADS, False), (PLAIN, True)):
         if ways is not None and all(clash(way, lambda _, single=single: single) for way in ways):
@@ -132,7 +132,9 @@ def test_what_never_holds_never_does(block: dict[str, Any]) -> None:
 
 @settings(max_examples=MANY // 4)
 @given(st.tuples(SMALL, SMALL) | st.tuples(BLOCKS, BLOCKS))
-def test_what_is_implied_holds(blocks: tuple[dict[str, Any], dict[str, Any]]) -> None:
+def test_an_implied_block_holds_wherever_the_other_does(
+    blocks: tuple[dict[str, Any], dict[str, Any]],
+) -> None:
     narrow, wide = blocks
     less, more = compiled(narrow), compiled(wide)
     ways, denied = cases(narrow), cases(wide, holds=False)
@@ -144,7 +146,7 @@ def test_what_is_implied_holds(blocks: tuple[dict[str, Any], dict[str, Any]]) ->
 
 @settings(max_examples=MANY // 8)
 @given(BLOCKS)
-def test_a_block_taken_apart_means_the_same(block: dict[str, Any]) -> None:
+def test_the_cases_of_a_block_mean_the_same_as_the_block(block: dict[str, Any]) -> None:
     """A block holds where one of its cases comes true, and does not where one of its denials does."""
     made = compiled(block)
     for wanted in (True, False):
@@ -183,7 +185,7 @@ def test_a_block_taken_apart_means_the_same(block: dict[str, Any]) -> None:
         ({}, {"x": "a"}, False),
     ],
 )
-def test_implication(narrow: dict[str, Any], wide: dict[str, Any], implied: bool) -> None:
+def test_one_block_implies_another(narrow: dict[str, Any], wide: dict[str, Any], implied: bool) -> None:
     assert implies(cases(narrow) or [], cases(wide, holds=False) or [], lambda _: False) is implied
 
 
@@ -232,18 +234,18 @@ SCHEMA = {
         ("nothing", None),
     ],
 )
-def test_what_a_schema_says_of_a_path(path: str, types: set[str] | None) -> None:
+def test_a_schema_gives_the_types_at_a_path(path: str, types: set[str] | None) -> None:
     found = Shape.of(SCHEMA).at(path.split("."))
     assert (None if found is None else set(found.types)) == types
 
 
 @pytest.mark.parametrize("path", ["open.x.y", "any.x", "away.x", "any"])
-def test_where_a_schema_is_silent_anything_may_stand(path: str) -> None:
+def test_any_value_is_possible_if_the_schema_says_nothing(path: str) -> None:
     found = Shape.of(SCHEMA).at(path.split("."))
     assert found is not None and len(found.types) == 6
 
 
-def test_the_values_of_alternatives() -> None:
+def test_the_values_of_alternatives_are_joined() -> None:
     shape = Shape.of(SCHEMA)
     either, one = shape.at(["either"]), shape.at(["one"])
     assert either is not None and either.values == ("a", "b")

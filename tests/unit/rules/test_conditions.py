@@ -18,18 +18,18 @@ from engine.rules.paths import format_path, parse_path, resolve
 
 
 def sound(source: object) -> Block:
-    block, flaws = compile_block(source)
-    assert not flaws
+    block, errors = compile_block(source)
+    assert not errors
     return block
 
 
-def flaws_of(source: object) -> list[tuple[tuple[str | int, ...], str]]:
-    return [(flaw.path, flaw.code) for flaw in compile_block(source)[1]]
+def errors_of(source: object) -> list[tuple[tuple[str | int, ...], str]]:
+    return [(error.path, error.code) for error in compile_block(source)[1]]
 
 
-def only_flaw(source: object) -> Diagnostic:
-    (flaw,) = compile_block(source)[1]
-    return flaw
+def only_error(source: object) -> Diagnostic:
+    (error,) = compile_block(source)[1]
+    return error
 
 
 # ---------------------------------------------------------------------------------------- paths
@@ -52,13 +52,13 @@ def only_flaw(source: object) -> Diagnostic:
         ("城市.名", ("城市", "名")),
     ],
 )
-def test_paths(text: str, path: tuple[str, ...]) -> None:
+def test_a_path_is_parsed_and_written_again(text: str, path: tuple[str, ...]) -> None:
     assert parse_path(text) == path
     assert parse_path(format_path(path)) == path
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "message"),
     [
         ("", "a path is empty"),
         (".", "a key between the dots is empty"),
@@ -71,8 +71,8 @@ def test_paths(text: str, path: tuple[str, ...]) -> None:
         (r"a.\any", "a backslash must be first, or be followed by"),
     ],
 )
-def test_what_is_no_path(text: str, words: str) -> None:
-    with pytest.raises(ValueError, match=words):
+def test_other_texts_are_no_paths(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         parse_path(text)
 
 
@@ -111,18 +111,18 @@ def test_every_path_can_be_written(path: tuple[str, ...]) -> None:
         ({"a": "xyz"}, "a.b", []),
     ],
 )
-def test_resolving(payload: dict[str, Any], path: str, found: list[Any]) -> None:
+def test_a_path_leads_to_values(payload: dict[str, Any], path: str, found: list[Any]) -> None:
     assert resolve(payload, parse_path(path)) == found
 
 
-def test_a_field_with_the_name_of_a_combinator() -> None:
+def test_a_field_may_have_the_name_of_a_combinator() -> None:
     block = sound({r"\any": 1, r"\not": {"gt": 1}, "all.x": 2})
     assert block.paths == (("any",), ("not",), ("all", "x"))
     assert block.holds({"any": 1, "not": 2, "all": {"x": 2}})
 
 
 @pytest.mark.parametrize("depth", [10, 100_000])
-def test_payloads_may_be_nested_deep(depth: int) -> None:
+def test_payloads_may_be_deeply_nested(depth: int) -> None:
     nested: Any = "x"
     for _ in range(depth):
         nested = [nested]
@@ -132,7 +132,7 @@ def test_payloads_may_be_nested_deep(depth: int) -> None:
     assert not sound({"a.b": {"exists": True}}).holds({"a": nested})
 
 
-def test_a_long_list_takes_time_in_proportion() -> None:
+def test_the_time_grows_with_the_length_of_a_list() -> None:
     """With a look at all elements for each of them this would take hours."""
     block = sound({"s": {"prefix": "b", "not": "c", "any_of": [{"not": "d"}, "e"]}})
     assert not block.holds({"s": ["a"] * 300_000})
@@ -141,7 +141,7 @@ def test_a_long_list_takes_time_in_proportion() -> None:
 # --------------------------------------------------------------------------------------- blocks
 
 
-def test_without_conditions_a_block_holds() -> None:
+def test_a_block_without_conditions_holds() -> None:
     for block in (Block(), sound({})):
         assert block.holds({})
         assert block.explain({}) == ()
@@ -170,10 +170,10 @@ def test_without_conditions_a_block_holds() -> None:
         ({"items.v": {"gte": 5, "lt": 7}}, {"items": [{"v": 4}, {"v": [6]}]}, True),
     ],
 )
-def test_blocks(when: dict[str, Any], payload: dict[str, Any], holds: bool) -> None:
+def test_a_block_holds_for_a_payload(when: dict[str, Any], payload: dict[str, Any], holds: bool) -> None:
     block = sound(when)
     assert block.holds(payload) is holds
-    assert all(finding.holds for finding in block.explain(payload)) is holds
+    assert all(result.holds for result in block.explain(payload)) is holds
 
 
 def test_any_mapping_is_a_payload() -> None:
@@ -195,7 +195,7 @@ def test_any_mapping_is_a_payload() -> None:
     assert not block.holds(Frozen({"a": Frozen({"b": 2})}))
 
 
-def test_paths_are_those_of_inner_blocks_too() -> None:
+def test_the_paths_of_a_block_include_those_of_inner_blocks() -> None:
     block = sound({"a": 1, "any": [{"b": 1, "a": 2}, {"not": {"c.d": {"exists": False}}}]})
     assert block.paths == (("a",), ("b",), ("c", "d"))
     assert [condition.operators for condition in block.conditions()] == [
@@ -206,7 +206,7 @@ def test_paths_are_those_of_inner_blocks_too() -> None:
 # ------------------------------------------------------------------------------------- explain
 
 
-def test_a_finding_says_what_was_expected_and_what_was_there() -> None:
+def test_a_result_has_the_expected_and_the_actual_value() -> None:
     block = sound({"result": "success", "country": ["CN", "HK"], "risk.score": {"gte": 70}})
     assert block.explain({"result": "success", "risk": {"score": None}}) == (
         ConditionResult(path="result", operator="equals", expected="success", actual="success", holds=True),
@@ -216,21 +216,21 @@ def test_a_finding_says_what_was_expected_and_what_was_there() -> None:
 
 
 def test_several_values_are_shown_as_a_list() -> None:
-    (finding,) = sound({"items.k": "a"}).explain({"items": [{"k": "a"}, {"k": ["b"]}]})
-    assert (finding.actual, finding.holds) == (["a", ["b"]], True)
+    (result,) = sound({"items.k": "a"}).explain({"items": [{"k": "a"}, {"k": ["b"]}]})
+    assert (result.actual, result.holds) == (["a", ["b"]], True)
 
 
-def test_operators_together_are_shown_together_and_one_by_one() -> None:
-    (finding,) = sound({"n": {"gte": 5, "lt": 7}}).explain({"n": [4, 8]})
-    assert (finding.path, finding.operator, finding.holds) == ("n", "all", False)
-    assert [(f.operator, f.expected, f.holds) for f in finding.inside] == [("gte", 5, True), ("lt", 7, True)]
+def test_operators_are_shown_together_and_one_by_one() -> None:
+    (result,) = sound({"n": {"gte": 5, "lt": 7}}).explain({"n": [4, 8]})
+    assert (result.path, result.operator, result.holds) == ("n", "all", False)
+    assert [(f.operator, f.expected, f.holds) for f in result.inside] == [("gte", 5, True), ("lt", 7, True)]
 
 
-def test_combinations_are_shown_with_what_is_inside() -> None:
+def test_combinations_are_shown_with_their_parts() -> None:
     source = [{"a": 1}, {"b": 2, "c": 3}]
-    (finding,) = sound({"any": source}).explain({"b": 2})
-    assert (finding.path, finding.operator, finding.expected, finding.holds) == ("", "any", source, False)
-    first, second = finding.inside
+    (result,) = sound({"any": source}).explain({"b": 2})
+    assert (result.path, result.operator, result.expected, result.holds) == ("", "any", source, False)
+    first, second = result.inside
     assert (first.path, first.holds) == ("a", False)
     assert (second.path, second.operator, second.expected, second.holds) == ("", "all", source[1], False)
     assert [(f.path, f.holds) for f in second.inside] == [("b", True), ("c", False)]
@@ -240,32 +240,32 @@ def test_a_path_is_shown_as_it_is_written() -> None:
     assert [f.path for f in sound({r"\any": 1, r"a\.b.c": 1}).explain({})] == [r"\any", r"a\.b.c"]
 
 
-def test_of_alternatives_those_that_hold_are_shown() -> None:
-    (finding,) = sound({"c": ["CN", {"prefix": "H"}, {"gt": 5}]}).explain({"c": "HK"})
-    assert [(f.operator, f.expected, f.holds) for f in finding.inside] == [
+def test_each_alternative_of_a_list_is_shown() -> None:
+    (result,) = sound({"c": ["CN", {"prefix": "H"}, {"gt": 5}]}).explain({"c": "HK"})
+    assert [(f.operator, f.expected, f.holds) for f in result.inside] == [
         ("prefix", "H", True), ("gt", 5, False), ("any_of", ["CN"], False),
     ]  # fmt: skip
 
 
-def test_not_shows_what_is_inside_it() -> None:
-    (finding,) = sound({"ip": {"not": {"cidr": "10.0.0.0/8"}}}).explain({"ip": "10.0.0.1"})
-    (inside,) = finding.inside
-    assert (finding.holds, inside.operator, inside.holds) == (False, "cidr", True)
+def test_not_shows_its_argument() -> None:
+    (result,) = sound({"ip": {"not": {"cidr": "10.0.0.0/8"}}}).explain({"ip": "10.0.0.1"})
+    (inside,) = result.inside
+    assert (result.holds, inside.operator, inside.holds) == (False, "cidr", True)
 
 
-def test_some_shows_the_element_that_comes_nearest() -> None:
-    (finding,) = sound({"a": {"some": {"k": "x", "v": 2}}}).explain({"a": [{}, {"k": "x", "v": 1}, 5]})
-    assert [(f.path, f.actual, f.holds) for f in finding.inside] == [("k", "x", True), ("v", 1, False)]
+def test_some_shows_the_element_that_satisfies_most() -> None:
+    (result,) = sound({"a": {"some": {"k": "x", "v": 2}}}).explain({"a": [{}, {"k": "x", "v": 1}, 5]})
+    assert [(f.path, f.actual, f.holds) for f in result.inside] == [("k", "x", True), ("v", 1, False)]
     assert sound({"a": {"some": {"k": 1}}}).explain({"a": "x"})[0].inside == ()
 
 
-def test_that_case_is_ignored_is_shown() -> None:
+def test_ignore_case_is_shown() -> None:
     mapping = {"suffix": "@b", "ignore_case": True}
-    (finding,) = sound({"a": mapping}).explain({"a": "x@B"})
-    assert (finding.operator, finding.expected, finding.holds) == ("all", mapping, True)
+    (result,) = sound({"a": mapping}).explain({"a": "x@B"})
+    assert (result.operator, result.expected, result.holds) == ("all", mapping, True)
 
 
-# --------------------------------------------------------------------------------------- flaws
+# -------------------------------------------------------------------------------------- errors
 
 
 @pytest.mark.parametrize(
@@ -334,18 +334,18 @@ def test_that_case_is_ignored_is_shown() -> None:
         ({"a": {"prefix": "x", "ignore_case": "yes"}}, ("a", "ignore_case"), "bad-argument"),
     ],
 )
-def test_a_flaw_and_its_place(source: object, path: tuple[str | int, ...], code: str) -> None:
-    assert flaws_of(source) == [(path, code)]
+def test_an_error_has_a_place_and_a_code(source: object, path: tuple[str | int, ...], code: str) -> None:
+    assert errors_of(source) == [(path, code)]
 
 
-def test_all_flaws_are_found_at_once() -> None:
+def test_all_errors_are_found_at_once() -> None:
     source = {
         "a..": {"prefix": 1, "nope": 2},
         "b": {"gt": "x", "lt": True},
         "any": [{"c": []}, 5],
         "not": {"d": {"exists": False, "gt": "1"}},
     }
-    assert flaws_of(source) == [
+    assert errors_of(source) == [
         (("a..",), "bad-path"),
         (("a..", "prefix"), "bad-argument"),
         (("a..", "nope"), "unknown-operator"),
@@ -361,32 +361,32 @@ def test_all_flaws_are_found_at_once() -> None:
 @pytest.mark.parametrize(
     "source", [{"a": {"gte": 7, "lte": 7}}, {"a": {"gt": 1, "lt": 2}}, {"a": {"exists": True, "gt": 1}}]
 )
-def test_what_is_no_flaw(source: object) -> None:
-    assert flaws_of(source) == []
+def test_other_conditions_are_no_errors(source: object) -> None:
+    assert errors_of(source) == []
 
 
-def test_flaws_come_with_help() -> None:
-    assert only_flaw({"a": {"length": {"gtee": 1}}}).hint == "did you mean 'gte'?"
-    near = only_flaw({"a": {"prefx": "x"}})
+def test_errors_come_with_hints() -> None:
+    assert only_error({"a": {"length": {"gtee": 1}}}).hint == "did you mean 'gte'?"
+    near = only_error({"a": {"prefx": "x"}})
     assert "'prefx'" in near.message
     assert "prefix" in near.message
     assert near.hint == "did you mean 'prefix'?"
-    assert only_flaw({"risk": {"score": 5}}).hint == "for a field inside risk write risk.score"
-    assert only_flaw({"any": {"gt": 1}}).hint == r"for a payload field of that name write \any"
-    assert "quotes" in only_flaw({5: 1}).hint
+    assert only_error({"risk": {"score": 5}}).hint == "for a field inside risk write risk.score"
+    assert only_error({"any": {"gt": 1}}).hint == r"for a payload field of that name write \any"
+    assert "quotes" in only_error({5: 1}).hint
 
 
-def test_conditions_nested_without_bound_are_a_flaw() -> None:
+def test_conditions_nested_too_deeply_are_an_error() -> None:
     block: Any = {"a": 1}
     value: Any = "x"
     for _ in range(10_000):
         block = {"not": block}
         value = {"not": value}
-    assert [code for _, code in flaws_of(block)] == ["too-deep"]
-    assert [code for _, code in flaws_of({"a": value})] == ["too-deep"]
+    assert [code for _, code in errors_of(block)] == ["too-deep"]
+    assert [code for _, code in errors_of({"a": value})] == ["too-deep"]
 
 
-def test_conditions_nested_up_to_the_bound_are_none() -> None:
+def test_conditions_nested_up_to_the_limit_are_no_error() -> None:
     block: Any = {"a": 1}
     for _ in range(MAX_DEPTH):
         block = {"not": block}
@@ -407,12 +407,12 @@ def test_conditions_nested_up_to_the_bound_are_none() -> None:
 @example({"a": {"some": {"b": 1, "c": 2}}}, {"a": [[{"b": 1}, {"c": 2}], {"b": 1, "c": 2}]})
 @example({"a": {"not": {"any_of": ["A", {"suffix": "B"}]}, "ignore_case": True}}, {"a": ["x", "b"]})
 @example({"a": {"not": {"some": {"exists": {"exists": True}}}}}, {"a": [1]})
-def test_both_readings_agree_with_the_language(source: Any, payload: Any) -> None:
-    block, flaws = compile_block(source)
-    assert not flaws
+def test_holds_and_explain_agree_with_the_reference_evaluator(source: Any, payload: Any) -> None:
+    block, errors = compile_block(source)
+    assert not errors
     expected = reference_evaluator.holds(source, payload)
     assert block.holds(payload) is expected
-    assert all(finding.holds for finding in block.explain(payload)) is expected
+    assert all(result.holds for result in block.explain(payload)) is expected
 
 
 @given(
@@ -428,8 +428,8 @@ def test_both_readings_agree_with_the_language(source: Any, payload: Any) -> Non
     reference_evaluator.payloads,
 )
 def test_no_source_makes_the_compiler_raise(source: Any, payload: Any) -> None:
-    block, flaws = compile_block(source)
-    assert flaws or block.holds(payload) is all(finding.holds for finding in block.explain(payload))
+    block, errors = compile_block(source)
+    assert errors or block.holds(payload) is all(result.holds for result in block.explain(payload))
 
 
 # --------------------------------------------------------------------------------------- bounds
@@ -479,7 +479,7 @@ def test_sixteen_times_the_input_takes_about_sixteen_times_the_time(condition: A
     assert any(seconds(block, large) < 80 * seconds(block, small) + 0.001 for _ in range(3))
 
 
-def test_a_megabyte_is_no_trouble() -> None:
+def test_a_string_of_a_megabyte_is_tested_at_once() -> None:
     payload = {"v": "a" * 1_000_000}
     for condition in WORST:
         sound({"v": condition}).holds(payload)
@@ -497,7 +497,7 @@ def test_ten_thousand_alternatives_for_ten_thousand_elements() -> None:
         assert not sound({"v": condition}).holds(elements)
 
 
-def test_conditions_inside_some_may_meet_payloads_nested_deep() -> None:
+def test_some_accepts_deeply_nested_payloads() -> None:
     nested: Any = {"k": "x"}
     for _ in range(50_000):
         nested = [nested]

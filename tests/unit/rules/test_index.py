@@ -1,4 +1,4 @@
-"""The index gives what asking every rule would give, in order, and asks few of them."""
+"""The index returns the same rules as a test of every rule, and looks at few of them."""
 
 from __future__ import annotations
 
@@ -81,8 +81,8 @@ blocks = st.recursive(
 
 
 def compiled(source: Any) -> Block | None:
-    block, flaws = compile_block(source)
-    return None if flaws else block
+    block, errors = compile_block(source)
+    return None if errors else block
 
 
 policies = st.lists(
@@ -106,7 +106,7 @@ def entries(rules: list[Written]) -> list[tuple[list[Pattern], Block, int]]:
 
 
 def ways(rules: list[Written]) -> list[RuleIndex[int]]:
-    """The index as it is built for few rules, for many, and with every drawer filed as far as it goes."""
+    """Build the index as for few rules, as for many, and with every bucket split as far as possible."""
     return [
         RuleIndex(entries(rules)),
         RuleIndex(entries(rules), plain_up_to=0),
@@ -124,31 +124,31 @@ def test_the_index_and_plain_evaluation_agree(
             assert built.lookup(subject, payload) == plain(rules, subject, payload)
 
 
-# One operator at a time, of few values, so that a key that is wrong by one shows.
+# One operator at a time with few values, so that a key that is wrong by one is noticed.
 few = st.sampled_from([0, 1, 1.0, 2, 2**53, 2**53 + 1])
-words = st.sampled_from(
+few_texts = st.sampled_from(
     ["", "a", "ab", "abcd", "xabcdx", "abcdabcd", "bcd", "straße", "STRASSE", "A", "ABCD", "a*"]
 )
-several = words | st.lists(words, min_size=1, max_size=2)
+several = few_texts | st.lists(few_texts, min_size=1, max_size=2)
 blocks_of = st.sampled_from(["10.0.0.0/8", "10.1.0.0/16", "10.1.2.3", "10.1.2.2/31", "0.0.0.0/0", "2001:db8::/32", "::/0", "::ffff:10.1.2.0/120"])  # fmt: skip
 hosts = st.sampled_from(["10.1.2.3", "10.1.2.2", "10.2.0.1", "11.0.0.1", "010.1.2.3", "::ffff:10.1.2.3", "2001:db8::1", "2001:db9::", "fe80::1%eth0", "10.1.2", "10.1.2.3.4", "x"])  # fmt: skip
 OPERATORS: dict[str, tuple[st.SearchStrategy[Any], st.SearchStrategy[Any]]] = {
-    "equals": (few | words | st.booleans() | st.none(), few | words | st.booleans() | st.none()),
-    "any_of": (st.lists(few | words | st.booleans(), min_size=1, max_size=3), few | words | st.booleans()),
+    "equals": (few | few_texts | st.booleans() | st.none(), few | few_texts | st.booleans() | st.none()),
+    "any_of": (st.lists(few | few_texts | st.booleans(), min_size=1, max_size=3), few | few_texts | st.booleans()),
     "range": (
         st.fixed_dictionaries({}, optional={"gt": few, "gte": few, "lt": few, "lte": few}),
         few | st.sampled_from([0.5, 1.5, 10**400, float("nan"), float("inf"), True, "1"]),
     ),
     "wildcard": (
         st.fixed_dictionaries({"wildcard": st.sampled_from(["a*", "*d", "a*d", "*abcd*", "*bcda*", "?bcd", "ab", r"a\*", "*", "A*D"])}, optional={"ignore_case": st.just(True)}),
-        words,
+        few_texts,
     ),
     "cidr": (st.fixed_dictionaries({"cidr": blocks_of | st.lists(blocks_of, min_size=1, max_size=2)}), hosts),
     **{
-        name: (st.fixed_dictionaries({name: several}, optional={"ignore_case": st.just(True)}), words)
+        name: (st.fixed_dictionaries({name: several}, optional={"ignore_case": st.just(True)}), few_texts)
         for name in ("prefix", "suffix", "contains")
     },
-    "equals, ignore_case": (st.fixed_dictionaries({"equals": words, "ignore_case": st.just(True)}), words),
+    "equals, ignore_case": (st.fixed_dictionaries({"equals": few_texts, "ignore_case": st.just(True)}), few_texts),
 }  # fmt: skip
 
 
@@ -177,7 +177,7 @@ def test_each_operator_agrees_by_itself(operator: str) -> None:
 
 @settings(max_examples=MANY)
 @given(st.lists(st.tuples(patterns, reference_evaluator.blocks), max_size=6), st.lists(st.tuples(subjects, reference_evaluator.payloads), min_size=1, max_size=4))  # fmt: skip
-def test_the_index_and_the_oracle_agree(
+def test_the_index_and_the_reference_evaluator_agree(
     sources: list[tuple[Pattern, dict[str, Any]]], events: list[tuple[str, dict[str, Any]]]
 ) -> None:
     usable = [
@@ -198,19 +198,21 @@ def indexed(*entries: list[str]) -> SubjectIndex[int]:
 
 
 @given(st.lists(st.lists(patterns, max_size=3), max_size=12), st.lists(subjects, max_size=5))
-def test_the_index_and_plain_matching_agree(entries: list[list[Pattern]], given_subjects: list[str]) -> None:
+def test_the_subject_index_and_plain_matching_agree(
+    entries: list[list[Pattern]], given_subjects: list[str]
+) -> None:
     built = SubjectIndex([(each, n) for n, each in enumerate(entries)])
     for subject in given_subjects:
         plain = tuple(n for n, each in enumerate(entries) if any(p.matches(subject) for p in each))
         assert built.find(subject) == plain
 
 
-def test_items_come_in_the_order_given_whatever_their_patterns() -> None:
+def test_items_keep_their_order() -> None:
     built = indexed([">"], ["notice.login"], ["*.login"], ["notice.*"], ["notice.>"])
     assert built.find("notice.login") == (0, 1, 2, 3, 4)
 
 
-def test_an_item_comes_once_where_several_of_its_patterns_match() -> None:
+def test_an_item_is_found_once_if_several_of_its_patterns_match() -> None:
     assert indexed(["notice.login", "notice.*", ">", "notice.login"]).find("notice.login") == (0,)
 
 
@@ -221,7 +223,7 @@ def test_items_need_not_be_hashable_or_differ() -> None:
     assert len(built) == 2
 
 
-def test_nothing_is_filed_or_nothing_matches() -> None:
+def test_a_subject_without_a_matching_pattern_finds_nothing() -> None:
     assert indexed().find("log") == ()
     assert indexed(["notice.a"]).find("notice") == ()
     assert indexed(["notice.a"]).find("notice.a.b") == ()
@@ -269,14 +271,16 @@ BREAKS: dict[str, tuple[Any, str, Any]] = {
 
 
 @pytest.mark.parametrize("operator", BREAKS)
-def test_an_operator_broken_in_the_index_is_noticed(operator: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_tests_notice_a_broken_operator_in_the_index(
+    operator: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     where, name, broken = BREAKS[operator]
     monkeypatch.setattr(where, name, broken(getattr(where, name)))
     with pytest.raises((AssertionError, BaseExceptionGroup)):
         operator_alone(operator)
 
 
-# How many rules are looked at one by one, whatever the machine.
+# The number of rules looked at does not depend on the machine.
 
 KEYED = {
     "equals": lambda n: {"user.id": f"u{n}"},
@@ -303,7 +307,7 @@ VALUES = {
 
 
 @pytest.mark.parametrize("kind", KEYED)
-def test_rules_that_do_not_concern_an_event_are_not_looked_at(kind: str) -> None:
+def test_rules_for_other_events_are_not_looked_at(kind: str) -> None:
     payload = {"user": {"id": VALUES.get(kind, "u77"), "mail": "m1"}, "result": "success"}
     looked_at = []
     most = [rule(">", KEYED[kind](n)) for n in range(2_000)]
@@ -314,7 +318,7 @@ def test_rules_that_do_not_concern_an_event_are_not_looked_at(kind: str) -> None
     assert looked_at[1] <= max(3, looked_at[0]) <= 12
 
 
-def test_a_large_drawer_is_filed_by_something_else() -> None:
+def test_a_large_bucket_is_split_by_another_key() -> None:
     rules = [rule(">", {"tenant": "t1", "user.id": {"prefix": f"u{n:04}"}}) for n in range(2_000)]
     rules += [rule(">", {"tenant": f"t{n}", "user.id": {"prefix": "u"}}) for n in range(2_000)]
     built = RuleIndex(entries(rules))
@@ -323,14 +327,14 @@ def test_a_large_drawer_is_filed_by_something_else() -> None:
     assert built.candidates("x", payload) <= 30
 
 
-def test_rules_are_filed_by_pattern_where_that_is_rare() -> None:
+def test_rules_with_a_rare_pattern_are_filed_by_it() -> None:
     rules = [rule(f"audit.{n}.*", {"score": {"gt": 5}}) for n in range(2_000)]
     built = RuleIndex(entries(rules))
     assert built.lookup("audit.77.x", {"score": 6}) == [77]
     assert built.candidates("audit.77.x", {"score": 6}) == 1
 
 
-def test_patterns_with_one_mark_are_told_apart() -> None:
+def test_patterns_with_the_same_byte_are_distinguished() -> None:
     """A leaf has a byte for each set of patterns, and there may be more sets than bytes."""
     leaf = tables.make_leaf([(5, (), 1), (261, (), 2), (517, (lambda _: False,), 3)])
     found: list[int] = []
@@ -339,7 +343,7 @@ def test_patterns_with_one_mark_are_told_apart() -> None:
 
 
 @pytest.mark.parametrize("apart", [2, 5])
-def test_a_rule_comes_once_however_many_of_its_patterns_fit(apart: int) -> None:
+def test_a_rule_is_found_once_if_several_of_its_patterns_match(apart: int) -> None:
     fitting = [parse_pattern(text) for text in ("a.b", "a.*", "*.b", "*.*", ">")[:apart]]
     rules = [(fitting, rule(">", when)[1]) for when in ({}, {"k": 1}, {"k": {"gte": 1}})]
     for built in ways(rules):
@@ -356,7 +360,7 @@ def test_a_list_of_equal_elements_is_looked_up_once() -> None:
     assert built.candidates("x", payload) <= 30
 
 
-def test_conditions_with_flaws_do_no_harm() -> None:
+def test_conditions_with_errors_do_not_break_the_index() -> None:
     sources: list[Any] = [{"a": {"prefix": 5}}, {"a": {"any_of": "x"}}, {"a": {"cidr": "10.0.0.1/8"}}, {"a": {"gte": "5"}}, {"a": []}, {"a": {5: 6}}, {"a": {"equals": [1]}}]  # fmt: skip
     rules: list[Written] = [([parse_pattern(">")], compile_block(source)[0]) for source in sources]
     for built in ways(rules):
@@ -371,7 +375,7 @@ def test_the_cache_of_subjects_is_bounded() -> None:
     assert built.lookup("notice.0", {}) == [0]
 
 
-def test_odd_payloads_lead_nowhere() -> None:
+def test_the_index_accepts_odd_payloads() -> None:
     deep: Any = "x"
     for _ in range(5_000):
         deep = [deep]

@@ -1,4 +1,4 @@
-"""Every operator does what its case file says, raises nothing, and refuses bad arguments in words."""
+"""Every operator follows its case file, never raises, and refuses bad arguments with a message."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ CASES = [
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_case(case: dict[str, Any]) -> None:
-    block, flaws = compile_block(case["when"])
-    assert not flaws
+def test_a_condition_holds_as_its_case_says(case: dict[str, Any]) -> None:
+    block, errors = compile_block(case["when"])
+    assert not errors
     assert block.holds(case["payload"]) is case["holds"], case["why"]
-    assert all(finding.holds for finding in block.explain(case["payload"])) is case["holds"], case["why"]
+    assert all(result.holds for result in block.explain(case["payload"])) is case["holds"], case["why"]
 
 
-def test_every_operator_has_a_case_file_and_the_other_way_round() -> None:
+def test_every_operator_has_a_case_file_and_every_case_file_an_operator() -> None:
     assert {file.stem for file in FILES} == set(ALL_OPERATORS)
 
 
@@ -124,7 +124,7 @@ ODD = [
 
 
 @pytest.mark.parametrize("name", OPERATORS)
-def test_a_predicate_answers_every_value_with_true_or_false(name: str) -> None:
+def test_a_predicate_returns_true_or_false_for_every_value(name: str) -> None:
     for argument in ARGUMENTS[name]:  # an operator without an entry there fails here
         predicate = OPERATORS[name].compile(argument)
         for value in ODD:
@@ -144,7 +144,7 @@ def test_no_predicate_raises(value: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "argument", "words"),
+    ("name", "argument", "message"),
     [
         ("equals", ["a"], "equals takes a string, a number, true, false or null, not a list"),
         ("equals", ["a"], "; any_of takes several values"),
@@ -200,8 +200,8 @@ def test_no_predicate_raises(value: Any) -> None:
         ("is", ["string"], "not a list"),
     ],
 )
-def test_a_bad_argument_is_refused_in_words(name: str, argument: Any, words: str) -> None:
-    with pytest.raises(ValueError, match=words):
+def test_a_bad_argument_is_refused_with_a_message(name: str, argument: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         OPERATORS[name].compile(argument)
 
 
@@ -210,7 +210,7 @@ def test_a_bad_argument_is_refused_in_words(name: str, argument: Any, words: str
     | st.ip_addresses().map(str)
     | reference_evaluator.ips
 )
-def test_addresses_are_read_as_inet_pton_reads_them(text: str) -> None:
+def test_addresses_are_parsed_like_inet_pton(text: str) -> None:
     address = parse_address(text)
     bits = reference_evaluator.bits(text)
     assert (address is None) is (bits is None)
@@ -219,7 +219,9 @@ def test_addresses_are_read_as_inet_pton_reads_them(text: str) -> None:
 
 
 @given(st.ip_addresses(), st.integers(0, 128), st.ip_addresses())
-def test_networks_hold_what_the_standard_library_says(first: Any, bits: int, other: Any) -> None:
+def test_networks_contain_the_same_addresses_as_in_the_standard_library(
+    first: Any, bits: int, other: Any
+) -> None:
     network = ipaddress.ip_network((first, min(bits, first.max_prefixlen)), strict=False)
     assume(network.version == 4 or not network.network_address.ipv4_mapped)  # refused, or IPv4
     inside = within([parse_network(str(network))])
@@ -233,7 +235,7 @@ def test_networks_hold_what_the_standard_library_says(first: Any, bits: int, oth
     reference_evaluator.strings | st.text("ab", max_size=12),
 )
 @example("*a*a*a*a*b", "a" * 300)
-def test_wildcards_match_as_taken_literally(pattern: str, text: str) -> None:
+def test_wildcards_match_like_the_reference_evaluator(pattern: str, text: str) -> None:
     assert wildcard(pattern)(text) is reference_evaluator.fits(pattern, text)
 
 
@@ -245,7 +247,7 @@ def test_a_predicate_does_not_change_with_its_argument() -> None:
     assert not predicate("ba")
 
 
-def test_numbers() -> None:
+def test_booleans_and_infinities_are_no_numbers() -> None:
     assert all(map(is_number, (0, -1, 2**70, 0.5)))
     assert not any(map(is_number, (True, None, "1", float("inf"), float("nan"), [], {})))
 

@@ -1,4 +1,4 @@
-"""Time intervals: midnight, weekdays, ends of months, and clocks that are put forward and back."""
+"""Time intervals: midnight, weekdays, ends of months, and clock changes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def mute(*windows: Window, zone: ZoneInfo | None = BERLIN, **days: object) -> Sc
     ("time", "inside"),
     [("21:59", False), ("22:00", True), ("23:59", True), ("00:00", True), ("06:59", True), ("07:00", False)],
 )
-def test_a_window_goes_over_midnight(time: str, inside: bool) -> None:
+def test_a_window_spans_midnight(time: str, inside: bool) -> None:
     assert Interval(windows=(NIGHT,), zone=BERLIN).holds(at(f"2026-06-10T{time}"), SHANGHAI) is inside
 
 
@@ -60,13 +60,13 @@ def test_a_window_over_midnight_belongs_to_the_day_on_which_it_begins() -> None:
         ({"months": frozenset({3}), "weekdays": frozenset({0})}, "2026-03-02", "2026-03-03"),
     ],
 )
-def test_days(days: dict[str, object], inside: str, outside: str) -> None:
+def test_an_interval_holds_on_its_days(days: dict[str, object], inside: str, outside: str) -> None:
     interval = Interval(zone=BERLIN, **days)  # type: ignore[arg-type]
     assert interval.holds(at(f"{inside}T12:00"), BERLIN)
     assert not interval.holds(at(f"{outside}T12:00"), BERLIN)
 
 
-def test_the_zone_is_the_readers_where_the_interval_names_none() -> None:
+def test_an_interval_without_a_zone_uses_that_of_the_recipient() -> None:
     interval = Interval(windows=(NIGHT,))
     noon_in_berlin = at("2026-06-10T16:30")
     assert interval.holds(noon_in_berlin, SHANGHAI)  # 22:30 there
@@ -85,12 +85,12 @@ def test_the_zone_is_the_readers_where_the_interval_names_none() -> None:
         (KATHMANDU, "2026-10-03T06:59", "2026-10-03T07:00+05:45"),
     ],
 )
-def test_quiet_hours_end_at_seven_on_the_wall(zone: ZoneInfo, asked: str, released: str) -> None:
+def test_quiet_hours_end_at_seven_local_time(zone: ZoneInfo, asked: str, released: str) -> None:
     moment = mute(NIGHT, zone=None).opens(at(asked, zone), zone)
     assert shown(moment, zone) == released
 
 
-def test_a_window_in_the_missing_hour() -> None:
+def test_a_window_in_a_skipped_hour_starts_or_ends_after_it() -> None:
     """2026-03-29 in Berlin has no 02:00 to 03:00."""
     begins_inside = mute(Window(2 * 60 + 30, 4 * 60))
     assert not begins_inside.is_mute(at("2026-03-29T01:59"), BERLIN)
@@ -102,7 +102,7 @@ def test_a_window_in_the_missing_hour() -> None:
     assert not wholly_inside.is_mute(at("2026-03-29T03:00"), BERLIN)
 
 
-def test_a_window_in_the_hour_that_comes_twice_holds_twice() -> None:
+def test_a_window_in_a_repeated_hour_holds_twice() -> None:
     """2026-10-25 in Berlin has 02:00 to 03:00 twice."""
     window = mute(Window(2 * 60, 2 * 60 + 30))
     for fold in (0, 1):
@@ -138,7 +138,7 @@ def test_it_opens_at_a_clock_change(zone: ZoneInfo, start: str, end: str, asked:
     assert shown(schedule.opens(at(asked, zone), BERLIN), zone) == opened
 
 
-def test_what_is_active_and_mute_waits_for_both() -> None:
+def test_a_schedule_with_active_and_mute_waits_for_both() -> None:
     office = Interval(windows=(Window(9 * 60, 17 * 60),), weekdays=frozenset(range(5)), zone=BERLIN)
     lunch = Interval(windows=(Window(9 * 60, 13 * 60),), zone=NEW_YORK)
     schedule = Schedule(active=(office,), mute=(lunch,))
@@ -146,7 +146,7 @@ def test_what_is_active_and_mute_waits_for_both() -> None:
     assert shown(schedule.opens(at("2026-06-12T15:00"), BERLIN)) == "2026-06-15T09:00+02:00"
 
 
-def test_what_never_opens_says_so() -> None:
+def test_a_schedule_that_never_opens_returns_none() -> None:
     assert mute(Window(0, 24 * 60)).opens(at("2026-01-01T00:00"), BERLIN) is None
     past = Schedule(active=(Interval(years=((2020, 2021),), zone=BERLIN),))
     assert past.opens(at("2026-01-01T00:00"), BERLIN) is None

@@ -1,4 +1,4 @@
-"""Templates: which words are found, what they see, and what they cannot do."""
+"""Templates: their look-up, their variables, and the limits of the sandbox."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ CONTEXT: dict[str, Any] = {
 
 
 def library(*files: tuple[str, str], pictures: dict[str, bytes] | None = None) -> Library:
-    made, flaws = compile_library(
+    made, problems = compile_library(
         [TemplateSource(path=path, text=text) for path, text in files], pictures or {}
     )
-    assert flaws == ()
+    assert problems == ()
     return made
 
 
 def message(text: str, extension: str = "txt", **payload: Any) -> Message:
-    words = library((f"t/email.{extension}", text)).find("t", ["email"], [""])
-    assert words is not None
-    return render_template(words, {**CONTEXT, "payload": payload})
+    template = library((f"t/email.{extension}", text)).find("t", ["email"], [""])
+    assert template is not None
+    return render_template(template, {**CONTEXT, "payload": payload})
 
 
 @pytest.mark.parametrize(
@@ -53,9 +53,9 @@ def test_language_comes_before_the_channel() -> None:
     )
 
     def found(channel: str, *tags: str) -> str:
-        words = made.find("t", [channel], locale_chain(*tags))
-        assert words is not None
-        return render_template(words, CONTEXT).text
+        template = made.find("t", [channel], locale_chain(*tags))
+        assert template is not None
+        return render_template(template, CONTEXT).text
 
     assert found("email", "zh-CN") == "通用"
     assert found("sms", "zh-Hans-CN") == "通用"
@@ -77,12 +77,12 @@ def test_escaping_follows_the_file_also_through_a_layout() -> None:
         ("_layout/mail.html", "<main>{% block body %}{% endblock %}</main>"),
         ("t/email.html", '{% extends "_layout/mail.html" %}{% block body %}{{ payload.n }}{% endblock %}'),
     )
-    words = made.find("t", ["email"], [""])
-    assert words is not None
-    assert render_template(words, {**CONTEXT, "payload": {"n": "<i>"}}).html == "<main>&lt;i&gt;</main>"
+    template = made.find("t", ["email"], [""])
+    assert template is not None
+    assert render_template(template, {**CONTEXT, "payload": {"n": "<i>"}}).html == "<main>&lt;i&gt;</main>"
 
 
-def test_a_block_says_what_the_layouts_below_it_say() -> None:
+def test_super_renders_the_block_of_the_layout_below() -> None:
     made = library(
         ("_layout/all.txt", "{% block body %}all{% endblock %}"),
         (
@@ -91,9 +91,9 @@ def test_a_block_says_what_the_layouts_below_it_say() -> None:
         ),
         ("t/email.txt", '{% extends "_layout/mail.txt" %}{% block body %}t, {{ super() }}{% endblock %}'),
     )
-    words = made.find("t", ["email"], [""])
-    assert words is not None
-    assert render_template(words, CONTEXT).text == "t, mail, all"
+    template = made.find("t", ["email"], [""])
+    assert template is not None
+    assert render_template(template, CONTEXT).text == "t, mail, all"
 
 
 def test_a_mail_without_text_gets_one_from_its_html() -> None:
@@ -107,25 +107,25 @@ def test_mjml_becomes_html_with_the_template_inside() -> None:
     assert "<table" in made.html and "Hi &lt;b&gt;" in made.html and "mj-text" not in made.html
 
 
-def test_the_subject_is_one_line_whatever_the_payload_says() -> None:
+def test_the_subject_is_always_one_line() -> None:
     source = TemplateSource(path="t/email.txt", text="body", subject="New {{ payload.n }}")
     made, _ = compile_library([source], {})
-    words = made.find("t", ["email"], [""])
-    assert words is not None
-    made_message = render_template(words, {**CONTEXT, "payload": {"n": "x\r\nBcc: evil@example.com"}})
+    template = made.find("t", ["email"], [""])
+    assert template is not None
+    made_message = render_template(template, {**CONTEXT, "payload": {"n": "x\r\nBcc: evil@example.com"}})
     assert made_message.title == "New x Bcc: evil@example.com"
 
 
-def test_a_field_wins_over_a_method_and_null_is_nothing() -> None:
+def test_fields_take_precedence_over_methods_and_null_is_empty() -> None:
     assert message("{{ payload.items }}|{{ payload.gone }}", items="mine", gone=None).text == "mine|"
 
 
-def test_only_the_pictures_that_are_shown_are_sent() -> None:
+def test_only_pictures_in_use_are_sent() -> None:
     pictures = {"t/a.png": b"a", "t/b.png": b"b", "other/c.png": b"c", "_layout/d.png": b"d"}
     text = '<img src="cid:a.png"><img src="cid:c.png"><img src="cid:d.png">'
-    words = library(("t/email.html", text), pictures=pictures).find("t", ["email"], [""])
-    assert words is not None
-    assert [picture.name for picture in render_template(words, CONTEXT).inline] == ["a.png", "d.png"]
+    template = library(("t/email.html", text), pictures=pictures).find("t", ["email"], [""])
+    assert template is not None
+    assert [picture.name for picture in render_template(template, CONTEXT).inline] == ["a.png", "d.png"]
 
 
 @pytest.mark.parametrize(
@@ -143,12 +143,12 @@ def test_only_the_pictures_that_are_shown_are_sent() -> None:
         "{% for i in range(99999999) %}x{% endfor %}",
     ],
 )
-def test_what_cannot_be_rendered_is_a_template_error(text: str) -> None:
+def test_a_failed_rendering_is_a_template_error(text: str) -> None:
     with pytest.raises(TemplateError, match=r"t/email\.txt"):
         message(text, a={})
 
 
-def test_output_is_bounded() -> None:
+def test_the_length_of_the_result_is_limited() -> None:
     with pytest.raises(TemplateError, match=str(MAX_OUTPUT)):
         message("{% for c in payload.a %}{{ payload.b }}{% endfor %}", a=list(range(1000)), b="x" * 1000)
 
@@ -165,11 +165,11 @@ def test_output_is_bounded() -> None:
         ("t/en/deep/email.txt", "too deep", "template-path", 1),
     ],
 )
-def test_flaws_are_found_at_load_with_their_line(path: str, text: str, code: str, line: int) -> None:
-    made, flaws = compile_library(
+def test_errors_are_reported_at_load_with_their_line(path: str, text: str, code: str, line: int) -> None:
+    made, problems = compile_library(
         [TemplateSource(path=path, text=text), TemplateSource(path="u/sms.txt", text="ok")], {}
     )
-    assert [(flaw.place.file, flaw.code, flaw.place.line) for flaw in flaws] == [
+    assert [(problem.place.file, problem.code, problem.place.line) for problem in problems] == [
         (f"templates/{path}", code, line)
     ]
     assert "u" in made  # one bad file does not hide the others
