@@ -174,11 +174,17 @@ class Composer:
             self._path.append(key)
             repeated = key in seen
             if repeated:
-                self._repeated_key(key, key_start, seen[key])
+                line = bisect_right(self._lines, seen[key])
+                self._report(
+                    "duplicate-key", key_start, f"the key '{key}' occurs twice, first in line {line}"
+                )
             before = len(self.problems)
             value, offset = self._value(next(self._events))
             if merging:
-                merged += self._merge_sources(value, offset, key_start, quiet=len(self.problems) > before)
+                sources = _mergeable(value, offset)
+                merged += sources
+                if not sources and len(self.problems) == before:
+                    self._report("yaml-merge", key_start, "'<<' needs a mapping or a list of mappings")
             elif not repeated:  # of a repeated key the first one stays
                 data[key], offsets[key] = value, offset
             seen.setdefault(key, key_start)
@@ -186,18 +192,6 @@ class Composer:
         for source, place in merged:
             _merge(source, place, data, source_map)
         return data, source_map
-
-    def _repeated_key(self, key: str, start: int, first: int) -> None:
-        line = bisect_right(self._lines, first)
-        self._report("duplicate-key", start, f"the key '{key}' occurs twice, first in line {line}")
-
-    def _merge_sources(
-        self, value: Any, offset: Offsets, start: int, *, quiet: bool
-    ) -> list[tuple[dict[str, Any], SourceMap]]:
-        sources = _mergeable(value, offset)
-        if not sources and not quiet:
-            self._report("yaml-merge", start, "'<<' needs a mapping or a list of mappings")
-        return sources
 
     def _key(self, event: Any) -> str | None:
         """Return the text of a key, ``404`` as ``"404"``; None, and report it, if it is no scalar."""

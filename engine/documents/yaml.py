@@ -65,19 +65,18 @@ class Document:
 
 def read_bytes(data: bytes, file: str) -> Document:
     """Read the bytes of a file in UTF-8, with or without a byte order mark. Errors are in its problems."""
+    start = Place(file=file)
     if len(data) > MAX_BYTES:
-        return _unreadable(file, "yaml-too-big", f"the file is larger than {MAX_BYTES >> 20} MB")
+        return _unreadable(start, "yaml-too-big", f"the file is larger than {MAX_BYTES >> 20} MB")
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return _unreadable(file, "not-utf8", "the file is UTF-16", hint="save it as UTF-8")
+        return _unreadable(start, "not-utf8", "the file is UTF-16", hint="save it as UTF-8")
     try:
-        text = data.decode()
+        return read(data.decode(), file)
     except UnicodeDecodeError as error:
         before = data[: error.start].decode().removeprefix("\ufeff")
-        message = f"the byte 0x{data[error.start]:02x} is not UTF-8"
         place = place_at(file, _line_starts(before), len(before))
-        problem = Problem(place=place, code="not-utf8", message=message, hint="save the file as UTF-8")
-        return Document(file=file, data={}, problems=(problem,))
-    return read(text, file)
+        message = f"the byte 0x{data[error.start]:02x} is not UTF-8"
+        return _unreadable(place, "not-utf8", message, hint="save the file as UTF-8")
 
 
 def read(text: str, file: str) -> Document:
@@ -85,23 +84,27 @@ def read(text: str, file: str) -> Document:
     text = text.removeprefix("\ufeff")
     lines = _line_starts(text)
     if len(text) > MAX_BYTES:
-        return _unreadable(file, "yaml-too-big", f"the file is larger than {MAX_BYTES >> 20} MB")
+        message = f"the file is larger than {MAX_BYTES >> 20} MB"
+        return _unreadable(Place(file=file), "yaml-too-big", message)
     if bad := _UNPRINTABLE.search(text):
         message = f"the character U+{ord(bad[0]):04X} is not allowed in a text file"
-        place = place_at(file, lines, bad.start())
-        return Document(file=file, data={}, problems=(Problem(place=place, code="binary", message=message),))
+        return _unreadable(place_at(file, lines, bad.start()), "binary", message)
 
     text, restore = _shield(text)
     tabs: list[Problem] = []
     while True:
         composer = Composer(file, lines, restore)
+        data: Any = {}
+        offsets: Offsets = 0
         try:
             data, offsets = composer.compose(text)
+            problems = [*tabs, *composer.problems]
         except yaml.YAMLError as error:
             offset = error_offset(error, len(text))
-            tab = is_tab(error, text, offset)
-            if tab and len(tabs) < MAX_TABS:
-                tabs.append(tab_problem(place_at(file, lines, offset)))
+            if is_tab(error, text, offset) and len(tabs) < MAX_TABS:
+                message, hint = "a tab; YAML indents with spaces", "write spaces instead"
+                place = place_at(file, lines, offset)
+                tabs.append(Problem(place=place, code="yaml-tab", message=message, hint=hint))
                 text = f"{text[:offset]} {text[offset + 1 :]}"  # as long as before: offsets stay correct
                 continue
             # An error after the replacement of a tab is most likely a consequence of the tab.
@@ -109,19 +112,13 @@ def read(text: str, file: str) -> Document:
         except (ValueError, OverflowError):  # from the parser in Python, for an escape beyond Unicode
             message = "an invalid escape in quotes"
             problems = [*tabs, Problem(place=Place(file=file), code="yaml-syntax", message=message)]
-        else:
-            problems = [*tabs, *composer.problems]
-            return Document(file=file, data=data, problems=_ordered(problems), offsets=offsets, lines=lines)
-        return Document(file=file, data={}, problems=_ordered(problems), lines=lines)
+        ordered = tuple(sorted(problems, key=lambda problem: problem.place))
+        return Document(file=file, data=data, problems=ordered, offsets=offsets, lines=lines)
 
 
-def _ordered(problems: list[Problem]) -> tuple[Problem, ...]:
-    return tuple(sorted(problems, key=lambda problem: problem.place))
-
-
-def _unreadable(file: str, code: str, message: str, *, hint: str = "") -> Document:
-    problem = Problem(place=Place(file=file), code=code, message=message, hint=hint)
-    return Document(file=file, data={}, problems=(problem,))
+def _unreadable(place: Place, code: str, message: str, *, hint: str = "") -> Document:
+    problem = Problem(place=place, code=code, message=message, hint=hint)
+    return Document(file=place.file, data={}, problems=(problem,))
 
 
 def _descend(offsets: Offsets, path: DocumentPath) -> Offsets:
@@ -157,12 +154,6 @@ def _shield(text: str) -> tuple[str, dict[int, str]]:
     stand_ins = dict(zip(present, unused, strict=False))
     there = {ord(char): stand_in for char, stand_in in stand_ins.items()}
     return text.translate(there), {ord(stand_in): char for char, stand_in in stand_ins.items()}
-
-
-def tab_problem(place: Place) -> Problem:
-    """Return the problem of a tab in the indentation at ``place``."""
-    message = "a tab; YAML indents with spaces"
-    return Problem(place=place, code="yaml-tab", message=message, hint="write spaces instead")
 
 
 def error_offset(error: yaml.YAMLError, end: int) -> int:
