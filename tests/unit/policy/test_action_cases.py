@@ -1,4 +1,4 @@
-"""The policy's own tests of actions: what the caller hears, what is sent, and why it is otherwise."""
+"""Tests of actions in a policy: the reply, the messages, and the reasons for a difference."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ BOTH = "{action: verify, payload: {to: a@example.com, phone: '+8613800000000'}}"
         ("sms: refused, email: deferred", "reply: {code: 1, message: 'not delivered: try again later'}"),
     ],
 )
-def test_the_reply_is_that_of_the_server(tmp_path: Path, answers: str, expect: str) -> None:
+def test_a_test_gets_the_reply_of_the_server(tmp_path: Path, answers: str, expect: str) -> None:
     verdict = tried(tmp_path, BOTH, expect, answers)
     assert verdict.ok, verdict.differences
 
 
-def test_each_request_has_its_reply_and_events_stand_beside(tmp_path: Path) -> None:
+def test_each_request_has_its_reply_and_events_may_be_mixed_in(tmp_path: Path) -> None:
     given = f"[{BOTH}, {{event: log, payload: {{}}}}, {{action: verify, after: 5m, payload: {{phone: x}}}}]"
     expect = "reply: [{code: 0}, {code: 1, message: 'email address invalid: mail: no address'}], rules: []"
     verdict = tried(tmp_path, given, expect)
@@ -48,7 +48,7 @@ def test_each_request_has_its_reply_and_events_stand_beside(tmp_path: Path) -> N
     assert [plan.event.name for plan in verdict.plans] == ["log"]
 
 
-def test_a_difference_shows_both_and_why(tmp_path: Path) -> None:
+def test_a_difference_shows_both_sides_and_the_reason(tmp_path: Path) -> None:
     verdict = tried(tmp_path, BOTH, "reply: {code: 0}, deliveries: [{channel: fax}]".replace("fax", "email"),
                     "sms: refused, email: refused")  # fmt: skip
     missing, reply = verdict.differences
@@ -56,7 +56,7 @@ def test_a_difference_shows_both_and_why(tmp_path: Path) -> None:
     assert (reply.about, reply.rows[0].expected, reply.rows[0].actual) == ("reply", "0", "1")
 
 
-def test_words_that_cannot_be_written_are_named(tmp_path: Path) -> None:
+def test_a_template_that_cannot_be_rendered_is_reported(tmp_path: Path) -> None:
     test = f"{{name: x, given: {BOTH}, expect: {{reply: {{code: 0}}}}}}"
     made = policy(
         tmp_path,

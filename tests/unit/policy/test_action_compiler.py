@@ -1,4 +1,4 @@
-"""The actions of a policy: exactly one handler each, and every mistake with its place."""
+"""The actions of a policy have one handler each, and every mistake has its place."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def found(checked: Policy) -> list[tuple[str, str]]:
     return [(f"{p.place.file}:{p.place.line}:{p.place.column}", p.code) for p in checked.problems]
 
 
-def test_every_handler_with_everything_it_takes(tmp_path: Path) -> None:
+def test_every_handler_accepts_all_of_its_settings(tmp_path: Path) -> None:
     database = write_database(tmp_path / "x.mmdb")
     checked = actions(
         tmp_path / "p",
@@ -102,7 +102,9 @@ def test_every_handler_with_everything_it_takes(tmp_path: Path) -> None:
          "did you mean 'email'?"),
     ],
 )  # fmt: skip
-def test_mistakes(tmp_path: Path, text: str, place: str, code: str, words: str) -> None:
+def test_a_mistake_has_its_place_and_code(
+    tmp_path: Path, text: str, place: str, code: str, words: str
+) -> None:
     checked = actions(tmp_path, text)
     problems = [p for p in checked.problems if p.code == code]
     assert [f"{p.place.file}:{p.place.line}:{p.place.column}" for p in problems] == [f"actions.yaml:{place}"]
@@ -118,11 +120,11 @@ def test_mistakes(tmp_path: Path, text: str, place: str, code: str, words: str) 
         "a: {handler: [preferences.set]}\na.b: {handler: forward, subject: s}",
     ],
 )
-def test_keys_that_do_not_overlap(tmp_path: Path, text: str) -> None:
+def test_these_keys_do_not_overlap(tmp_path: Path, text: str) -> None:
     assert "overlapping-action" not in [code for _, code in found(actions(tmp_path, text))]
 
 
-def test_a_key_twice_over_files(tmp_path: Path) -> None:
+def test_a_key_in_two_files_is_a_problem(tmp_path: Path) -> None:
     checked = actions(
         tmp_path,
         "a: {handler: forward, subject: s}",
@@ -144,7 +146,7 @@ def test_a_key_twice_over_files(tmp_path: Path) -> None:
         ("${DB:-/no/such.mmdb}", {}, "info"),  # nobody has said yet where it is
     ],
 )
-def test_a_database_that_is_not_there(
+def test_a_missing_database_is_reported(
     tmp_path: Path, database: str, environment: dict[str, str], severity: str
 ) -> None:
     (tmp_path / "a.yaml").write_text(
@@ -159,7 +161,7 @@ def test_a_database_that_is_not_there(
         assert "not a MaxMind database" in checked.problems[0].message
 
 
-def test_registry_and_schema_know_the_same_handlers() -> None:
+def test_registry_and_schema_have_the_same_handlers() -> None:
     defs = schemas.load("policy")["$defs"]
     assert defs["action_handler"]["enum"] == list(HANDLERS)
     for name, branch in zip(HANDLERS, defs["action"]["allOf"], strict=True):
@@ -167,7 +169,7 @@ def test_registry_and_schema_know_the_same_handlers() -> None:
         assert branch["then"] == {"$ref": f"#/$defs/action_{name}"}
 
 
-def test_the_example_policy_serves_what_krossiam_asks_for(tmp_path: Path) -> None:
+def test_the_example_policy_serves_the_actions_of_krossiam(tmp_path: Path) -> None:
     rules = Path(__file__).parents[3] / "rules"
     checked = load_policy(rules, {"GEOIP_DATABASE": str(write_database(tmp_path / "x.mmdb"))})
     assert checked.problems == ()

@@ -1,4 +1,4 @@
-"""A policy as bytes and back, what differs between two, and what the pointer says."""
+"""A policy is packed and unpacked, compared with another one, and named by the pointer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The policy's own tests: what passes, what fails and with which words, what none of them touched."""
+"""The tests of a policy: results, reasons of failures, and coverage."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def compared(difference: Difference) -> dict[str, tuple[str, str, bool]]:
         "failed: []",
     ],
 )
-def test_what_holds(tmp_path: Path, expect: str) -> None:
+def test_these_expectations_hold(tmp_path: Path, expect: str) -> None:
     assert verdict(tmp_path, expect).differences == ()
 
 
@@ -93,7 +93,7 @@ def test_what_holds(tmp_path: Path, expect: str) -> None:
         ("failed: [{channel: email}]", "failed"),
     ],
 )
-def test_what_does_not(tmp_path: Path, expect: str, about: str) -> None:
+def test_these_expectations_fail(tmp_path: Path, expect: str, about: str) -> None:
     assert {difference.about for difference in verdict(tmp_path, expect).differences} == {about}
 
 
@@ -124,14 +124,14 @@ def test_other_reasons_why_a_rule_is_missing(tmp_path: Path, rules: str, because
     assert because in verdict(tmp_path, "rules: [r]", rules=rules).differences[0].because
 
 
-def test_orders_stand_side_by_side(tmp_path: Path) -> None:
+def test_two_orders_are_shown_side_by_side(tmp_path: Path) -> None:
     other = RULE.replace("id: r", "id: s")
     difference = only(verdict(tmp_path, "rules: [s, r]", rules=f"{RULE}, {other}"))
     assert difference.message == "the rules match in another order"
     assert [(row.expected, row.actual) for row in difference.rows].count(("s", "s")) == 1
 
 
-def test_a_missing_delivery_says_why(tmp_path: Path) -> None:
+def test_a_missing_delivery_has_a_reason(tmp_path: Path) -> None:
     nobody = verdict(tmp_path / "a", "deliveries: [{channel: sms}]", payload="{result: success}")
     assert only(nobody).because == ("r suppressed it over sms: no_address: the recipient has no phone",)
     entry = RULE.replace("[email, sms]", "[{channel: sms, when: {risk.score: {gte: 90}}}]")
@@ -154,7 +154,7 @@ def test_a_missing_delivery_does_not_list_every_rule(tmp_path: Path) -> None:
     assert difference.because[-1] == "3 more rules can make it and do not match"
 
 
-def test_a_delivery_gone_wrong_stands_beside_the_nearest(tmp_path: Path) -> None:
+def test_a_wrong_delivery_is_shown_with_the_nearest_expectation(tmp_path: Path) -> None:
     difference = only(
         verdict(tmp_path, "deliveries: [{channel: email, to: b@example.com, contains: Bye}, {channel: sms}]")
     )
@@ -165,7 +165,7 @@ def test_a_delivery_gone_wrong_stands_beside_the_nearest(tmp_path: Path) -> None
     }
 
 
-def test_addresses_are_all_of_them_in_order(tmp_path: Path) -> None:
+def test_to_lists_all_addresses_in_order(tmp_path: Path) -> None:
     two = PAYLOAD.replace("a@example.com", "[a@example.com, b@example.com]")
     for name, to, ok in (
         ("a", "[a@example.com, b@example.com]", True),
@@ -176,7 +176,7 @@ def test_addresses_are_all_of_them_in_order(tmp_path: Path) -> None:
         assert verdict(tmp_path / name, expect, payload=two).ok is ok
 
 
-def test_no_reader_sees_more_than_one_part(tmp_path: Path) -> None:
+def test_every_part_of_a_mail_must_contain_the_text(tmp_path: Path) -> None:
     html = {"templates__t__email.html": "<p>Good <b>day</b></p>"}
     assert verdict(tmp_path / "a", "deliveries: [{channel: email, contains: Hello}, {}]", **html).ok is False
     difference = only(verdict(tmp_path / "b", "deliveries: [{channel: email, contains: Hello}, {}]", **html))
@@ -186,7 +186,7 @@ def test_no_reader_sees_more_than_one_part(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("answer", ["refused", "deferred", "unknown"])
-def test_what_a_channel_does_not_send_has_failed(tmp_path: Path, answer: str) -> None:
+def test_a_delivery_that_its_channel_does_not_send_has_failed(tmp_path: Path, answer: str) -> None:
     answers = f"channels: {{email: {answer}}}"
     expect = "deliveries: [{channel: sms}], failed: [{channel: email, to: a@example.com}]"
     assert verdict(tmp_path / "a", expect, more=answers).ok
@@ -198,7 +198,7 @@ def test_what_a_channel_does_not_send_has_failed(tmp_path: Path, answer: str) ->
     assert verdict(tmp_path / "d", "deliveries: [{}, {}]", more="channels: {email: sent}").ok
 
 
-def test_words_that_cannot_be_written_fail_any_test(tmp_path: Path) -> None:
+def test_a_template_that_cannot_be_rendered_fails_any_test(tmp_path: Path) -> None:
     broken = {"templates__t__default.txt": "{{ payload.device.name }}"}
     difference = only(verdict(tmp_path, "rules: [r]", **broken))
     assert difference.about == "template"
@@ -206,7 +206,7 @@ def test_words_that_cannot_be_written_fail_any_test(tmp_path: Path) -> None:
     assert "device" in difference.because[0]
 
 
-def test_the_clock_is_virtual_and_goes_on(tmp_path: Path) -> None:
+def test_the_virtual_clock_advances(tmp_path: Path) -> None:
     made = policy(
         tmp_path,
         """
@@ -236,7 +236,7 @@ def test_the_clock_is_virtual_and_goes_on(tmp_path: Path) -> None:
     assert run_case(made.require(), case).differences == ()
 
 
-def test_the_clock_starts_where_the_schema_says(tmp_path: Path) -> None:
+def test_the_clock_starts_at_the_time_in_the_schema(tmp_path: Path) -> None:
     default = schemas.load("policy")["$defs"]["test"]["properties"]["at"]["default"]
     assert parse_time(default) == DEFAULT_AT
     made = policy(tmp_path, "tests: [{name: x, given: {event: log}, expect: {rules: []}}]")
@@ -244,7 +244,7 @@ def test_the_clock_starts_where_the_schema_says(tmp_path: Path) -> None:
     assert made.cases[0].events[0].name == "log"
 
 
-def test_keys_are_spelled_as_the_server_spells_them(tmp_path: Path) -> None:
+def test_keys_are_spelled_as_on_the_server(tmp_path: Path) -> None:
     assert verdict(tmp_path, "rules: [r]", payload="{Result: success}").ok
 
 
@@ -261,9 +261,7 @@ def test_keys_are_spelled_as_the_server_spells_them(tmp_path: Path) -> None:
         ("expect: {rules: []}, preferences: {u1: {security: sms}}", "{security: sms", "bad-preference", ""),
     ],
 )
-def test_a_test_that_means_nothing_is_a_problem(
-    tmp_path: Path, keys: str, at: str, code: str, hint: str
-) -> None:
+def test_a_meaningless_test_is_a_problem(tmp_path: Path, keys: str, at: str, code: str, hint: str) -> None:
     test = f"- {{name: x, given: {{event: notice.login.abnormal}}, {keys}}}"
     problems = policy(tmp_path, f"rules: [{RULE}]\ntests:\n{test}").problems
     (problem,) = (problem for problem in problems if problem.severity == "error")
@@ -271,7 +269,7 @@ def test_a_test_that_means_nothing_is_a_problem(
     assert (problem.code, problem.hint) == (code, hint)
 
 
-def test_a_name_twice_in_a_file_is_a_problem(tmp_path: Path) -> None:
+def test_a_name_that_is_twice_in_a_file_is_a_problem(tmp_path: Path) -> None:
     test = "{name: x, given: {event: log}, expect: {rules: []}}"
     twice = policy(tmp_path / "a", f"tests:\n- {test}\n- {test}")
     errors = [(p.place.line, p.place.column, p.code) for p in twice.problems if p.severity == "error"]
@@ -279,7 +277,7 @@ def test_a_name_twice_in_a_file_is_a_problem(tmp_path: Path) -> None:
     assert policy(tmp_path / "b", f"tests: [{test}]", **{"more.yaml": f"tests: [{test}]"}).ok
 
 
-def test_pairing_finds_the_largest_pairing() -> None:
+def test_as_many_messages_as_possible_are_paired() -> None:
     def compare(wanted: set[str], actual: str) -> list[FieldComparison]:
         return [FieldComparison(field="x", expected="", actual=actual, agrees=actual in wanted)]
 
@@ -302,7 +300,7 @@ def missing(folder: Path, rules: str, tests: str, **files: str | bytes) -> tuple
 TEST = f"{{name: x, given: {{event: notice.login.abnormal, payload: {PAYLOAD}}}, expect: {{rules: [r]}}}}"
 
 
-def test_coverage(tmp_path: Path) -> None:
+def test_coverage_lists_rules_entries_and_locales(tmp_path: Path) -> None:
     assert missing(tmp_path / "a", RULE, TEST) == ([], [], [])
     everything = (
         ["rule r"],
@@ -315,7 +313,7 @@ def test_coverage(tmp_path: Path) -> None:
     assert missing(tmp_path / "d", RULE, TEST, **chinese) == ([], [], ["template t, sms in zh-CN"])
 
 
-def test_coverage_of_entries(tmp_path: Path) -> None:
+def test_an_entry_is_covered_if_it_made_a_message(tmp_path: Path) -> None:
     closed = "{channel: sms, when: {risk.score: {gte: 90}}, template: u}"
     rule = RULE.replace("[email, sms]", f"[sms, {closed}]")
     words = {"templates__u__sms.txt": "Risky"}
@@ -333,7 +331,7 @@ def test_coverage_of_entries(tmp_path: Path) -> None:
     assert missing(tmp_path / "e", machine, TEST) == ([], [], [])
 
 
-def test_the_example_policy_is_tested_through_and_through() -> None:
+def test_the_example_policy_is_fully_covered() -> None:
     result = mss("test", str(ROOT / "rules"), "--require-coverage", "--format", "json")
     document = json.loads(result.output)
     assert result.exit_code == 0, result.output
@@ -350,7 +348,7 @@ def folder_with(folder: Path, tests: str) -> str:
 FAILING = TEST.replace("rules: [r]", "rules: [], deliveries: [{channel: email, to: b@example.com}]")
 
 
-def test_exit_codes(tmp_path: Path) -> None:
+def test_the_exit_code_depends_on_tests_and_coverage(tmp_path: Path) -> None:
     good, bad = folder_with(tmp_path / "a", TEST), folder_with(tmp_path / "b", FAILING)
     untested = str(write(tmp_path / "c", {"p.yaml": "channels: {t: {type: console}}"}))
     assert mss("test", good).exit_code == mss("test", good, "--require-coverage").exit_code == 0
@@ -363,7 +361,7 @@ def test_exit_codes(tmp_path: Path) -> None:
     assert result.exit_code == 1 and "no test: rule r, notify entry 2 (sms)" in result.output
 
 
-def test_a_failure_as_text(tmp_path: Path) -> None:
+def test_a_failure_is_printed_as_text(tmp_path: Path) -> None:
     folder = folder_with(tmp_path, FAILING)
     result = mss("test", folder)
     assert max(map(len, result.output.splitlines())) <= 120  # 80 but for the path of a temporary folder
@@ -376,14 +374,14 @@ def test_a_failure_as_text(tmp_path: Path) -> None:
     assert f"{folder}: 1 test, 0 passed, 1 failed" in lines
 
 
-def test_the_terminal_obeys_no_words(tmp_path: Path) -> None:
+def test_control_characters_of_a_test_are_not_printed(tmp_path: Path) -> None:
     payload = PAYLOAD.replace("u1", '"\\e[2J"')
     test = FAILING.replace(PAYLOAD, payload).replace("name: x", 'name: "\\e[31m"')
     output = mss("test", folder_with(tmp_path, test)).output
     assert "FAILED" in output and not [char for char in output if not char.isprintable() and char != "\n"]
 
 
-def test_as_json(tmp_path: Path) -> None:
+def test_results_are_printed_as_json(tmp_path: Path) -> None:
     folder = folder_with(tmp_path, FAILING)
     document = json.loads(mss("test", folder, "--format", "json").output)
     assert list(document) == ["passed", "failed", "cases", "coverage"]
@@ -417,7 +415,7 @@ def junit(text: str) -> ElementTree.Element:
     return root
 
 
-def test_as_junit(tmp_path: Path) -> None:
+def test_results_are_printed_as_junit_xml(tmp_path: Path) -> None:
     other = FAILING.replace("name: x", 'name: "<&\\u0001>"')
     root = junit(mss("test", folder_with(tmp_path, f"{TEST}\n- {other}"), "--format", "junit").output)
     assert (root.get("tests"), root.get("failures")) == ("2", "1")

@@ -1,4 +1,4 @@
-"""``mss check`` over small policies: each folder under ``tests/cases/check`` holds one, and what is found."""
+"""``mss check`` on small policies: each folder in ``tests/cases/check`` has one, with its problems."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ ELSEWHERE = {
 
 
 @pytest.mark.parametrize("case", cases(), ids=lambda case: case.name)
-def test_a_case(case: Path) -> None:
+def test_a_case_has_exactly_its_problems(case: Path) -> None:
     problems = problems_of(case)
     assert shown(problems, expected(case)) == wanted(case), "\n".join(map(str, problems))
 
 
-def test_a_server_that_leaves_out_warnings_refuses_for_the_same_errors() -> None:
+def test_without_warnings_the_errors_are_the_same() -> None:
     left_out = set()
     for case in cases():
         problems, served = problems_of(case), found(case, warn=False)
@@ -44,14 +44,14 @@ def test_a_server_that_leaves_out_warnings_refuses_for_the_same_errors() -> None
     assert {"hidden-rule", "never-matches", "unused-channel"} <= left_out
 
 
-def test_there_are_enough_of_both_sorts() -> None:
+def test_there_are_enough_cases_of_both_kinds() -> None:
     broken = [case for case in cases() if expected(case)]
     assert len(broken) >= 80
     assert len(cases()) - len(broken) >= 20
 
 
 @pytest.mark.parametrize("case", cases(), ids=lambda case: case.name)
-def test_a_case_is_named_for_what_it_shows(case: Path) -> None:
+def test_a_case_has_the_name_of_its_code(case: Path) -> None:
     code = re.sub(r"-\d+$", "", case.name)
     if code.startswith("good-"):
         assert expected(case) == []
@@ -66,7 +66,7 @@ def test_every_code_has_a_case() -> None:
     assert not covered & ELSEWHERE
 
 
-def test_a_problem_says_what_is_wrong_and_never_how_the_schema_is_built() -> None:
+def test_no_problem_mentions_the_structure_of_the_schema() -> None:
     for case in cases():
         for problem in problems_of(case):
             assert "given schemas" not in problem.message and "is not valid under" not in problem.message

@@ -1,4 +1,4 @@
-"""Each check counts: with one silenced, a case under ``tests/cases/check`` that is about it fails."""
+"""Every check is tested: if it is silenced, a case in ``tests/cases/check`` with its code fails."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ LOADING = [
     "channels/__init__",
     "actions/__init__",
 ]
-_REFUSED = "in a file the schema refuses it first; test_conditions"
+_REFUSED = "in a file, the schema rejects it first; test_conditions"
 NO_CASE = {  # and why
-    "policy/loader.py _no_folder unreadable": "it is the folder itself that is not there; test_loader",
+    "policy/loader.py _no_folder unreadable": "the folder itself is missing; test_loader",
     "policy/loader.py _walk unreadable": "a folder that may not be listed; test_loader_limits",
     "documents/yaml.py read yaml-syntax": "PyYAML's parser in Python says it, the one in C does not",
     "documents/schema_validation.py violations_of too-deep": "what is read is never so deep; test_schemas",
@@ -60,7 +60,7 @@ _COMPOUND = (ast.FunctionDef, ast.ClassDef, ast.If, ast.For, ast.While, ast.With
 
 @dataclass(frozen=True)
 class Site:
-    """A statement that gives a problem its code."""
+    """A statement that reports a problem with a code."""
 
     path: Path
     function: str  # by name, with its class; the outermost
@@ -93,7 +93,7 @@ def functions(tree: ast.AST, above: str = "") -> Iterator[tuple[str, ast.Functio
 
 
 def codes_given(statement: ast.stmt) -> Iterator[str]:
-    """The codes that a statement gives, and not those that it compares with."""
+    """Yield the codes that a statement reports, without those that it compares with."""
     for node in ast.walk(statement):
         given: list[ast.expr] = []
         if (
@@ -122,7 +122,7 @@ def sites() -> Iterator[Site]:
 
 
 class Silencer(ast.NodeTransformer):
-    """Takes the complaint away; where its value is needed, gives it a code that means nothing."""
+    """Removes the report; if its value is needed, replaces the code by one without a meaning."""
 
     def __init__(self, site: Site) -> None:
         self.site = site
@@ -139,7 +139,7 @@ class Silencer(ast.NodeTransformer):
 
 
 def silenced(site: Site) -> tuple[FunctionType, CodeType]:
-    """The function with the site in it, and its code without."""
+    """Return the function of the site, and its compiled code without the report."""
     tree = Silencer(site).visit(ast.parse(site.path.read_text()))
     pending = [compile(tree, str(site.path), "exec", dont_inherit=True)]
     while (code := pending.pop()).co_qualname != site.function:
@@ -164,5 +164,5 @@ def test_without_the_check_its_case_fails(site: Site, monkeypatch: pytest.Monkey
     assert noticed is (str(site) not in NO_CASE), NO_CASE.get(str(site))
 
 
-def test_what_has_no_case_is_there() -> None:
+def test_the_list_of_checks_without_a_case_is_current() -> None:
     assert set(NO_CASE) <= set(map(str, sites()))

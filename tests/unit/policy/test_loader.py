@@ -1,4 +1,4 @@
-"""What loading a policy finds, with its place."""
+"""The loader reports every problem with its place."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_the_example_policy_has_no_problem() -> None:
     assert checked.ok and checked.rules == 3
 
 
-def test_every_kind_of_mistake_in_one_run(tmp_path: Path) -> None:
+def test_one_run_reports_every_kind_of_mistake(tmp_path: Path) -> None:
     files = {
         "channels.yaml": CHANNELS,
         "a.yaml": (
@@ -107,7 +107,7 @@ def test_a_mistake_has_its_place(tmp_path: Path, rules: str, line: int, column: 
     assert [(p.place.line, p.place.column, p.code) for p in problems] == [(line, column, code)]
 
 
-def test_an_event_without_a_schema_is_a_warning_and_legal(tmp_path: Path) -> None:
+def test_an_event_without_a_schema_is_allowed_with_a_warning(tmp_path: Path) -> None:
     checked = policy(
         tmp_path, "rules: [{id: r, event: notice.own, to: {email: mail}, template: t, notify: [email]}]"
     )
@@ -115,7 +115,7 @@ def test_an_event_without_a_schema_is_a_warning_and_legal(tmp_path: Path) -> Non
     assert checked.ok
 
 
-def test_a_schema_beside_the_rules_extends_the_catalogue(tmp_path: Path) -> None:
+def test_a_schema_in_the_policy_extends_the_catalogue(tmp_path: Path) -> None:
     schema = '{"type": "object", "properties": {"mail": {"type": "string", "x-mss-role": "email"}}}'
     rules = "rules: [{id: r, event: notice.own.event, template: t, notify: [email]}]"
     checked = policy(tmp_path, rules, **{"events/notice/own.event.schema.json": schema})
@@ -126,7 +126,7 @@ def test_a_schema_beside_the_rules_extends_the_catalogue(tmp_path: Path) -> None
     }
 
 
-def test_templates_are_checked_with_the_rest(tmp_path: Path) -> None:
+def test_templates_are_checked_with_the_policy(tmp_path: Path) -> None:
     checked = policy(
         tmp_path,
         "rules: [{id: r, event: notice.login.abnormal, template: u, notify: [email]}]",
@@ -147,7 +147,7 @@ def test_a_mail_needs_a_subject(tmp_path: Path) -> None:
     assert [p.code for p in used(checked.problems)] == ["missing-subject"]
 
 
-def test_references_are_resolved_in_channels_and_never_in_rules(tmp_path: Path) -> None:
+def test_references_are_resolved_in_channels_but_not_in_rules(tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_text("s3cret\n")
     files = {
@@ -164,14 +164,14 @@ def test_references_are_resolved_in_channels_and_never_in_rules(tmp_path: Path) 
     assert book.rules[0].when.holds({"userid": "${HOST}"})
 
 
-def test_the_revision_names_the_content(tmp_path: Path) -> None:
+def test_the_revision_depends_on_the_content_alone(tmp_path: Path) -> None:
     one = policy(tmp_path / "a", "rules: []")
     same = policy(tmp_path / "b", "rules: []")
     other = policy(tmp_path / "c", "rules: [ ]")
     assert one.revision == same.revision != other.revision
 
 
-def test_folders_that_are_no_policy(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_read_is_reported(tmp_path: Path) -> None:
     missing = load_policy(tmp_path / "nothing", environment={})
     assert [p.code for p in missing.problems] == ["unreadable"]
     write(tmp_path, {"a/x.yaml": "channels: {t: {type: console}}", "bin.yaml": b"\x00\x01\x02"})

@@ -1,4 +1,4 @@
-"""Folders and files that are no policy, or too much of one: a clear error, and never an exception."""
+"""A folder or file that is no policy, or too large, leads to a clear problem and never to an exception."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ def codes(policy: Policy) -> list[tuple[str, str]]:
     return [(p.place.file, p.code) for p in policy.problems if p.severity == "error"]
 
 
-def test_a_file_of_100_megabytes(tmp_path: Path) -> None:
+def test_a_file_of_100_megabytes_is_rejected(tmp_path: Path) -> None:
     write(tmp_path, {"a.yaml": GOOD})
     with (tmp_path / "big.yaml").open("wb") as file:
         file.truncate(100 * 1024 * 1024)  # sparse: it takes no room
     assert codes(load_policy(tmp_path, {})) == [("big.yaml", "file-too-big")]
 
 
-def test_many_large_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_size_of_all_files_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loader, "MAX_POLICY", 1000)
     write(tmp_path, {f"{name}.yaml": "#" * 400 for name in "abcd"})
     assert codes(load_policy(tmp_path, {})) == [("c.yaml", "file-too-big")]
 
 
-def test_very_many_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_files_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loader, "MAX_FILES", 3)
     write(tmp_path, {f"{name}.yaml": "" for name in "abcde"})
     assert codes(load_policy(tmp_path, {})) == [("d.yaml", "too-many-files")]
 
 
-def test_a_bomb_of_aliases(tmp_path: Path) -> None:
+def test_nested_aliases_do_not_explode(tmp_path: Path) -> None:
     levels = "".join(
         f"    {b}: &{b} [{', '.join([f'*{a}'] * 10)}]\n"
         for a, b in zip("abcdefghi", "bcdefghij", strict=True)
@@ -55,36 +55,36 @@ def test_a_bomb_of_aliases(tmp_path: Path) -> None:
     assert codes(load_policy(write(tmp_path, {"bomb.yaml": bomb}), {})) == [("bomb.yaml", "yaml-too-big")]
 
 
-def test_a_folder_that_leads_back_to_itself(tmp_path: Path) -> None:
+def test_a_folder_that_contains_itself_is_reported(tmp_path: Path) -> None:
     write(tmp_path, {"a/x.yaml": GOOD})
     (tmp_path / "a" / "loop").symlink_to(tmp_path)
     assert codes(load_policy(tmp_path, {})) == [("a/loop", "symlink-loop")]
 
 
-def test_a_link_to_itself(tmp_path: Path) -> None:
+def test_a_link_to_itself_is_reported(tmp_path: Path) -> None:
     (tmp_path / "self.yaml").symlink_to("self.yaml")
     policy = load_policy(write(tmp_path, {"a.yaml": GOOD}), {})
     assert codes(policy) == [("self.yaml", "unreadable")]
     assert "symbolic links" in policy.problems[-1].message
 
 
-def test_a_link_to_nothing(tmp_path: Path) -> None:
+def test_a_link_without_a_target_is_reported(tmp_path: Path) -> None:
     (tmp_path / "gone.yaml").symlink_to("nowhere.yaml")
     assert codes(load_policy(write(tmp_path, {"a.yaml": GOOD}), {})) == [("gone.yaml", "unreadable")]
 
 
-def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+def test_a_pipe_is_not_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.yaml")
     policy = load_policy(write(tmp_path, {"a.yaml": GOOD}), {})
     assert codes(policy) == [("pipe.yaml", "unreadable")]
 
 
-def test_a_device_is_not_read_for_ever(tmp_path: Path) -> None:
+def test_a_device_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "zero.yaml").symlink_to("/dev/zero")
     assert codes(load_policy(write(tmp_path, {"a.yaml": GOOD}), {})) == [("zero.yaml", "unreadable")]
 
 
-def test_a_binary_file(tmp_path: Path) -> None:
+def test_a_binary_file_is_reported(tmp_path: Path) -> None:
     files = {"a.yaml": GOOD, "b.yaml": b"\x7fELF\x02\x01\x01\x00", "c.yaml": b"\x89PNG\r\n\x1a\n"}
     assert codes(load_policy(write(tmp_path, files), {})) == [("b.yaml", "binary"), ("c.yaml", "not-utf8")]
 
@@ -102,7 +102,7 @@ def as_nobody() -> Iterator[None]:
         os.seteuid(0)
 
 
-def test_what_may_not_be_read() -> None:
+def test_a_file_without_read_permission_is_reported() -> None:
     with TemporaryDirectory() as temporary:  # pytest's own folders are shut to others
         folder = write(
             Path(temporary), {"a.yaml": GOOD, "secret.yaml": GOOD, "in/x.yaml": GOOD, "out/x.yaml": GOOD}
@@ -130,7 +130,7 @@ def test_what_may_not_be_read() -> None:
     }
 
 
-def test_a_file_that_fails_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_fails_during_a_read_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, {"a.yaml": GOOD, "b.yaml": GOOD.replace("t:", "u:")})
     real = Path.open
 
@@ -143,7 +143,7 @@ def test_a_file_that_fails_while_it_is_read(tmp_path: Path, monkeypatch: pytest.
     assert codes(load_policy(tmp_path, {})) == [("b.yaml", "unreadable")]
 
 
-def test_a_name_that_is_no_text(tmp_path: Path) -> None:
+def test_a_file_name_may_contain_any_bytes(tmp_path: Path) -> None:
     (Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.yaml"))).write_text("rules: 1\n")
     (problem,) = load_policy(tmp_path, {}).problems
     assert (problem.place.file, problem.code) == ("\ufffd.yaml", "wrong-type")
@@ -216,7 +216,7 @@ def test_no_mutation_of_the_example_raises(mutation: tuple[str, bytes]) -> None:
         b"".join
     )
 )
-def test_no_bytes_raise(data: bytes) -> None:
+def test_no_bytes_make_the_loader_raise(data: bytes) -> None:
     check_shape(load_bytes(data, "x.yaml", {}))
 
 
