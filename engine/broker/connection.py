@@ -68,6 +68,10 @@ class Connection:
         """Call ``callback`` after each reconnect. It must not raise."""
         self._on_reconnect.append(callback)
 
+    def forget_reconnect(self, callback: Callable[[], None]) -> None:
+        """Stop calling ``callback``."""
+        self._on_reconnect.remove(callback)
+
     def is_first_delivery_now(self, msg: Msg, metadata: MessageMetadata) -> bool:
         """Return whether it is certain now that ``msg`` was not delivered before.
 

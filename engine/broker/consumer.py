@@ -111,6 +111,7 @@ class Consumer:
                     await self._wake.wait()
                 touch.cancel()
         finally:
+            self._connection.forget_reconnect(self._renew)
             self._over = True
 
     def stop(self) -> None:

@@ -92,6 +92,7 @@ class StreamReader:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._connection.forget_reconnect(self._renew)
         await self._leave()
 
     async def next_existing(self) -> StoredMessage | None:
