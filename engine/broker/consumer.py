@@ -81,7 +81,7 @@ class Consumer:
         self._handled: dict[str, Msg] = {}  # by reply subject
         self._settled: dict[str, Msg] = {}  # and not yet acknowledged
         self._in_a_row = 0
-        self._moment = FlushWindow(_MOMENT)
+        self._flush_window = FlushWindow(_MOMENT)
         self._pulls: dict[str, int] = {}  # reply subject -> messages still to come
         self._pull_count = 0
         self._subscription: Subscription | None = None
@@ -222,11 +222,11 @@ class Consumer:
 
     async def _finish(self, msg: Msg, begun: Awaitable[PendingAck | None]) -> None:
         try:
-            settlement = await begun
-            if settlement is not None:
+            pending_ack = await begun
+            if pending_ack is not None:
                 self._free_slot(msg)
-                await self._moment.wait()
-                await self._store(msg, settlement)
+                await self._flush_window.wait()
+                await self._store(msg, pending_ack)
                 return
         except BrokerError as error:
             log.warning("consumer %s: %s", self._name, error)
@@ -247,13 +247,13 @@ class Consumer:
         self._settled[msg.reply] = self._handled.pop(msg.reply)
         self._look_for_room()
 
-    async def _store(self, msg: Msg, settlement: PendingAck) -> None:
+    async def _store(self, msg: Msg, pending_ack: PendingAck) -> None:
         async def then(error: BrokerError | None) -> None:
             try:
                 if error is None:
                     await msg.ack()
-                    if settlement.settled is not None:
-                        settlement.settled()
+                    if pending_ack.settled is not None:
+                        pending_ack.settled()
                 else:
                     log.warning("consumer %s: %s", self._name, error)
                     await self._nak(msg)
@@ -264,7 +264,7 @@ class Consumer:
                 if self._stopping or len(self._settled) >= _SETTLING:  # otherwise there was room before
                     self._look_for_room()
 
-        await self._publisher.send(settlement.messages, then)
+        await self._publisher.send(pending_ack.messages, then)
 
     def _done(self, msg: Msg) -> None:
         self._handled.pop(msg.reply, None)

@@ -156,11 +156,11 @@ class AtomicStore:
         ``ttl`` is as for ``Bucket.put``. Raises BrokerError; the value may be written then.
         """
         result: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        wanted = _PendingUpdate(step, ttl, result)
+        pending = _PendingUpdate(step, ttl, result)
         if key in self._waiting:
-            self._waiting[key].append(wanted)
+            self._waiting[key].append(pending)
         else:
-            self._waiting[key] = [wanted]
+            self._waiting[key] = [pending]
             work = asyncio.create_task(self._update_all(key), name=f"change {key}")
             self._work.add(work)
             work.add_done_callback(self._work.discard)
@@ -181,40 +181,40 @@ class AtomicStore:
     async def _update_all(self, key: str) -> None:
         """Update one value until no update of it waits."""
         value: Value | None = None
-        together: list[_PendingUpdate] = []
+        batch: list[_PendingUpdate] = []
         try:
-            while together := self._waiting[key]:
+            while batch := self._waiting[key]:
                 self._waiting[key] = []
-                ttl = max(math.inf if wanted.ttl is None else wanted.ttl for wanted in together)
+                ttl = max(math.inf if pending.ttl is None else pending.ttl for pending in batch)
                 try:
                     results, value = await self.bucket.update(
                         key,
-                        partial(_apply_updates, together),
+                        partial(_apply_updates, batch),
                         known=value,
                         ttl=None if ttl == math.inf else ttl,
                     )
                 except BrokerError as error:
-                    value, results = None, [BrokerError(str(error)) for _ in together]
+                    value, results = None, [BrokerError(str(error)) for _ in batch]
                 except Exception as error:  # noqa: BLE001 -- a bug goes to the callers: they would wait for ever
-                    value, results = None, [error] * len(together)
-                for wanted, result in zip(together, results, strict=True):
-                    if wanted.result.done():
+                    value, results = None, [error] * len(batch)
+                for pending, result in zip(batch, results, strict=True):
+                    if pending.result.done():
                         continue
                     if isinstance(result, Exception):
-                        wanted.result.set_exception(result)
+                        pending.result.set_exception(result)
                     else:
-                        wanted.result.set_result(result)
+                        pending.result.set_result(result)
         finally:
-            for wanted in (*together, *self._waiting.pop(key)):  # where this was cancelled
-                wanted.result.cancel()
+            for pending in (*batch, *self._waiting.pop(key)):  # where this was cancelled
+                pending.result.cancel()
 
 
-def _apply_updates(together: list[_PendingUpdate], data: bytes) -> tuple[bytes | None, list[Any]]:
+def _apply_updates(batch: list[_PendingUpdate], data: bytes) -> tuple[bytes | None, list[Any]]:
     """Return ``data`` after every update, None where none changes it, and the result or error of each."""
     changed, outcomes = None, []
-    for wanted in together:
+    for pending in batch:
         try:
-            after, outcome = wanted.fn(data if changed is None else changed)
+            after, outcome = pending.fn(data if changed is None else changed)
         except Exception as error:  # noqa: BLE001 -- it goes to the caller of this update alone
             after, outcome = None, error
         changed = changed if after is None else after

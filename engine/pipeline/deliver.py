@@ -71,11 +71,11 @@ class DeliveryWorker:
             await self._store_dead_letter(msg, None, error.reason, str(error))
             await msg.ack()
             return None
-        past = await self._load_history(attempt)
-        if past is None or past.sent:
+        history = await self._load_history(attempt)
+        if history is None or history.sent:
             await msg.ack()
-        elif past.fell_back_at:
-            await self._send_fallback(attempt, at=past.fell_back_at, headers={_LOOK: "1"})
+        elif history.fell_back_at:
+            await self._send_fallback(attempt, at=history.fell_back_at, headers={_LOOK: "1"})
         elif attempt.is_late(self.clock()):
             await self._fail(attempt, Outcome.DEFERRED, "expired", _LATE)
         elif not await self.flow_control.acquire(attempt.seconds_until_fallback(self.clock())):
@@ -107,16 +107,18 @@ class DeliveryWorker:
             return DeliveryHistory()
         if not await self._claims.is_first_back(delivery):
             return None  # another command has redriven the same dead letter
-        past = await self._past(delivery)
+        history = await self._read_history(delivery)
         before = attempt.number - 1
-        if not (past.sent or past.fell_back_at or is_new) and (before > past.attempt or not past.attempt):
+        if not (history.sent or history.fell_back_at or is_new) and (
+            before > history.attempt or not history.attempt
+        ):
             lost = structs.replace(attempt, number=before)
             if await self._has_begun(lost):
                 outcome, detail = Outcome.UNKNOWN, _LOST if before else _FORGOTTEN
             else:
                 outcome, detail = Outcome.DEFERRED, _NOT_BEGUN
             await self._store(self._receipt(lost, outcome, detail, final=False, id_=f"lost.{attempt.id}"))
-        return past
+        return history
 
     async def _has_begun(self, lost: DeliveryAttempt) -> bool:
         """Return whether an attempt without a receipt may have been sent."""
@@ -125,7 +127,7 @@ class DeliveryWorker:
             return True
         return await self._claims.begun(delivery.run_id) >= max(1, lost.number)
 
-    async def _past(self, delivery: Delivery) -> DeliveryHistory:
+    async def _read_history(self, delivery: Delivery) -> DeliveryHistory:
         return entries.delivery_history(
             delivery, [entry async for entry in self.broker.history(delivery.kind, delivery.reqid)]
         )
@@ -141,7 +143,7 @@ class DeliveryWorker:
             return True
 
         async def was_not_sent(number: int) -> bool:
-            return number in (await self._past(attempt.delivery)).not_sent
+            return number in (await self._read_history(attempt.delivery)).not_sent
 
         return await self._claims.claim(attempt.delivery.run_id, attempt.number, was_not_sent)
 
@@ -216,7 +218,9 @@ class DeliveryWorker:
     async def _fail(self, attempt: DeliveryAttempt, outcome: Outcome, reason: str, detail: str) -> None:
         """End the delivery on this channel: send its fallback, unless this one may have been sent."""
         delivery = attempt.delivery
-        if delivery.fallbacks and (outcome is Outcome.UNKNOWN or (await self._past(delivery)).is_unsure):
+        if delivery.fallbacks and (
+            outcome is Outcome.UNKNOWN or (await self._read_history(delivery)).is_unsure
+        ):
             await self._dead_letter(attempt, outcome, reason, f"{detail}; {_UNSURE}")
         elif delivery.fallbacks:
             await self._fall_back(attempt, outcome, detail)
@@ -332,10 +336,14 @@ class DeliveryAttempt(Struct, frozen=True, kw_only=True):
     @classmethod
     def read(cls, msg: Msg, channel: RetryPolicy) -> DeliveryAttempt:
         """Decode a message. Raises UndecodableError if it is not a delivery."""
-        handed = message_metadata(msg.reply)
-        number = attempts_before(msg) + handed.num_delivered
+        metadata = message_metadata(msg.reply)
+        number = attempts_before(msg) + metadata.num_delivered
         return cls(
-            msg=msg, metadata=handed, delivery=decode_delivery(msg.data), number=number, channel_retry=channel
+            msg=msg,
+            metadata=metadata,
+            delivery=decode_delivery(msg.data),
+            number=number,
+            channel_retry=channel,
         )
 
     @property
