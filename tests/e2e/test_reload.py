@@ -102,7 +102,9 @@ async def test_a_stored_delivery_is_sent_unchanged_after_its_rule_and_channel_ar
 
     await until(is_empty, what="nothing stored")
     assert set(words(away)) == {"old words"} and words(other) == ["new words"]
-    await until(lambda: any("channel one was removed" in line for line in place.engine.log), what="it says so")
+    await until(
+        lambda: any("channel one was removed" in line for line in place.engine.log), what="it says so"
+    )
     history = [json.loads(msg.data) for msg in await world.messages("MSS_HISTORY")]
     revisions = {entry["rule"]: entry["revision"] for entry in history if entry["type"] == "receipt"}
     assert len(set(revisions.values())) == 2
