@@ -64,12 +64,12 @@ class CircuitBreaker:
         """Record that the caller did not use it."""
         self._probe = None
 
-    def record_failure(self, now: float, *, asked: float | None = None) -> None:
-        """Record a failure; ``asked`` is the pause in seconds that the other side asked for, if any."""
+    def record_failure(self, now: float, *, retry_after: float | None = None) -> None:
+        """Record a failure; ``retry_after`` is the pause that the other side asks for, in seconds."""
         if self.is_open and self._probe is None:
             return  # begun before the pause: many of these would add up to the longest wait
         self._failures += 1
         self._probe = None
         if self.is_open:
             doubled = self.first * 2.0 ** min(self._failures - _THRESHOLD, 30)
-            self._paused_until = now + min(self.longest, max(doubled, asked or 0.0))
+            self._paused_until = now + min(self.longest, max(doubled, retry_after or 0.0))

@@ -157,11 +157,11 @@ class DeliveryWorker:
             if error.provider_works:
                 self.flow_control.record_success()
             else:
-                self.flow_control.record_failure(asked=error.retry_after)
+                self.flow_control.record_failure(retry_after=error.retry_after)
             if error.remaining:
                 await self._send_remaining(attempt, str(error), error.remaining)
             else:
-                await self._retry_later(attempt, Outcome.DEFERRED, str(error), asked=error.retry_after)
+                await self._retry_later(attempt, Outcome.DEFERRED, str(error), retry_after=error.retry_after)
         except Unknown as error:
             self.flow_control.record_failure()
             if self.spec.repeats_unknown:
@@ -192,7 +192,7 @@ class DeliveryWorker:
         await attempt.msg.ack()
 
     async def _retry_later(
-        self, attempt: DeliveryAttempt, outcome: Outcome, detail: str, *, asked: float | None = None
+        self, attempt: DeliveryAttempt, outcome: Outcome, detail: str, *, retry_after: float | None = None
     ) -> None:
         """Have the broker redeliver after a wait, or end the delivery if its retries are exhausted."""
         retry = attempt.retry
@@ -200,7 +200,7 @@ class DeliveryWorker:
             await self._fail(attempt, outcome, "exhausted", detail)
             return
         receipt = self._receipt(attempt, outcome, detail, final=False)
-        wait = retry.wait(attempt.number, chance=self.random.random(), asked=asked)
+        wait = retry.wait(attempt.number, chance=self.random.random(), retry_after=retry_after)
         wait = min(wait, attempt.seconds_until_fallback(self.clock()))
         if wait <= _LONG_WAIT:
             await self._store(receipt)

@@ -68,10 +68,10 @@ class FlowControl:
             self._announce()
         self.breaker.record_success()
 
-    def record_failure(self, *, asked: float | None = None) -> None:
-        """Record that the provider does not work. ``asked`` is the wait that it asks for, in seconds."""
+    def record_failure(self, *, retry_after: float | None = None) -> None:
+        """Record that the provider fails. ``retry_after`` is the wait that it asks for, in seconds."""
         was_open = self.breaker.is_open
-        self.breaker.record_failure(time.monotonic(), asked=asked)
+        self.breaker.record_failure(time.monotonic(), retry_after=retry_after)
         if self.breaker.is_open and not was_open:
             log.warning("channel %s: the circuit breaker is open; deliveries wait", self.name)
         self._announce()

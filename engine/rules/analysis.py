@@ -104,7 +104,7 @@ def implies(narrow: Sequence[LogicCase], denied: Sequence[LogicCase], single: Si
     return all(clash((*case, *other), single, other) is not None for case in narrow for other in denied)
 
 
-def most_telling_first(denied: Sequence[LogicCase], common: Mapping[str, int]) -> list[LogicCase]:
+def rarest_first(denied: Sequence[LogicCase], common: Mapping[str, int]) -> list[LogicCase]:
     """Sort cases so that ``implies`` finds a counterexample soon: rare cases come first.
 
     ``common`` is the number of blocks that have a case, by ``signature``.

@@ -47,15 +47,15 @@ class RetryPolicy:
     max: float = 1800.0  # seconds of one wait
     deadline: float = 86400.0  # seconds after the event; no attempt begins later
 
-    def wait(self, attempt: int, *, chance: float, asked: float | None = None) -> float:
+    def wait(self, attempt: int, *, chance: float, retry_after: float | None = None) -> float:
         """Return the seconds to wait after ``attempt`` (from 1) failed.
 
         ``chance``, uniform in [0, 1), spreads the wait over its upper half, so that deliveries that failed
-        together are not retried together. ``asked`` is the minimum that the other side asks for; it may
+        together are not retried together. ``retry_after`` is the minimum that the other side asks for; it may
         exceed ``max``.
         """
         ceiling = min(self.max, self.first * 2.0 ** min(attempt - 1, 63))
-        return max(ceiling * (0.5 + 0.5 * chance), asked or 0.0)
+        return max(ceiling * (0.5 + 0.5 * chance), retry_after or 0.0)
 
     def exhausted(self, attempt: int, *, age: float) -> bool:
         """Return whether no retry may follow ``attempt`` (from 1), ``age`` seconds after the event."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from ...documents.cursor import Diagnostics, DocumentNode
 from ...model.subjects import Pattern, covers
-from ...rules.analysis import LogicCase, cases, clash, implies, most_telling_first, signature
+from ...rules.analysis import LogicCase, cases, clash, implies, rarest_first, signature
 from ...rules.rulebook import FirstOf, Mode
 from ..rule_compiler import steps_of
 from .context import LintContext, SourceRule
@@ -70,7 +70,7 @@ def _check_hidden(
     }
     denied = {place: cases(each.when, holds=False) or [] for place, each in stops.items()}
     common = Counter(signature(case) for ways in denied.values() for case in ways)
-    denied = {place: most_telling_first(ways, common) for place, ways in denied.items()}
+    denied = {place: rarest_first(ways, common) for place, ways in denied.items()}
     by_event: dict[str, set[int]] = {}  # places of rules with stop, by an event without wildcards
     wide: list[tuple[int, Pattern]] = []
     for place, each in stops.items():

@@ -426,4 +426,4 @@ def test_retry_waits_grow_to_a_maximum_and_are_never_zero() -> None:
     retry = RetryPolicy(attempts=99, first=5.0, max=60.0)
     assert [retry.wait(n, chance=1.0) for n in (1, 2, 3, 4, 5, 99)] == [5.0, 10.0, 20.0, 40.0, 60.0, 60.0]
     assert retry.wait(1, chance=0.0) == 2.5
-    assert retry.wait(1, chance=0.0, asked=120.0) == 120.0
+    assert retry.wait(1, chance=0.0, retry_after=120.0) == 120.0

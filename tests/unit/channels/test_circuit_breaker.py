@@ -70,10 +70,10 @@ def test_a_requested_pause_is_respected_up_to_the_maximum() -> None:
     breaker = CircuitBreaker(first=2.0, longest=60.0)
     broken(breaker)
     breaker.wait(100.0)
-    breaker.record_failure(100.0, asked=30.0)
+    breaker.record_failure(100.0, retry_after=30.0)
     assert breaker.wait(100.0) == 30.0
     breaker.wait(130.0)
-    breaker.record_failure(130.0, asked=86400.0)
+    breaker.record_failure(130.0, retry_after=86400.0)
     assert breaker.wait(130.0) == 60.0
 
 
