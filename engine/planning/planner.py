@@ -1,8 +1,8 @@
 """Plan an event: from the event to finished deliveries, without a clock, a socket or a log.
 
 ``serve``, ``test`` and ``explain`` all call ``plan``, and do no more than it returns. If an event arrives
-again after its plan was recorded, the recorded plan applies: meanwhile windows may have ended and budgets
-may be exhausted, so a new plan could send a message that was suppressed, or the other way round.
+again after its plan was recorded, the recorded plan applies. A new plan could differ: windows may have
+ended and budgets may be exhausted, so it could send a message that was suppressed.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ A message goes over the first of its channels that accepts it. The next channel 
 definite failure: a message that may have gone out ends the action.
 
 Payloads are read as the original server reads them. Field names ignore case, unknown fields are ignored,
-null is the empty text, and a value of another type is rejected with the original's text.
+and null is the empty text. A value of another type is rejected with the text of the original.
 """
 
 from __future__ import annotations
