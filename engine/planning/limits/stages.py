@@ -128,15 +128,15 @@ def route_due_digest(
 
 def _apply_rule_limits(rule: Rule, event: Event, now: int) -> StateSteps[Withheld | None]:
     """Apply dedupe, throttle and digest; the first that withholds ``event`` decides."""
-    limits, ttl = rule.limits, ttl_of(rule.limits)
+    limits = rule.limits
     if limits.dedupe and not (yield from apply_dedupe(rule.id, limits.dedupe, event, now)):
         return Withheld(reason="dedupe")
     if limits.throttle:
-        withheld = yield from apply_throttle(rule.id, limits.throttle, event, now, ttl=ttl)
+        withheld = yield from apply_throttle(rule.id, limits.throttle, event, now, ttl=ttl_of(limits))
         if withheld is not None:
             return withheld
     if limits.digest:
-        buffered = yield from apply_digest(rule.id, limits.digest, event, now, ttl=ttl)
+        buffered = yield from apply_digest(rule.id, limits.digest, event, now, ttl=ttl_of(limits))
         return Withheld(reason="digest", buffered=buffered)
     return None
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Generator, Iterable, MutableMapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -83,11 +84,16 @@ def update_state(
     """
 
     def fn(value: bytes) -> tuple[bytes | None, T]:
-        changed, result = change(msgspec.json.decode(value, type=type_) if value else type_())
+        changed, result = change(_decoder(type_).decode(value) if value else type_())
         return None if changed is None else msgspec.json.encode(changed), result
 
     returned: T = yield StateUpdate(key, fn, ttl)
     return returned
+
+
+@cache
+def _decoder(type_: type[S]) -> msgspec.json.Decoder[S]:
+    return msgspec.json.Decoder(type_)
 
 
 def state_key(limit: str, rule: str, key: Iterable[FieldPath], event: Event) -> str:
