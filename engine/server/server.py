@@ -90,8 +90,9 @@ class Server:
         For another broker or another login, a second session starts, and then the present one ends. Raises
         PolicyError or BrokerError, having changed nothing, if something cannot be opened.
         """
-        old, session, present = self._session, self._session, self.settings
-        if (settings.servers, settings.access) != (present.servers, present.access):
+        session, present = self._session, self.settings
+        is_second = (settings.servers, settings.access) != (present.servers, present.access)
+        if is_second:
             session = await self._start_second_session(
                 replace(present, servers=settings.servers, access=settings.access)
             )
@@ -100,16 +101,16 @@ class Server:
         try:
             prepared = await session.prepare(rulebook, settings)
         except BaseException:
-            if session is not old:
+            if is_second:
                 await session.cancel()
             raise
-        # From here on the reload cannot fail.
-        replaced = self.rulebook
+        # From here on the reload cannot fail. The old session may be another one than at the start.
+        replaced, old = self.rulebook, self._session
         if rulebook.revision != replaced.revision:
             self._since = time.time()
         self.rulebook, self.settings, self._session = rulebook, settings, session
         self._update_metrics()
-        if session is not old:
+        if is_second:
             self.ready.set()
             if old is not None:
                 ending = asyncio.create_task(old.end(settings.shutdown_grace), name="end")
