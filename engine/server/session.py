@@ -316,7 +316,7 @@ class _SessionParts:
     ) -> None:
         self.broker, self.provisioner, self.tasks = broker, provisioner, tasks
         self._settings, self._rulebook, self._metrics = settings, rulebook, metrics
-        self._ack_wait = settings().ack_wait
+        self._consumer = partial(Consumer, broker, ack_wait=settings().ack_wait)
         self._notifier = OperatorNotifier(
             broker=broker, clock=now, is_enabled=lambda: Kind.NOTICE in settings().kinds
         )
@@ -367,12 +367,10 @@ class _SessionParts:
             clock=now,
             tolerance=lambda: self._settings().clock_tolerance,
         )
-        return Consumer(
-            self.broker,
+        return self._consumer(
             self.broker.topology.stream(kind),
             self.broker.topology.planner,
             limit=_EVENTS_IN_FLIGHT,
-            ack_wait=self._ack_wait,
             handle=ingester.handle,
             give_up=ingester.give_up,
         )
@@ -397,24 +395,20 @@ class _SessionParts:
             metrics=self._metrics,
             clock=now,
         )
-        consumer = Consumer(
-            self.broker,
+        consumer = self._consumer(
             self.broker.topology.delivery_stream,
             self.broker.topology.worker(spec.name),
             limit=spec.concurrency,
-            ack_wait=self._ack_wait,
             handle=worker.handle,
             on_stop=flow_control.close,
         )
         return consumer, flow_control
 
     def _timer_consumer(self, durable: str, handle: Handle) -> Consumer:
-        return Consumer(
-            self.broker,
+        return self._consumer(
             self.broker.topology.timer_stream,
             durable,
             limit=_TIMERS_IN_FLIGHT,
-            ack_wait=self._ack_wait,
             handle=handle,
         )
 
