@@ -34,27 +34,36 @@ class HttpClient:
         self, url: str, *, limit: int, timeout: aiohttp.ClientTimeout, tls: ssl.SSLContext | bool = True
     ) -> None:
         """``limit`` is the number of connections."""
-        trace = aiohttp.TraceConfig()
-        trace.on_request_headers_sent.append(_note_sent)
-        trace.on_request_chunk_sent.append(_note_sent)
         self._url = url
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=limit, ssl=tls),
-            timeout=timeout,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            headers={"User-Agent": "mss", "Content-Type": "application/json", "Accept-Encoding": "identity"},
-            auto_decompress=False,  # a small response must not become a large one
-            trace_configs=[trace],
-        )
-        self.close = self._session.close
+        self._limit, self._timeout, self._tls = limit, timeout, tls
+        self._session: aiohttp.ClientSession | None = None
 
     def post(self, body: bytes, headers: Mapping[str, str], progress: SimpleNamespace) -> Any:
         """Return the request, to be used with ``async with``.
 
         ``progress.sent`` becomes True once the other side may have the request. Raises FAILURES.
         """
+        # A client that is dropped before its first request has nothing to close.
+        self._session = self._session or self._open()
         return self._session.post(
             self._url, data=body, headers=headers, allow_redirects=False, trace_request_ctx=progress
+        )
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    def _open(self) -> aiohttp.ClientSession:
+        trace = aiohttp.TraceConfig()
+        trace.on_request_headers_sent.append(_note_sent)
+        trace.on_request_chunk_sent.append(_note_sent)
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=self._limit, ssl=self._tls),
+            timeout=self._timeout,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers={"User-Agent": "mss", "Content-Type": "application/json", "Accept-Encoding": "identity"},
+            auto_decompress=False,  # a small response must not become a large one
+            trace_configs=[trace],
         )
 
 
