@@ -1,9 +1,8 @@
 """The operators that test one value, each compiled once into a predicate.
 
-To add an operator, write a function that compiles it, a line in ``OPERATORS``, its schema, its case file,
-and its section in docs/rules.md. Operators that contain conditions, or test whether a value exists, are in
-``condition_compiler``; ``conditions`` descends into lists. A predicate gets one value that exists, never
-raises, and is false for a value of another type.
+CONTRIBUTING.md lists the steps to add an operator. Operators that contain conditions, or test whether a value
+exists, are in ``condition_compiler``; ``conditions`` descends into lists. A predicate gets one value that
+exists, never raises, and is false for a value of another type.
 """
 
 from __future__ import annotations
