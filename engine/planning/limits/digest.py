@@ -2,7 +2,7 @@
 
 Events beyond a throttle or a budget are buffered in the same way, under the name of that limit. When a
 buffer is due, it is sealed: its events become one digest, and later events become the next. A sealed batch
-stays until its digest is stored, so a crash loses nothing, and the same digest is made again.
+stays until its digest is stored. So a crash loses nothing: the same digest is made again.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _MAX_IDS = 2000  # of events that a buffer remembers, to recognise a redelivered
 
 
 class Batch(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The events of one digest, in the order in which they came; only their ids once it is stored."""
+    """The events of one digest, in order of arrival. After it is stored, only their ids remain."""
 
     number: int
     at: int  # when it was sealed, microseconds since the epoch
@@ -48,14 +48,14 @@ class Batch(msgspec.Struct, frozen=True, omit_defaults=True):
 class DigestBuffer(msgspec.Struct, frozen=True):
     """The events that wait under one key."""
 
-    number: int = 0  # of the digest that they will be; 0: there was no event yet
+    number: int = 0  # of the digest that they will become; 0 before the first event
     due: int = 0  # microseconds since the epoch
     events: tuple[Event, ...] = ()
     more: int = 0  # events that are only counted
     ids: tuple[str, ...] = ()
     sealed: Batch | None = None
     earlier: tuple[Batch, ...] = ()  # stored digests, the newest last
-    last: int = 0  # when the digest before was sealed
+    last: int = 0  # when the previous digest was sealed, microseconds since the epoch
 
     @property
     def is_empty(self) -> bool:
@@ -81,7 +81,8 @@ class DigestState(msgspec.Struct, frozen=True, rename={"buffer": "pool"}):
     def throttle_window(self, throttle: Throttle, now: int) -> tuple[tuple[tuple[str, int], ...], int, int]:
         """Return the events that count at ``now``, the present, and the time from which another may pass.
 
-        The present never goes back, even if a replica is late or its clock is.
+        The present is ``now``, or the time of the last event that passed if that is later: the clock of this
+        replica may be behind.
         """
         present, per = max((now, *(at for _, at in self.passed))), int(throttle.per * 1e6)
         recent = tuple(each for each in self.passed if each[1] > present - per)
@@ -103,11 +104,15 @@ class Buffered:
     key: str  # of the buffer
     until: int  # microseconds since the epoch
     number: int  # of the digest
-    needs_timer: bool  # it is the first event, so a timer has to be set
+    needs_timer: bool  # it is the first event, or it was redelivered and the timer may not be set yet
 
 
 def apply_digest(rule: str, digest: Digest, event: Event, now: int, *, ttl: float) -> StateSteps[Buffered]:
-    """Buffer ``event`` until ``wait`` after the first event and ``interval`` after the last digest."""
+    """Buffer ``event``.
+
+    The buffer is due ``wait`` after its first event or ``interval`` after the last digest, whichever is
+    later.
+    """
     key, first = state_key("digest", rule, digest.key, event), now + int(digest.wait * 1e6)
 
     def change(buffer: DigestBuffer) -> tuple[DigestBuffer, Buffered]:
@@ -128,7 +133,7 @@ def defer_to_digest(
 
 
 def rejoin(key: str, limits: Limits, event: Event) -> StateSteps[Buffered | None]:
-    """Return where ``event`` waits under ``key``, or did so recently; None if it never did."""
+    """Return the buffer under ``key`` or the recent digest that has ``event``; None if neither has it."""
     id_ = event_fingerprint(event)
     return _update_buffer(key, ttl_of(limits), lambda buffer: (buffer, _find(key, buffer, id_)))
 
@@ -142,7 +147,7 @@ def confirm(key: str, limits: Limits, number: int) -> StateSteps[int]:
     """Drop the sealed batch of the digest ``number``, which is stored now.
 
     Return when the events that came meanwhile are due, microseconds since the epoch; 0 if there are none.
-    Their own timer may have fired while the batch was sealed.
+    They need another timer: theirs may have fired while the batch was sealed.
     """
     return _replace_buffer(key, limits, lambda buffer: confirm_flush(buffer, number))
 
@@ -168,8 +173,8 @@ def take_due(
 ) -> StateSteps[Batch | NotDueYet | None]:
     """Seal the events under ``key`` if they are due, and return the batch; None if nothing waits.
 
-    ``early`` seals them before they are due. A throttle counts a digest as one event, so its digest waits
-    until one may pass.
+    If a batch is already sealed, return that one. ``early`` seals events before they are due. A throttle
+    counts a digest as one event, so its digest waits until an event may pass.
     """
     throttle = limits.throttle if _limit_of(key) == "throttle" else None
 
@@ -219,7 +224,7 @@ def append(
     id_ = event_fingerprint(event)
     if known := _find(key, buffer, id_):
         return buffer, known
-    # The broker forgets an old buffer. The time keeps the number of a new one different from its numbers.
+    # The broker drops an unused buffer. A new one counts from a time, so no earlier number comes again.
     number = buffer.number or due // 1_000_000
     opens = buffer.is_empty
     has_room = not buffer.events or (
