@@ -20,7 +20,10 @@ _LAST_LINES = 5  # of the server's log, when it does not start
 
 
 def find_program() -> str:
-    """Return the nats-server to run: the one next to this Python, or the one on the PATH."""
+    """Return the nats-server to run: the one next to this Python, or the one on the PATH.
+
+    Raises BrokerUnsupported if there is none.
+    """
     installed = Path(sys.executable).parent / _PROGRAM
     found = str(installed) if installed.is_file() else shutil.which(_PROGRAM)
     if found is None:
@@ -69,7 +72,7 @@ def _prepare(data: Path) -> Path:
 
 
 async def _address(process: asyncio.subprocess.Process, data: Path, log: Path) -> str:
-    """Wait for the file in which the server writes its address."""
+    """Return the address, which the server writes to its port file. Raises BrokerUnsupported."""
     ports = data / f"{_PROGRAM}_{process.pid}.ports"
     try:
         async with asyncio.timeout(_START_LIMIT):

@@ -96,7 +96,7 @@ class Topology:
         return f"{self.namespace}.timer.{what}.{id_}"
 
     def due_subject(self, what: str, subject: str) -> str:
-        """Return the subject to which the broker moves it when it is due; ``subject`` is its final one."""
+        """Return the subject to which the broker moves a due message; ``subject`` is its final one."""
         return f"{self.namespace}.due.{what}.{subject.removeprefix(f'{self.namespace}.')}"
 
     def delivery_of_due(self, subject: str) -> str:

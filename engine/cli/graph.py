@@ -31,8 +31,9 @@ _DRAW = (
 def graph(folder: Path, format_: str) -> None:
     """Draw a policy: its events, rules and channels.
 
-    A dashed line has conditions, is a fallback, or belongs to a rule in shadow mode. SVG needs Graphviz:
-    either its program dot, or the extra svg of the package. DIR is the policy; by default, the folder rules.
+    A dashed line depends on conditions or preferences, is a fallback, or belongs to a rule in shadow mode.
+    SVG needs Graphviz: either its program dot, or the extra svg of the package. DIR is the policy; by
+    default, the folder rules.
     """
     picture = graph_of(rulebook_of(folder, load_policy(folder), console=stderr()))
     try:
@@ -48,7 +49,7 @@ class Arrow:
     source: str
     target: str
     label: str = ""
-    dashed: bool = False  # it has conditions, is a fallback, or belongs to a rule in shadow mode
+    dashed: bool = False  # it depends on conditions or preferences, is a fallback, or is of a shadow rule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +83,7 @@ def graph_of(rulebook: Rulebook) -> Graph:
 
 
 def _arrows(rule: Rule, entry: NotifyEntry) -> Iterator[Arrow]:
-    """Yield an arrow to each channel of the entry; that of a fallback names the channel before it."""
+    """Yield an arrow to each channel of the entry; the arrow to a fallback names the previous channel."""
     before, preferred = "", isinstance(entry, PreferredChannel)
     for step in (entry,) if isinstance(entry, Notify) else entry.steps:
         audience = step.to or rule.to
@@ -179,7 +180,10 @@ def as_svg(graph: Graph) -> str:
 
 
 def _graphviz() -> list[str]:
-    """Return the command that draws: Graphviz, or else its library, in a process that can be stopped."""
+    """Return the command that draws: Graphviz, or else pygraphviz in a process, which can be stopped.
+
+    Raises MssError if both are missing.
+    """
     if program := shutil.which("dot"):
         return [program, "-Tsvg"]
     if find_spec("pygraphviz") is not None:

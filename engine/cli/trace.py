@@ -1,4 +1,4 @@
-"""``mss trace``: one event from its arrival to each receipt; the history has already masked secrets."""
+"""``mss trace``: show one event from its arrival to each receipt. The history has masked every secret."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Dead letters: their message on the broker, filters, how each is redriven, and the payload without secrets.
+"""Dead letters: their messages on the broker, filters, the messages that redrive them, and masked payloads.
 
 A redriven delivery returns to its channel with the same id. A redriven event returns to its subject. If
 only one delivery of the event failed, headers name that delivery.
@@ -43,7 +43,7 @@ class DeadLetter:
     """An event or a delivery that MSS gave up, without its payload."""
 
     kind: Kind
-    reason: str  # one word, for example refused
+    reason: str  # one token, for example refused or render-failed
     detail: str = ""  # secrets are masked
     subject: str = ""  # of the event; "" for a delivery
     reqid: str = ""
@@ -117,7 +117,7 @@ class DeadLetterFilter:
     since: int = 0  # microseconds since the epoch
 
     def matches(self, dead_letter: DeadLetter) -> bool:
-        """True if ``dead_letter`` meets all conditions. Texts are compared as they are in headers."""
+        """Return whether ``dead_letter`` meets all conditions. Texts are compared as they are in headers."""
         return (
             self.kind in (None, dead_letter.kind)
             and self.reason in ("", dead_letter.reason)
@@ -142,13 +142,13 @@ class EventRedrive:
 def redrive_message(dead_letter: DeadLetter, payload: bytes, *, at: int) -> Delivery | EventRedrive:
     """Return the delivery or event to publish for ``dead_letter``. Raises NotRedrivable with the reason."""
     if dead_letter.truncated:
-        raise NotRedrivable("only its beginning was kept: it was larger than the broker takes with headers")
+        raise NotRedrivable("only its beginning was kept: with headers, it is too large for the broker")
     redrive_id = RedriveId(dead_letter=dead_letter.id, at=at)
     if dead_letter.is_event:
         redrive = Redrive(
             id=redrive_id,
             received=dead_letter.received,
-            # With a rule, the other deliveries of the event were stored.
+            # If there is a rule, only this delivery failed: the others of the event were stored.
             rule=header_value(dead_letter.rule),
             channel=header_value(dead_letter.channel),
             delivery=header_value(dead_letter.delivery),

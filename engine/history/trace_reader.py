@@ -94,7 +94,7 @@ class TraceReader:
         return found
 
     def _add(self, kind: Kind, payload: bytes) -> HistoryEntry | None:
-        """Add an entry. Returns None for one that is not shown."""
+        """Add an entry and return it; None for an entry that traces do not show."""
         entry = read_entry(payload)
         if entry is None or isinstance(entry, ClaimRecord):
             return None

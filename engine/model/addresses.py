@@ -33,13 +33,13 @@ _UNPARSABLE = (
     TypeError,
     RecursionError,
 )
-# Python 3.13 and later report it as a defect. It is legal since RFC 6531.
+# Python 3.13 and later report a local part that is not ASCII as a defect. RFC 6531 allows it.
 _INTERNATIONAL = tuple(filter(None, [getattr(errors, "NonASCIILocalPartDefect", None)]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mailbox:
-    """One mail address, with or without the name of its reader."""
+    """One mail address, with or without the name of its owner."""
 
     name: str = ""  # decoded text
     address: str  # local@domain, the local part in quotes if it needs them
@@ -56,8 +56,8 @@ class Mailbox:
     def in_ascii(self) -> Mailbox:
         """The same mailbox with its domain as ``xn--``, which every mail server accepts.
 
-        It is unchanged if the encoded domain could be another one. It is also unchanged if the local part is
-        not ASCII: such an address needs a server with SMTPUTF8 anyway.
+        It is unchanged if the encoding could lead to another domain. It is also unchanged if the local part
+        is not ASCII: such an address needs a server with SMTPUTF8 anyway.
         """
         local, _, domain = self.address.rpartition("@")
         if domain.isascii() or not local.isascii():

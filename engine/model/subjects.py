@@ -77,7 +77,7 @@ def valid_key(text: str) -> bool:
 
 
 def is_safe_token(text: str) -> bool:
-    """Return whether ``text`` is at most 64 ASCII characters: alphanumeric, ``_`` or ``-``."""
+    """Return whether ``text`` has 1 to 64 characters, each an ASCII letter, a digit, ``_`` or ``-``."""
     return _SAFE_TOKEN.fullmatch(text) is not None
 
 
@@ -96,7 +96,7 @@ def covers(wide: Pattern, narrow: Pattern) -> bool:
         if token_ == REST:
             return True
         narrow_token = narrow.tokens[position]
-        # No single token covers one or more tokens.
+        # ``>`` may match several tokens, so ``*`` does not cover it.
         if narrow_token == REST or token_ not in (ONE, narrow_token):
             return False
     return len(wide.tokens) == len(narrow.tokens)

@@ -42,7 +42,7 @@ class Policy:
     cases: tuple[Case, ...]  # its own tests, for the rulebook
     problems: tuple[Problem, ...]  # in order of place
     revision: str
-    rules: int  # those that are off included
+    rules: int  # their number, those that are off included
 
     @property
     def ok(self) -> bool:
@@ -94,7 +94,7 @@ def load_files(files: Files, environment: Mapping[str, str] = os.environ, *, war
 
 
 def load_bytes(data: bytes, name: str, environment: Mapping[str, str] = os.environ) -> Policy:
-    """Load a policy of one file called ``name``. It may lack templates, which are files of their own."""
+    """Load a policy of one file called ``name``. Missing templates are not reported."""
     return _load(Files(contents={name: data}), environment, ignored=("missing-template",), warn=True)
 
 
@@ -118,7 +118,7 @@ def _load(
             if _SCHEMA.fullmatch(below):
                 events[below.removesuffix(".schema.json")] = yaml.read_bytes(data, name)
             else:
-                message = "a payload schema is at events/<kind>/<key>.schema.json; this path is of no event"
+                message = "a payload schema is at events/<kind>/<key>.schema.json; this path names no event"
                 problems.append(Problem(place=Place(file=name), code="schema-path", message=message))
         else:
             sections.append(yaml.read_bytes(data, name))
