@@ -41,6 +41,10 @@ class _DeadDigest(msgspec.Struct, frozen=True):
     rule: str
     batch: Batch
 
+    def __post_init__(self) -> None:
+        if not self.batch.events:  # a stored batch may be without events; a digest may not
+            raise ValueError("a digest without events")
+
 
 _timers = msgspec.json.Decoder(DigestTimer)
 _dead_digests = msgspec.json.Decoder(_DeadDigest)
