@@ -138,7 +138,7 @@ class Delivery(Struct, frozen=True, kw_only=True):
 
     @property
     def awaited_since(self) -> int:
-        """When it was to be sent first, or was redriven, microseconds since the epoch."""
+        """When it was first due, or when it was redriven, microseconds since the epoch."""
         return self.redrive.at if self.redrive else max(self.created, self.not_before)
 
     @property
@@ -165,7 +165,7 @@ class Suppressed(Struct, frozen=True, kw_only=True):
 
     rule: str
     channel: str
-    # shadow, hops, condition, preference, no_address, bad_address, dedupe, throttle, budget,
+    # shadow, hops, condition, preference, no_address, bad_address, dedupe, throttle, budget, removed,
     # outside_active_time, muted, quiet_hours; in a fallback chain also not_rendered, too_large
     reason: str
     detail: str = ""

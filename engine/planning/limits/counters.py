@@ -32,7 +32,7 @@ _MAX_EARLIER_IDS = 20  # of events that passed before, to recognise a redelivere
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Withheld:
-    """An event of which a rule sends no message now."""
+    """An event for which a rule sends no message now."""
 
     reason: str
     buffered: Buffered | None = None  # None: it is dropped
@@ -65,7 +65,7 @@ def apply_throttle(
 ) -> StateSteps[Withheld | None]:
     """Return None if ``event`` passes. A redelivered event gets the same result, and counts from ``now``.
 
-    ``ttl`` is for how many seconds buffered events are kept.
+    Buffered events are kept for ``ttl`` seconds.
     """
     digest, key = throttle.digest, state_key("throttle", rule, throttle.key, event)
 
@@ -93,8 +93,8 @@ class _BudgetState(msgspec.Struct, frozen=True):
 def consume_budget(
     budgets: Mapping[str, Budget], messages: int, now: int
 ) -> StateSteps[BudgetExhausted | None]:
-    """Charge ``messages`` to every budget, or to none of them if one is exhausted; return that one."""
-    charged: dict[str, int] = {}  # the begin of the window, by name
+    """Charge ``messages`` to every budget. If one is exhausted, charge none, and return which one it is."""
+    charged: dict[str, int] = {}  # the start of the window, by name
     for name, budget in budgets.items() if messages else ():
         since = yield from _charge(name, budget, messages, now)
         if since is None:
@@ -106,10 +106,10 @@ def consume_budget(
 
 
 def _charge(name: str, budget: Budget, messages: int, now: int) -> StateSteps[int | None]:
-    """Charge ``messages`` to the current window and return its begin; None if too few are left."""
+    """Charge ``messages`` to the current window and return its start; None if too few are left."""
 
     def change(state: _BudgetState) -> tuple[_BudgetState | None, int | None]:
-        # The begin never goes back, even if a replica is late or its clock is: the count would be lost.
+        # The window never moves back, even if the clock of this replica is behind: the count would be lost.
         since = max(state.since, budget.begins(now))
         used = state.messages if state.since == since else 0
         # An unused budget takes any number: more messages than a whole budget would otherwise never be sent.
