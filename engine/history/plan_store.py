@@ -1,4 +1,4 @@
-"""Recorded plans: the first plan that is stored for an event is valid."""
+"""Recorded plans: the first plan that is stored for an event is the valid one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class RecordedPlan:
     """The entries of one event in the history."""
 
     plan: PlanRecord | None = None
-    # There are other entries. Its messages may be stored, and the broker may have forgotten their ids.
+    # There are entries. The messages of the event may be stored, and the broker may have dropped their ids.
     is_known: bool = False
     claims: int = 0  # how often a replica claimed it to plan it again
 
@@ -35,13 +35,13 @@ class PlanStore:
 
     broker: Broker
 
-    async def find(self, event: Event, name: str, redrive: RedriveId | None = None) -> RecordedPlan:
-        """Find the first plan of ``event`` since ``redrive``; its run id is ``name``. Raises BrokerError."""
+    async def find(self, event: Event, run_id: str, redrive: RedriveId | None = None) -> RecordedPlan:
+        """Find the first plan of ``event`` since ``redrive``. Raises BrokerError."""
         is_known, claims = False, 0
         async for data in self.broker.history(event.kind, event.reqid):
             entry = read_entry(data)
             if isinstance(entry, ClaimRecord):
-                claims += entry.of == name
+                claims += entry.of == run_id
                 continue
             is_known = True
             if (
@@ -52,28 +52,29 @@ class PlanStore:
                 return RecordedPlan(plan=entry, is_known=True, claims=claims)
         return RecordedPlan(is_known=is_known, claims=claims)
 
-    async def record(self, plan: Plan, name: str, *, at: int, slot: str) -> PlanRecord | None:
+    async def record(self, plan: Plan, run_id: str, *, at: int, slot: str) -> PlanRecord | None:
         """Store ``plan`` in its slot. Return None, or the plan of its event that was recorded first.
 
-        ``name`` is the run id of the event. Raises NotStored if another replica has claimed the event, and
-        BrokerError.
+        Raises NotStored if another replica has claimed the event, and BrokerError.
         """
         entry = entries.plan_entry(self.broker.topology, plan, at=at, id_=slot)
         if await self.broker.publisher.store_if_new(entry):
             return None
-        found = await self.find(plan.event, name, plan.redrive)
+        found = await self.find(plan.event, run_id, plan.redrive)
         if found.plan is None:
-            raise NotStored(f"another replica is planning {name}")
+            raise NotStored(f"another replica is planning {run_id}")
         return found.plan
 
-    async def claim_slot(self, event: Event, name: str, found: RecordedPlan | None, *, at: int) -> str:
+    async def claim_slot(self, event: Event, run_id: str, found: RecordedPlan | None, *, at: int) -> str:
         """Return the slot for a plan of ``event``. An event that was ``found`` is claimed first.
 
         Raises NotStored if another replica has claimed it, and BrokerError.
         """
         if found is None:
-            return f"{name}.0"
-        claim = entries.claim_entry(self.broker.topology, event, of=name, at=at, id_=f"{name}.{found.claims}")
+            return f"{run_id}.0"
+        claim = entries.claim_entry(
+            self.broker.topology, event, of=run_id, at=at, id_=f"{run_id}.{found.claims}"
+        )
         if not await self.broker.publisher.store_if_new(claim):
-            raise NotStored(f"another replica is planning {name}")
-        return f"{name}.{found.claims + 1}"
+            raise NotStored(f"another replica is planning {run_id}")
+        return f"{run_id}.{found.claims + 1}"

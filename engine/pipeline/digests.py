@@ -88,7 +88,7 @@ class DigestFlusher:
         later = await self.flush_due(rulebook, rule, timer.key)
         if not later:
             return PendingAck()
-        # With the sequence of this message, the stream does not take the next timer for a repeat.
+        # The sequence of this message makes the next timer unique: the stream does not drop it as a repeat.
         by = str(message_metadata(msg.reply).sequence)
         return PendingAck(messages=(digest_timer(self.broker.topology, replace(timer, at=later), by=by),))
 
@@ -96,7 +96,7 @@ class DigestFlusher:
         """Send the digest under ``key`` if it is due. Return when the next one is due; 0 if there is none.
 
         With ``early``, the digest waits neither for its time nor for a budget, because no timer follows.
-        Raises BrokerError. It is safe to flush again then: that makes the same messages.
+        Raises BrokerError. The caller can then flush again, which makes the same messages.
         """
         now = self.clock()
         batch = await self.broker.state.run(take_due(key, rule.limits, now, early=early))
@@ -147,7 +147,7 @@ class DigestFlusher:
         return await self.preferences.with_choices(make)
 
     async def _redrive(self, msg: Msg, redrive: Redrive) -> PendingAck:
-        """Send the digest of a dead letter without its limits, and without the events of today's buffer."""
+        """Send the digest of a dead letter without its limits, and without events that are buffered now."""
         try:
             dead = _dead_digests.decode(msg.data)
         except msgspec.MsgspecError:
@@ -169,10 +169,10 @@ class DigestFlusher:
     async def flush_removed(self, before: Rulebook, after: Rulebook) -> None:
         """Send the digests of rules that ``after`` no longer has, or that have no digest there, at once."""
         for rule in before.rules:
-            now = after.by_id.get(rule.id)
+            later = after.by_id.get(rule.id)
             for name in BUFFERING:
                 digest = digest_spec(rule.limits, f"{name}.")
-                if digest and digest.flushes and not (now and digest_spec(now.limits, f"{name}.")):
+                if digest and digest.flushes and not (later and digest_spec(later.limits, f"{name}.")):
                     for key in await self.broker.state.bucket.keys_with_prefix(state_prefix(name, rule.id)):
                         while await self.flush_due(before, rule, key, early=True):
                             pass  # a batch that was sealed earlier is sent first
@@ -238,6 +238,6 @@ class DigestFlusher:
 
 
 def _name(planned: Plan) -> str:
-    """Return an id of a digest that is new after a redrive."""
+    """Return the id of the plan of a digest; each redrive has a different one."""
     suffix = f".{planned.redrive.dead_letter}" if planned.redrive else ""
     return f"{planned.event.reqid}{suffix}"
