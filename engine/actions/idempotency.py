@@ -94,7 +94,7 @@ class IdempotentHandler:
 
         If that replica died, only an idempotent action is run again.
         """
-        over: LeaseHeld | None = None
+        over: LeaseHeld | None = None  # the lease of a dead replica, to take over
         while True:
             held = await self._try(job, over)
             if isinstance(held, bytes):
@@ -111,7 +111,10 @@ class IdempotentHandler:
             over = found
 
     async def _try(self, job: ActionJob, over: LeaseHeld | None) -> bytes | LeaseHeld:
-        """Return the reply if this replica gets the lease, else the lease that another one has."""
+        """Return the reply if this replica gets the lease, else the lease that another one has.
+
+        ``over`` is the lease of a dead replica, which this one takes over.
+        """
         if not await self._wait_for_slot(job):
             return job.write(failed(NOT_BEGUN))
         try:

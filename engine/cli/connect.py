@@ -89,7 +89,7 @@ def ended_by_signal() -> asyncio.Event:
 
 
 async def run_until(stop: asyncio.Event, work: Coroutine[Any, Any, T], *, name: str) -> T | None:
-    """Return the result of ``work``. If ``stop`` is set first, cancel it and return None."""
+    """Return the result of ``work``. If ``stop`` is set first, cancel ``work`` and return None."""
     working = asyncio.create_task(work, name=name)
     stopped = asyncio.create_task(stop.wait(), name="stop")
     await asyncio.wait((working, stopped), return_when=asyncio.FIRST_COMPLETED)
@@ -103,7 +103,7 @@ async def run_until(stop: asyncio.Event, work: Coroutine[Any, Any, T], *, name: 
 
 @asynccontextmanager
 async def connect_to_broker(settings: Settings) -> AsyncIterator[Broker]:
-    """Connect with the rights of the server. Raises BrokerError if no server answers within the limit."""
+    """Connect with the login of the server. Raises BrokerError if no server answers within the limit."""
     options = ConnectOptions(
         servers=settings.servers,
         name="mss",

@@ -2,7 +2,7 @@
 
 Deliveries that wait count as in flight, so their channel pulls no more, and other channels are not
 affected. For the rate limit, one key holds the time up to which turns are taken. A worker moves it forward
-with a compare-and-set and then owns those turns, also after a restart.
+with a compare-and-set and then owns those turns. The key outlives a restart, so the rate is kept.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class FlowControl:
     breaker: CircuitBreaker = field(default_factory=CircuitBreaker)
     rate_limiter: DistributedRateLimiter | None = None
     observe_wait: Callable[[float], object] = lambda _: None  # of a wait for the rate limit, seconds
-    _news: asyncio.Event = field(default_factory=asyncio.Event)  # replaced at each change
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)  # set and replaced at each change
     _closing: bool = False
 
     @property
@@ -58,7 +58,7 @@ class FlowControl:
             left = until - time.monotonic()
             if self._closing or left <= 0.0:
                 return False
-            await self._rest(min(wait, left))
+            await self._wait_for_change(min(wait, left))
         return self.rate_limiter is None or await self._take_turn(self.rate_limiter, until)
 
     def record_success(self) -> None:
@@ -82,8 +82,8 @@ class FlowControl:
         self._announce()
 
     def _announce(self) -> None:
-        news, self._news = self._news, asyncio.Event()
-        news.set()
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
 
     async def _take_turn(self, rate_limiter: DistributedRateLimiter, until: float) -> bool:
         began = time.monotonic()
@@ -100,15 +100,15 @@ class FlowControl:
         """Wait for ``seconds``. Return False if the replica ends before."""
         until = time.monotonic() + seconds
         while not self._closing and (left := until - time.monotonic()) > 0:
-            await self._rest(left)
+            await self._wait_for_change(left)
         return not self._closing
 
-    async def _rest(self, seconds: float) -> None:
+    async def _wait_for_change(self, seconds: float) -> None:
         """Wait for ``seconds``, or until the next change."""
-        news = self._news
+        changed = self._changed
         try:
             async with asyncio.timeout(seconds):
-                await news.wait()
+                await changed.wait()
         except TimeoutError:
             pass
 
