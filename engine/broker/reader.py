@@ -85,7 +85,11 @@ class StreamReader:
 
     async def __aenter__(self) -> StreamReader:
         """Raises NotPermitted, BrokerUnsupported if there is no such stream, and BrokerError."""
-        await self._make()
+        try:
+            await self._make()
+        except BaseException:
+            await self._leave()
+            raise
         self._connection.on_reconnect(self._renew)
         return self
 
