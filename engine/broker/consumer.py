@@ -28,14 +28,14 @@ from .publisher import PendingAck
 log = logging.getLogger(__name__)
 
 _EXPIRES = 30.0  # seconds that one pull request stands
-_HEARTBEAT = 5.0  # seconds between the server's signs of life while nothing comes
-_SILENCE = 2.5 * _HEARTBEAT  # seconds without any sign: the pulls are lost
+_HEARTBEAT = 5.0  # seconds between heartbeats of the server while there are no messages
+_SILENCE = 2.5 * _HEARTBEAT  # seconds without a message or heartbeat: the pulls are lost
 _DRAIN_LIMIT = 2.0  # seconds
 _UNANSWERED_PULLS = 30  # "no responders" in a row before the consumer counts as deleted
-_SETTLING = 512  # messages that wait until their results are stored, in addition to those that are handled
-_IN_A_ROW = 64  # messages handled before other tasks run: the results have to be sent
-_MOMENT = 0.002  # seconds in which the results of tasks are collected
-_MISHAP_WAIT = 2.0  # seconds before a message is redelivered whose handler failed
+_MAX_SETTLED = 512  # messages whose results are being stored, in addition to those that are handled
+_MAX_IN_A_ROW = 64  # messages handled before other tasks run, which send the results
+_FLUSH_WINDOW = 0.002  # seconds in which the results of tasks are collected
+_REDELIVERY_WAIT = 2.0  # seconds before the redelivery of a message whose handler failed
 _ACK = "$JS.ACK."  # where a message of a stream is acknowledged; nothing else has such a reply
 _GONE = ("consumer deleted", "consumer not found", "stream not found", "push based")
 
@@ -81,7 +81,7 @@ class Consumer:
         self._handled: dict[str, Msg] = {}  # by reply subject
         self._settled: dict[str, Msg] = {}  # and not yet acknowledged
         self._in_a_row = 0
-        self._flush_window = FlushWindow(_MOMENT)
+        self._flush_window = FlushWindow(_FLUSH_WINDOW)
         self._pulls: dict[str, int] = {}  # reply subject -> messages still to come
         self._pull_count = 0
         self._subscription: Subscription | None = None
@@ -146,8 +146,8 @@ class Consumer:
     def _room(self) -> int:
         """Return how many more messages can be pulled."""
         free = self._limit - len(self._handled)
-        if len(self._settled) > _SETTLING:
-            free -= len(self._settled) - _SETTLING
+        if len(self._settled) > _MAX_SETTLED:
+            free -= len(self._settled) - _MAX_SETTLED
         return free - sum(self._pulls.values())
 
     def _wants(self) -> bool:
@@ -205,7 +205,7 @@ class Consumer:
         if self._tasks is None:
             await msg.nak()  # another replica can handle it at once
             return
-        # Also while stopping: after a message that is dropped, its redelivery could be a repeat.
+        # Also while stopping: a message that is dropped would come again, marked as redelivered.
         self._handled[msg.reply] = msg
         try:
             begun = self._handle(msg)
@@ -216,7 +216,7 @@ class Consumer:
             begun = _raised(error)
         if not isinstance(begun, PendingAck):
             self._tasks.create_task(self._finish(msg, begun), name=self._task_name)
-        self._in_a_row = (self._in_a_row + 1) % _IN_A_ROW
+        self._in_a_row = (self._in_a_row + 1) % _MAX_IN_A_ROW
         if not self._in_a_row:
             await asyncio.sleep(0)
 
@@ -261,7 +261,7 @@ class Consumer:
                 log.warning("consumer %s: not acknowledged: %s", self._name, failure)
             finally:
                 self._settled.pop(msg.reply, None)
-                if self._stopping or len(self._settled) >= _SETTLING:  # otherwise there was room before
+                if self._stopping or len(self._settled) >= _MAX_SETTLED:  # otherwise there was room before
                     self._look_for_room()
 
         await self._publisher.send(pending_ack.messages, then)
@@ -277,7 +277,7 @@ class Consumer:
 
     async def _nak(self, msg: Msg) -> None:
         with contextlib.suppress(nats.errors.Error):
-            await msg.nak(delay=_MISHAP_WAIT)
+            await msg.nak(delay=_REDELIVERY_WAIT)
 
     async def _heartbeat(self) -> None:
         """Report the messages in flight as in progress, well within ack_wait."""

@@ -142,8 +142,8 @@ class _PendingUpdate:
 class AtomicStore:
     """The values of a bucket that many tasks update at the same time.
 
-    Updates of one value that arrive together are one compare-and-set, in the order in which they arrived:
-    one by one, a hundred of them would make each other's fail.
+    Updates of one value that arrive together are one compare-and-set, in the order in which they arrived.
+    Otherwise, a hundred of them would make each other's compare-and-set fail.
     """
 
     bucket: Bucket
@@ -205,7 +205,7 @@ class AtomicStore:
                     else:
                         pending.result.set_result(result)
         finally:
-            for pending in (*batch, *self._waiting.pop(key)):  # where this was cancelled
+            for pending in (*batch, *self._waiting.pop(key)):  # only if this task was cancelled
                 pending.result.cancel()
 
 

@@ -25,8 +25,8 @@ from ..model.times import iso_time
 from .connection import Connection
 
 _ACK = "$JS.ACK."
-_ASK_LIMIT = 10.0  # seconds for the broker to reply
-_DOUBT = 0.25  # seconds without a reply, after which missing permissions are checked
+_REQUEST_LIMIT = 10.0  # seconds for the broker to reply
+_PERMISSION_CHECK_AFTER = 0.25  # seconds without a reply, after which missing permissions are checked
 _HEARTBEAT = 2.0  # seconds between heartbeats while there are no messages
 _SILENCE = 2.5 * _HEARTBEAT  # seconds without a heartbeat: the consumer is lost
 _MAX_CONSUMERS = 5  # created in a row without a message in between
@@ -68,7 +68,7 @@ class StreamReader:
         latest: bool = False,
     ) -> None:
         self.caught_up = False  # all messages that were stored at the start are returned
-        self.pending = 0  # messages that were left when the last one was sent
+        self.pending = 0  # messages that were still to come when the last one was sent
         self._connection = connection
         self._stream = stream
         self._subject = subject
@@ -88,7 +88,7 @@ class StreamReader:
         try:
             await self._make()
         except BaseException:
-            await self._leave()
+            await self._stop_reading()
             raise
         self._connection.on_reconnect(self._renew)
         return self
@@ -97,7 +97,7 @@ class StreamReader:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._connection.forget_reconnect(self._renew)
-        await self._leave()
+        await self._stop_reading()
 
     async def next_existing(self) -> StoredMessage | None:
         """Return the next message that is stored already; None if there are no more."""
@@ -180,7 +180,7 @@ class StreamReader:
         self._created += 1
         if self._created > _MAX_CONSUMERS:
             raise BrokerError(f"{self._stream}: the broker sends no heartbeats")
-        await self._leave()
+        await self._stop_reading()
         self._connection.require_open()
         self._known_violations = len(self._connection.violations)
         self._arrived = asyncio.Queue()
@@ -229,17 +229,15 @@ class StreamReader:
         """Wake the reader after a reconnect."""
         self._arrived.put_nowait(Msg(_client=self._connection.client))
 
-    async def _leave(self) -> None:
+    async def _stop_reading(self) -> None:
         subscription, self._subscription = self._subscription, None
         if subscription is not None and not self._connection.client.is_closed:
             await subscription.unsubscribe()
 
 
-async def request_jetstream(
-    connection: Connection, subject: str, question: Mapping[str, Any]
-) -> dict[str, Any]:
+async def request_jetstream(connection: Connection, subject: str, body: Mapping[str, Any]) -> dict[str, Any]:
     """Return the reply of JetStream. Raises NotPermitted, MessageNotFound, BrokerUnsupported, BrokerError."""
-    request = connection.client.request(subject, json.dumps(question).encode(), timeout=_ASK_LIMIT)
+    request = connection.client.request(subject, json.dumps(body).encode(), timeout=_REQUEST_LIMIT)
     try:
         msg = await await_permitted(connection, request, (subject,))
     except nats.errors.NoRespondersError as error:
@@ -273,7 +271,7 @@ async def await_permitted(connection: Connection, work: Awaitable[T], subjects: 
     task = asyncio.ensure_future(work)
     try:
         while not task.done():
-            await asyncio.wait((task,), timeout=_DOUBT)
+            await asyncio.wait((task,), timeout=_PERMISSION_CHECK_AFTER)
             for text in connection.violations[known:]:
                 if not task.done() and any(part in text.lower() for part in violations):
                     raise NotPermitted(text)

@@ -23,7 +23,7 @@ from .flow_control import FlowControl
 
 log = logging.getLogger(__name__)
 
-_LOOK = 1.0  # seconds between two checks of the deliveries that a removed channel still has
+_CHECK_INTERVAL = 1.0  # seconds between two checks of the deliveries that a removed channel still has
 
 
 @dataclass(slots=True, kw_only=True)
@@ -141,7 +141,7 @@ class ChannelWorkers:
         """End a worker whose channel was removed, when it has no stored deliveries."""
         name = worker.spec.name
         while True:
-            await asyncio.sleep(_LOOK)
+            await asyncio.sleep(_CHECK_INTERVAL)
             try:
                 info = await self.broker.connection.js.consumer_info(
                     self.broker.topology.delivery_stream, self.broker.topology.worker(name)

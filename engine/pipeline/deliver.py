@@ -39,7 +39,7 @@ from .operator_notices import OperatorNotifier
 log = logging.getLogger(__name__)
 
 _LONG_WAIT = 60.0  # seconds; a longer wait is spent in the timer stream
-_LOOK = "Mss-Check-History"  # header: the history may know another copy of this delivery
+_CHECK_HISTORY = "Mss-Check-History"  # header: the history may know another copy of this delivery
 _LOST = "an earlier attempt has no recorded result"
 _NOT_BEGUN = "delivered to a worker before, which did not begin to send it"
 _FORGOTTEN = "the broker was restarted, and may have delivered it before"
@@ -75,7 +75,7 @@ class DeliveryWorker:
         if history is None or history.sent:
             await msg.ack()
         elif history.fell_back_at:
-            await self._send_fallback(attempt, at=history.fell_back_at, headers={_LOOK: "1"})
+            await self._send_fallback(attempt, at=history.fell_back_at, headers={_CHECK_HISTORY: "1"})
         elif attempt.is_late(self.clock()):
             await self._fail(attempt, Outcome.DEFERRED, "expired", _LATE)
         elif not await self.flow_control.acquire(attempt.seconds_until_fallback(self.clock())):
@@ -103,7 +103,7 @@ class DeliveryWorker:
             attempt.delivery,
             await self.broker.connection.is_first_delivery(attempt.msg, attempt.metadata),
         )
-        if is_new and delivery.redrive is None and _LOOK not in (attempt.msg.headers or {}):
+        if is_new and delivery.redrive is None and _CHECK_HISTORY not in (attempt.msg.headers or {}):
             return DeliveryHistory()
         if not await self._claims.is_first_back(delivery):
             return None  # another command has redriven the same dead letter

@@ -97,7 +97,7 @@ async def test_stop_finishes_the_messages_in_flight_and_leaves_the_others(connec
 
 
 async def test_a_bug_delays_one_message(connection: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.broker.consumer._MISHAP_WAIT", 0.1)
+    monkeypatch.setattr("engine.broker.consumer._REDELIVERY_WAIT", 0.1)
     await stream(connection, 10)
     seen: Counter[bytes] = Counter()
 
@@ -118,7 +118,7 @@ async def test_a_bug_delays_one_message(connection: Connection, monkeypatch: pyt
 async def test_results_within_one_window_are_stored_together_and_block_no_slot(
     connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine.broker.consumer._MOMENT", 0.5)
+    monkeypatch.setattr("engine.broker.consumer._FLUSH_WINDOW", 0.5)
     await stream(connection, 10)
     ended = 0
     ended_before: list[int] = []  # each was stored
@@ -146,7 +146,7 @@ async def test_results_within_one_window_are_stored_together_and_block_no_slot(
 async def test_a_message_that_always_meets_a_bug_is_dead_lettered_and_broker_errors_do_not_count(
     connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine.broker.consumer._MISHAP_WAIT", 0.02)
+    monkeypatch.setattr("engine.broker.consumer._REDELIVERY_WAIT", 0.02)
     await stream(connection, 2)
     await connection.js.add_stream(name="D", subjects=["dead"])
     publisher = Publisher(connection)
@@ -257,7 +257,7 @@ async def test_a_message_without_results_is_acknowledged_at_once(connection: Con
 async def test_a_message_whose_results_cannot_be_stored_is_redelivered(
     connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine.broker.consumer._MISHAP_WAIT", 0.1)
+    monkeypatch.setattr("engine.broker.consumer._REDELIVERY_WAIT", 0.1)
     await stream(connection, 4)
     full = {"name": "T", "subjects": ["t"], "discard": api.DiscardPolicy.NEW}
     await connection.js.add_stream(max_msgs=1, **full)

@@ -405,7 +405,7 @@ async def test_a_delivery_that_waits_returns_to_the_stream_when_the_replica_ends
 async def test_a_bug_in_a_channel_delays_the_delivery(
     connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine.broker.consumer._MISHAP_WAIT", 0.05)
+    monkeypatch.setattr("engine.broker.consumer._REDELIVERY_WAIT", 0.05)
     async with delivering(connection, RuntimeError("a bug")) as bench:
         await bench.store(delivery())
         await bench.done()
