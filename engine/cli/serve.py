@@ -1,4 +1,4 @@
-"""``mss serve``."""
+"""``mss serve``: run the server until a signal ends it."""
 
 from __future__ import annotations
 

@@ -146,7 +146,7 @@ def _quiet(written: Any, reasons: list[str]) -> Iterator[Window]:
             parsed.append(parse_window(each))
         except ValueError as error:
             reasons.append(f"{QUIET}: {error}")
-    # If any minute is free, so is the end of some window.
+    # The ends are enough: a stretch of time without a window begins where one ends.
     if parsed and all(any(_holds(window, other.end % DAY) for window in parsed) for other in parsed):
         reasons.append(f"{QUIET}: no time of the day is left in which messages may come")
     yield from parsed
