@@ -77,7 +77,7 @@ def valid_key(text: str) -> bool:
 
 
 def is_safe_token(text: str) -> bool:
-    """Return whether ``text`` has 1 to 64 characters, each an ASCII letter, a digit, ``_`` or ``-``."""
+    """Return whether ``text`` has 1 to 64 characters, each ``_``, ``-`` or alphanumeric in ASCII."""
     return _SAFE_TOKEN.fullmatch(text) is not None
 
 
