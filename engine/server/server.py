@@ -75,7 +75,7 @@ class Server:
                 if session is self._session and not stop.is_set():  # it ended, and no reload replaced it
                     await self._finish(session)
                     await asyncio.wait((stopped,), timeout=_SESSION_WAIT)
-            if self._session is not None:
+            while self._session is not None:  # a reload may replace it until it has ended
                 await self._finish(self._session)
             while self._ending:
                 await asyncio.wait(list(self._ending))
@@ -206,8 +206,9 @@ class Server:
     async def _finish(self, session: Session) -> None:
         """End the present session, and log the error if it ended by itself."""
         error = await session.end(self.settings.shutdown_grace)
-        self._session = None
-        self.ready.clear()
+        if session is self._session:
+            self._session = None
+            self.ready.clear()
         if isinstance(error, BrokerUnsupported) and not self._has_served:
             raise error
         if error is not None:

@@ -30,6 +30,7 @@ class FakeSession:
         self.access = settings.access
         self.ready = asyncio.Event()
         self.lost = asyncio.Event()
+        self.ending = asyncio.Event()
         self.in_flight = 0
         self.started.append(self)
 
@@ -44,6 +45,9 @@ class FakeSession:
     async def end(self, _: float) -> Exception | None:
         if self.task.done():
             return self.task.result()
+        self.ending.set()
+        if self.access == OLD:
+            await self.opens.wait()
         await self.cancel()
         return None
 
@@ -87,3 +91,21 @@ async def test_a_reload_with_another_login_ends_a_session_that_started_meanwhile
         stop.set()
         await running
         assert all(session.task.done() for session in sessions)
+
+
+async def test_a_session_that_a_reload_starts_during_the_stop_ends(
+    sessions: list[FakeSession], tmp_path: Path
+) -> None:
+    server = Server(settings=Settings(metrics="", access=OLD), rulebook=policy(tmp_path, RULE).require())
+    stop = asyncio.Event()
+    async with asyncio.timeout(LIMIT):
+        running = asyncio.create_task(server.run(stop))
+        await server.ready.wait()
+        reload = asyncio.create_task(server.apply(server.rulebook, replace(server.settings, access=NEW)))
+        await until(lambda: len(sessions) == 2, what="the second session starts")
+        stop.set()
+        await sessions[0].ending.wait()
+        FakeSession.opens.set()
+        await reload
+        await running
+        assert [session.task.done() for session in sessions] == [True, True]
