@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 
 from ..broker import Broker, OutgoingMessage
@@ -34,7 +34,7 @@ class DeadLetterStore:
 
     async def search(
         self, wanted: DeadLetterFilter, *, start: int = 1, first_only: bool = False
-    ) -> AsyncIterator[DeadLetter]:
+    ) -> AsyncGenerator[DeadLetter, None]:
         """Yield the dead letters that match and are stored now, by kind, each from the oldest.
 
         ``start`` is the first sequence to read. With ``first_only``, only the first of each kind is read.
@@ -68,8 +68,12 @@ class DeadLetterStore:
         """
         if len(name) > _MAX_SEQUENCE_LENGTH or not (name.isascii() and name.isdecimal()):
             return [each async for each in self.search(DeadLetterFilter(delivery=name))]
-        firsts = self.search(DeadLetterFilter(), start=int(name), first_only=True)
-        return [each async for each in firsts if each.sequence == int(name)]
+        # No other kind has the same sequence, so the kinds after it are not read.
+        async with aclosing(self.search(DeadLetterFilter(), start=int(name), first_only=True)) as firsts:
+            async for dead_letter in firsts:
+                if dead_letter.sequence == int(name):
+                    return [dead_letter]
+        return []
 
     async def payload(self, dead_letter: DeadLetter) -> bytes:
         """Return the payload. Raises MessageNotFound if it was removed, NotPermitted, and BrokerError."""

@@ -405,6 +405,12 @@ async def test_missing_permissions_are_reported(tmp_path: Path) -> None:
     assert "audit: not shown, because NATS does not permit it" in listed.errors
     reader = str(tmp_path / "reader" / "mss.yaml")
     assert "permissions violation" in (await mss("dead", "show", "1", "-c", reader)).errors.lower()
+    login = {"user": "reader", "password": "reader", "inbox_prefix": "_INBOX_mss"}
+    reading = await connect({**client_options(broker), **login})
+    store = DeadLetterStore(Broker(reading, Topology()))
+    assert [each.kind for each in await store.resolve("1")] == ["notice"]
+    assert store.hidden == {}  # the dead letter was found: the other kinds do not matter
+    await reading.close()
     await connection.js.publish("mss.dead.notice.refused", delivery(), headers={"Mss-Delivery": "d" * 32})
     result = await mss("dead", "retry", "3", "-c", config("clerk"))
     assert result.code == 1 and "permissions violation" in result.errors.lower(), result
