@@ -198,6 +198,9 @@ class Server:
             )
             if session.ready.is_set() and not session.task.done():
                 return session
+        except BaseException:  # the session over which the reload was requested may end, and cancels it
+            await session.cancel()
+            raise
         finally:
             ready.cancel()
         error = await session.end(0)

@@ -24,6 +24,7 @@ class FakeSession:
     """A session without a broker. With the new login, it prepares a reload once ``opens`` is set."""
 
     started: ClassVar[list[FakeSession]]
+    connects: ClassVar[asyncio.Event]  # the new login is accepted
     opens: ClassVar[asyncio.Event]
 
     def __init__(self, *, settings: Settings, **_: object) -> None:
@@ -38,6 +39,8 @@ class FakeSession:
         self.task = asyncio.create_task(self._serve())
 
     async def _serve(self) -> Exception:
+        if self.access == NEW:
+            await self.connects.wait()
         self.ready.set()
         await self.lost.wait()
         return BrokerLost("the connection to NATS is closed")
@@ -68,7 +71,8 @@ class FakeSession:
 def sessions(monkeypatch: pytest.MonkeyPatch) -> list[FakeSession]:
     monkeypatch.setattr("engine.server.server.Session", FakeSession)
     monkeypatch.setattr("engine.server.server._SESSION_WAIT", 0.01)
-    FakeSession.started, FakeSession.opens = [], asyncio.Event()
+    FakeSession.started, FakeSession.connects, FakeSession.opens = [], asyncio.Event(), asyncio.Event()
+    FakeSession.connects.set()
     return FakeSession.started
 
 
@@ -109,3 +113,20 @@ async def test_a_session_that_a_reload_starts_during_the_stop_ends(
         await reload
         await running
         assert [session.task.done() for session in sessions] == [True, True]
+
+
+@pytest.mark.parametrize("connects", [True, False])
+async def test_a_reload_that_is_cancelled_ends_its_session(
+    sessions: list[FakeSession], connects: bool, tmp_path: Path
+) -> None:
+    """The session over which the reload was requested may end, and cancels it."""
+    if not connects:
+        FakeSession.connects.clear()
+    server = Server(settings=Settings(metrics="", access=OLD), rulebook=policy(tmp_path, RULE).require())
+    reload = asyncio.create_task(server.apply(server.rulebook, replace(server.settings, access=NEW)))
+    async with asyncio.timeout(LIMIT):
+        await until(lambda: len(sessions) == 1 and sessions[0].ready.is_set() == connects, what="it starts")
+        reload.cancel()
+        await asyncio.wait((reload,))
+        assert reload.cancelled() and sessions[0].task.done()
+        assert server.settings.access == OLD
