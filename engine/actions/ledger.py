@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import hashlib
 import itertools
-import json
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -19,18 +18,15 @@ from dataclasses import dataclass, replace
 
 import msgspec
 import nats.errors
-from nats.aio.msg import Msg
 
-from ..broker import Bucket
+from ..broker import OwnBucket
 from ..model.errors import BrokerError, NotStored
 
 log = logging.getLogger(__name__)
 
 HEARTBEAT_INTERVAL = 1.0  # seconds
 DEAD_AFTER = 4.0  # seconds without a heartbeat
-_RESEND_AFTER = 2.0  # seconds without an acknowledgement
 _POLL, _MAX_POLL = 0.01, 0.25  # seconds between two reads of a lease
-_WRONG_REVISION = 10071
 _MAX_CLOCK_SKEW = 10_000_000  # microseconds between the clocks of two replicas
 _RECORD_LIMIT = 60.0  # seconds; after that, a reply stays unrecorded
 _FAILURES = (nats.errors.Error, BrokerError, TimeoutError)
@@ -92,7 +88,7 @@ class Ledger:
 
     def __init__(
         self,
-        bucket: Bucket,
+        bucket: OwnBucket,
         *,
         owner: str,
         clock: Callable[[], int],
@@ -105,18 +101,13 @@ class Ledger:
         self._clock = clock
         self._beat = beat
         self._dead_after = dead_after
-        self._inbox = connection.client.new_inbox()
-        self._tokens = itertools.count()
-        self._waiting: dict[str, asyncio.Future[int]] = {}
+        self._nonces = itertools.count()
         self._heartbeats: dict[str, _Heartbeat] = {}
         self._seen_reconnections = connection.reconnections
         self._alive_since = 0.0  # when the last stored heartbeat was sent; seconds, monotonic
 
     async def open(self) -> None:
-        """Subscribe to acknowledgements, and write the first heartbeat."""
-        await self._connection.client.subscribe(
-            f"{self._inbox}.*", cb=self._acknowledged, pending_msgs_limit=-1, pending_bytes_limit=-1
-        )
+        """Write the first heartbeat."""
         await self._heartbeat()
 
     async def run(self) -> None:
@@ -137,10 +128,10 @@ class Ledger:
         ``until`` is when work on the action ends, in microseconds since the epoch; ``limit`` is in seconds.
         Raises BrokerError or TimeoutError if the broker cannot be asked: the action must not begin then.
         """
-        nonce = str(next(self._tokens))
+        nonce = str(next(self._nonces))
         value = msgspec.json.encode(_LedgerRecord(owner=self._owner, nonce=nonce, until=until))
         async with asyncio.timeout(limit):
-            if revision := await self._write(key, value, over.revision if over else 0):
+            if revision := await self._bucket.put(key, value, last=over.revision if over else 0):
                 return Lease(key=key, revision=revision)
             while True:
                 if found := await self._read(key):
@@ -180,7 +171,10 @@ class Ledger:
         value = msgspec.json.encode(_LedgerRecord(reply=msgspec.Raw(reply)))
         try:
             async with asyncio.timeout(_RECORD_LIMIT):
-                is_recorded = bool(await self._write(lease.key, value, lease.revision, sent=sent))
+                recorded = await self._bucket.begin_put(lease.key, value, last=lease.revision)
+                if sent is not None:
+                    await sent()
+                is_recorded = bool(await recorded)
         except _FAILURES as error:
             log.warning("ledger: a reply was not recorded: %s", str(error) or type(error).__name__)
             return reply
@@ -227,7 +221,7 @@ class Ledger:
     async def _heartbeat(self) -> None:
         sent = time.monotonic()
         async with asyncio.timeout(self._dead_after):
-            await self._write(_heartbeat_key(self._owner), b"{}", None)
+            await self._bucket.put(_heartbeat_key(self._owner), b"{}")
         self._alive_since = sent
 
     async def _read(self, key: str) -> RecordedReply | LeaseHeld | None:
@@ -247,47 +241,6 @@ class Ledger:
             nonce=record.nonce,
             until=record.until,
         )
-
-    async def _write(
-        self, key: str, value: bytes, expected: int | None, sent: Callable[[], Awaitable[None]] | None = None
-    ) -> int:
-        """Write ``value`` if the key is at revision ``expected``; return the new revision, or 0 if it is not.
-
-        An ``expected`` of 0 is a key that does not exist. The write is repeated until it is acknowledged, so
-        limit its time. Raises NotStored if the broker refuses it.
-        """
-        headers = None if expected is None else {"Nats-Expected-Last-Subject-Sequence": str(expected)}
-        while True:
-            token = str(next(self._tokens))
-            acknowledged: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-            self._waiting[token] = acknowledged
-            try:
-                await self._connection.publish(
-                    self._bucket.subject(key), value, reply=f"{self._inbox}.{token}", headers=headers
-                )
-                if sent is not None:
-                    now, sent = sent, None
-                    await now()
-                await asyncio.wait((acknowledged,), timeout=_RESEND_AFTER)
-                if acknowledged.done():
-                    return acknowledged.result()
-            except nats.errors.OutboundBufferLimitError:
-                await asyncio.sleep(_RESEND_AFTER)  # the broker is away
-            finally:
-                del self._waiting[token]
-
-    async def _acknowledged(self, msg: Msg) -> None:
-        acknowledged = self._waiting.get(msg.subject.rpartition(".")[2])
-        if acknowledged is None or acknowledged.done() or not msg.data:
-            return  # too late, or no stream: perhaps the cluster elects a leader
-        answer = json.loads(msg.data)
-        error = answer.get("error")
-        if error is None:
-            acknowledged.set_result(answer["seq"])
-        elif error.get("err_code") == _WRONG_REVISION:
-            acknowledged.set_result(0)
-        else:
-            acknowledged.set_exception(NotStored(f"the ledger: {error.get('description')}"))
 
 
 def _heartbeat_key(owner: str) -> str:

@@ -24,7 +24,7 @@ from prometheus_client import Counter, Histogram
 
 from msc import wire
 
-from ..broker import Bucket
+from ..broker import OwnBucket
 from ..model.errors import BrokerError, PolicyError
 from ..planning.requests import ActionRequest, ActionResponse, failed
 from ..rules.rulebook import ActionSpec, ChannelSpec, Rulebook
@@ -50,7 +50,7 @@ class ActionService:
     def __init__(
         self,
         settings: Callable[[], Settings],
-        ledger: Bucket,
+        ledger: OwnBucket,
         resources: HandlerResources,
         *,
         clock: Callable[[], int],

@@ -19,7 +19,7 @@ from msc.wire import RESENT_HEADER
 from .broker import Broker
 from .connection import Connection, MessageMetadata, connect, message_metadata
 from .consumer import Consumer, Handle
-from .kv import AtomicStore, Bucket
+from .kv import AtomicStore, Bucket, OwnBucket
 from .provisioning import Provisioner
 from .publisher import OutgoingMessage, PendingAck, Publisher
 from .topology import Topology
@@ -34,6 +34,7 @@ __all__ = [
     "Handle",
     "MessageMetadata",
     "OutgoingMessage",
+    "OwnBucket",
     "PendingAck",
     "Provisioner",
     "Publisher",

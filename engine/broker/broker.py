@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from ..model.messages import Kind
 from ..model.subjects import token
 from .connection import Connection
-from .kv import AtomicStore, Bucket
+from .kv import AtomicStore, Bucket, OwnBucket
 from .publisher import Publisher
 from .reader import messages_on
 from .topology import Topology
@@ -27,8 +27,8 @@ class Broker:
         self.connection = connection
         self.topology = topology
         self.publisher = publisher or Publisher(connection)
-        self.ledger = Bucket(connection, topology.bucket("LEDGER"), is_own=True)
-        self.state = AtomicStore(Bucket(connection, topology.bucket("STATE"), is_own=True))
+        self.ledger = OwnBucket(connection, topology.bucket("LEDGER"), self.publisher)
+        self.state = AtomicStore(OwnBucket(connection, topology.bucket("STATE"), self.publisher))
         self.preferences = Bucket(connection, topology.bucket("PREFERENCES"))
 
     @property

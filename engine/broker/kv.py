@@ -16,9 +16,12 @@ from nats.js.kv import KV_DEL, KV_OP, KV_PURGE
 from ..model.errors import BrokerError
 from ..planning.limits.state import PendingSteps, StateSteps, advance
 from .connection import Connection
+from .publisher import Publisher
 from .reader import StoredMessage, StreamReader, await_permitted
 
 _TRIES = 50  # of a compare-and-set that other replicas win
+_MAX_REMEMBERED_BYTES = 16 * 1024 * 1024
+_VALUE_BYTES = 250  # of a remembered value, besides its key and its data
 _WRONG_REVISION = (10071, 10164)
 _NO_MESSAGE = (10037, None)  # in a direct answer the error has no code
 
@@ -44,8 +47,6 @@ class Bucket:
 
     connection: Connection
     name: str
-    # The server made this bucket and checked its permissions: the reads are cheaper, and may be a moment old.
-    is_own: bool = False
 
     @property
     def stream(self) -> str:
@@ -57,7 +58,7 @@ class Bucket:
 
     async def get(self, key: str) -> Value:
         """Return the value of ``key``."""
-        reading = self.connection.js.get_msg(self.stream, subject=self.subject(key), direct=self.is_own)
+        reading = self.connection.js.get_msg(self.stream, subject=self.subject(key), direct=self._is_own)
         try:
             found = await self._permitted(reading, f"$JS.API.STREAM.MSG.GET.{self.stream}")
         except nats.js.errors.NotFoundError as error:
@@ -74,11 +75,8 @@ class Bucket:
 
         Without data, the key and its history are removed. The broker removes it after ``ttl`` seconds.
         """
-        headers = {} if last is None else {"Nats-Expected-Last-Subject-Sequence": str(last)}
-        if not data:
-            headers |= {KV_OP: KV_PURGE, "Nats-Rollup": "sub"}
         subject = self.subject(key)
-        writing = self.connection.js.publish(subject, data, headers=headers, msg_ttl=ttl and math.ceil(ttl))
+        writing = self.connection.js.publish(subject, data, headers=_headers(data, last, ttl))
         try:
             return (await self._permitted(writing, subject)).seq
         except nats.js.errors.APIError as error:
@@ -94,15 +92,16 @@ class Bucket:
         """Replace a value by compare-and-set; return the result of ``step``, and the value after it.
 
         ``step`` gets the present data and returns the new data, or None to keep the present data, with a
-        result. It is called again when another replica was faster. ``known`` is the present value, if the
-        caller has it; ``ttl`` is as for ``put``.
+        result. It is called again when another replica was faster. ``known`` is what the caller expects to be
+        the value: it saves a read if the step writes, and the write proves it. ``ttl`` is as for ``put``.
         """
         for _ in range(_TRIES):
             before = known or await self.get(key)
             data, result = step(before.data)
             if data is None:
-                return result, before
-            if revision := await self.put(key, data, last=before.revision, ttl=ttl):
+                if known is None:
+                    return result, before
+            elif revision := await self.put(key, data, last=before.revision, ttl=ttl):
                 return result, Value(data=data, revision=revision)
             known = None
         raise BrokerError(f"{self.name}: {key} cannot be written: too many replicas change it at once")
@@ -121,12 +120,52 @@ class Bucket:
         start = len(self.subject(""))
         return [each.subject[start:] async for each in self.present(f"{prefix}>", headers_only=True)]
 
+    @property
+    def _is_own(self) -> bool:
+        return False
+
     def _permitted(self, work: Awaitable[T], subject: str) -> Awaitable[T]:
-        return work if self.is_own else await_permitted(self.connection, work, (subject,))
+        return work if self._is_own else await_permitted(self.connection, work, (subject,))
 
     def _failure(self, key: str, done: str, error: Exception) -> BrokerError:
         self.connection.require_open()
         return BrokerError(f"{self.name}: {key} cannot be {done}: {str(error) or 'no answer'}")
+
+
+def _headers(data: bytes, last: int | None, ttl: float | None) -> dict[str, str]:
+    headers = {} if last is None else {"Nats-Expected-Last-Subject-Sequence": str(last)}
+    if ttl is not None:
+        headers["Nats-TTL"] = str(math.ceil(ttl))
+    if not data:
+        headers |= {KV_OP: KV_PURGE, "Nats-Rollup": "sub"}
+    return headers
+
+
+@dataclass(frozen=True, slots=True)
+class OwnBucket(Bucket):
+    """A bucket that the server created, and whose permissions it has checked.
+
+    Reads are cheaper, and may be a moment old. Writes are pipelined with everything else that the server
+    publishes, and are repeated until they are acknowledged: a write that returns 0 may be our own first copy.
+    """
+
+    publisher: Publisher
+
+    async def put(self, key: str, data: bytes, *, last: int | None = None, ttl: float | None = None) -> int:
+        return await (await self.begin_put(key, data, last=last, ttl=ttl))
+
+    async def begin_put(
+        self, key: str, data: bytes, *, last: int | None = None, ttl: float | None = None
+    ) -> asyncio.Future[int]:
+        """Send a write as ``put`` does, and return the future of its revision.
+
+        The broker gets it before everything that is published after this returns.
+        """
+        return await self.publisher.write(self.subject(key), data, _headers(data, last, ttl))
+
+    @property
+    def _is_own(self) -> bool:
+        return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +177,35 @@ class _PendingUpdate:
     result: asyncio.Future[Any]
 
 
+class RecentValues:
+    """The values that this replica has read or written last, up to a number of bytes.
+
+    Another replica may have written since, so a value may only lead to a compare-and-set.
+    """
+
+    def __init__(self, max_bytes: int = _MAX_REMEMBERED_BYTES) -> None:
+        self._free = max_bytes
+        self._values: dict[str, Value] = {}  # the oldest first
+
+    def get(self, key: str) -> Value | None:
+        return self._values.get(key)
+
+    def add(self, key: str, value: Value) -> None:
+        self._remove(key)
+        self._values[key] = value
+        self._free -= _size(key, value)
+        while self._free < 0:
+            self._remove(next(iter(self._values)))
+
+    def _remove(self, key: str) -> None:
+        if (value := self._values.pop(key, None)) is not None:
+            self._free += _size(key, value)
+
+
+def _size(key: str, value: Value) -> int:
+    return len(key) + len(value.data) + _VALUE_BYTES
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class AtomicStore:
     """The values of a bucket that many tasks update at the same time.
@@ -147,6 +215,7 @@ class AtomicStore:
     """
 
     bucket: Bucket
+    _recent: RecentValues = field(default_factory=RecentValues)
     _waiting: dict[str, list[_PendingUpdate]] = field(default_factory=dict)  # by key, while a task updates it
     _work: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -180,23 +249,24 @@ class AtomicStore:
 
     async def _update_all(self, key: str) -> None:
         """Update one value until no update of it waits."""
-        value: Value | None = None
         batch: list[_PendingUpdate] = []
         try:
             while batch := self._waiting[key]:
                 self._waiting[key] = []
                 ttl = max(math.inf if pending.ttl is None else pending.ttl for pending in batch)
                 try:
-                    results, value = await self.bucket.update(
+                    results, after = await self.bucket.update(
                         key,
                         partial(_apply_updates, batch),
-                        known=value,
+                        # Most keys are new, or were written here: a write proves it, without a read.
+                        known=self._recent.get(key) or Value(),
                         ttl=None if ttl == math.inf else ttl,
                     )
+                    self._recent.add(key, after)
                 except BrokerError as error:
-                    value, results = None, [BrokerError(str(error)) for _ in batch]
+                    results = [BrokerError(str(error)) for _ in batch]
                 except Exception as error:  # noqa: BLE001 -- a bug goes to the callers: they would wait for ever
-                    value, results = None, [error] * len(batch)
+                    results = [error] * len(batch)
                 for pending, result in zip(batch, results, strict=True):
                     if pending.result.done():
                         continue

@@ -14,6 +14,8 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from types import MappingProxyType
+from typing import Any
 
 import nats.errors
 from msgspec import Struct
@@ -30,10 +32,14 @@ log = logging.getLogger(__name__)
 _RESEND_AFTER = 3.0  # seconds without an acknowledgement
 _GIVE_UP_AFTER = 30.0  # seconds; then the caller gets NotStored
 _NO_RESPONDERS = "503"
+_WRONG_LAST_SEQUENCE = (10071, 10164)
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
 class OutgoingMessage(Struct, frozen=True, kw_only=True, gc=False):
     """One message for a stream, which drops a second one with the same ``id`` within its window.
+
+    Without an ``id`` it drops none.
 
     A Struct, because each event makes several: a frozen dataclass takes twenty times as long.
     """
@@ -60,15 +66,44 @@ class _MessageGroup(Struct):
         if self.waiting == 0:
             await self.then(None)
 
+    async def acknowledged(self, message: OutgoingMessage, data: bytes) -> None:
+        if b'"error"' in data:
+            await self.failed(_refusal(message, _answer(data)))
+        else:
+            await self.stored(is_known=b'"duplicate"' in data)
+
     async def failed(self, error: BrokerError) -> None:
         if self.waiting > 0:
             self.waiting = 0
             await self.then(error)
 
 
+class _Write(Struct):
+    """One message whose sequence the caller waits for."""
+
+    sequence: asyncio.Future[int]
+
+    async def acknowledged(self, message: OutgoingMessage, data: bytes) -> None:
+        answer = _answer(data)
+        if "error" not in answer:
+            self._resolve(int(answer["seq"]))
+        elif answer["error"].get("err_code") in _WRONG_LAST_SEQUENCE:
+            self._resolve(0)
+        else:
+            await self.failed(_refusal(message, answer))
+
+    async def failed(self, error: BrokerError) -> None:
+        if not self.sequence.done():
+            self.sequence.set_exception(error)
+
+    def _resolve(self, sequence: int) -> None:
+        if not self.sequence.done():
+            self.sequence.set_result(sequence)
+
+
 class _InFlight(Struct):
     message: OutgoingMessage
-    group: _MessageGroup
+    group: _MessageGroup | _Write
     first_sent: float  # monotonic seconds
     last_sent: float
 
@@ -76,9 +111,12 @@ class _InFlight(Struct):
 class Publisher:
     """A window of unacknowledged publishes over one connection."""
 
-    def __init__(self, connection: Connection, *, window: int = 4096) -> None:
+    def __init__(
+        self, connection: Connection, *, window: int = 4096, give_up_after: float = _GIVE_UP_AFTER
+    ) -> None:
         self._connection = connection
         self._window = window
+        self._give_up_after = give_up_after  # seconds
         self._room = asyncio.Event()  # set when a part of the window is free
         self._flights: dict[str, _InFlight] = {}
         self._tokens = itertools.count()
@@ -128,20 +166,36 @@ class Publisher:
         """
         await self._send_all(messages, _MessageGroup(len(messages), then))
 
+    async def write(
+        self, subject: str, payload: bytes, headers: Mapping[str, str] = NO_HEADERS
+    ) -> asyncio.Future[int]:
+        """Send one message, and return the future of its sequence in the stream.
+
+        The sequence is 0 if the stream is not at the sequence that the headers expect: a copy that was sent
+        again may find the first one there. The future raises BrokerError if the message is not stored.
+        """
+        result: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        message = OutgoingMessage(subject=subject, payload=payload, id="", headers=headers)
+        token, flight = self._begin(message, _Write(result))
+        while not (await self._send(token, flight) or result.done()):
+            await asyncio.wait((result,), timeout=_RESEND_AFTER)  # the broker is away, and the buffer is full
+        return result
+
     async def _send_all(self, messages: Sequence[OutgoingMessage], group: _MessageGroup) -> None:
         if not messages:
             await group.then(None)
-        now = time.monotonic()
         for message in messages:
             while len(self._flights) >= self._window:
                 self._room.clear()
                 await self._room.wait()
-                now = time.monotonic()
             if group.waiting <= 0:  # one of them failed in between
                 return
-            token = str(next(self._tokens))
-            self._flights[token] = flight = _InFlight(message, group, now, now)
-            await self._send(token, flight)
+            await self._send(*self._begin(message, group))
+
+    def _begin(self, message: OutgoingMessage, group: _MessageGroup | _Write) -> tuple[str, _InFlight]:
+        now, token = time.monotonic(), str(next(self._tokens))
+        self._flights[token] = flight = _InFlight(message, group, now, now)
+        return token, flight
 
     async def run(self) -> None:
         """Send unacknowledged messages again, until cancelled."""
@@ -149,7 +203,7 @@ class Publisher:
             await asyncio.sleep(_RESEND_AFTER / 6)
             now = time.monotonic()
             for token, flight in list(self._flights.items()):
-                if now - flight.first_sent > _GIVE_UP_AFTER:
+                if now - flight.first_sent > self._give_up_after:
                     await self._fail(token, NotStored(f"no stream acknowledged {flight.message.subject}"))
                 elif now - flight.last_sent > _RESEND_AFTER and token in self._flights:
                     flight.last_sent = now
@@ -174,9 +228,10 @@ class Publisher:
         for token in list(self._flights):
             await self._fail(token, NotStored("the publisher was closed"))
 
-    async def _send(self, token: str, flight: _InFlight) -> None:
+    async def _send(self, token: str, flight: _InFlight) -> bool:
+        """Publish one message; return False if the client has no room for it. ``run`` sends it again then."""
         message = flight.message
-        headers = {**message.headers, "Nats-Msg-Id": message.id}
+        headers = {**message.headers, "Nats-Msg-Id": message.id} if message.id else dict(message.headers)
         if flight.last_sent > flight.first_sent:
             headers[RESENT_HEADER] = "1"
         try:
@@ -184,10 +239,10 @@ class Publisher:
                 message.subject, message.payload, reply=f"{self._inbox}.{token}", headers=headers
             )
         except nats.errors.OutboundBufferLimitError:
-            # The broker is not available and the client's buffer is full: run() sends it again.
-            log.debug("the outbound buffer is full")
+            return False
         except BrokerError as error:
             await self._fail(token, error)
+        return True
 
     async def _acknowledged(self, msg: Msg) -> None:
         token = msg.subject.rpartition(".")[2]
@@ -196,12 +251,8 @@ class Publisher:
             return  # the reply to a copy
         if msg.headers and msg.headers.get("Status") == _NO_RESPONDERS:
             return  # no stream now, perhaps an election: run() sends it again until the limit
-        error = _error_in(msg.data)
-        if error:
-            await self._fail(token, NotStored(f"{flight.message.subject}: {error}"))
-        else:
-            self._land(token)
-            await flight.group.stored(is_known=b'"duplicate"' in msg.data)
+        self._land(token)
+        await flight.group.acknowledged(flight.message, msg.data)
 
     def _land(self, token: str) -> _InFlight | None:
         flight = self._flights.pop(token, None)
@@ -222,12 +273,18 @@ class PendingAck(Struct, frozen=True, kw_only=True):
     settled: Callable[[], None] | None = None  # called once the message is acknowledged
 
 
-def _error_in(data: bytes) -> str:
-    """Return the error of an acknowledgement, or ``""``."""
-    if b'"error"' not in data:
-        return ""
+def _answer(data: bytes) -> dict[str, Any]:
+    """Return an acknowledgement as a mapping, with ``error`` if it is not one."""
     try:
-        error = json.loads(data).get("error")
+        answer = json.loads(data)
     except ValueError:
-        return "the acknowledgement is not JSON"
-    return f"{error.get('description')} ({error.get('err_code')})" if error else ""
+        answer = None
+    is_mapping = isinstance(answer, dict)
+    if is_mapping and (isinstance(answer.get("error"), dict) or isinstance(answer.get("seq"), int)):
+        return dict(answer)
+    return {"error": {"description": "the acknowledgement cannot be read", "err_code": 0}}
+
+
+def _refusal(message: OutgoingMessage, answer: dict[str, Any]) -> NotStored:
+    error = answer["error"]
+    return NotStored(f"{message.subject}: {error.get('description')} ({error.get('err_code')})")

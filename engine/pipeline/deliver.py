@@ -21,6 +21,7 @@ from prometheus_client import Counter, Histogram
 
 from ..broker import Broker, MessageMetadata, OutgoingMessage, PendingAck, message_metadata
 from ..broker.codec import decode_delivery, encode
+from ..broker.publisher import NO_HEADERS
 from ..channels import Channel
 from ..history import entries
 from ..history.dead_letters import DeadLetter
@@ -32,7 +33,7 @@ from ..model.messages import Delivery, Kind, Outcome, Receipt
 from ..planning.draft import next_fallback, remaining_recipients
 from ..rules.rulebook import ChannelSpec, RetryPolicy
 from .claims import AttemptClaims
-from .dispatch import NO_HEADERS, attempts_before, delivery_message, delivery_timer
+from .dispatch import attempts_before, delivery_message, delivery_timer
 from .flow_control import FlowControl
 from .operator_notices import OperatorNotifier
 

@@ -14,6 +14,7 @@ from nats.aio.msg import Msg
 
 from ..broker import Broker, OutgoingMessage, PendingAck, message_metadata
 from ..broker.codec import Redrive, redrive_of
+from ..broker.publisher import NO_HEADERS
 from ..history import entries
 from ..history.dead_letters import DeadLetter, only_redriven, sensitive_header
 from ..history.plan_store import PlanStore, RecordedPlan
@@ -28,7 +29,7 @@ from ..planning.recipients import ChoicesOf
 from ..planning.records import PlanRecord
 from ..preferences.cache import PreferenceCache
 from ..rules.rulebook import NO_LIMITS, Rule, Rulebook
-from .dispatch import NO_HEADERS, RESENT, digest_timer, messages_for_plan
+from .dispatch import RESENT, digest_timer, messages_for_plan
 from .operator_notices import OperatorNotifier
 
 log = logging.getLogger(__name__)

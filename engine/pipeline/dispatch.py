@@ -14,12 +14,12 @@ from nats.aio.msg import Msg
 
 from ..broker import RESENT_HEADER, Broker, OutgoingMessage, PendingAck, Topology, message_metadata
 from ..broker.codec import encode
+from ..broker.publisher import NO_HEADERS
 from ..model.messages import Delivery, Failure, Suppressed
 from ..model.times import iso_time
 from ..planning.draft import DigestTimer, drop_last_fallback
 from ..planning.planner import Plan
 
-NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 RESENT: Mapping[str, str] = MappingProxyType({RESENT_HEADER: "1"})  # of a message that may be stored already
 
 _ATTEMPTS = "Mss-Attempts"  # header: attempts that were made before the message was published

@@ -18,6 +18,7 @@ from nats.aio.msg import Msg
 
 from ..broker import Broker, MessageMetadata, OutgoingMessage, PendingAck, message_metadata
 from ..broker.codec import Redrive, decode_event, redrive_of
+from ..broker.publisher import NO_HEADERS
 from ..history import entries
 from ..history.dead_letters import DeadLetter, only_redriven, sensitive_header
 from ..history.plan_store import PlanStore, RecordedPlan
@@ -33,7 +34,7 @@ from ..planning.recipients import ChoicesOf
 from ..planning.records import PlanRecord
 from ..preferences.cache import PreferenceCache
 from ..rules.rulebook import Rulebook
-from .dispatch import NO_HEADERS, RESENT, messages_for_plan
+from .dispatch import RESENT, messages_for_plan
 from .operator_notices import OperatorNotifier
 
 log = logging.getLogger(__name__)

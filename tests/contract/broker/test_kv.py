@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from dataclasses import replace
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -12,8 +12,8 @@ from nats.js import api
 from support.processes import NatsServer, client_options
 from support.waiting import LIMIT, until
 
-from engine.broker import AtomicStore, Bucket, Connection, connect
-from engine.broker.kv import Value
+from engine.broker import AtomicStore, Bucket, Connection, OwnBucket, Publisher, connect
+from engine.broker.kv import RecentValues, Value
 from engine.model.errors import BrokerError
 
 
@@ -27,19 +27,21 @@ def look(value: bytes) -> tuple[None, int]:
 
 
 @pytest.fixture
-async def bucket(connection: Connection) -> Bucket:
+async def bucket(connection: Connection) -> AsyncIterator[OwnBucket]:
     await connection.js.create_key_value(api.KeyValueConfig(bucket="B", history=1, direct=True))
-    return Bucket(connection, "B", is_own=True)
+    publisher = Publisher(connection)
+    async with publisher.running():
+        yield OwnBucket(connection, "B", publisher)
 
 
 @pytest.fixture
-def store(bucket: Bucket) -> AtomicStore:
+def store(bucket: OwnBucket) -> AtomicStore:
     return AtomicStore(bucket)
 
 
 @pytest.mark.parametrize("is_own", [True, False])
 async def test_a_value_is_written_only_at_the_expected_revision(bucket: Bucket, is_own: bool) -> None:
-    bucket = replace(bucket, is_own=is_own)
+    bucket = bucket if is_own else Bucket(bucket.connection, bucket.name)
     assert await bucket.get("k") == Value()
     first = await bucket.put("k", b"1", last=0)
     assert first and await bucket.get("k") == Value(data=b"1", revision=first)
@@ -60,11 +62,8 @@ async def test_a_removed_value_has_no_data_and_can_be_written_again(bucket: Buck
     assert await bucket.put("p.k", b"2", last=removed) > removed
 
 
-@pytest.mark.parametrize("is_own", [True, False])
-async def test_a_bucket_that_does_not_exist_is_an_error_and_no_empty_value(
-    connection: Connection, is_own: bool
-) -> None:
-    missing = Bucket(connection, "MISSING", is_own=is_own)
+async def test_a_bucket_that_does_not_exist_is_an_error_and_no_empty_value(connection: Connection) -> None:
+    missing = Bucket(connection, "MISSING")
     with pytest.raises(BrokerError, match="MISSING: k cannot be read"):
         await missing.get("k")
     with pytest.raises(BrokerError, match="MISSING: k cannot be written"):
@@ -76,8 +75,12 @@ async def test_hundreds_of_concurrent_updates_by_several_replicas_are_all_made(
 ) -> None:
     other = await connect(client_options(server))
     try:
-        replicas = [store, AtomicStore(Bucket(other, "B", is_own=True))]
-        results = await asyncio.gather(*(each.update("k", count) for _ in range(400) for each in replicas))
+        publisher = Publisher(other)
+        async with publisher.running():
+            replicas = [store, AtomicStore(OwnBucket(other, "B", publisher))]
+            results = await asyncio.gather(
+                *(each.update("k", count) for _ in range(400) for each in replicas)
+            )
     finally:
         await other.close()
     assert sorted(results) == list(range(1, 801))
@@ -134,33 +137,33 @@ async def test_every_update_fails_while_the_broker_is_down_and_works_afterwards(
     await until(works, what="a change that is made")
 
 
-async def test_a_bug_is_raised_for_every_caller(bucket: Bucket) -> None:
+async def test_a_bug_is_raised_for_every_caller(bucket: OwnBucket) -> None:
     bugs = [RuntimeError("x")]
 
-    class Broken(Bucket):
+    class Broken(OwnBucket):
         async def put(self, *arguments: Any, **options: Any) -> int:
             await asyncio.sleep(0)
             if bugs:
                 raise bugs.pop()
             return await bucket.put(*arguments, **options)
 
-    store = AtomicStore(Broken(bucket.connection, bucket.name, is_own=True))
+    store = AtomicStore(Broken(bucket.connection, bucket.name, bucket.publisher))
     async with asyncio.timeout(LIMIT):
         ends = await asyncio.gather(*(store.update("k", count) for _ in range(3)), return_exceptions=True)
     assert all(isinstance(each, RuntimeError) for each in ends)
     assert await store.update("k", count) == 1
 
 
-async def test_a_cancelled_update_cancels_every_caller(bucket: Bucket) -> None:
+async def test_a_cancelled_update_cancels_every_caller(bucket: OwnBucket) -> None:
     writing = asyncio.Event()
 
-    class Hanging(Bucket):
+    class Hanging(OwnBucket):
         async def put(self, *_: Any, **__: Any) -> int:
             writing.set()
             await asyncio.Event().wait()
             return 0
 
-    store = AtomicStore(Hanging(bucket.connection, bucket.name, is_own=True))
+    store = AtomicStore(Hanging(bucket.connection, bucket.name, bucket.publisher))
     changes = [asyncio.create_task(store.update("k", count)) for _ in range(3)]
     await writing.wait()
     for work in store._work:
@@ -168,3 +171,48 @@ async def test_a_cancelled_update_cancels_every_caller(bucket: Bucket) -> None:
     async with asyncio.timeout(LIMIT):
         ends = await asyncio.gather(*changes, return_exceptions=True)
     assert all(isinstance(each, asyncio.CancelledError) for each in ends)
+
+
+class Counting(OwnBucket):
+    """A bucket that counts its reads."""
+
+    reads = 0
+
+    async def get(self, key: str) -> Value:
+        Counting.reads += 1
+        return await super().get(key)
+
+
+async def test_a_remembered_value_saves_the_read_and_leads_only_to_a_write(
+    bucket: OwnBucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Counting, "reads", 0)
+    one = AtomicStore(Counting(bucket.connection, bucket.name, bucket.publisher))
+    two = AtomicStore(bucket)
+    assert [await one.update("k", count) for _ in range(3)] == [1, 2, 3]
+    assert Counting.reads == 0
+    assert await two.update("k", count) == 4
+    assert await one.update("k", look) == 4  # a step that writes nothing gets the present value
+    assert await two.update("k", count) == 5
+    assert await one.update("k", count) == 6  # a refused write is repeated with the present value
+    assert Counting.reads == 2
+
+
+async def test_an_expired_value_is_not_remembered(bucket: OwnBucket) -> None:
+    store = AtomicStore(bucket)
+    assert await store.update("k", count, ttl=1.0) == 1
+
+    async def is_gone() -> bool:
+        return not (await bucket.get("k")).data
+
+    await until(is_gone, what="the end of the value")
+    assert await store.update("k", count) == 1
+
+
+async def test_the_bytes_of_remembered_values_are_bounded(bucket: OwnBucket) -> None:
+    store = AtomicStore(bucket, RecentValues(max_bytes=10_000))
+    for number in range(20):
+        await store.update(f"k.{number}", lambda _: (b"x" * 1000, None))
+    assert 5 <= len(store._recent._values) <= 8
+    await store.update("large", lambda _: (b"x" * 20_000, None))
+    assert not store._recent._values and store._recent._free == 10_000

@@ -26,8 +26,10 @@ def soon() -> int:
 async def ledger(connection: Connection, owner: str, *, quick: bool = True) -> Ledger:
     topology = Topology()
     await Provisioner(topology, connection).provision()
+    broker = Broker(connection, topology)
+    await broker.publisher.start()
     made = Ledger(
-        Broker(connection, topology).ledger,
+        broker.ledger,
         owner=owner,
         clock=now,
         beat=0.1,

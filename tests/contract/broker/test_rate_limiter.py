@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from engine.broker import Broker, Connection, Provisioner, Topology
+from engine.broker import Broker, Connection, Provisioner, Publisher, Topology
 from engine.model.errors import BrokerError
 from engine.pipeline.flow_control import DistributedRateLimiter
 
@@ -16,7 +16,9 @@ NOW = 1_800_000_000_000_000
 async def test_the_rate_holds_over_all_replicas_and_after_a_restart(connection: Connection) -> None:
     topology = Topology()
     await Provisioner(topology, connection).provision()
-    state = Broker(connection, topology).state
+    broker = Broker(connection, topology)
+    await broker.publisher.start()
+    state = broker.state
 
     def replica() -> DistributedRateLimiter:
         return DistributedRateLimiter(rate=50.0, key="rate.email", state=state, clock=lambda: NOW)
@@ -33,9 +35,9 @@ async def test_the_rate_holds_over_all_replicas_and_after_a_restart(connection: 
 async def test_without_its_state_the_rate_limiter_fails(connection: Connection) -> None:
     topology = Topology()
     await Provisioner(topology, connection).provision()
-    pace = DistributedRateLimiter(
-        rate=1.0, key="rate.email", state=Broker(connection, topology).state, clock=lambda: NOW
-    )
+    broker = Broker(connection, topology, publisher=Publisher(connection, give_up_after=0.5))
+    pace = DistributedRateLimiter(rate=1.0, key="rate.email", state=broker.state, clock=lambda: NOW)
     await connection.js.delete_stream("KV_MSS_STATE")
-    with pytest.raises(BrokerError, match=r"the rate of rate\.email cannot be kept"):
-        await pace.turn()
+    async with broker.publisher.running():
+        with pytest.raises(BrokerError, match=r"the rate of rate\.email cannot be kept"):
+            await pace.turn()
