@@ -11,7 +11,7 @@ import contextlib
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import nats.errors
@@ -38,6 +38,9 @@ class Provisioner:
 
     topology: Topology
     connection: Connection
+    # When the planner's consumer of each kind was created, microseconds since the epoch. A consumer that has
+    # been deleted since may have delivered an older event.
+    planner_created: dict[Kind, int] = field(default_factory=dict)
 
     async def provision(self) -> None:
         """Create everything that is missing. Raises BrokerUnsupported with the reason if that fails."""
@@ -61,11 +64,20 @@ class Provisioner:
             raise BrokerUnsupported(f"JetStream does not answer: {error or 'time-out'}") from error
 
     async def ensure_kind(self, kind: Kind) -> None:
-        """Create the streams and the consumer of one kind of events if they are missing."""
-        archive = [self.topology.archive_subject(kind, ""), self.topology.archive_subject(kind, ">")]
-        name = self.topology.archive_stream(kind)
-        await self._ensure_stream(self._config(name, archive, max_age=self.topology.archive_age))
-        await self._ensure_event_stream(kind)
+        """Create the stream of one kind of events and its durable consumer, if they are missing.
+
+        The stream keeps planned events as well: it is the archive.
+        """
+        name, subjects = self.topology.stream(kind), self.topology.subjects(kind)
+        info = await self._ensure_stream(self._config(name, subjects, max_age=self.topology.archive_age))
+        if info.config.subjects != subjects:
+            raise BrokerUnsupported(
+                f"stream {name} listens to {', '.join(info.config.subjects or ())} and not to "
+                f"{', '.join(subjects)}: does another MSS share this broker? "
+                "Give this one its own stream_prefix"
+            )
+        consumer = await self._ensure_consumer(name, self.topology.planner)
+        self.planner_created[kind] = int(consumer.created.timestamp() * 1e6)
 
     async def ensure_workers(self, channels: Sequence[str]) -> None:
         """Create the missing durable consumers of ``channels``."""
@@ -83,7 +95,7 @@ class Provisioner:
             subject = self.topology.due_subject(what, ">")
             await self._ensure_consumer(self.topology.timer_stream, durable, filter_subject=subject)
 
-    async def _ensure_consumer(self, stream: str, durable: str, **more: Any) -> None:
+    async def _ensure_consumer(self, stream: str, durable: str, **more: Any) -> api.ConsumerInfo:
         config = api.ConsumerConfig(
             durable_name=durable,
             ack_policy=api.AckPolicy.EXPLICIT,
@@ -92,7 +104,7 @@ class Provisioner:
             max_deliver=-1,  # MSS counts the attempts itself
             **more,
         )
-        await self.connection.js.add_consumer(stream, config)
+        return await self.connection.js.add_consumer(stream, config)
 
     async def server_started_at(self) -> float:
         """Return when MSS first saw the running broker, seconds since the epoch.
@@ -161,28 +173,6 @@ class Provisioner:
             **more,
         )
 
-    async def _ensure_event_stream(self, kind: Kind) -> None:
-        """Create the durable consumer before the stream has its subjects.
-
-        With interest retention the broker drops a message that no consumer wants, so a stream with subjects
-        and without a consumer would lose messages.
-        """
-        name = self.topology.stream(kind)
-        without_subjects = self._config(
-            name, [f"{self.topology.namespace}.unborn.{kind}"], retention=api.RetentionPolicy.INTEREST
-        )
-        info = await self._ensure_stream(without_subjects)
-        await self._ensure_consumer(name, self.topology.planner)
-        if info.config.subjects == without_subjects.subjects:
-            info.config.subjects = self.topology.subjects(kind)
-            await self._update(info.config)
-        elif info.config.subjects != self.topology.subjects(kind):
-            raise BrokerUnsupported(
-                f"stream {name} listens to {', '.join(info.config.subjects or ())} and not to "
-                f"{', '.join(self.topology.subjects(kind))}: does another MSS share this broker? "
-                "Give this one its own stream_prefix"
-            )
-
     async def _ensure_stream(self, config: api.StreamConfig) -> api.StreamInfo:
         assert config.name is not None  # noqa: S101 -- nats-py types every field as optional
         try:
@@ -195,9 +185,10 @@ class Provisioner:
                     raise
             # Another replica that started at the same time has created it, with its subjects.
             info = await self.connection.js.stream_info(config.name)
-        if info.config.retention != (config.retention or api.RetentionPolicy.LIMITS):
+        needed = config.retention or api.RetentionPolicy.LIMITS
+        if info.config.retention != needed:
             raise BrokerUnsupported(
-                f"stream {config.name} has retention {info.config.retention}, MSS needs {config.retention}"
+                f"stream {config.name} has retention {info.config.retention}, MSS needs {needed.value}"
             )
         return info
 
@@ -211,13 +202,6 @@ class Provisioner:
                     raise
                 await asyncio.sleep(0.25)
         return await self.connection.js.add_stream(config)
-
-    async def _update(self, config: api.StreamConfig) -> None:
-        try:
-            await self.connection.js.update_stream(config)
-        except nats.js.errors.APIError as error:
-            _refuse_overlap(config, error)
-            raise
 
     async def _ensure_bucket(self, bucket: str, limits: dict[str, Any]) -> None:
         try:

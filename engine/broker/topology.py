@@ -78,12 +78,6 @@ class Topology:
     def history_subject(self, kind: Kind, reqid_token: str) -> str:
         return f"{self.namespace}.history.{kind}.{reqid_token}"
 
-    def archive_stream(self, kind: Kind) -> str:
-        return f"{self.streams}_ARCHIVE_{kind.upper()}"
-
-    def archive_subject(self, kind: Kind, key: str) -> str:
-        return f"{self.namespace}.archive.{kind}.{key}" if key else f"{self.namespace}.archive.{kind}"
-
     def dead_subject(self, kind: Kind, reason: str) -> str:
         return f"{self.namespace}.dead.{kind}.{reason}"
 

@@ -104,7 +104,7 @@ async def _replay(
     store = PreferenceStore(broker.preferences)
     documents = await _documents(store)
     replay = compare(choices_of=_choices_in(documents or {}))
-    archive = Archive(broker=broker)
+    archive = Archive(broker=broker, tolerance=settings.clock_tolerance)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("", total=None)
         async for events in archive.events(settings.kinds, since):

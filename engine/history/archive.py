@@ -1,4 +1,4 @@
-"""Read archived events in bulk."""
+"""Read events in bulk from the event streams, which keep them for `retention.archive`."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from ..broker import Broker
-from ..broker.codec import decode_event
+from ..broker.codec import decode_event, redrive_of
 from ..broker.reader import StoredMessage, StreamReader
 from ..model.errors import BrokerUnsupported, NotPermitted, UndecodableError
 from ..model.messages import Event, Kind
 from ..rules.catalog import Catalogue
 
 _BATCH = 256  # events that are decoded before the event loop runs again
-_ANY_CLOCK = 100 * 365 * 86400.0  # seconds: the sender's clock was checked when the event was received
 _NO_SCHEMAS = Catalogue()  # payloads stay as they were sent
 
 
@@ -24,16 +23,18 @@ class Archive:
     """The archive of past events."""
 
     broker: Broker
+    tolerance: float  # seconds that a sender's clock may be off; the server did not plan an event beyond it
     hidden: dict[Kind, NotPermitted] = field(default_factory=dict)  # kinds that this user may not read
-    missing: dict[Kind, BrokerUnsupported] = field(default_factory=dict)  # kinds without an archive
+    missing: dict[Kind, BrokerUnsupported] = field(default_factory=dict)  # kinds without a stream
     undecodable: Counter[str] = field(default_factory=Counter)  # by reason
     waiting: int = 0  # messages of the current kind that were not read so far
 
     async def events(self, kinds: Collection[Kind], since: int) -> AsyncGenerator[Sequence[Event], None]:
         """Yield batches of events by kind, the oldest first, from ``since``, microseconds since the epoch.
 
-        Payloads are as they were sent. ``received`` is the time of archiving. Messages that cannot be decoded
-        are counted. Raises NotPermitted or BrokerUnsupported if no kind can be read, and BrokerError.
+        Payloads are as they were sent. ``received`` is when the broker stored the event. Messages that cannot
+        be decoded are counted. Raises NotPermitted or BrokerUnsupported if no kind can be read, and
+        BrokerError.
         """
         for kind in kinds:
             try:
@@ -49,26 +50,26 @@ class Archive:
 
     async def _stored(self, kind: Kind, since: int) -> AsyncGenerator[list[StoredMessage], None]:
         topology = self.broker.topology
-        stream = topology.archive_stream(kind)
-        # The subject of a log without a key ends with its kind; the stream has only logs.
-        every = f"{topology.namespace}.archive.>"
-        subject = every if kind is Kind.LOG else topology.archive_subject(kind, ">")
+        # A log without a key has no token after its kind; the stream has only logs.
+        subject = ">" if kind is Kind.LOG else topology.subjects(kind)[0]
+        stream = topology.stream(kind)
         async with StreamReader(self.broker.connection, stream, subject, since=since) as reader:
             while batch := await reader.read_batch(_BATCH):
                 self.waiting = reader.pending
                 yield batch
 
     def _decoded(self, kind: Kind, batch: Sequence[StoredMessage]) -> list[Event]:
-        events, prefix = [], self.broker.topology.archive_subject(kind, "")
+        events = []
         for stored in batch:
-            key = stored.subject.removeprefix(prefix).removeprefix(".")
+            if redrive_of(stored.headers) is not None:
+                continue  # the event itself is in the stream, too
             try:
                 event = decode_event(
                     stored.payload,
                     kind=kind,
-                    key=key,
+                    key=self.broker.topology.key(kind, stored.subject),
                     received=stored.at,
-                    tolerance=_ANY_CLOCK,
+                    tolerance=self.tolerance,
                     catalogue=_NO_SCHEMAS,
                     headers=stored.headers,
                 )

@@ -1,6 +1,6 @@
 """The event consumer: decode each event, plan it, and store its deliveries. Entry: `EventIngester`.
 
-An event is acknowledged only when its deliveries, its history and its archive copy are stored. A message
+An event is acknowledged only when its deliveries and its history are stored; its stream keeps it. A message
 that is no event, or cannot be planned, becomes a dead letter with the reason, and is then acknowledged. The
 plan in the history is binding: an event that arrives again follows it.
 """
@@ -25,7 +25,7 @@ from ..history.plan_store import PlanStore, RecordedPlan
 from ..metrics import Metrics
 from ..model.errors import CacheMiss, UndecodableError
 from ..model.masking import mask
-from ..model.messages import HOPS, Event, Failure, Kind
+from ..model.messages import Event, Failure, Kind
 from ..planning.draft import Routing, route
 from ..planning.limits.stages import undo_buffering
 from ..planning.limits.state import PendingSteps, advance, event_fingerprint
@@ -48,6 +48,7 @@ class EventIngester:
 
     kind: Kind
     broker: Broker
+    planner_created: Mapping[Kind, int]  # when the consumer of each kind was created, microseconds
     notifier: OperatorNotifier
     preferences: PreferenceCache
     rulebook: Callable[[], Rulebook]  # read once for each event
@@ -78,7 +79,9 @@ class EventIngester:
         received = ReceivedEvent(
             msg=msg, metadata=metadata, redrive=redrive, event=event, rulebook=rulebook, at=self.clock()
         )
-        if not self.broker.connection.is_first_delivery_now(msg, metadata):
+        if not self._is_after_creation(metadata) or not self.broker.connection.is_first_delivery_now(
+            msg, metadata
+        ):
             return self._replan(received)
         try:
             begun = _start_plan(received, self.preferences.choices_of)
@@ -117,7 +120,9 @@ class EventIngester:
 
     async def _replan(self, received: ReceivedEvent) -> PendingAck:
         """Restore the recorded plan of an event that was delivered before; plan it if there is none."""
-        if await self.broker.connection.is_first_delivery(received.msg, received.metadata):
+        if self._is_after_creation(received.metadata) and await self.broker.connection.is_first_delivery(
+            received.msg, received.metadata
+        ):
             return await self._plan_with_preferences(received)
         redrive = received.redrive.id if received.redrive else None
         found = await PlanStore(self.broker).find(received.event, received.run_id, redrive)
@@ -159,16 +164,18 @@ class EventIngester:
     def _pending_ack(
         self, received: ReceivedEvent, planned: Plan, messages: list[OutgoingMessage]
     ) -> PendingAck:
-        """Add the dead letters of a plan and the archive copy of its event to ``messages``."""
+        """Add the dead letters of a plan to ``messages``."""
         for failure in planned.failures:
             messages.append(self._dead_failure(received, planned, failure))
             self.metrics.dead.labels(self.kind, "render-failed").inc()
             detail = mask(failure.detail, planned.secrets)
             log.warning("rule %s, channel %s: %s", failure.rule, failure.channel, detail)
-        if not received.is_partial and len(received.msg.data) <= self.broker.max_payload:
-            messages.append(self._copy(received))
         count = None if received.is_partial else partial(self._count, planned)
         return PendingAck(messages=messages, settled=count)
+
+    def _is_after_creation(self, metadata: MessageMetadata) -> bool:
+        """Return whether no earlier consumer can have delivered the event."""
+        return metadata.stored_at > self.planner_created.get(self.kind, 0)
 
     def _count(self, planned: Plan) -> None:
         self.metrics.count(self.metrics.events, self.kind, "planned" if planned.matches else "unmatched")
@@ -178,16 +185,6 @@ class EventIngester:
             self.metrics.count(self.metrics.suppressed, suppressed.rule, suppressed.reason)
         for held in planned.held:
             self.metrics.count(self.metrics.held, held.rule, held.reason)
-
-    def _copy(self, received: ReceivedEvent) -> OutgoingMessage:
-        """Return the event as it was published, for the archive."""
-        event = received.event
-        return OutgoingMessage(
-            subject=self.broker.topology.archive_subject(self.kind, event.key),
-            payload=received.msg.data,
-            id=f"archive.{received.message_id}",
-            headers={HOPS: str(event.hops)} if event.hops else NO_HEADERS,
-        )
 
     def _dead_failure(self, received: ReceivedEvent, planned: Plan, failure: Failure) -> OutgoingMessage:
         detail = mask(failure.detail, planned.secrets)

@@ -359,6 +359,7 @@ class _SessionParts:
         """Return a consumer that plans the events of one kind."""
         ingester = EventIngester(
             kind=kind,
+            planner_created=self.provisioner.planner_created,
             broker=self.broker,
             notifier=self._notifier,
             preferences=self.preferences,

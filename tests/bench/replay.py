@@ -2,7 +2,7 @@
 
     python tests/bench/replay.py [--events 100000] [--json]
 
-One nats-server has that many events of 5,000 users in MSS_ARCHIVE_NOTICE. Half of them match the rule of the
+One nats-server has that many events of 5,000 users in MSS_NOTICE. Half of them match the rule of the
 example policy, which makes a mail and an SMS of each. Then the same with limits in both policies. For comparison:
 reading and decoding the archive alone, and both plans of 2,000 events with everything rendered.
 """
@@ -66,23 +66,21 @@ def side(folder: Path) -> ReplaySide:
 
 async def fill(address: str, count: int) -> None:
     client = await nats.connect(address, pending_size=8 * 1024 * 1024)
-    await client.jetstream().add_stream(
-        name="MSS_ARCHIVE_NOTICE", subjects=["mss.archive.notice", "mss.archive.notice.>"]
-    )
+    await client.jetstream().add_stream(name="MSS_NOTICE", subjects=["kiam.console.notice.>"])
     for n in range(count):
         data = envelope(login(n % PEOPLE, result=("success", "failure")[n % 2]))
-        await client.publish("mss.archive.notice.login.abnormal", data)
+        await client.publish("kiam.console.notice.login.abnormal", data)
         if n % 1000 == 0:
             await client.flush()  # the stream drops messages that arrive faster than it stores them
     await client.flush()
-    while (await client.jetstream().stream_info("MSS_ARCHIVE_NOTICE")).state.messages < count:
+    while (await client.jetstream().stream_info("MSS_NOTICE")).state.messages < count:
         await asyncio.sleep(0.05)
     await client.close()
 
 
 async def seconds(address: str, replay: Replay | None) -> float:
     connection = await connect({"servers": [address]})
-    archive = Archive(broker=Broker(connection, Topology()))
+    archive = Archive(broker=Broker(connection, Topology()), tolerance=86400.0)
     began = time.perf_counter()
     async for events in archive.events([Kind.NOTICE], 1):
         for event in events if replay else ():
@@ -97,7 +95,7 @@ async def seconds(address: str, replay: Replay | None) -> float:
 
 async def in_full(address: str, live: ReplaySide, new: ReplaySide, count: int) -> float:
     connection = await connect({"servers": [address]})
-    archive = Archive(broker=Broker(connection, Topology()))
+    archive = Archive(broker=Broker(connection, Topology()), tolerance=86400.0)
     done, took = 0, 0.0
     async for events in archive.events([Kind.NOTICE], 1):
         began = time.perf_counter()

@@ -71,7 +71,7 @@ async def test_a_chain_ends_with_a_mail_although_the_engine_is_killed(
     await start_engine(rules)
 
     async def nothing_waits() -> bool:
-        left = [await world.stored(name) for name in ("MSS_NOTICE", "MSS_DELIVERY")]
+        left = [await world.unfinished(name) for name in ("MSS_NOTICE", "MSS_DELIVERY")]
         return not any(left)
 
     await until(nothing_waits, what="the end of every chain")

@@ -18,7 +18,7 @@ import pytest
 from contract.channels.sides import World
 from support.in_process_server import ask
 from support.load_generator import SOAK
-from support.processes import Engine, NatsServer, client_options, write_config
+from support.processes import Engine, NatsServer, client_options, unfinished, write_config
 from support.waiting import until
 from support.wire_messages import envelope
 
@@ -71,7 +71,7 @@ async def test_muted_and_quiet_messages_survive_kills_of_engine_and_broker(tmp_p
         js = client.jetstream()
 
         async def stored(stream: str) -> int:
-            return int((await js.stream_info(stream)).state.messages)
+            return await unfinished(js, stream)
 
         chosen = {"quiet_hours": window(end), "time_zone": "UTC"}
         reply = await ask(client, "preferences.set", {"userid": "u1", "preferences": chosen})

@@ -123,7 +123,7 @@ async def test_a_redelivered_event_follows_its_recorded_plan(
         return [entry for entry in entries if entry["type"] == "planned"]
 
     async def is_quiet() -> bool:
-        return not any([await world.stored(name) for name in ("MSS_NOTICE", "MSS_TIMER", "MSS_DELIVERY")])
+        return not any([await world.unfinished(name) for name in ("MSS_NOTICE", "MSS_TIMER", "MSS_DELIVERY")])
 
     async with serving(world.address, {}, rules=rules):
         for data in events:
@@ -159,7 +159,7 @@ async def test_events_that_wait_for_the_budget_of_a_removed_rule_are_sent_at_onc
         return sum(len(entry.get("held", ())) for entry in entries)
 
     async def is_planned() -> bool:
-        return not await world.stored("MSS_NOTICE")
+        return not await world.unfinished("MSS_NOTICE")
 
     async with serving(world.address, {}, rules=rules) as server:
         await world.client.publish(NOTICE, envelope({"n": 0}, reqid="r0"))

@@ -22,7 +22,7 @@ import pytest
 from contract.channels.sides import FakeWeb, World
 from nats.aio.msg import Msg
 from support.load_generator import RETRY, SEED, SOAK
-from support.processes import Engine, NatsServer, client_options, write_config
+from support.processes import Engine, NatsServer, client_options, unfinished, write_config
 from support.waiting import LIMIT, until
 
 import msc
@@ -136,7 +136,7 @@ class Faults:
         js = client.jetstream()
 
         async def is_quiet() -> bool:
-            return not any([(await js.stream_info(name)).state.messages for name in STREAMS])
+            return not any([await unfinished(js, name) for name in STREAMS])
 
         for _ in range(5 if SOAK else 1):
             try:

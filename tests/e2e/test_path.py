@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 from collections import Counter
@@ -49,8 +50,8 @@ async def test_a_notice_becomes_a_mail_and_an_sms(world: World, start_engine: St
     assert planned["rules"] == ["abnormal-login"]
     assert {d["id"] for d in planned["deliveries"]} == {r["delivery"] for r in receipts}
     assert {(r["channel"], r["outcome"]) for r in receipts} == {("email", "sent"), ("sms", "sent")}
-    assert await world.stored("MSS_NOTICE") == 0
-    assert await world.stored("MSS_ARCHIVE_NOTICE") == 1
+    assert await world.unfinished("MSS_NOTICE") == 0
+    assert await world.stored("MSS_NOTICE") == 1  # it is the archive
 
     async def nothing_waits() -> bool:
         return await world.stored("MSS_DELIVERY") == 0
@@ -67,7 +68,7 @@ async def test_an_event_without_a_matching_rule_is_archived_and_acknowledged(
     await world.client.publish("kiam.console.log.app.web", envelope({"level": "info"}))
 
     async def archived() -> bool:
-        return await world.stored("MSS_ARCHIVE_NOTICE") == 1 and await world.stored("MSS_ARCHIVE_LOG") == 2
+        return await world.stored("MSS_NOTICE") == 1 and await world.stored("MSS_LOG") == 2
 
     await until(archived, what="three events archived")
     assert world.caught.mails == [] and world.caught.texts == []
@@ -103,7 +104,7 @@ async def test_events_that_are_published_while_no_engine_runs_are_delivered_at_t
         await world.client.publish(NOTICE, envelope(login(number)))  # plain core NATS, as the original's
 
     async def taken() -> bool:
-        return await world.stored("MSS_NOTICE") == 20
+        return await world.unfinished("MSS_NOTICE") == 20
 
     await until(taken, what="twenty events in the stream")
     await start_engine()
@@ -144,7 +145,7 @@ async def test_sigterm_finishes_the_messages_in_flight_and_leaves_the_others(
     await until(lambda: len(world.caught.mails) >= 20, what="the first mails")
     assert await engine.end(signal.SIGTERM) == 0
     # What was acknowledged is what was sent: nothing was cut off in the middle.
-    left = await world.stored("MSS_NOTICE") * 2 + await world.stored("MSS_DELIVERY")
+    left = await world.unfinished("MSS_NOTICE") * 2 + await world.stored("MSS_DELIVERY")
     assert left > 0, "it ended too late to prove anything"
     assert len(world.caught.mails) + len(world.caught.texts) + left == 400
     await start_engine()
@@ -184,7 +185,7 @@ async def test_invalid_messages_are_counted_and_dead_lettered(
         assert letter.headers["Mss-Reason"] == letter.subject.split(".")[-1]
         assert letter.headers["Mss-Detail"]
         assert letter.headers["Mss-Subject"] == NOTICE
-    assert await world.stored("MSS_NOTICE") == 0
+    assert await world.unfinished("MSS_NOTICE") == 0
     page = await fetch(f"http://127.0.0.1:{unused_tcp_port}/metrics")
     counted = sum(
         float(line.split()[-1])
@@ -208,7 +209,7 @@ async def test_an_invalid_message_of_the_maximum_size_is_truncated_and_marked(
     (letter,) = await world.messages("MSS_DEAD")
     assert letter.headers["Mss-Truncated"] == str(size)
     assert size - 10_000 < len(letter.data) < size
-    assert await world.stored("MSS_NOTICE") == 0
+    assert await world.unfinished("MSS_NOTICE") == 0
 
 
 async def fetch(url: str) -> str:
@@ -226,7 +227,38 @@ async def test_an_audit_leaves_nothing_where_notices_are_read(
     payload = {"userid": "bob", "newemail": "n@example.com", "mailto": ["a@example.com"]}
     await world.client.publish("kiam.console.audit.accountaddemail", envelope(payload))
     assert await world.caught.wait_for(1, 0)
-    for stream in ("MSS_HISTORY", "MSS_DEAD", "MSS_ARCHIVE_AUDIT"):
+    for stream in ("MSS_HISTORY", "MSS_DEAD"):
         subjects = [m.subject for m in await world.messages(stream)]
         assert subjects and all(subject.split(".")[2] == "audit" for subject in subjects)
-    assert await world.stored("MSS_ARCHIVE_NOTICE") == 0
+    assert await world.stored("MSS_NOTICE") == 0
+
+
+async def test_a_new_consumer_sends_only_events_that_were_not_planned(
+    world: World, start_engine: StartEngine
+) -> None:
+    """The stream keeps planned events, and a consumer that replaces a deleted one delivers all of them."""
+    engine = await start_engine()
+    await world.client.publish(NOTICE, envelope(login(1)))
+    assert await world.caught.wait_for(1, 1)
+    js = world.client.jetstream()
+
+    async def receipts_are_there() -> bool:
+        return await world.stored("MSS_HISTORY") == 3 and not await world.stored("MSS_DELIVERY")
+
+    await until(receipts_are_there, what="one plan and two receipts in the history")
+    assert await engine.end() == 0
+    for stream in ("MSS_HISTORY", "MSS_DELIVERY"):  # as if the window for duplicates were over
+        config = (await js.stream_info(stream)).config
+        config.duplicate_window = 0.1
+        await js.update_stream(config)
+    await js.delete_consumer("MSS_NOTICE", "mss-planner")
+    await world.client.publish(NOTICE, envelope(login(2)))
+    await asyncio.sleep(0.2)
+    await start_engine()
+    assert await world.caught.wait_for(2, 2)
+
+    async def is_quiet() -> bool:
+        return not await world.unfinished("MSS_NOTICE") and not await world.stored("MSS_DELIVERY")
+
+    await until(is_quiet, what="both events done")
+    assert (len(world.caught.mails), len(world.caught.texts)) == (2, 2)

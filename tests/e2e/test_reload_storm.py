@@ -120,7 +120,7 @@ async def drained(world: World) -> None:
     """Return once every event is planned and every delivery has gone out."""
 
     async def is_empty() -> bool:
-        return not await world.stored("MSS_DELIVERY") and not await world.stored("MSS_NOTICE")
+        return not await world.stored("MSS_DELIVERY") and not await world.unfinished("MSS_NOTICE")
 
     for _ in range(4 if SOAK else 0):
         with contextlib.suppress(AssertionError):

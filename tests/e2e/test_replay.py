@@ -63,7 +63,7 @@ async def test_counts_agree_with_the_real_deliveries_and_nothing_is_sent(
 
         await until(all_there, what="everything delivered")
         delivered = await receipts()
-    await world.client.publish("mss.archive.notice.login.abnormal", b"{no event")
+    await world.client.publish("kiam.console.notice.login.abnormal", b"{no event")
     before = await world.stored("MSS_HISTORY")
     config = tmp_path / "mss.yaml"
     config.write_text(json.dumps({"servers": world.address, "rules": str(live)}))
@@ -140,7 +140,7 @@ async def test_counts_agree_with_the_real_deliveries_under_limits_and_preference
             )
 
         async def all_there() -> bool:
-            waiting = await world.stored("MSS_NOTICE") + await world.stored("MSS_DELIVERY")
+            waiting = await world.unfinished("MSS_NOTICE") + await world.stored("MSS_DELIVERY")
             # A message that is held for an hour is still there.
             return not waiting and await world.stored("MSS_TIMER") == people and bool(await sent())
 

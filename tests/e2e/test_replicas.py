@@ -151,7 +151,7 @@ async def test_live_settings_change_in_a_running_session(world: World, tmp_path:
         await announce("notice")
         await announce("audit")
         await until(lambda: planned("audit") == 2, what="audits are still taken")
-        assert planned("notice") == 0 and await world.stored("MSS_NOTICE") == 1
+        assert planned("notice") == 0 and await world.unfinished("MSS_NOTICE") == 1
         await change(kinds=(Kind.NOTICE, Kind.AUDIT))
         await until(lambda: planned("notice") == 1, what="what came meanwhile is planned")
 

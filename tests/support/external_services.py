@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nats.aio.client import Client
-from support.processes import Engine
+from support.processes import Engine, unfinished
 
 from engine.cli.demo import Caught
 
@@ -26,6 +26,10 @@ class World:
     async def stored(self, stream: str) -> int:
         """Return the number of messages in a stream."""
         return int((await self.client.jetstream().stream_info(stream)).state.messages)
+
+    async def unfinished(self, stream: str) -> int:
+        """Return how many messages of a stream still have to be planned, forwarded or delivered."""
+        return await unfinished(self.client.jetstream(), stream)
 
     async def messages(self, stream: str) -> list[Any]:
         """Return all messages of a stream, the oldest first."""

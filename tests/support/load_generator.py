@@ -16,7 +16,7 @@ from typing import Any
 
 import nats
 from contract.channels.sides import FakeSmtp, FakeWeb, World
-from support.processes import Engine, NatsServer, client_options, write_config
+from support.processes import Engine, NatsServer, client_options, unfinished, write_config
 from support.waiting import until
 from support.wire_messages import login
 
@@ -104,10 +104,9 @@ class Load:
         js = client.jetstream()
 
         async def is_quiet() -> bool:
-            states = [
-                (await js.stream_info(name)).state for name in ("MSS_NOTICE", "MSS_DELIVERY", "MSS_TIMER")
-            ]
-            return not any(state.messages for state in states)
+            return not any(
+                [await unfinished(js, name) for name in ("MSS_NOTICE", "MSS_DELIVERY", "MSS_TIMER")]
+            )
 
         await until(is_quiet, what="every stream empty")
         await client.close()

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nats.js import JetStreamContext
 from support import fork_server
 from support.waiting import LIMIT, until
 
@@ -108,6 +109,17 @@ class NatsServer:
         if self._process is not None and self._process.returncode is None:
             self._process.send_signal(number)
             await self._process.wait()
+
+
+async def unfinished(js: JetStreamContext, stream: str) -> int:
+    """Return how many messages of a stream are not done.
+
+    The event streams keep planned events, so there the planner's consumer counts.
+    """
+    if stream not in ("MSS_NOTICE", "MSS_AUDIT", "MSS_LOG"):
+        return int((await js.stream_info(stream)).state.messages)
+    info = await js.consumer_info(stream, "mss-planner")
+    return (info.num_pending or 0) + (info.num_ack_pending or 0)
 
 
 def free_port() -> int:

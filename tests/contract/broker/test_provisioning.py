@@ -23,13 +23,12 @@ async def test_everything_is_created_once(connection: Connection) -> None:
     await Provisioner(topology, connection).ensure_workers(["email", "sms"])
     names = {info.config.name for info in await connection.js.streams_info()}
     assert names == {
-        "MSS_NOTICE", "MSS_AUDIT", "MSS_LOG", "MSS_ARCHIVE_NOTICE", "MSS_ARCHIVE_AUDIT", "MSS_ARCHIVE_LOG",
-        "MSS_DELIVERY", "MSS_TIMER", "MSS_DEAD", "MSS_HISTORY", "MSS_EPOCH",
+        "MSS_NOTICE", "MSS_AUDIT", "MSS_LOG", "MSS_DELIVERY", "MSS_TIMER", "MSS_DEAD", "MSS_HISTORY", "MSS_EPOCH",
         "KV_MSS_LEDGER", "KV_MSS_STATE", "KV_MSS_PREFERENCES",
     }  # fmt: skip
     notice = (await connection.js.stream_info("MSS_NOTICE")).config
     assert notice.subjects == ["kiam.console.notice.>"]
-    assert notice.retention == api.RetentionPolicy.INTEREST
+    assert (notice.retention, notice.max_age) == (api.RetentionPolicy.LIMITS, 7 * 86400)
     log = (await connection.js.stream_info("MSS_LOG")).config
     assert log.subjects == ["kiam.console.log", "kiam.console.log.>"]
     workers = await connection.js.consumers_info("MSS_DELIVERY")
@@ -54,26 +53,29 @@ async def test_a_replica_that_starts_at_the_same_time_as_a_faster_one_finds_its_
     assert (await stream_info("MSS_NOTICE")).config.subjects == ["kiam.console.notice.>"]
 
 
-async def test_no_stream_has_its_subjects_before_its_consumer_exists(
+async def test_an_event_that_is_stored_before_the_consumer_exists_is_delivered(
     connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With interest retention, the broker drops messages that arrive before the consumer exists."""
     add_consumer = connection.js.add_consumer
-    tried = []
 
-    async def add_later(stream: str, config: api.ConsumerConfig) -> api.ConsumerInfo:
-        for subject in ("kiam.console.notice.x", "kiam.console.audit.x", "kiam.console.log"):
-            if f"MSS_{subject.split('.')[2].upper()}" == stream:
-                with pytest.raises(nats.errors.NoRespondersError):
-                    await connection.client.request(subject, b"event", timeout=5)
-                tried.append(stream)
+    async def publish_first(stream: str, config: api.ConsumerConfig) -> api.ConsumerInfo:
+        if stream == "MSS_NOTICE":
+            await connection.js.publish("kiam.console.notice.x", b"event")
         return await add_consumer(stream, config)
 
-    monkeypatch.setattr(connection.js, "add_consumer", add_later)
+    monkeypatch.setattr(connection.js, "add_consumer", publish_first)
     await Provisioner(Topology(), connection).provision()
-    assert tried == ["MSS_NOTICE", "MSS_AUDIT", "MSS_LOG"]
-    answer = await connection.client.request("kiam.console.notice.x", b"event", timeout=5)
-    assert b'"stream":"MSS_NOTICE"' in answer.data
+    assert (await connection.js.consumer_info("MSS_NOTICE", "mss-planner")).num_pending == 1
+
+
+async def test_the_time_at_which_a_consumer_was_created_is_known(connection: Connection) -> None:
+    first, second = Provisioner(Topology(), connection), Provisioner(Topology(), connection)
+    await first.provision()
+    await second.provision()
+    assert second.planner_created == first.planner_created
+    await connection.js.delete_consumer("MSS_NOTICE", "mss-planner")
+    await second.ensure_kind(Kind.NOTICE)
+    assert second.planner_created[Kind.NOTICE] > first.planner_created[Kind.NOTICE]
 
 
 async def test_a_disabled_kind_has_no_stream(connection: Connection) -> None:
