@@ -115,6 +115,11 @@ class Metrics:
             "Messages handed to a server and not yet acknowledged, by durable consumer.",
             ["stream", "consumer"],
         )
+        self.unplanned_age = gauge(
+            "mss_event_oldest_unplanned_age_seconds",
+            "Age of the oldest event that is not planned yet, by kind; 0 without one. Read once a minute.",
+            ["kind"],
+        )
         self.actions = counter(
             "mss_action_requests",
             "Requests for an action, by the code of the reply; 100: the request had no reply subject.",

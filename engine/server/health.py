@@ -1,14 +1,20 @@
-"""The HTTP endpoints of a server: /metrics, /livez, /readyz."""
+"""The health of a server: the HTTP endpoints /metrics, /livez and /readyz, and the backlog of events."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 
+import nats.errors
 from aiohttp import web
 
+from ..broker import Broker
 from ..metrics import CONTENT_TYPE, Metrics
+from ..model.messages import Kind
+
+log = logging.getLogger(__name__)
 
 
 @asynccontextmanager
@@ -43,3 +49,22 @@ async def health_pages(
         yield f"http://{listen}"
     finally:
         await runner.cleanup()
+
+
+async def measure_backlog(broker: Broker, kinds: Iterable[Kind], metrics: Metrics, now: int) -> None:
+    """Measure the age of the oldest unplanned event of each kind, and warn of one that may be lost.
+
+    Never raises. The stream removes an event after ``retention.archive``, planned or not. ``now`` is in
+    microseconds since the epoch.
+    """
+    limit = broker.topology.archive_age
+    for kind in kinds:
+        try:
+            stored_at = await broker.oldest_unplanned(kind)
+        except (nats.errors.Error, TimeoutError, OSError) as error:
+            log.warning("backlog of %s events not measured: %s", kind, str(error) or "no answer")
+            continue
+        age = 0.0 if stored_at is None else max(0.0, now / 1e6 - stored_at)
+        metrics.unplanned_age.labels(kind).set(age)
+        if age > limit / 2:
+            log.warning("unplanned %s event is %.0f s old: it is lost after %.0f s", kind, age, limit)

@@ -38,6 +38,7 @@ from ..rules.rulebook import ActionSpec, ChannelSpec, Rulebook
 from ..runtime import free_gradually, now, run_in_thread
 from ..settings import Settings
 from .control import ConsumerLag, Control, ReplicaReply, Status
+from .health import measure_backlog
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +46,7 @@ _EVENTS_IN_FLIGHT = 512  # of one kind in one process
 _TIMERS_IN_FLIGHT = 256  # due deliveries, and due digests, at the same time
 _PUBLISH_LIMIT = 5.0  # seconds for the broker to take a channel's message
 _START_LIMIT = 10.0  # seconds for the broker to report missing permissions
+_BACKLOG_PERIOD = 60.0  # seconds
 _INFO_LIMIT = 2.0  # seconds for the broker to describe a consumer
 _NATS_ERRORS = (nats.errors.Error, TimeoutError, OSError)
 _BROKER_ERRORS = (BrokerError, *_NATS_ERRORS)
@@ -124,6 +126,7 @@ class Session:
                 parts.tasks.create_task(_raise_when_lost(connection), name="connection"),
                 parts.tasks.create_task(tracking, name="epoch"),
                 parts.tasks.create_task(parts.preferences.run(), name="preferences"),
+                parts.tasks.create_task(self._watch_backlog(parts.broker), name="backlog"),
             ]
             actions = await self._start(parts)
             control = Control(
@@ -235,6 +238,12 @@ class Session:
         asked = (_lag(parts.broker.connection, name, *key) for key, name in (streams | queues).items())
         lags = dict(zip((*streams, *queues), await asyncio.gather(*asked), strict=True))
         return {key: lags[key] for key in streams}, {key: lags[key] for key in queues}
+
+    async def _watch_backlog(self, broker: Broker) -> None:
+        """Measure the backlog of events until cancelled."""
+        while True:
+            await measure_backlog(broker, tuple(self._ingesters), self.metrics, now())
+            await asyncio.sleep(_BACKLOG_PERIOD)
 
     def _serving(self) -> _SessionParts:
         if self._parts is None or self._parts.broker.connection.lost.is_set():
