@@ -49,7 +49,7 @@ def policy(folder: Path, hook: int, smtp: int, **rule: Any) -> Path:
 
 async def at_rest(world: World, *streams: str) -> None:
     async def is_quiet() -> bool:
-        waiting = [await world.stored(name) for name in ("MSS_NOTICE", "MSS_DELIVERY", *streams)]
+        waiting = [await world.unfinished(name) for name in ("MSS_NOTICE", "MSS_DELIVERY", *streams)]
         return not any(waiting)
 
     await until(is_quiet, what="nothing on its way")
