@@ -70,12 +70,6 @@ def check_request(request: Request, *, received: int, tolerance: int) -> None:
         raise WireError("request missing reqid", reason="missing-reqid", code=Code.REQID)
 
 
-def encode_request(request: Request) -> bytes:
-    """Encode a request as Go does, byte by byte. Raises WireError."""
-    payload = encode_payload(request.payload)
-    return seal(payload, version=request.version, time=request.time, reqid=request.reqid)
-
-
 def encode_payload(payload: Any) -> bytes:
     """Encode a payload for ``seal``. Raises WireError.
 

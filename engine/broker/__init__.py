@@ -17,7 +17,7 @@ from __future__ import annotations
 from msc.wire import RESENT_HEADER
 
 from .broker import Broker
-from .connection import Connection, MessageMetadata, connect, message_metadata
+from .connection import Connection, MessageMetadata, connect, connect_options, message_metadata
 from .consumer import Consumer, Handle
 from .kv import AtomicStore, Bucket, OwnBucket
 from .provisioning import Provisioner
@@ -40,5 +40,6 @@ __all__ = [
     "Publisher",
     "Topology",
     "connect",
+    "connect_options",
     "message_metadata",
 ]

@@ -21,9 +21,11 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.js import JetStreamContext
 
+from msc.options import ConnectOptions
 from msc.wire import RESENT_HEADER
 
 from ..model.errors import BrokerError, BrokerLost, BrokerUnsupported, MaxPayloadExceeded
+from ..settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -241,6 +243,14 @@ class Connection:
     async def disconnected(self) -> None:
         if not self._closing:
             log.warning("nats: disconnected")
+
+
+def connect_options(settings: Settings, name: str = "mss") -> dict[str, Any]:
+    """Return the options of nats-py for the servers and the login in ``settings``. Raises ConnectError."""
+    inbox = f"_INBOX_{settings.namespace}"
+    return ConnectOptions(
+        servers=settings.servers, name=name, inbox_prefix=inbox, **settings.access
+    ).to_nats()
 
 
 async def connect(options: Mapping[str, Any], *, is_patient: bool = True) -> Connection:

@@ -16,9 +16,8 @@ import click
 import nats.errors
 
 import msc
-from msc.options import ConnectOptions
 
-from ..broker import Broker, Topology, connect
+from ..broker import Broker, Topology, connect, connect_options
 from ..model.errors import BrokerError, MssError, NotPermitted, PolicyError, innermost
 from ..model.messages import Kind
 from ..settings import Settings
@@ -104,12 +103,7 @@ async def run_until(stop: asyncio.Event, work: Coroutine[Any, Any, T], *, name: 
 @asynccontextmanager
 async def connect_to_broker(settings: Settings) -> AsyncIterator[Broker]:
     """Connect with the login of the server. Raises BrokerError if no server answers within the limit."""
-    options = ConnectOptions(
-        servers=settings.servers,
-        name="mss",
-        inbox_prefix=f"_INBOX_{settings.namespace}",
-        **settings.access,
-    ).to_nats()
+    options = connect_options(settings)
     try:
         async with asyncio.timeout(_CONNECT_LIMIT):
             connection = await connect(options)

@@ -15,6 +15,7 @@ import msgspec
 from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn
 
 from ..model.errors import InvalidPreferences
+from ..model.wording import shorten
 from ..policy.loader import load_policy
 from ..preferences.document import check_choice, decode, merged
 from ..preferences.options import PreferenceOptions, options_of
@@ -106,7 +107,10 @@ def list_(format_: str, settings: Settings) -> None:
     if format_ == "json":
         print_json([_record(*each) for each in found])
     elif found:
-        rows = ((user, _shortened(json.dumps(document, ensure_ascii=False))) for user, document in found)
+        rows = (
+            (user, shorten(json.dumps(document, ensure_ascii=False), _MAX_SHOWN_LENGTH))
+            for user, document in found
+        )
         show_table(stdout(), ("user", "preferences"), rows)
 
 
@@ -184,10 +188,6 @@ async def all_preferences(store: PreferenceStore) -> AsyncIterator[tuple[str, di
 
 def _record(user: str, document: dict[str, Any]) -> dict[str, Any]:
     return {"userid": user, "preferences": document}
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= _MAX_SHOWN_LENGTH else f"{text[: _MAX_SHOWN_LENGTH - 1]}…"
 
 
 def _parse(text: str) -> dict[str, Any]:

@@ -12,9 +12,7 @@ from typing import Protocol
 
 import nats.errors
 
-from msc.options import ConnectOptions
-
-from ..broker import Connection, connect
+from ..broker import Connection, connect, connect_options
 from ..broker.reader import StreamReader
 from ..model.errors import BrokerError, InvalidBucket
 from ..runtime import run_in_thread
@@ -174,7 +172,8 @@ class BucketSource:
         connection.on_reconnect(moved.set)
         watching = asyncio.create_task(self._watch(connection, moved), name="policy watch")
         try:
-            while _same_broker(settings, present()) and not connection.lost.is_set():
+            login = (settings.servers, settings.access)
+            while login == (present().servers, present().access) and not connection.lost.is_set():
                 if await self._check_pointer(connection):
                     yield
                 with suppress(TimeoutError):
@@ -235,10 +234,6 @@ async def _readable(bucket: PolicyBucket) -> tuple[Revisions, str]:
         return next(iter(await bucket.previous_pointers()), Revisions()), str(error)
 
 
-def _same_broker(one: Settings, other: Settings) -> bool:
-    return (one.servers, one.access) == (other.servers, other.access)
-
-
 def source_of(settings: Settings, folder: Path | None, *, last_good: bool = False) -> Source:
     """Return ``folder`` as the source, or else the one in the settings."""
     if folder is None and settings.rules_bucket:
@@ -249,13 +244,7 @@ def source_of(settings: Settings, folder: Path | None, *, last_good: bool = Fals
 @asynccontextmanager
 async def _connected(settings: Settings) -> AsyncIterator[Connection]:
     """Open a connection for the policy alone, which is needed before the first session and after each one."""
-    options = ConnectOptions(
-        servers=settings.servers,
-        name="mss policy",
-        inbox_prefix=f"_INBOX_{settings.namespace}",
-        **settings.access,
-    )
-    connection = await connect(options.to_nats())
+    connection = await connect(connect_options(settings, "mss policy"))
     try:
         yield connection
     finally:

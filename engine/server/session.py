@@ -16,11 +16,10 @@ from typing import TypeAlias
 import nats.errors
 
 from msc.errors import ConnectError
-from msc.options import ConnectOptions
 
 from ..actions import HandlerResources
 from ..actions.service import ActionService, PreparedActions
-from ..broker import Broker, Connection, Consumer, Handle, Provisioner, Topology, connect
+from ..broker import Broker, Connection, Consumer, Handle, Provisioner, Topology, connect, connect_options
 from ..channels import Channel, ChannelResources, open_channel
 from ..metrics import ChannelState, Metrics
 from ..model.errors import BrokerError, BrokerLost, BrokerUnsupported, innermost
@@ -252,14 +251,8 @@ class Session:
 
     async def _connect(self, stack: AsyncExitStack) -> _SessionParts:
         """Connect, and create what is missing on the broker; ``stack`` closes it all."""
-        options = ConnectOptions(
-            servers=self.settings.servers,
-            name="mss",
-            inbox_prefix=f"_INBOX_{self.settings.namespace}",
-            **self.settings.access,
-        )
         try:
-            connection = await connect(options.to_nats(), is_patient=self.is_patient)
+            connection = await connect(connect_options(self.settings), is_patient=self.is_patient)
         except ConnectError as error:
             raise BrokerUnsupported(str(error)) from error
         stack.push_async_callback(connection.close)

@@ -7,6 +7,8 @@ import time
 from typing import Any
 from uuid import uuid4
 
+from msc import wire
+
 
 def envelope(payload: Any, *, reqid: str | None = None, sent: int | None = None) -> bytes:
     """Return a message as the original client publishes it."""
@@ -31,3 +33,9 @@ def login(number: int = 1, **more: Any) -> dict[str, Any]:
         "result": "success",
         **more,
     }
+
+
+def encode_request(request: wire.Request) -> bytes:
+    """Return a request as Go encodes it, byte by byte. Raises WireError."""
+    payload = wire.encode_payload(request.payload)
+    return wire.seal(payload, version=request.version, time=request.time, reqid=request.reqid)

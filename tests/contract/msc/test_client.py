@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from msc_broker import Broker, listening, plain
 from nats.aio.msg import Msg
+from support.wire_messages import encode_request
 
 import msc
 from msc import wire
@@ -40,7 +41,7 @@ async def test_a_message_is_published_as_an_envelope_on_its_subject(broker: Brok
     assert all(message.headers is None and not message.reply for message in messages)
     for request, message in zip(requests, messages, strict=True):
         wire.check_request(request, received=requests[0].time, tolerance=10_000_000)
-        assert wire.encode_request(request) == message.data
+        assert encode_request(request) == message.data
 
 
 async def test_accountaddemail_has_the_field_order_of_the_go_client(broker: Broker) -> None:
