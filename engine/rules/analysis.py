@@ -16,7 +16,7 @@ from typing import Any
 
 from .condition_compiler import At, compile_block, normalise
 from .conditions import Block
-from .operators import IGNORE_CASE, NUMERIC, is_number, is_scalar, one_of
+from .operators import IGNORE_CASE, NUMERIC, OPERATORS, is_number, is_scalar, one_of
 from .paths import ALL, ANY, COMBINATORS, NOT, FieldPath, format_path, parse_path
 from .payload_schema import TYPES
 
@@ -25,7 +25,10 @@ MAX_CASES = 64  # of a block; with more, the answer is unknown
 Single = Callable[[FieldPath], bool]
 
 TEXTUAL = ("prefix", "suffix", "contains", "wildcard", "regex", "cidr")
-_WHOLE = ("exists", "is", "length", "some")  # test the value itself, not its elements
+_WHOLE = (  # test the value itself, not its elements
+    *("exists", "length", "some"),
+    *(name for name, operator in OPERATORS.items() if operator.tests_whole_value),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

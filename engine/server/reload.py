@@ -161,10 +161,8 @@ class Reloader:
         await self.server.apply(rulebook, candidate.settings)
         self._to_free.append(replaced)
         logging.getLogger().setLevel(candidate.settings.log_level.upper())
-        log.info(
-            "reload: %d rules, revision %s, before %s",
-            len(rulebook.rules), rulebook.revision, replaced.revision,
-        )  # fmt: skip
+        rules = len(rulebook.rules)
+        log.info("reload: revision %s, before %s, rules: %d", rulebook.revision, replaced.revision, rules)
         return replace(result, at=time.time())
 
     async def _compare(self, candidate: _Candidate) -> ReloadResult:

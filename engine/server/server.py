@@ -183,10 +183,8 @@ class Server:
         await session.ready.wait()
         self._has_served = True
         self.ready.set()
-        log.info(
-            "serving %s.* with %d rules, revision %s",
-            self.settings.prefix, len(self.rulebook.rules), self.rulebook.revision,
-        )  # fmt: skip
+        prefix, revision, rules = self.settings.prefix, self.rulebook.revision, len(self.rulebook.rules)
+        log.info("serving %s.*: revision %s, rules: %d", prefix, revision, rules)
 
     async def _start_second_session(self, settings: Settings) -> Session:
         """Return a session with other settings that serves. Raises BrokerError if it cannot be opened."""
