@@ -31,6 +31,12 @@ _GROWN = 1.5  # times the memory in use after the last full collection
 _OWN_REFERENCES = 2  # to an object that nothing else refers to: the local variable and the argument
 
 
+def is_cancelled() -> bool:
+    """Return whether this task was cancelled: ``wait_for`` of Python 3.11, in nats-py, may swallow that."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
 def now() -> int:
     """Return the present time in microseconds since the epoch."""
     return time.time_ns() // 1000

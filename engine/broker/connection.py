@@ -25,6 +25,7 @@ from msc.options import ConnectOptions
 from msc.wire import RESENT_HEADER
 
 from ..model.errors import BrokerError, BrokerLost, BrokerUnsupported, MaxPayloadExceeded
+from ..runtime import is_cancelled
 from ..settings import Settings
 
 log = logging.getLogger(__name__)
@@ -99,7 +100,7 @@ class Connection:
 
     async def track_server_start(self, epoch: Callable[[], Awaitable[float]]) -> None:
         """Ask when the server was started after each connect, until cancelled."""
-        while True:
+        while not is_cancelled():
             await self._connected.wait()
             try:
                 since = await epoch()

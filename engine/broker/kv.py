@@ -157,10 +157,7 @@ class OwnBucket(Bucket):
     async def begin_put(
         self, key: str, data: bytes, *, last: int | None = None, ttl: float | None = None
     ) -> asyncio.Future[int]:
-        """Send a write as ``put`` does, and return the future of its revision.
-
-        The broker gets it before everything that is published after this returns.
-        """
+        """Send a write as ``put`` does, ahead of later messages; return the future of its revision."""
         return await self.publisher.write(self.subject(key), data, _headers(data, last, ttl))
 
     @property

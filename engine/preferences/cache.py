@@ -19,6 +19,7 @@ from ..broker.reader import StreamReader
 from ..metrics import Metrics
 from ..model.errors import BrokerError, BrokerLost, CacheMiss, InvalidPreferences
 from ..planning.recipients import Choices, ChoicesOf
+from ..runtime import is_cancelled
 from .document import parse
 from .store import PreferenceStore, Record, token_of
 
@@ -136,7 +137,7 @@ class PreferenceCache:
         """Watch the bucket until cancelled."""
         reconnected = asyncio.Event()
         self._connection.on_reconnect(reconnected.set)
-        while True:
+        while not is_cancelled():
             reconnected.clear()
             follow = asyncio.create_task(self._follow(), name="preferences follow")
             wait = asyncio.create_task(reconnected.wait(), name="preferences reconnect")
@@ -147,9 +148,10 @@ class PreferenceCache:
                     with suppress(TimeoutError):
                         await asyncio.wait_for(reconnected.wait(), self._retry_after)
             finally:
-                for task in (follow, wait):
-                    task.cancel()
-                await asyncio.wait((follow, wait))
+                while not (follow.done() and wait.done()):  # a request may swallow a cancellation
+                    follow.cancel()
+                    wait.cancel()
+                    await asyncio.wait((follow, wait), timeout=1.0)
 
     @property
     def _is_current(self) -> bool:

@@ -25,10 +25,8 @@ MAX_CASES = 64  # of a block; with more, the answer is unknown
 Single = Callable[[FieldPath], bool]
 
 TEXTUAL = ("prefix", "suffix", "contains", "wildcard", "regex", "cidr")
-_WHOLE = (  # test the value itself, not its elements
-    *("exists", "length", "some"),
-    *(name for name, operator in OPERATORS.items() if operator.tests_whole_value),
-)
+# These test the value itself, not its elements.
+_WHOLE = ("exists", "length", "some", *(name for name, each in OPERATORS.items() if each.tests_whole_value))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

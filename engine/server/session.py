@@ -34,7 +34,7 @@ from ..pipeline.operator_notices import OperatorNotifier
 from ..preferences.cache import PreferenceCache
 from ..preferences.store import PreferenceStore
 from ..rules.rulebook import ActionSpec, ChannelSpec, Rulebook
-from ..runtime import free_gradually, now, run_in_thread
+from ..runtime import free_gradually, is_cancelled, now, run_in_thread
 from ..settings import Settings
 from .control import ConsumerLag, Control, ReplicaReply, Status
 from .health import measure_backlog
@@ -240,9 +240,9 @@ class Session:
 
     async def _watch_backlog(self, broker: Broker) -> None:
         """Measure the backlog of events until cancelled."""
-        while True:
-            await measure_backlog(broker, tuple(self._ingesters), self.metrics, now())
+        while not is_cancelled():
             await asyncio.sleep(_BACKLOG_PERIOD)
+            await measure_backlog(broker, tuple(self._ingesters), self.metrics, now())
 
     def _serving(self) -> _SessionParts:
         if self._parts is None or self._parts.broker.connection.lost.is_set():
